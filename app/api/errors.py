@@ -1,0 +1,113 @@
+"""Exceptions → OpenAI's error envelope, the same on every route."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.domain import errors
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+#: Read from top to bottom: the first class that fits.
+_STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
+    (errors.UnknownModel, 404, "model_not_found"),
+    (errors.UnknownJob, 404, "job_not_found"),
+    (errors.BodyTooLarge, 413, "too_large"),
+    (errors.AudioTooLong, 413, "audio_too_long"),
+    (errors.InvalidRequest, 400, None),
+    (errors.DownloadFailed, 400, "download_failed"),
+    (errors.Unauthorized, 401, "invalid_api_key"),
+    (errors.QueueFull, 429, "queue_full"),
+    (errors.ModelLoading, 503, "model_loading"),
+    (errors.Draining, 503, "draining"),
+    (errors.ShutDown, 503, "draining"),
+    (errors.DiskFull, 507, "disk_full"),
+)
+
+
+def error_response(exc: Exception) -> JSONResponse:
+    """The answer for an exception of this service; whatever is unknown is a 500 that says nothing of its cause."""
+    for kind, status, code in _STATUS:
+        if isinstance(exc, kind):
+            own = getattr(exc, "code", None)
+            return envelope(
+                status,
+                str(exc),
+                param=getattr(exc, "param", None),
+                code=own or code,
+                retry_after=_retry_after(exc),
+            )
+    message = str(exc) if isinstance(exc, errors.ServiceError) else "The server failed; its log says why."
+    return envelope(500, message)
+
+
+def envelope(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    retry_after: int | None = None,
+) -> JSONResponse:
+    """``{"error": {…}}``. OpenAI's SDKs retry every 5xx: those that will not heal tell them not to."""
+    headers = {}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        headers["x-should-retry"] = "false"
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    error: dict[str, Any] = {"message": message, "type": _type(status), "param": param, "code": code}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Has every exception answered with the envelope, the framework's own included."""
+
+    async def ours(_: Request, exc: Exception) -> JSONResponse:
+        return error_response(exc)
+
+    async def http(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)  # noqa: S101  # what the handler is registered for
+        return _framework_error(request, exc)
+
+    async def validation(_: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)  # noqa: S101  # what the handler is registered for
+        first = exc.errors()[0]
+        name = str(first["loc"][-1])
+        return envelope(400, f"{name} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}.", param=name)
+
+    app.add_exception_handler(errors.ServiceError, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(Exception, ours)
+
+
+def _framework_error(request: Request, exc: HTTPException) -> JSONResponse:
+    message = str(exc.detail)
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        message = f"There is no {request.method} {request.url.path} here: see /docs for what there is."
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (exc.headers or {}).get("Allow", "another method")
+        message = f"{request.method} is not allowed on {request.url.path}: use {allowed}."
+    response = envelope(exc.status_code, message)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+def _retry_after(exc: Exception) -> int | None:
+    if isinstance(exc, errors.Unavailable):
+        return exc.retry_after_seconds
+    return 10 if isinstance(exc, errors.ShutDown) else None
+
+
+def _type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"

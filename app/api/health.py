@@ -1,0 +1,95 @@
+"""``/health`` for people and load balancers, ``/health/ready`` for those who route requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from app import __version__
+from app.domain.job import JobStatus
+
+if TYPE_CHECKING:
+    from app.jobs.registry import Registry
+    from app.jobs.runner import Runner
+    from app.transcription.loading import LoadingTranscriber
+
+NOTE = "These bound transfers only: transcription itself has no timeout and runs as long as it needs."
+_RETRY_SECONDS = "10"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferTimeouts:
+    """In seconds, but for the number of attempts."""
+
+    upload: float
+    connect: float
+    pool: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the routes need."""
+
+    registry: Registry
+    runner: Runner
+    transcriber: LoadingTranscriber
+    permits: int
+    timeouts: TransferTimeouts
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["Health"])
+        router.add_api_route("/health", self.health, methods=["GET"], summary="How the service is")
+        router.add_api_route(
+            "/health/ready", self.ready, methods=["GET"], summary="Whether it takes work", response_model=None
+        )
+        return router
+
+    async def health(self) -> dict[str, Any]:
+        """Always 200 while the process lives."""
+        model = self.transcriber.model
+        return {
+            "status": self._status(),
+            "gpu_available": model.device == "cuda",
+            "device": model.device,
+            "version": __version__,
+            "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
+            "concurrency": self._concurrency(),
+            "timeouts": {
+                "upload_timeout_seconds": self.timeouts.upload,
+                "upload_timeout_minutes": round(self.timeouts.upload / 60, 2),
+                "connect_timeout_seconds": self.timeouts.connect,
+                "pool_timeout_seconds": self.timeouts.pool,
+                "upload_max_attempts": self.timeouts.attempts,
+                "note": NOTE,
+            },
+        }
+
+    async def ready(self) -> Response:
+        """200 when the model is loaded and the service is not shutting down, else 503."""
+        status = self._status()
+        if status == "healthy":
+            return JSONResponse({"status": status})
+        return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": _RETRY_SECONDS})
+
+    def _status(self) -> str:
+        if self.runner.draining:
+            return "draining"
+        return "healthy" if self.transcriber.model.loaded else "loading"
+
+    def _concurrency(self) -> dict[str, int]:
+        counts = self.registry.counts()
+        held = self.transcriber.active
+        return {
+            "max_concurrent_requests": self.permits,
+            "active_transcriptions": held,
+            "active_jobs": counts[JobStatus.QUEUED] + counts[JobStatus.PROCESSING],
+            "processing": counts[JobStatus.PROCESSING],
+            "queued": counts[JobStatus.QUEUED],
+            "completed": counts[JobStatus.COMPLETED],
+            "failed": counts[JobStatus.FAILED],
+            "available_slots": self.permits - held,
+        }

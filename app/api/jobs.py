@@ -1,0 +1,73 @@
+"""``/v1/jobs``: list, look at, cancel and forget."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
+from app.jobs.document import success_document
+
+if TYPE_CHECKING:
+    from app.api.views import JobViews
+    from app.domain.job import Job
+    from app.jobs.registry import Registry
+    from app.jobs.runner import Runner
+    from app.jobs.spool import Spool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """What the routes need."""
+
+    registry: Registry
+    runner: Runner
+    spool: Spool
+    views: JobViews
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
+        router.add_api_route("", self.list_jobs, methods=["GET"], summary="List jobs")
+        router.add_api_route("/{job_id}", self.get_job, methods=["GET"], summary="Look at a job")
+        router.add_api_route("/{job_id}", self.delete_job, methods=["DELETE"], summary="Cancel or forget a job")
+        return router
+
+    async def list_jobs(
+        self,
+        request: Request,
+        status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000, description="At most so many jobs.")] = 100,
+        after: Annotated[str | None, Query(description="Go on after this job, the last of a page.")] = None,
+    ) -> dict[str, Any]:
+        """The jobs of this API key, newest first, as an object keyed by their ids."""
+        page = self.registry.page(owner=request.state.owner, status=status, limit=limit, after=after)
+        return {"total_jobs": page.total, "jobs": self.views.many(page.jobs)}
+
+    async def get_job(
+        self,
+        request: Request,
+        job_id: str,
+        *,
+        include_result: Annotated[bool, Query(description="Add the transcript as `result`.")] = False,
+    ) -> dict[str, Any]:
+        """The job's state; with `include_result=true` the transcript too, once it is there."""
+        job = self.registry.find(job_id, owner=request.state.owner)
+        view = self.views.one(job)
+        if include_result and job.has_result:
+            view["result"] = await asyncio.to_thread(self._result, job)
+        return view
+
+    async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
+        """Cancels a job that waits or runs; forgets one that has ended."""
+        job = self.registry.find(job_id, owner=request.state.owner)
+        if job.is_active:
+            return self.views.one(await self.runner.cancel(job_id))
+        await self.runner.forget(job_id)
+        return {"job_id": job_id, "deleted": True}
+
+    def _result(self, job: Job) -> dict[str, Any]:
+        transcript, processing_time = self.spool.result(job.id)
+        return success_document(job, transcript, processing_time=processing_time)

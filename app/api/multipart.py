@@ -1,0 +1,220 @@
+"""A form body, straight from the socket: the file into the spool, the fields into memory."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import parse_qsl
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from app.api.limits import body_too_large
+from app.domain.errors import InvalidRequest, UnusableAudio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from python_multipart.multipart import MultipartCallbacks
+
+    from app.jobs.spool import Spool
+
+_MAX_PARTS: Final = 256
+_MAX_TEXT_BYTES: Final = 1024 * 1024
+_WRITE_BYTES: Final = 1024 * 1024
+
+_HOW_TO = "send multipart/form-data, as curl -F file=@audio.mp3 does"
+
+
+@dataclass(slots=True)
+class ReceivedForm:
+    """``fields`` holds every value of every name in order; ``file_bytes`` is None when no file came."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    file_bytes: int | None = None
+
+
+async def read_form(
+    body: AsyncIterator[bytes], content_type: str | None, *, spool: Spool, job_id: str, max_file_bytes: int
+) -> ReceivedForm:
+    """Reads a whole form, writing its ``file`` as the audio of ``job_id``.
+
+    Raises:
+        InvalidRequest: it is no form, or a broken one.
+        BodyTooLarge: the file exceeds ``max_file_bytes``.
+        DiskFull: there is no space for it.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind == b"application/x-www-form-urlencoded":
+        return await _read_urlencoded(body)
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise InvalidRequest(f"The body is not a form: {_HOW_TO}.")
+    writer = _Writer(spool, job_id, max_file_bytes)
+    try:
+        parts = _Parts(options[b"boundary"])
+        async for chunk in body:
+            parts.feed(chunk)
+            await writer.take(parts)
+        parts.finish()
+        await writer.flush(parts)
+    finally:
+        writer.close()
+    return ReceivedForm(fields=parts.fields, file_bytes=writer.written if parts.has_file else None)
+
+
+class _Writer:
+    """Takes the file's bytes from the parser to the disk, a megabyte at a time, in a thread."""
+
+    def __init__(self, spool: Spool, job_id: str, max_bytes: int) -> None:
+        self._spool = spool
+        self._job_id = job_id
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self.written = 0
+
+    async def take(self, parts: _Parts) -> None:
+        if self.written + parts.pending_bytes > self._max_bytes:
+            raise body_too_large(self._max_bytes)
+        if parts.pending_bytes >= _WRITE_BYTES:
+            await self.flush(parts)
+
+    async def flush(self, parts: _Parts) -> None:
+        data = parts.take_pending()
+        if data:
+            await asyncio.to_thread(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = self._spool.create_audio(self._job_id)
+        self._spool.write(self._file, data)
+        self.written += len(data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Parts:
+    """Hears the parser. Bytes of the part ``file`` collect in ``pending`` until they are taken."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.fields: dict[str, list[str]] = {}
+        self.has_file = False
+        self.pending_bytes = 0
+        self._pending: list[bytes] = []
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._name: str | None = None  # of a text part; None while in a file
+        self._in_audio = False
+        self._text = bytearray()
+        self._text_bytes = 0
+        self._parts = 0
+        self._ended = False
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._part_begins,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._header_ends,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._part_ends,
+            "on_end": self._end,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except FormParserError as exc:
+            raise _broken() from exc
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError as exc:
+            raise _broken() from exc
+
+    def finish(self) -> None:
+        if not self._ended:
+            raise InvalidRequest(f"The form ends before its last boundary: send it whole ({_HOW_TO}).")
+
+    def take_pending(self) -> bytes:
+        data = b"".join(self._pending)
+        self._pending, self.pending_bytes = [], 0
+        return data
+
+    def _part_begins(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise InvalidRequest(f"The form has more than {_MAX_PARTS} parts: send fewer.")
+        self._disposition, self._name, self._in_audio = b"", None, False
+        self._text = bytearray()
+
+    def _header_ends(self) -> None:
+        name, value = (bytes(part) for part in self._header)
+        self._header = (bytearray(), bytearray())
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if b"filename" not in options:
+            self._name = name
+        elif name == "file":
+            if self.has_file:
+                raise InvalidRequest("The form has more than one file: send exactly one in each request.", param="file")
+            self.has_file = self._in_audio = True
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_audio:
+            self._pending.append(data[start:end])
+            self.pending_bytes += end - start
+        elif self._name is not None:
+            self._text_bytes += end - start
+            if self._text_bytes > _MAX_TEXT_BYTES:
+                raise InvalidRequest(
+                    f"The form's fields have more than {_MAX_TEXT_BYTES} bytes of text: send audio as the part "
+                    "'file' with a file name.",
+                    param=self._name,
+                )
+            self._text += data[start:end]
+
+    def _part_ends(self) -> None:
+        if self._name is not None:
+            self.fields.setdefault(self._name, []).append(_decoded(bytes(self._text), self._name))
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+async def _read_urlencoded(body: AsyncIterator[bytes]) -> ReceivedForm:
+    text = bytearray()
+    async for chunk in body:
+        text += chunk
+        if len(text) > _MAX_TEXT_BYTES:
+            raise InvalidRequest(f"The form is too large for this encoding: {_HOW_TO}.")
+    form = ReceivedForm()
+    try:
+        pairs = parse_qsl(_decoded(bytes(text), None), keep_blank_values=True, max_num_fields=_MAX_PARTS)
+    except ValueError as exc:
+        raise _broken() from exc
+    for name, value in pairs:
+        form.fields.setdefault(name, []).append(value)
+    return form
+
+
+def _decoded(text: bytes, name: str | None) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"The field {name or ''} is not UTF-8 text: encode it so.", param=name) from exc
+
+
+def _broken() -> InvalidRequest:
+    return InvalidRequest(f"The form is broken: {_HOW_TO}.")
+
+
+def refuse_empty(form: ReceivedForm) -> None:
+    """Raises UnusableAudio for a file without a single byte."""
+    if form.file_bytes == 0:
+        raise UnusableAudio("The file is empty: send a file with audio in it.")

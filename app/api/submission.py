@@ -1,0 +1,222 @@
+"""A received form → what is to be done, or the one sentence that says why not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.api.fields import Fields, json_value
+from app.delivery.signatures import check_download_url, check_upload_url, expires_at
+from app.domain.errors import InvalidRequest, UnknownModel
+from app.domain.formats import Granularity, Rendering, ResponseFormat
+from app.domain.job import Upload
+from app.domain.languages import language_code
+from app.domain.transcript import SpeechDetection, TranscriptionOptions
+
+if TYPE_CHECKING:
+    from app.delivery.targets import UrlRules
+    from app.transcription.loading import ModelState
+
+_UPLOAD_URL: Final = "upload_presigned_url"
+_SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
+_MAX_JSON_BYTES: Final = 4096
+_NO_DOCUMENT: Final = frozenset({ResponseFormat.DOCUMENT})
+_DIARIZED: Final = "diarized_json"
+#: Fields of OpenAI's or of other servers that can't be honoured, which changes nothing of the transcript.
+_IGNORED: Final = (
+    "enable_diarization",
+    "diarize",
+    "known_speaker_names",
+    "known_speaker_references",
+    "num_speakers",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A valid request. ``synchronous`` says that its client waits for the transcript."""
+
+    options: TranscriptionOptions
+    rendering: Rendering
+    source_url: str | None
+    upload: Upload | None
+    synchronous: bool
+    metadata: dict[str, str] | None
+    warnings: tuple[str, ...]
+
+
+class SubmissionReader:
+    """Reads forms by the rules of this server."""
+
+    def __init__(self, rules: UrlRules) -> None:
+        self._rules = rules
+
+    def read(self, received: dict[str, list[str]], *, has_file: bool, model: ModelState) -> Submission:
+        """What the form asks for.
+
+        Raises:
+            InvalidRequest: with a sentence, naming the field at fault.
+        """
+        fields = Fields(received)
+        _refuse_what_is_not_served(fields)
+        _check_model(fields, model)
+        granularities = fields.choices("timestamp_granularities", Granularity)
+        rendering = Rendering(
+            format=_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
+            granularities=granularities or frozenset({Granularity.SEGMENT}),
+        )
+        source_url = self._source_url(fields, has_file=has_file)
+        upload = self._upload(fields, rendering)
+        return Submission(
+            options=_options(fields, model, word_timestamps=Granularity.WORD in granularities),
+            rendering=rendering,
+            source_url=source_url,
+            upload=upload,
+            synchronous=upload is None and not fields.flag("stored_output", default=False),
+            metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
+            warnings=tuple(f"{name} is not supported and was ignored." for name in _IGNORED if fields.has(name)),
+        )
+
+    def _source_url(self, fields: Fields, *, has_file: bool) -> str | None:
+        named = [name for name in _SOURCE_URLS if fields.text(name) is not None]
+        if fields.has("file") and not has_file:
+            raise InvalidRequest(
+                "The field file holds text: send the audio itself as a file, as curl -F file=@audio.mp3 does.",
+                param="file",
+            )
+        if len(named) + has_file != 1:
+            problem = "There is no audio" if not named and not has_file else "There is more than one audio"
+            raise InvalidRequest(f"{problem}: send exactly one of file and s3_presigned_url.", param="file")
+        if has_file:
+            return None
+        (name,) = named
+        url = self._rules.check(fields.text(name) or "", param=name)
+        check_download_url(url, now=time.time(), param=name)
+        return url
+
+    def _upload(self, fields: Fields, rendering: Rendering) -> Upload | None:
+        given = fields.text(_UPLOAD_URL)
+        headers = fields.strings_object("upload_headers", max_bytes=_MAX_JSON_BYTES) or {}
+        upload_format = _format(fields, "upload_format")
+        if given is None:
+            for name in ("upload_headers", "upload_format"):
+                if fields.has(name):
+                    raise InvalidRequest(f"{name} goes with {_UPLOAD_URL}: send both or neither.", param=name)
+            return None
+        url = self._rules.check(given, param=_UPLOAD_URL)
+        check_upload_url(url, headers=headers, now=time.time())
+        return Upload(
+            url=url,
+            headers=tuple(headers.items()),
+            rendering=Rendering(
+                format=upload_format or _upload_format(rendering.format),
+                granularities=rendering.granularities,
+            ),
+            expires_at=expires_at(url),
+        )
+
+
+def _upload_format(response_format: ResponseFormat) -> ResponseFormat:
+    """What is uploaded where no ``upload_format`` is given."""
+    plain = (ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT)
+    return response_format if response_format in plain else ResponseFormat.DOCUMENT
+
+
+def _format(fields: Fields, name: str, *, without: frozenset[ResponseFormat] = frozenset()) -> ResponseFormat | None:
+    if (fields.text(name) or "").strip().lower() == _DIARIZED:
+        raise InvalidRequest(
+            f"{name}={_DIARIZED} is not available: this server has no way to tell speakers apart. Use verbose_json.",
+            param=name,
+        )
+    return fields.choice(name, ResponseFormat, without=without)
+
+
+def _refuse_what_is_not_served(fields: Fields) -> None:
+    if fields.flag("stream", default=False):
+        raise InvalidRequest(
+            "stream=true is not available on this server: send the request without it to get the transcript whole, "
+            "or use stored_output=true and poll the job.",
+            param="stream",
+        )
+    if fields.flag("multichannel", default=False):
+        raise InvalidRequest(
+            "multichannel=true is not available on this server: the channels are mixed. Send each as a file of its "
+            "own.",
+            param="multichannel",
+        )
+    for name, remedy in (
+        ("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),
+        ("include", "verbose_json has the average log probability of each segment"),
+    ):
+        if fields.has(name):
+            raise InvalidRequest(f"{name} is not available on this server: {remedy}.", param=name)
+
+
+def _check_model(fields: Fields, model: ModelState) -> None:
+    given = fields.text("model")
+    if given is not None and given.strip() not in ("whisper-1", model.name):
+        raise UnknownModel(
+            f"The model {given[:100]!r} is not served here: use {model.name}, its alias whisper-1, or leave model out.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _options(fields: Fields, model: ModelState, *, word_timestamps: bool) -> TranscriptionOptions:
+    keywords = fields.items("keywords")
+    return TranscriptionOptions(
+        language=_language(fields, model),
+        prompt=fields.text("prompt"),
+        hotwords=", ".join(keywords) if keywords else None,
+        temperature=fields.number("temperature", least=0, most=1) or 0.0,
+        beam_size=fields.whole_number("beam_size", least=1, most=10),
+        word_timestamps=word_timestamps,
+        vad_filter=fields.flag("vad_filter", default=True),
+        speech_detection=_speech_detection(fields),
+    )
+
+
+def _language(fields: Fields, model: ModelState) -> str | None:
+    given = fields.text("language")
+    if given is None:
+        return None
+    code = language_code(given)
+    if code is None:
+        raise InvalidRequest(
+            f"language={given[:20]} is not known: send an ISO-639-1 code such as en or de, or leave it out to have "
+            "the language detected.",
+            param="language",
+        )
+    if code != "en" and not model.is_multilingual:
+        raise InvalidRequest(
+            f"language={code} is not available: the model {model.name} knows English only. Have WHISPER_MODEL set to "
+            "a multilingual one.",
+            param="language",
+        )
+    return code
+
+
+def _speech_detection(fields: Fields) -> SpeechDetection:
+    """``chunking_strategy``: ``auto``, or an object of the type ``server_vad``, as JSON or in brackets."""
+    name = "chunking_strategy"
+    members = fields.members(name)
+    given = fields.text(name)
+    if given is not None and given.strip() != "auto":
+        value = json_value(name, given) if given.lstrip().startswith("{") else {"type": given.strip()}
+        members = {str(key): str(item) for key, item in value.items()}
+    if members and members.get("type") not in ("server_vad", "auto"):
+        raise InvalidRequest(
+            "chunking_strategy is not allowed: it must be auto, or an object of the type server_vad.",
+            param=name,
+        )
+    tuning = Fields({f"{name}[{key}]": [item] for key, item in members.items()})
+    default = SpeechDetection()
+    threshold = tuning.number(f"{name}[threshold]", least=0, most=1)
+    padding = tuning.whole_number(f"{name}[prefix_padding_ms]", least=0, most=5000)
+    silence = tuning.whole_number(f"{name}[silence_duration_ms]", least=0, most=30_000)
+    return SpeechDetection(
+        threshold=default.threshold if threshold is None else threshold,
+        padding_ms=default.padding_ms if padding is None else padding,
+        min_silence_ms=default.min_silence_ms if silence is None else silence,
+    )

@@ -1,0 +1,162 @@
+"""``POST /v1/audio/transcriptions``: the client waits for the transcript, or gets a job id at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from app.api.errors import error_response
+from app.api.multipart import read_form, refuse_empty
+from app.api.openapi import TRANSCRIPTION
+from app.domain.errors import InvalidRequest
+from app.domain.formats import MEDIA_TYPES
+from app.domain.job import Delivery, Job
+from app.jobs.document import body
+
+if TYPE_CHECKING:
+    from app.api.submission import Submission, SubmissionReader
+    from app.jobs.estimate import Estimate
+    from app.jobs.registry import Registry
+    from app.jobs.runner import Runner
+    from app.jobs.spool import Spool
+    from app.transcription.loading import LoadingTranscriber
+
+logger = logging.getLogger(__name__)
+
+#: What web servers write down for a client that did not wait for its answer.
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcriptions:
+    """What the route needs."""
+
+    reader: SubmissionReader
+    transcriber: LoadingTranscriber
+    registry: Registry
+    runner: Runner
+    spool: Spool
+    estimate: Estimate
+    max_upload_bytes: int
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["Audio"])
+        router.add_api_route(
+            "/v1/audio/transcriptions",
+            self.transcribe,
+            methods=["POST"],
+            summary="Transcribe audio",
+            response_class=Response,
+            openapi_extra=TRANSCRIPTION,
+        )
+        return router
+
+    async def transcribe(self, request: Request) -> Response:
+        """Waits for the transcript, or registers a job when `upload_presigned_url` or `stored_output` is given."""
+        job = await self._accept(request)
+        if job.synchronous:
+            return await self._wait(request, job)
+        path = f"/v1/jobs/{job.id}"
+        answer = {
+            "job_id": job.id,
+            "status": "in_progress",
+            "message": f"The job was accepted: its state is at {path}.",
+            "status_url": path,
+        }
+        warnings = {"warnings": list(job.warnings)} if job.warnings else {}
+        return JSONResponse({**answer, **warnings}, headers={"Location": path})
+
+    async def _accept(self, request: Request) -> Job:
+        """Receives the body and registers its job; whatever is refused leaves nothing behind."""
+        if "idempotency-key" in request.headers:
+            raise InvalidRequest(
+                "Idempotency-Key is not available on this server: leave it out, and look at /v1/jobs before "
+                "submitting again."
+            )
+        self.transcriber.require_ready()
+        with self.runner.place():
+            job_id = str(uuid4())
+            try:
+                job = await self._receive(request, job_id)
+                self.runner.submit(job)
+            except BaseException:
+                await asyncio.to_thread(self.spool.discard, job_id)
+                raise
+        return job
+
+    async def _receive(self, request: Request, job_id: str) -> Job:
+        form = await read_form(
+            request.stream(),
+            request.headers.get("content-type"),
+            spool=self.spool,
+            job_id=job_id,
+            max_file_bytes=self.max_upload_bytes,
+        )
+        model = self.transcriber.model
+        submission = self.reader.read(form.fields, has_file=form.file_bytes is not None, model=model)
+        refuse_empty(form)
+        upload = submission.upload
+        return Job(
+            id=job_id,
+            accepted_at=time.time(),
+            model=model.name,
+            options=submission.options,
+            rendering=submission.rendering,
+            owner=request.state.owner,
+            synchronous=submission.synchronous,
+            source_url=submission.source_url,
+            upload=upload,
+            delivery=Delivery(expires_at=upload.expires_at) if upload else None,
+            metadata=submission.metadata,
+            warnings=submission.warnings + self._expiry_warning(submission),
+        )
+
+    def _expiry_warning(self, submission: Submission) -> tuple[str, ...]:
+        if submission.upload is None or submission.upload.expires_at is None:
+            return ()
+        left = submission.upload.expires_at - time.time()
+        wait = self.estimate.wait_seconds(len(self.registry.waiting()))
+        if left > wait:
+            return ()
+        return (
+            f"upload_presigned_url expires in {left:.0f} s and this job may take {wait:.0f} s to reach its turn and "
+            "finish: sign URLs for at least an hour.",
+        )
+
+    async def _wait(self, request: Request, job: Job) -> Response:
+        """The transcript, once it is there; a client that goes away takes its work with it."""
+        outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
+        gone = asyncio.create_task(_client_gone(request), name=f"client of {job.id}")
+        try:
+            await asyncio.wait({outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done():
+                logger.info("Job %s: its client went away", job.id)
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            error = outcome.result()
+            if error is not None:
+                return error_response(error)
+            content = await asyncio.to_thread(self._rendered, job)
+            media_type = MEDIA_TYPES[job.rendering.format]
+            plain = "text/plain; charset=utf-8"
+            return Response(content, media_type=plain if media_type.startswith("text/") else media_type)
+        finally:
+            gone.cancel()
+            outcome.cancel()
+            await self.runner.cancel(job.id)
+            await self.runner.forget(job.id)
+
+    def _rendered(self, job: Job) -> bytes:
+        transcript, processing_time = self.spool.result(job.id)
+        return body(job, job.rendering, transcript, processing_time=processing_time)
+
+
+async def _client_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

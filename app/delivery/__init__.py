@@ -1,0 +1,1 @@
+"""Moving bytes between this service and the URLs that its users name."""

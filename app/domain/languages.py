@@ -1,0 +1,44 @@
+"""Whisper's languages: code and English name, as in ``whisper/tokenizer.py`` of OpenAI's release."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+_TABLE: Final = """
+af afrikaans, am amharic, ar arabic, as assamese, az azerbaijani, ba bashkir, be belarusian, bg bulgarian,
+bn bengali, bo tibetan, br breton, bs bosnian, ca catalan, cs czech, cy welsh, da danish, de german, el greek,
+en english, es spanish, et estonian, eu basque, fa persian, fi finnish, fo faroese, fr french, gl galician,
+gu gujarati, ha hausa, haw hawaiian, he hebrew, hi hindi, hr croatian, ht haitian creole, hu hungarian,
+hy armenian, id indonesian, is icelandic, it italian, ja japanese, jw javanese, ka georgian, kk kazakh, km khmer,
+kn kannada, ko korean, la latin, lb luxembourgish, ln lingala, lo lao, lt lithuanian, lv latvian, mg malagasy,
+mi maori, mk macedonian, ml malayalam, mn mongolian, mr marathi, ms malay, mt maltese, my myanmar, ne nepali,
+nl dutch, nn nynorsk, no norwegian, oc occitan, pa punjabi, pl polish, ps pashto, pt portuguese, ro romanian,
+ru russian, sa sanskrit, sd sindhi, si sinhala, sk slovak, sl slovenian, sn shona, so somali, sq albanian,
+sr serbian, su sundanese, sv swedish, sw swahili, ta tamil, te telugu, tg tajik, th thai, tk turkmen, tl tagalog,
+tr turkish, tt tatar, uk ukrainian, ur urdu, uz uzbek, vi vietnamese, yi yiddish, yo yoruba, yue cantonese,
+zh chinese
+"""
+
+#: ``{"en": "english", ...}``
+LANGUAGES: Final = MappingProxyType(
+    {code: name for code, _, name in (entry.strip().partition(" ") for entry in _TABLE.split(","))}
+)
+
+_CODES: Final = MappingProxyType({name: code for code, name in LANGUAGES.items()})
+
+
+def language_code(given: str) -> str | None:
+    """The code for a code or an English name in any case, with or without a region; None if there is none."""
+    wanted = given.strip().lower()
+    if wanted in LANGUAGES:
+        return wanted
+    if wanted in _CODES:
+        return _CODES[wanted]
+    primary = wanted.replace("_", "-").partition("-")[0]
+    return primary if primary in LANGUAGES else None
+
+
+def language_name(code: str) -> str:
+    """The full lowercase English name; a code that is not in the table stands for itself."""
+    return LANGUAGES.get(code, code)

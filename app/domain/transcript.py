@@ -1,0 +1,114 @@
+"""What is asked of a transcription and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Task(StrEnum):
+    """Write down what is said, in its own language or in English."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechDetection:
+    """How speech is told from silence (Silero VAD's terms).
+
+    ``threshold`` is the probability, 0 to 1, above which a frame counts as speech.
+    """
+
+    threshold: float = 0.5
+    padding_ms: int = 400
+    min_silence_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionOptions:
+    """What a request asks of the model.
+
+    ``language`` is a code of :mod:`app.domain.languages`, or None to detect it. ``temperature`` 0 means greedy or
+    beam search with hotter fallbacks for windows that fail; above 0 it is used as it is. ``beam_size`` None is
+    the server's default.
+    """
+
+    task: Task = Task.TRANSCRIBE
+    language: str | None = None
+    prompt: str | None = None
+    hotwords: str | None = None
+    temperature: float = 0.0
+    beam_size: int | None = None
+    word_timestamps: bool = False
+    vad_filter: bool = True
+    speech_detection: SpeechDetection = SpeechDetection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word as written, with its leading space. Times are seconds from the start of the audio."""
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A phrase. Times are seconds from the start of the audio; ``seek`` is its window's start in units of 10 ms."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A whole transcript. ``language`` is the full lowercase English name, ``duration`` that of the audio in s."""
+
+    task: Task
+    language: str
+    duration: float
+    segments: tuple[Segment, ...] = field(default=())
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """The transcript of which ``to_dict`` made ``stored`` (also after a trip through JSON)."""
+        segments = tuple(
+            Segment(
+                **{
+                    **segment,
+                    "tokens": tuple(segment["tokens"]),
+                    "words": tuple(Word(**word) for word in segment["words"]),
+                }
+            )
+            for segment in stored["segments"]
+        )
+        return cls(
+            task=Task(stored["task"]),
+            language=stored["language"],
+            duration=stored["duration"],
+            segments=segments,
+        )

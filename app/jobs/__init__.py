@@ -1,0 +1,1 @@
+"""What has been accepted, and what becomes of it."""

@@ -1,0 +1,200 @@
+"""Submit, cancel, supervise, drain: every job is a named task that somebody awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from app.domain.current import CurrentJob, current_job
+from app.domain.errors import DeliveryFailed, Draining, QueueFull, ServiceError, ShutDown, TranscriptionFailed
+from app.domain.job import Job, JobStatus
+from app.domain.redaction import without_queries
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+
+    from app.jobs.estimate import Estimate
+    from app.jobs.pipeline import Pipeline
+    from app.jobs.registry import Registry
+    from app.jobs.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+#: Of the grace period so much is kept, at most, to tell the users' URLs of jobs that will not be finished.
+_REPORT_SECONDS: Final = 10.0
+#: When a client may hope for the next process, in seconds.
+_RETRY_DRAINING_SECONDS: Final = 30
+
+
+class Runner:
+    """Owns the task of every job that runs."""
+
+    def __init__(
+        self, *, registry: Registry, spool: Spool, pipeline: Pipeline, estimate: Estimate, max_queued: int
+    ) -> None:
+        self._registry = registry
+        self._spool = spool
+        self._pipeline = pipeline
+        self._estimate = estimate
+        self._max_queued = max_queued
+        self._arriving = 0
+        self._tasks: dict[str, asyncio.Task[Exception | None]] = {}
+        self.draining = False
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the line, kept while a request arrives.
+
+        Raises:
+            Draining: the service is shutting down.
+            QueueFull: as many requests wait as may.
+        """
+        if self.draining:
+            raise Draining(
+                "The service is shutting down and takes no new work: try again in a while.",
+                retry_after_seconds=_RETRY_DRAINING_SECONDS,
+            )
+        waiting = len(self._registry.waiting()) + self._arriving
+        if waiting >= self._max_queued:
+            raise QueueFull(
+                f"The queue is full: {waiting} requests wait and MAX_QUEUED_JOBS allows {self._max_queued}. Try again "
+                "later.",
+                retry_after_seconds=math.ceil(self._estimate.next_place_seconds()),
+            )
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+
+    def submit(self, job: Job) -> None:
+        """Registers a job and starts its task. Its audio, if it came along, is in the spool already."""
+        self._registry.add(job)
+        self._start(job.id, self._supervise(job.id))
+
+    async def outcome(self, job_id: str) -> Exception | None:
+        """Waits for the job's end, and says what went wrong, if anything; does not cancel it when cancelled."""
+        task = self._tasks.get(job_id)
+        if task is None:
+            return None
+        await asyncio.wait([task])
+        return ShutDown("The request was cancelled.") if task.cancelled() else task.result()
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ends a job at once, with nothing delivered; a finished one stays as it is."""
+        job = self._registry.update(
+            job_id, lambda job: job.moved_to(JobStatus.CANCELLED, at=time.time()) if job.is_active else job
+        )
+        if job.status is JobStatus.CANCELLED:
+            logger.info("🛑 Job %s cancelled", job_id)
+        await self._stop(job_id)
+        return job
+
+    async def forget(self, job_id: str) -> None:
+        """Removes all trace of a job; what still runs of it is stopped."""
+        await self._stop(job_id)
+        self._registry.remove(job_id)
+        await asyncio.to_thread(self._spool.discard, job_id)
+
+    def is_running(self, job_id: str) -> bool:
+        return job_id in self._tasks
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Takes no new work; lets what runs finish, or has its users told, within ``grace_seconds``."""
+        self.draining = True
+        reserve = min(_REPORT_SECONDS, grace_seconds / 3)
+        if self._tasks:
+            logger.info("Waiting up to %gs for %d running jobs", grace_seconds - reserve, len(self._tasks))
+        deadline = asyncio.get_running_loop().time() + grace_seconds
+        await self._wait_until(deadline - reserve)
+        for job_id in list(self._tasks):
+            await self._give_up(job_id)
+        await self._wait_until(deadline)
+        for job_id in list(self._tasks):
+            logger.error("Job %s: there was no time left to tell the user's URL of its end", job_id)
+            await self._stop(job_id)
+
+    def _start(self, job_id: str, work: Coroutine[None, None, Exception | None]) -> None:
+        task = asyncio.create_task(work, name=f"job {job_id}")
+        self._tasks[job_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+
+    async def _wait_until(self, deadline: float) -> None:
+        timeout = max(0.0, deadline - asyncio.get_running_loop().time())
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout)
+
+    async def _give_up(self, job_id: str) -> None:
+        """Makes a failure of a job that has no result yet, and tells its user's URL."""
+        job = self._registry.get(job_id)
+        if job.has_result or not job.is_active:
+            return  # it is being delivered: that may go on until the end
+        await self._stop(job_id, discard=False)
+        self._start(job_id, self._report_shutdown(job))
+
+    async def _report_shutdown(self, job: Job) -> Exception | None:
+        current_job.set(CurrentJob(job.id, job.accepted_at))
+        error = ShutDown("The service was shut down before the job had finished: submit it again.")
+        await self._fail(job.id, error)
+        return error
+
+    async def _stop(self, job_id: str, *, discard: bool = True) -> None:
+        """Cancels the job's task and waits for its end. A task cancelled before its first step runs no clean-up."""
+        task = self._tasks.get(job_id)
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if discard and not self._registry.get(job_id).has_result:
+            await asyncio.to_thread(self._spool.discard, job_id)
+
+    async def _supervise(self, job_id: str) -> Exception | None:
+        """The job's task: its outcome is what went wrong, or None."""
+        job = self._registry.get(job_id)
+        current_job.set(CurrentJob(job_id, job.accepted_at))
+        error = await _caught(self._pipeline.process, job_id)
+        if error is not None:
+            await self._fail(job_id, error)
+            return error
+        kind = "Request" if job.synchronous else "Background job"
+        logger.info("✅ %s %s completed successfully in %.1fs", kind, job_id, time.time() - job.accepted_at)
+        return None
+
+    async def _fail(self, job_id: str, error: Exception) -> None:
+        message = without_queries(str(error)) or type(error).__name__
+        _log_failure(job_id, error, message)
+        job = self._registry.update(
+            job_id,
+            lambda job: job.moved_to(JobStatus.FAILED, at=time.time(), error=message, error_type=type(error).__name__),
+        )
+        if not job.has_result:
+            await asyncio.to_thread(self._spool.discard, job_id)
+        if not isinstance(error, DeliveryFailed):
+            unreported = await _caught(self._pipeline.report_failure, job_id)
+            if unreported is not None:
+                _log_unreported(job_id, unreported)
+
+
+async def _caught(step: Callable[[str], Awaitable[None]], job_id: str) -> Exception | None:
+    """What a step raised, or None. The one place where any exception is caught: it becomes the job's failure."""
+    try:
+        await step(job_id)
+    except Exception as exc:  # noqa: BLE001  # see above
+        return exc
+    return None
+
+
+def _log_failure(job_id: str, error: Exception, message: str) -> None:
+    logger.error("❌ Background job %s failed: %s: %s", job_id, type(error).__name__, message)
+    expected = isinstance(error, ServiceError) and not isinstance(error, TranscriptionFailed)
+    logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)
+
+
+def _log_unreported(job_id: str, error: Exception) -> None:
+    logger.error("Job %s: its failure could not be reported to the user's URL: %s", job_id, error)
+    expected = isinstance(error, ServiceError)
+    logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)

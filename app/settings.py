@@ -1,0 +1,127 @@
+"""The settings: environment variables or ``.env``, read once at the edge and frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.delivery.targets import AllowedHosts
+
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Each field is the variable of the same name in capitals. See the table in README.md."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, case_sensitive=False
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    whisper_model: str = Field(
+        "auto",
+        min_length=1,
+        description="A faster-whisper size, a hub id, a directory, or `demo` for the bundled model; "
+        "`auto` is `large-v3-turbo` on CUDA and `small` on a CPU.",
+    )
+    whisper_device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where the model runs.")
+    whisper_compute_type: str = Field(
+        "auto",
+        min_length=1,
+        description="CTranslate2's number format; `auto` is float16 on CUDA, int8 on a CPU.",
+    )
+    whisper_device_index: Annotated[tuple[int, ...], NoDecode] = Field(
+        (0,), description="Which GPUs, counted from 0 and separated by commas."
+    )
+    whisper_cpu_threads: int = Field(0, ge=0, description="Threads of the model on a CPU; 0 uses all cores.")
+    whisper_beam_size: int = Field(5, ge=1, le=10, description="Beams where a request names no `beam_size`.")
+
+    max_concurrent_requests: int = Field(3, ge=1, le=256, description="Requests on the model at once.")
+    max_queued_jobs: int = Field(1000, ge=1, description="Requests that may wait; beyond it 429.")
+
+    upload_timeout_seconds: float = Field(
+        600, gt=0, description="Read, write and the whole of one attempt to upload a result."
+    )
+    upload_connect_timeout_seconds: float = Field(30, gt=0, description="To connect, uploads and downloads.")
+    upload_max_attempts: int = Field(3, ge=1, le=10, description="Attempts to upload or download.")
+    download_timeout_seconds: float = Field(3600, gt=0, description="The whole of one attempt to download.")
+    shutdown_grace_seconds: float = Field(
+        30, ge=0, description="From SIGTERM to the end, in which running jobs finish or report their failure."
+    )
+    job_retention_seconds: float = Field(3600, ge=0, description="How long a finished job is kept after its end.")
+    undelivered_retention_seconds: float = Field(
+        604800, ge=0, description="How long at least a result is kept that could not be delivered."
+    )
+
+    max_upload_bytes: int = Field(2 * GIB, ge=1, description="Largest file, sent or downloaded.")
+    max_audio_seconds: float = Field(43200, gt=0, description="Longest audio.")
+    data_dir: Path = Field(Path("data"), description="Where audio and results are kept meanwhile.")
+
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        repr=False,
+        description="Keys separated by commas, one of which each request must bring; empty is open.",
+    )
+    url_allowed_hosts: Annotated[AllowedHosts, NoDecode] = Field(
+        AllowedHosts(),
+        description="`host` or `host:port`, separated by commas, that may be private and use plain http.",
+    )
+
+    log_format: Literal["console", "json"] = Field("console", description="For people or for machines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line.")
+
+    @field_validator("whisper_device_index", "api_keys", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if isinstance(value, str | int):
+            return tuple(part.strip() for part in str(value).split(",") if part.strip())
+        return value
+
+    @field_validator("whisper_device_index")
+    @classmethod
+    def _at_least_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or any(index < 0 for index in value):
+            raise ValueError("must be one or more numbers from 0, such as 0 or 0,1")
+        return value
+
+    @field_validator("url_allowed_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        return AllowedHosts.parse(value) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this environment.
+
+        Raises:
+            WrongSettings: with one readable sentence for each.
+        """
+        try:
+            return cls()
+        except ValidationError as exc:
+            raise WrongSettings([_sentence(error) for error in exc.errors()]) from None
+
+
+class WrongSettings(Exception):
+    """``sentences`` holds one for each wrong value."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
+
+
+def _sentence(error: Any) -> str:
+    name = str(error["loc"][0]).upper()
+    given = "" if name == "API_KEYS" else f"={error['input']}"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{name}{given} is wrong: {reason[0].lower()}{reason[1:]}. Correct it in the environment or in .env."

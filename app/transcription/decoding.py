@@ -1,0 +1,192 @@
+"""Any audio file becomes 16 kHz mono s16 PCM on disk, in a guarded child (see ``decoding_child.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import AudioTooLong, DiskFull, UndecodableAudio
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
+    from asyncio.subprocess import Process
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE: Final = 16_000
+
+#: Address space of a child. Measured with av 18.1 on x86-64 Linux: Python and FFmpeg's libraries need 128 MiB, and
+#: one hour of m4a, mp3, flac or webm still decodes within them (38 to 46 MB resident). The rest is for the index of
+#: an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: about 200 MB) and large pictures.
+#: A child takes 0.11 to 0.17 s for a file of 5 s, nearly all of it to start, and for one hour of 16 kHz wav 1.1 s,
+#: stereo flac 3.4 s, stereo mp3 5 s, opus in webm 7 s, 192 kHz flac with eight channels 80 s of one core.
+DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
+
+_PROGRAM: Final = Path(__file__).with_name("decoding_child.py")
+_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv and mpeg-ts"
+_MAX_OUTPUT_BYTES: Final = 16_384
+_DISK_RETRY_SECONDS: Final = 60
+
+#: Where a Python that was moved finds its own libraries. Nothing else of our environment goes along.
+_INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """Raw little-endian s16 samples, mono, 16 kHz, in the file ``pcm``.
+
+    ``corrupt_frames`` counts the damaged places that were left out.
+    """
+
+    pcm: Path
+    samples: int
+    corrupt_frames: int
+
+    @property
+    def duration(self) -> float:
+        """In seconds."""
+        return self.samples / SAMPLE_RATE
+
+
+class Decoder:
+    """Decodes one file per call, each in a child of its own; how many run at once is the caller's to limit.
+
+    ``cpu_seconds`` is the processor time a child may use, by default enough for ``max_seconds`` of the
+    slowest audio that is accepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_seconds: float,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        cpu_seconds: int | None = None,
+    ) -> None:
+        self._max_seconds = max_seconds
+        self._memory_bytes = memory_bytes
+        self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
+
+    async def decode(self, source: Path, destination: Path) -> Decoded:
+        """Write the samples of ``source`` to ``destination``, which does not exist afterwards if this fails.
+
+        Raises:
+            UndecodableAudio: nothing could be decoded, or not within the child's limits.
+            AudioTooLong: more than ``max_seconds``.
+            DiskFull: there is no space for the samples.
+            OSError: ``source`` itself can't be looked at, which is no fault of the file's sender.
+        """
+        await asyncio.to_thread(source.stat)
+        try:
+            code, answer = await self._run_child(source, destination)
+            return self._judge(code, answer, destination)
+        except BaseException:
+            await asyncio.to_thread(destination.unlink, missing_ok=True)
+            raise
+
+    async def _run_child(self, source: Path, destination: Path) -> tuple[int, bytes]:
+        limits = {
+            "parent": os.getpid(),
+            "max_seconds": self._max_seconds,
+            "memory_bytes": self._memory_bytes,
+            "cpu_seconds": self._cpu_seconds,
+        }
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", _PROGRAM, source, destination, json.dumps(limits)),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            close_fds=True,
+            start_new_session=True,  # the terminal's Ctrl-C is for the service, which drains
+        )
+        code, answer, messages = await _outcome(child)
+        if messages:
+            logger.debug("The decoder said: %s", messages.decode(errors="replace").strip())
+        return code, answer
+
+    def _judge(self, code: int, answer: bytes, destination: Path) -> Decoded:
+        if code < 0:
+            name = _signal_name(-code)
+            logger.warning("⚠️ The decoder was killed by %s", name)
+            raise UndecodableAudio(
+                f"The file could not be decoded as audio (the decoder was killed by {name}): "
+                "convert it to wav, mp3 or flac and send it again."
+            )
+        outcome = _parsed(answer) if code == 0 else None
+        if outcome is None:
+            logger.error("The decoder failed with exit status %d", code)
+            raise UndecodableAudio(
+                "The file could not be decoded as audio (the decoder failed): "
+                "convert it to wav, mp3 or flac and send it again."
+            )
+        if not outcome["ok"]:
+            raise self._refusal(outcome["kind"], outcome["message"])
+        if outcome["corrupt_frames"]:
+            logger.info("The audio has %d damaged places, which were left out", outcome["corrupt_frames"])
+        return Decoded(pcm=destination, samples=outcome["samples"], corrupt_frames=outcome["corrupt_frames"])
+
+    def _refusal(self, kind: str, message: str) -> UndecodableAudio | AudioTooLong | DiskFull:
+        match kind:
+            case "empty":
+                return UndecodableAudio("The file is empty: send a non-empty audio file.")
+            case "no_audio":
+                return UndecodableAudio("The file has no audio stream: send a file with sound in it.")
+            case "too_long":
+                seconds = self._max_seconds
+                return AudioTooLong(
+                    f"The audio is longer than the allowed {seconds:g} s ({seconds / 3600:.3g} h): "
+                    "split it, or raise MAX_AUDIO_SECONDS."
+                )
+            case "disk_full":
+                return DiskFull(
+                    f"{message}: try again later, or free some space.",
+                    retry_after_seconds=_DISK_RETRY_SECONDS,
+                )
+            case _:
+                return UndecodableAudio(f"{message}: supported are {_SUPPORTED}.")
+
+
+async def _outcome(child: Process) -> tuple[int, bytes, bytes]:
+    """Exit status, stdout and stderr; the child is dead and reaped however this ends."""
+    assert child.stdout is not None  # noqa: S101 - both were asked for
+    assert child.stderr is not None  # noqa: S101
+    conversation = asyncio.gather(child.wait(), _head(child.stdout), _head(child.stderr))
+    try:
+        return await asyncio.shield(conversation)
+    finally:
+        if not conversation.done():
+            if child.returncode is None:
+                child.kill()
+            await asyncio.shield(conversation)
+
+
+async def _head(stream: StreamReader) -> bytes:
+    """The first of what comes; all of it is read, so that the writer never waits."""
+    head = b""
+    while chunk := await stream.read(_MAX_OUTPUT_BYTES):
+        head += chunk[: _MAX_OUTPUT_BYTES - len(head)]
+    return head
+
+
+def _parsed(answer: bytes) -> dict[str, Any] | None:
+    try:
+        outcome = json.loads(answer)
+    except ValueError:
+        return None
+    return outcome if isinstance(outcome, dict) else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,296 @@
+"""The guarded child process that turns any audio file into raw PCM; started by path, it imports nothing else.
+
+It is a program of its own because the file is a stranger's: demuxers and decoders are a large amount of C,
+and whatever they do to memory, processor time or themselves must end here. It answers with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av import AudioFrame, AudioResampler, AudioStream, Packet
+    from av.container import InputContainer
+
+SAMPLE_RATE: Final = 16_000
+BYTES_PER_SAMPLE: Final = 2
+
+#: Demuxers that only ever read the bytes they are given. Playlists, session descriptions and lists of other
+#: files (hls, dash, sdp, concat) are absent on purpose: they open what the sender names.
+FORMATS: Final = "wav,mp3,flac,ogg,aac,mov,matroska,mpegts,aiff,caf,amr,asf,w64,avi,flv,mpeg,au"
+
+#: These hold their true length; elsewhere it is an estimate, or the dummy value of a streamed header.
+FORMATS_WITH_LENGTH: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "ogg")
+
+RATES: Final = range(4_000, 384_000 + 1)
+MAX_CHANNELS: Final = 8
+
+#: A demuxer that fails this often in a row has nothing more to give.
+MAX_DEMUX_FAILURES: Final = 10_000
+
+_PR_SET_PDEATHSIG: Final = 1
+_WRITE_BUFFER: Final = 1 << 20
+_READ_BUFFER: Final = 1 << 18
+
+
+class Refused(Exception):
+    """The file can't be used; ``kind`` is the answer's."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
+    """Take the means to do harm away from this process, as far as the platform can."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    wanted = {
+        "RLIMIT_AS": (memory_bytes, memory_bytes),
+        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),  # SIGXCPU first: it says why
+        "RLIMIT_FSIZE": (file_bytes, file_bytes),
+        "RLIMIT_NOFILE": (32, 32),
+        "RLIMIT_CORE": (0, 0),
+    }
+    for name, limits in wanted.items():
+        kind = getattr(resource, name, None)
+        if kind is not None:
+            with contextlib.suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses it
+                resource.setrlimit(kind, limits)
+    os.nice(5)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, however it ends (on Linux; elsewhere the limits end a stray child)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            raise SystemExit("The parent was gone before the work began.")
+
+
+class NamelessFile:
+    """The source without its name, from which FFmpeg would guess a format or look for neighbours."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+        self.seek = file.seek
+        self.tell = file.tell
+
+
+class PcmWriter:
+    """Resamples frames of any kind to 16 kHz mono s16 and writes them, counting what comes OUT."""
+
+    def __init__(self, file: BinaryIO, *, max_samples: int) -> None:
+        self._file = file
+        self._max_samples = max_samples
+        self._resampler: AudioResampler | None = None
+        self._frame_kind: tuple[str, str, int] | None = None
+        self.samples = 0
+
+    def write(self, frame: AudioFrame) -> None:
+        if not frame.samples:
+            return
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if kind != self._frame_kind:
+            self.flush()
+            self._resampler = _resampler_for(frame)
+            self._frame_kind = kind
+        assert self._resampler is not None  # noqa: S101 - set with the first kind of frame
+        frame.pts = None  # time stamps that jump would be refused, and are not needed
+        self._store(self._resampler.resample(frame))
+
+    def flush(self) -> None:
+        """Write what the resampler still holds."""
+        if self._resampler is not None:
+            resampler, self._resampler, self._frame_kind = self._resampler, None, None
+            self._store(resampler.resample(None))
+
+    def _store(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            self.samples += frame.samples
+            if self.samples > self._max_samples:
+                raise Refused("too_long", "more samples came out than are allowed")
+            self._file.write(memoryview(frame.planes[0])[: frame.samples * BYTES_PER_SAMPLE])
+
+
+def _resampler_for(frame: AudioFrame) -> AudioResampler:
+    from av import AudioResampler
+
+    check_shape(frame.sample_rate, frame.layout.nb_channels)
+    return AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=SAMPLE_RATE)
+
+
+def check_shape(rate: int, channels: int) -> None:
+    """Refuse what no recorder makes: a file that claims 1 Hz becomes 16,000 times as long."""
+    if rate not in RATES:
+        raise Refused("undecodable", f"Its sample rate of {rate} Hz is outside {RATES[0]} to {RATES[-1]} Hz")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise Refused("undecodable", f"It has {channels} channels, and 1 to {MAX_CHANNELS} are allowed")
+
+
+def open_container(source: NamelessFile) -> InputContainer:
+    import av
+    from av.codec import Codec
+
+    def is_audio_decoder(name: str) -> bool:
+        try:
+            return Codec(name, "r").type == "audio"
+        except ValueError:
+            return False
+
+    return av.open(
+        source,
+        "r",
+        buffer_size=_READ_BUFFER,
+        metadata_errors="replace",
+        container_options={
+            "format_whitelist": FORMATS,
+            "protocol_whitelist": "none",
+            # No stream of pictures is decoded, not even a frame of it to learn its size.
+            "codec_whitelist": ",".join(filter(is_audio_decoder, av.codecs_available)),
+        },
+    )
+
+
+def pick_stream(container: InputContainer) -> AudioStream:
+    from av.stream import Discard
+
+    stream: Any = container.streams.best("audio")
+    if stream is None:
+        raise Refused("no_audio", "The file has no audio stream")
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    stream.codec_context.thread_count = 1  # threads would cost address space and win nothing
+    found: AudioStream = stream
+    return found
+
+
+def check_claims(container: InputContainer, stream: AudioStream, *, max_seconds: float) -> None:
+    """Refuse at once what the header itself says is too much; a header that says less is not believed."""
+    context = stream.codec_context
+    if context.sample_rate and context.layout.nb_channels:
+        check_shape(context.sample_rate, context.layout.nb_channels)
+    if container.format.name not in FORMATS_WITH_LENGTH:
+        return
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    else:
+        seconds = (container.duration or 0) / 1_000_000
+    if seconds > max_seconds:
+        raise Refused("too_long", f"the header says {seconds:.0f} s")
+
+
+def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
+    """The stream's packets and the flushing one; None where the container is damaged, then what follows."""
+    from av.error import FFmpegError
+
+    failures = 0
+    while failures < MAX_DEMUX_FAILURES:
+        try:
+            for packet in container.demux(stream):
+                failures = 0
+                yield packet
+        except MemoryError:
+            raise
+        except (FFmpegError, ValueError):
+            failures += 1
+            yield None
+        else:
+            return
+
+
+def decode(source: BinaryIO, destination: BinaryIO, *, max_seconds: float) -> dict[str, Any]:
+    from av.error import FFmpegError
+
+    try:
+        container = open_container(NamelessFile(source))
+    except MemoryError:
+        raise
+    except (FFmpegError, ValueError) as exc:
+        raise Refused("undecodable", "The file could not be decoded as audio") from exc
+    with container:
+        stream = pick_stream(container)
+        check_claims(container, stream, max_seconds=max_seconds)
+        writer = PcmWriter(destination, max_samples=int(max_seconds * SAMPLE_RATE))
+        corrupt = 0
+        for packet in packets(container, stream):
+            try:
+                frames = [] if packet is None else packet.decode()
+                corrupt += packet is None
+                for frame in frames:
+                    writer.write(frame)
+            except MemoryError:
+                raise
+            except (FFmpegError, ValueError):
+                corrupt += 1
+        writer.flush()
+        if not writer.samples:
+            raise Refused("undecodable", "No sound could be decoded from the file")
+        return {
+            "ok": True,
+            "samples": writer.samples,
+            "corrupt_frames": corrupt,
+            "format": container.format.name,
+            "codec": stream.codec_context.name,
+        }
+
+
+def answer(source: str, destination: str, *, max_seconds: float) -> dict[str, Any]:
+    """Decode, with every expected failure turned into its answer."""
+    try:
+        with (
+            Path(source).open("rb") as audio,
+            Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm,
+        ):
+            if audio.peek(1):
+                return decode(audio, pcm, max_seconds=max_seconds)
+            return {"ok": False, "kind": "empty", "message": "The file is empty"}
+    except Refused as exc:
+        return {"ok": False, "kind": exc.kind, "message": str(exc)}
+    except MemoryError:
+        return {"ok": False, "kind": "undecodable", "message": "Decoding needs more memory than is allowed"}
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return {
+                "ok": False,
+                "kind": "disk_full",
+                "message": "No disk space is left for the decoded audio",
+            }
+        raise
+
+
+def main() -> None:
+    source, destination, limits = sys.argv[1:]
+    given = json.loads(limits)
+    die_with(given["parent"])
+    limit_resources(
+        memory_bytes=given["memory_bytes"],
+        cpu_seconds=given["cpu_seconds"],
+        file_bytes=int(given["max_seconds"] * SAMPLE_RATE) * BYTES_PER_SAMPLE + _WRITE_BUFFER,
+    )
+    # What a C library prints goes where the messages go; the answer has a stream of its own.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        import av.logging
+
+        av.logging.set_level(av.logging.ERROR)
+        json.dump(answer(source, destination, max_seconds=given["max_seconds"]), answers)
+        answers.write("\n")
+
+
+if __name__ == "__main__":
+    main()

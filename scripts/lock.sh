@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes the lock files in requirements/ anew from pyproject.toml: every package with its hashes, no download host.
+# Needs uv. All four agree with each other, because the largest is resolved first and constrains the rest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lock() {
+    local name=$1
+    shift
+    uv pip compile pyproject.toml "$@" --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --no-emit-find-links --custom-compile-command "scripts/lock.sh" --quiet --output-file "requirements/$name.lock"
+}
+
+everything=$(mktemp)
+trap 'rm -f "$everything"' EXIT
+uv pip compile pyproject.toml --extra dev --extra cuda --universal --python-version 3.11 --quiet --no-header \
+    --no-annotate --output-file "$everything" ${1:+"$@"}
+lock runtime --constraint "$everything"
+lock cuda --extra cuda --constraint "$everything"
+lock demo --extra demo --constraint "$everything"
+lock dev --extra dev --constraint "$everything"

@@ -1,0 +1,98 @@
+"""What the delivery tests share: a store, clients, and a clock that does not wait."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from local_s3 import LocalS3
+
+from app.delivery.attempts import Clock
+from app.delivery.network import open_client
+from app.delivery.presigned import PresignedUploader
+from app.delivery.retry import RetryPolicy
+from app.delivery.targets import AllowedHosts
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    import httpx
+
+    OpenClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+    OpenUploader = Callable[..., AbstractAsyncContextManager[PresignedUploader]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[LocalS3]:
+    with LocalS3() as local:
+        local.create_bucket("results")
+        yield local
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """The seconds that the code under test asked to sleep, in order."""
+    return []
+
+
+@pytest.fixture
+def clock(waits: list[float]) -> Clock:
+    """A clock whose sleeps are over at once, and whose chance is always the middle."""
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    return Clock(sleep=sleep, random=lambda: 0.5)
+
+
+@pytest.fixture
+def client_for_loopback() -> OpenClient:
+    """Opens clients that may speak to this machine."""
+
+    @asynccontextmanager
+    async def opened(
+        *, connect: float = 5.0, max_connections: int = 10, ssl_context: ssl.SSLContext | None = None
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        client = open_client(
+            allowed=AllowedHosts.parse("127.0.0.1, localhost"),
+            connect_timeout_seconds=connect,
+            read_write_timeout_seconds=5.0,
+            max_connections=max_connections,
+            pool_timeout_seconds=0.3,
+            ssl_context=ssl_context,
+        )
+        async with client:
+            yield client
+
+    return opened
+
+
+@pytest.fixture
+def uploader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> OpenUploader:
+    """Opens uploaders that don't wait between their attempts."""
+
+    @asynccontextmanager
+    async def opened(
+        *,
+        total: float = 5.0,
+        attempts: int = 3,
+        connect: float = 5.0,
+        max_connections: int = 10,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> AsyncIterator[PresignedUploader]:
+        async with client_for_loopback(
+            connect=connect, max_connections=max_connections, ssl_context=ssl_context
+        ) as client:
+            yield PresignedUploader(
+                client, policy=RetryPolicy(attempts=attempts), total_timeout_seconds=total, clock=clock
+            )
+
+    return opened

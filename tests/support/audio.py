@@ -1,0 +1,102 @@
+"""Test audio of any kind, made with PyAV itself: no ffmpeg program is needed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.int16]
+
+RATE: Final = 16_000
+SAMPLES: Final = Path(__file__).parents[2] / "samples"
+
+
+def sine(seconds: float, *, frequency: float = 440.0, amplitude: float = 0.5) -> Samples:
+    """A tone, 16 kHz mono."""
+    return _as_samples(amplitude * np.sin(2 * np.pi * frequency * _clock(seconds)))
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(round(seconds * RATE), dtype=np.int16)
+
+
+def sweep(seconds: float, *, low: float = 300.0, high: float = 1_500.0) -> Samples:
+    """A tone that rises through the band of speech: alike itself at one alignment only. 16 kHz mono."""
+    clock = _clock(seconds)
+    phase = 2 * np.pi * (low * clock + (high - low) * clock**2 / (2 * seconds))
+    return _as_samples(0.5 * np.sin(phase))
+
+
+def _clock(seconds: float) -> NDArray[np.float64]:
+    return np.arange(round(seconds * RATE), dtype=np.float64) / RATE
+
+
+def _as_samples(signal: NDArray[np.float64]) -> Samples:
+    return (signal * 32_767).astype(np.int16)
+
+
+def encode(
+    path: Path,
+    pcm: Samples,
+    *,
+    container: str,
+    codec: str,
+    rate: int = RATE,
+    layout: str = "mono",
+    bit_rate: int | None = None,
+    video: str | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """``pcm`` (16 kHz mono) in any container and codec, at another rate or with more channels if asked.
+
+    ``video`` is the codec of a small picture stream that goes along. ``options`` are the container's.
+    """
+    with av.open(str(path), "w", format=container, container_options=options or {}) as output:
+        pictures: Any = output.add_stream(video, rate=10) if video else None
+        if pictures is not None:
+            pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = output.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
+        if bit_rate:
+            sound.bit_rate = bit_rate
+        if pictures is not None:
+            for _ in range(len(pcm) * 10 // RATE):
+                output.mux(pictures.encode(av.VideoFrame(64, 48, "yuv420p")))
+            output.mux(pictures.encode(None))
+        for frame in _frames(pcm, layout):
+            output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+    return path
+
+
+def _frames(pcm: Samples, layout: str) -> list[av.AudioFrame]:
+    channels = av.AudioLayout(layout).nb_channels
+    frames = []
+    for start in range(0, len(pcm), RATE):
+        block = pcm[start : start + RATE]
+        frame = av.AudioFrame.from_ndarray(np.repeat(block, channels)[np.newaxis], "s16", layout)
+        frame.sample_rate = RATE
+        frame.pts = start
+        frame.time_base = Fraction(1, RATE)
+        frames.append(frame)
+    return frames
+
+
+def read_samples(path: Path) -> Samples:
+    """Raw little-endian s16 samples, as the decoder writes them."""
+    return np.fromfile(path, dtype="<i2").astype(np.int16)
+
+
+def likeness(found: Samples, expected: Samples) -> float:
+    """The normalised cross-correlation at the best alignment: 1 is the same sound, 0 another."""
+    size = 1 << (len(found) + len(expected)).bit_length()
+    a, b = (np.fft.rfft(signal.astype(np.float64), size) for signal in (found, expected))
+    peak = float(np.abs(np.fft.irfft(a * np.conj(b), size)).max())
+    power = float(
+        np.sqrt(np.sum(np.square(found, dtype=np.float64)) * np.sum(np.square(expected, dtype=np.float64)))
+    )
+    return peak / power if power else 0.0

@@ -1,0 +1,160 @@
+"""Damaged files give what is left of them, and no file at all surprises the service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from app.domain.errors import UndecodableAudio, UnusableAudio
+from app.transcription.decoding import Decoded, Decoder
+from tests.support.audio import encode, likeness, read_samples, sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+SEED = 20_240_607
+MUTANTS = 150
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return Decoder(max_seconds=3600)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("mp3", "libmp3lame", 44_100),
+        ("ogg", "libopus", 48_000),
+        ("ogg", "vorbis", 44_100),
+        ("flac", "flac", 16_000),
+        ("adts", "aac", 44_100),
+        ("matroska", "libopus", 48_000),
+        ("ipod", "aac", 44_100),
+    ],
+)
+async def test_bytes_flipped_in_the_middle_cost_only_their_surroundings(
+    container: str, codec: str, rate: int, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(30)
+    layout = "stereo" if codec == "vorbis" else "mono"
+    content = bytearray(
+        encode(tmp_path / "w", sound, container=container, codec=codec, rate=rate, layout=layout).read_bytes()
+    )
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(byte ^ 0xA5 for byte in content[middle : middle + 200])
+    source = tmp_path / "source"
+    source.write_bytes(content)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    # Matroska resumes with its next cluster, which are 5 s long here.
+    assert decoded.duration >= (24 if container == "matroska" else 27)
+    samples = read_samples(decoded.pcm)
+    third = len(sound) // 3
+    assert likeness(samples[: len(samples) // 3], sound[:third]) > 0.9
+    assert likeness(samples[-len(samples) // 3 :], sound[-third:]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mp3", "libmp3lame"), ("wav", "pcm_s16le"), ("ogg", "flac"), ("adts", "aac")]
+)
+async def test_the_first_half_of_a_file_gives_its_first_half(
+    container: str, codec: str, decoder: Decoder, tmp_path: Path
+) -> None:
+    content = encode(tmp_path / "whole", sweep(10), container=container, codec=codec).read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content[: len(content) // 2])
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(5.0, abs=1.5)
+
+
+async def test_an_m4a_cut_off_before_its_index_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+    content = encode(tmp_path / "whole", sweep(5), container="ipod", codec="aac").read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content[: content.index(b"moov") - 4])
+
+    with pytest.raises(UndecodableAudio):
+        await decoder.decode(source, tmp_path / "pcm")
+
+
+async def test_an_m4a_with_its_index_in_front_may_be_cut_off(decoder: Decoder, tmp_path: Path) -> None:
+    options = {"movflags": "faststart"}
+    content = encode(tmp_path / "w", sweep(10), container="ipod", codec="aac", options=options).read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content[: len(content) // 2])
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(5.0, abs=1.0)
+
+
+async def test_mutated_files_end_as_audio_or_as_a_refusal(decoder: Decoder, tmp_path: Path) -> None:
+    originals = [
+        encode(
+            tmp_path / f"{container}-{codec}", sweep(1), container=container, codec=codec, rate=rate
+        ).read_bytes()
+        for container, codec, rate in [
+            ("wav", "pcm_s16le", 16_000),
+            ("wav", "adpcm_ms", 16_000),
+            ("mp3", "libmp3lame", 44_100),
+            ("flac", "flac", 16_000),
+            ("ogg", "libopus", 48_000),
+            ("webm", "libopus", 48_000),
+            ("ipod", "aac", 44_100),
+            ("ipod", "alac", 16_000),
+            ("adts", "aac", 16_000),
+            ("caf", "alac", 16_000),
+            ("avi", "libmp3lame", 44_100),
+            ("mpegts", "aac", 48_000),
+            ("amr", "libopencore_amrnb", 8_000),
+        ]
+    ]
+    at_once = asyncio.Semaphore(3)
+
+    async def outcome(number: int) -> Decoded | UnusableAudio:
+        source = tmp_path / f"mutant-{number}"
+        source.write_bytes(mutated(originals[number % len(originals)], seed=SEED + number))
+        destination = tmp_path / f"pcm-{number}"
+        async with at_once:
+            try:
+                decoded = await asyncio.wait_for(decoder.decode(source, destination), 20)
+            except UnusableAudio as refusal:
+                assert not destination.exists()
+                return refusal
+        assert destination.stat().st_size == 2 * decoded.samples > 0
+        destination.unlink()
+        return decoded
+
+    outcomes = await asyncio.gather(*(outcome(number) for number in range(MUTANTS)))
+
+    assert {type(result) for result in outcomes} == {Decoded, UndecodableAudio}
+
+
+def mutated(content: bytes, *, seed: int) -> bytes:
+    """Flips bytes, mostly in the header, and now and then cuts, repeats, removes or swaps a stretch."""
+    random = np.random.default_rng(seed)
+    bytes_ = bytearray(content)
+    for _ in range(random.integers(1, 40)):
+        end = len(bytes_) if random.random() < 0.4 else min(len(bytes_), 300)
+        bytes_[random.integers(end)] = random.integers(256)
+    start, stop = sorted(int(place) for place in random.integers(0, len(bytes_), size=2))
+    match int(random.integers(8)):
+        case 0:
+            del bytes_[max(start, 40) :]
+        case 1:
+            del bytes_[start : min(stop, start + 2_000)]
+        case 2:
+            bytes_[start:start] = bytes_[start:stop]
+        case 3:
+            bytes_[start : start + 8] = b"\xff" * 8
+        case _:
+            pass
+    return bytes(bytes_)

@@ -1,0 +1,259 @@
+"""Every format that the service names becomes 16 kHz mono PCM of the right length and sound."""
+
+from __future__ import annotations
+
+import json
+import wave
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from app.transcription.decoding import Decoder
+from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+class Kind(NamedTuple):
+    container: str
+    codec: str
+    rate: int = RATE
+    layout: str = "mono"
+    video: str | None = None
+    bit_rate: int | None = None
+
+    def __str__(self) -> str:
+        return "-".join(str(part) for part in self if part)
+
+
+KINDS = [
+    Kind("wav", "pcm_s16le"),
+    Kind("wav", "pcm_u8"),
+    Kind("wav", "pcm_s24le"),
+    Kind("wav", "pcm_s32le"),
+    Kind("wav", "pcm_f32le"),
+    Kind("wav", "pcm_f64le"),
+    Kind("wav", "pcm_mulaw", rate=8_000),
+    Kind("wav", "pcm_alaw", rate=8_000),
+    Kind("wav", "adpcm_ima_wav"),
+    Kind("wav", "adpcm_ms"),
+    Kind("wav", "g722"),
+    Kind("wav", "libmp3lame"),
+    Kind("mp3", "libmp3lame"),
+    Kind("mp3", "libmp3lame", rate=44_100, layout="stereo"),
+    Kind("mp2", "mp2", rate=48_000),
+    Kind("flac", "flac", rate=44_100),
+    Kind("ogg", "vorbis", rate=44_100, layout="stereo"),
+    Kind("ogg", "libopus", rate=48_000),
+    Kind("ogg", "flac"),
+    Kind("webm", "libopus", rate=48_000),
+    Kind("webm", "vorbis", layout="stereo"),
+    Kind("matroska", "libopus", rate=48_000),
+    Kind("matroska", "aac"),
+    Kind("matroska", "flac"),
+    Kind("matroska", "pcm_s16le"),
+    Kind("ipod", "aac", rate=44_100),
+    Kind("ipod", "alac"),
+    Kind("mp4", "aac", rate=48_000),
+    Kind("mp4", "libopus", rate=48_000),
+    Kind("mp4", "flac"),
+    Kind("mov", "pcm_s16be"),
+    Kind("mov", "aac"),
+    Kind("3gp", "libopencore_amrnb", rate=8_000),
+    Kind("amr", "libopencore_amrnb", rate=8_000),
+    Kind("adts", "aac", rate=44_100),
+    Kind("aiff", "pcm_s16be", rate=44_100),
+    Kind("au", "pcm_s16be"),
+    Kind("au", "pcm_mulaw", rate=8_000),
+    Kind("caf", "pcm_s16be"),
+    Kind("caf", "alac"),
+    Kind("w64", "pcm_s16le"),
+    Kind("asf", "wmav1", bit_rate=32_000),
+    Kind("asf", "wmav2", bit_rate=32_000),
+    Kind("avi", "libmp3lame", rate=44_100),
+    Kind("flv", "aac", rate=44_100),
+    Kind("mpegts", "aac", rate=48_000),
+    Kind("mpegts", "mp2", rate=48_000),
+    Kind("mpegts", "ac3", rate=48_000),
+    Kind("mpeg", "mp2", rate=48_000),
+    Kind("mp4", "aac", rate=44_100, video="libx264"),
+    Kind("webm", "libopus", rate=48_000, video="libvpx"),
+    Kind("matroska", "libopus", rate=48_000, video="libx264"),
+    Kind("avi", "libmp3lame", rate=44_100, video="mpeg4"),
+    Kind("mpegts", "aac", rate=48_000, video="libx264"),
+    Kind("flv", "aac", rate=44_100, video="flv"),
+]
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return Decoder(max_seconds=3600)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+async def test_a_format_decodes_to_its_length_and_its_sound(
+    kind: Kind, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(3)
+    source = encode(tmp_path / "source", sound, **kind._asdict())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(3.0, abs=0.1)
+    assert decoded.samples == len(read_samples(decoded.pcm))
+    assert decoded.corrupt_frames == 0
+    assert likeness(read_samples(decoded.pcm), sound) > 0.97
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+async def test_every_usual_sample_rate_is_resampled(rate: int, decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(2)
+    source = encode(tmp_path / "source", sound, container="wav", codec="pcm_s16le", rate=rate)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(2.0, abs=0.002)
+    assert likeness(read_samples(decoded.pcm), sound) > 0.99
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "3.0", "quad", "5.1", "7.1"])
+async def test_channels_are_mixed_without_clipping(layout: str, decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(1)
+    source = encode(tmp_path / "source", sound, container="flac", codec="flac", rate=48_000, layout=layout)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    samples = read_samples(decoded.pcm)
+    assert likeness(samples, sound) > 0.99
+    assert np.abs(samples).max() == pytest.approx(np.abs(sound).max(), rel=0.05)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+async def test_channels_without_a_named_layout_are_mixed(
+    channels: int, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(1)
+    source = tmp_path / "source"
+    with wave.open(str(source), "wb") as writer:
+        writer.setnchannels(channels)
+        writer.setsampwidth(2)
+        writer.setframerate(RATE)
+        writer.writeframes(np.repeat(sound, channels).tobytes())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.samples == len(sound)
+    assert likeness(read_samples(decoded.pcm), sound) > 0.99
+
+
+async def test_both_sides_of_a_stereo_recording_are_heard(decoder: Decoder, tmp_path: Path) -> None:
+    left, right = sine(1, frequency=400), sine(1, frequency=1_000)
+    source = tmp_path / "source"
+    with wave.open(str(source), "wb") as writer:
+        writer.setnchannels(2)
+        writer.setsampwidth(2)
+        writer.setframerate(RATE)
+        writer.writeframes(np.stack([left, right], axis=1).tobytes())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    samples = read_samples(decoded.pcm)
+    assert likeness(samples, left) == pytest.approx(likeness(samples, right), abs=0.05)
+    assert likeness(samples, left) > 0.6
+
+
+async def test_silence_stays_silent(decoder: Decoder, tmp_path: Path) -> None:
+    source = encode(tmp_path / "source", silence(2), container="wav", codec="pcm_s16le", rate=44_100)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == 2.0
+    assert not read_samples(decoded.pcm).any()
+
+
+def _references() -> list[dict[str, Any]]:
+    references: list[dict[str, Any]] = json.loads((SAMPLES / "references.json").read_text(encoding="utf-8"))
+    return references
+
+
+@pytest.mark.parametrize("reference", _references(), ids=lambda reference: str(reference["file"]))
+async def test_the_samples_decode_to_their_length(
+    reference: dict[str, Any], decoder: Decoder, tmp_path: Path
+) -> None:
+    decoded = await decoder.decode(SAMPLES / reference["file"], tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(reference["duration"], abs=0.05)
+    assert decoded.corrupt_frames == 0
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "first", "second"),
+    [
+        ("adts", "aac", (16_000, "mono"), (44_100, "stereo")),
+        ("mp3", "libmp3lame", (44_100, "stereo"), (16_000, "mono")),
+    ],
+)
+async def test_a_rate_and_layout_that_change_midway_are_followed(
+    container: str,
+    codec: str,
+    first: tuple[int, str],
+    second: tuple[int, str],
+    decoder: Decoder,
+    tmp_path: Path,
+) -> None:
+    sound = sweep(3)
+    source = tmp_path / "source"
+    parts = [
+        encode(
+            tmp_path / "part", sound, container=container, codec=codec, rate=rate, layout=layout
+        ).read_bytes()
+        for rate, layout in (first, second)
+    ]
+    source.write_bytes(b"".join(parts))
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(6.0, abs=0.25)
+    samples = read_samples(decoded.pcm)
+    assert likeness(samples[: len(samples) // 2], sound) > 0.9
+    assert likeness(samples[len(samples) // 2 :], sound) > 0.9
+
+
+async def test_a_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tmp_path: Path) -> None:
+    size = 5_000_000
+    syncsafe = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    picture = b"APIC" + (size - 10).to_bytes(4, "big") + b"\0\0" + bytes(size - 10)
+    source = tmp_path / "source"
+    source.write_bytes(b"ID3\x03\0\0" + syncsafe + picture + (SAMPLES / "numbers.mp3").read_bytes())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(7.57, abs=0.05)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 0])
+async def test_a_streamed_wav_whose_length_was_never_filled_in_decodes(
+    length: int, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(2)
+    whole = encode(tmp_path / "whole", sound, container="wav", codec="pcm_s16le").read_bytes()
+    start = whole.index(b"data") + 4
+    source = tmp_path / "source"
+    source.write_bytes(whole[:start] + length.to_bytes(4, "little") + whole[start + 4 :])
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["concat:a|b.m3u8", "-i.sdp", "%03d.png", "pipe:0", "http:", "x.ffconcat"])
+async def test_the_name_of_a_file_means_nothing(name: str, decoder: Decoder, tmp_path: Path) -> None:
+    source = encode(tmp_path / "plain", sweep(1), container="wav", codec="pcm_s16le").rename(tmp_path / name)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.samples == RATE
