@@ -17,6 +17,7 @@ from app.api.limits import ApiKeys, Limits, LingeringClose
 from app.api.submission import SubmissionReader
 from app.api.transcriptions import Transcriptions
 from app.api.views import JobViews
+from app.delivery.attempts import Clock
 from app.delivery.network import open_client
 from app.delivery.presigned import PresignedUploader
 from app.delivery.retry import RetryPolicy
@@ -51,7 +52,12 @@ class Service:
     """All the parts of one running service."""
 
     def __init__(
-        self, settings: Settings, *, load_model: Callable[[], WhisperModel], stop: Callable[[int], None]
+        self,
+        settings: Settings,
+        *,
+        load_model: Callable[[], WhisperModel],
+        stop: Callable[[int], None],
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self._stop = stop
@@ -81,11 +87,12 @@ class Service:
             downloader=AudioDownloader(
                 self.client,
                 policy=policy,
+                clock=clock,
                 total_timeout_seconds=settings.download_timeout_seconds,
                 max_bytes=settings.max_upload_bytes,
             ),
             uploader=PresignedUploader(
-                self.client, policy=policy, total_timeout_seconds=settings.upload_timeout_seconds
+                self.client, policy=policy, clock=clock, total_timeout_seconds=settings.upload_timeout_seconds
             ),
             estimate=self.estimate,
         )
@@ -194,11 +201,21 @@ def model_choice(settings: Settings) -> ModelChoice:
 def create_app(
     settings: Settings,
     *,
-    load_model: Callable[[], WhisperModel] | None = None,
     stop: Callable[[int], None],
+    load_model: Callable[[], WhisperModel] | None = None,
+    clock: Clock | None = None,
 ) -> FastAPI:
-    """The application. ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the model."""
-    service = Service(settings, load_model=load_model or (lambda: load(model_choice(settings))), stop=stop)
+    """The application.
+
+    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the model; ``clock`` is what
+    transfers wait by.
+    """
+    service = Service(
+        settings,
+        load_model=load_model or (lambda: load(model_choice(settings))),
+        stop=stop,
+        clock=clock or Clock(),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -41,9 +41,7 @@ class LocalS3:
         self.secret_key = secrets.token_hex(20)
         self.port = port or _free_port()
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="local-s3-")
-        self.folder = (
-            Path(self._temporary.name) if folder is None and self._temporary else Path(folder or ".")
-        )
+        self.folder = Path(self._temporary.name) if folder is None and self._temporary else Path(folder or ".")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

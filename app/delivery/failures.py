@@ -23,6 +23,7 @@ _ERROR_BODY_SECONDS: Final = 5.0
 _MARGIN_SECONDS: Final = 0.25
 _CODE: Final = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,64})\s*</Code>")
 _CLOSED: Final = "Connection closed before an answer"
+_UNVERIFIED: Final = "Certificate verification failed"
 
 
 class AttemptError(Exception):
@@ -97,21 +98,29 @@ def _timeout_sentence(exc: httpx.TimeoutException, timeout: httpx.Timeout) -> st
 
 
 def _connect_failure(exc: httpx.ConnectError) -> AttemptError:
-    causes = list(_causes(exc))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return AttemptError("Certificate verification failed", retryable=False)
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return AttemptError("TLS failure", retryable=True)
-    if any(isinstance(cause, (socket.gaierror, UnicodeError)) for cause in causes):
-        return AttemptError("Could not resolve host", retryable=True)
-    numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    if errno.ECONNREFUSED in numbers:
-        return AttemptError("Connection refused", retryable=True)
-    if numbers & {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}:
-        return AttemptError("Network unreachable", retryable=True)
-    if str(exc) or not causes:
-        return AttemptError("Connection failed", retryable=True)
-    return AttemptError(_CLOSED, retryable=True)
+    # The nearest cause that has a name counts: the chain goes on to whatever the caller was handling.
+    for cause in _causes(exc):
+        sentence = _connect_sentence(cause)
+        if sentence is not None:
+            return AttemptError(sentence, retryable=sentence != _UNVERIFIED)
+    return AttemptError("Connection failed", retryable=True)
+
+
+def _connect_sentence(cause: BaseException) -> str | None:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return _UNVERIFIED
+        case ssl.SSLEOFError() | anyio.EndOfStream() | anyio.BrokenResourceError() | ConnectionResetError():
+            return _CLOSED
+        case ssl.SSLError():
+            return "TLS failure"
+        case socket.gaierror() | UnicodeError():
+            return "Could not resolve host"
+        case ConnectionRefusedError():
+            return "Connection refused"
+        case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.EADDRNOTAVAIL):
+            return "Network unreachable"
+    return None
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

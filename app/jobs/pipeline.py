@@ -12,6 +12,7 @@ from app.domain.errors import DeliveryFailed
 from app.domain.formats import MEDIA_TYPES, to_json
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress
 from app.jobs.document import body, failure_document
+from app.jobs.spool import full_disk_told
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Pipeline:
             logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
             self._change(job_id, progress=Progress.DOWNLOADING)
             await asyncio.to_thread(self._spool.make_room, job_id)
-            await self._downloader.fetch(url, self._spool.audio(job_id))
+            with full_disk_told():
+                await self._downloader.fetch(url, self._spool.audio(job_id))
         self._change(job_id, progress=Progress.WAITING)
 
     async def _transcribe(self, job: Job) -> None:

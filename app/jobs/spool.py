@@ -71,17 +71,17 @@ class Spool:
 
     def make_room(self, job_id: str) -> None:
         """The job's folder."""
-        with _full_disk_told():
+        with full_disk_told():
             self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
 
     def create_audio(self, job_id: str) -> BinaryIO:
         """A new file for the audio, open for writing."""
         self.make_room(job_id)
-        with _full_disk_told():
+        with full_disk_told():
             return self.audio(job_id).open("xb", buffering=0)
 
     def write(self, file: BinaryIO, data: bytes) -> None:
-        with _full_disk_told():
+        with full_disk_told():
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
@@ -91,7 +91,7 @@ class Spool:
         stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
         final = self._result(job_id)
         partial = final.with_suffix(".partial")
-        with _full_disk_told():
+        with full_disk_told():
             partial.write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
             partial.replace(final)
 
@@ -119,7 +119,8 @@ class Spool:
 
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
+def full_disk_told() -> Iterator[None]:
+    """Makes DiskFull of the operating system's word for it."""
     try:
         yield
     except OSError as exc:

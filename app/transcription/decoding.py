@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_RATE: Final = 16_000
 
-#: Address space of a child. Measured with av 18.1 on x86-64 Linux: Python and FFmpeg's libraries need 128 MiB, and
-#: one hour of m4a, mp3, flac or webm still decodes within them (38 to 46 MB resident). The rest is for the index of
-#: an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: about 200 MB) and large pictures.
-#: A child takes 0.11 to 0.17 s for a file of 5 s, nearly all of it to start, and for one hour of 16 kHz wav 1.1 s,
-#: stereo flac 3.4 s, stereo mp3 5 s, opus in webm 7 s, 192 kHz flac with eight channels 80 s of one core.
+#: Address space of a child. Measured with av 18.1 on x86-64 Linux: Python and FFmpeg's libraries need 128 MiB,
+#: and one hour of m4a, mp3, flac or webm still decodes within them (38 to 46 MB resident). The rest is for the
+#: index of an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: some 200 MB).
+#: A child takes 0.11 to 0.17 s for a file of 5 s, nearly all of it to start, and for one hour of 16 kHz wav
+#: 1.1 s, stereo flac 3.4 s, stereo mp3 5 s, opus in webm 7 s, 192 kHz flac with eight channels 80 s of one core.
 DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
 
 _PROGRAM: Final = Path(__file__).with_name("decoding_child.py")

@@ -136,9 +136,9 @@ def _resampler_for(frame: AudioFrame) -> AudioResampler:
 def check_shape(rate: int, channels: int) -> None:
     """Refuse what no recorder makes: a file that claims 1 Hz becomes 16,000 times as long."""
     if rate not in RATES:
-        raise Refused("undecodable", f"Its sample rate of {rate} Hz is outside {RATES[0]} to {RATES[-1]} Hz")
+        raise Refused("undecodable", f"The sample rate of {rate} Hz is outside {RATES[0]} to {RATES[-1]} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise Refused("undecodable", f"It has {channels} channels, and 1 to {MAX_CHANNELS} are allowed")
+        raise Refused("undecodable", f"The file claims {channels} channels, and 1 to {MAX_CHANNELS} are allowed")
 
 
 def open_container(source: NamelessFile) -> InputContainer:

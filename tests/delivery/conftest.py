@@ -1,56 +1,28 @@
-"""What the delivery tests share: a store, clients, and a clock that does not wait."""
+"""What the delivery tests share: clients and uploaders for this machine."""
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from local_s3 import LocalS3
 
-from app.delivery.attempts import Clock
 from app.delivery.network import open_client
 from app.delivery.presigned import PresignedUploader
 from app.delivery.retry import RetryPolicy
 from app.delivery.targets import AllowedHosts
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     import httpx
 
+    from app.delivery.attempts import Clock
+
     OpenClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
     OpenUploader = Callable[..., AbstractAsyncContextManager[PresignedUploader]]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def store() -> Iterator[LocalS3]:
-    with LocalS3() as local:
-        local.create_bucket("results")
-        yield local
-
-
-@pytest.fixture
-def waits() -> list[float]:
-    """The seconds that the code under test asked to sleep, in order."""
-    return []
-
-
-@pytest.fixture
-def clock(waits: list[float]) -> Clock:
-    """A clock whose sleeps are over at once, and whose chance is always the middle."""
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
-    return Clock(sleep=sleep, random=lambda: 0.5)
 
 
 @pytest.fixture
@@ -67,7 +39,7 @@ def client_for_loopback() -> OpenClient:
             read_write_timeout_seconds=5.0,
             max_connections=max_connections,
             pool_timeout_seconds=0.3,
-            ssl_context=ssl_context,
+            ssl_context=ssl_context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
         async with client:
             yield client

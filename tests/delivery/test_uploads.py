@@ -68,7 +68,11 @@ async def test_result_arrives_whole_with_its_length_and_type(uploader_for_loopba
         receipt = await put(uploader, server)
     assert receipt == Receipt(status=200, attempts=1, size=len(BODY))
     request = server.requests[0]
-    assert (request.method, request.target, request.body) == ("PUT", "/bucket/key?X-Amz-Signature=secret-signature", BODY)
+    assert (request.method, request.target, request.body) == (
+        "PUT",
+        "/bucket/key?X-Amz-Signature=secret-signature",
+        BODY,
+    )
     assert request.headers["content-length"] == str(len(BODY))
     assert request.headers["content-type"] == "application/json"
     assert "transfer-encoding" not in request.headers
@@ -76,7 +80,9 @@ async def test_result_arrives_whole_with_its_length_and_type(uploader_for_loopba
 
 async def test_no_header_is_sent_that_a_signature_could_miss(uploader_for_loopback: OpenUploader) -> None:
     async with fault_server(answer(200)) as server, uploader_for_loopback() as uploader:
-        await uploader.put(server.url("/k?AWSAccessKeyId=a&Signature=b&Expires=1"), BODY, headers={}, media_type="text/vtt")
+        await uploader.put(
+            server.url("/k?AWSAccessKeyId=a&Signature=b&Expires=1"), BODY, headers={}, media_type="text/vtt"
+        )
     headers = server.requests[0].headers
     assert headers.keys() == {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length"}
     assert headers["accept-encoding"] == "identity"
@@ -244,8 +250,7 @@ async def test_pool_timeout_is_named(uploader_for_loopback: OpenUploader) -> Non
         anyio.create_task_group() as group,
     ):
         group.start_soon(put, uploader, server)
-        while not server.requests:
-            await anyio.sleep(0.01)
+        await server.came.wait()
         failure = await failure_of(uploader, server)
         group.cancel_scope.cancel()
     assert (cause_of(failure), failure.retryable) == ("Pool timeout after 0.3s", True)
@@ -315,8 +320,7 @@ async def test_cancelled_upload_stops_at_once(uploader_for_loopback: OpenUploade
         started = time.monotonic()
         async with anyio.create_task_group() as group:
             group.start_soon(put, uploader, server)
-            while not server.requests:
-                await anyio.sleep(0.01)
+            await server.came.wait()
             group.cancel_scope.cancel()
     assert time.monotonic() - started < 1
     assert server.connections == 1
@@ -368,11 +372,11 @@ async def test_upload_over_tls_succeeds_with_a_certificate_that_is_trusted(
         assert (await put(uploader, server)).status == 200
 
 
-@pytest.mark.parametrize(("name", "trusted"), [("127.0.0.1", False), ("elsewhere.example", True)])
+@pytest.mark.parametrize(("name", "trusted"), [("127.0.0.1", "nobody"), ("elsewhere.example", "authority")])
 async def test_certificate_that_does_not_verify_is_final(
-    name: str, trusted: bool, authority: trustme.CA, uploader_for_loopback: OpenUploader
+    name: str, trusted: str, authority: trustme.CA, uploader_for_loopback: OpenUploader
 ) -> None:
-    context = client_context(authority) if trusted else ssl.create_default_context()
+    context = client_context(authority) if trusted == "authority" else ssl.create_default_context()
     async with (
         fault_server(answer(200), ssl_context=server_context(authority, name)) as server,
         uploader_for_loopback(ssl_context=context) as uploader,

@@ -96,7 +96,5 @@ def likeness(found: Samples, expected: Samples) -> float:
     size = 1 << (len(found) + len(expected)).bit_length()
     a, b = (np.fft.rfft(signal.astype(np.float64), size) for signal in (found, expected))
     peak = float(np.abs(np.fft.irfft(a * np.conj(b), size)).max())
-    power = float(
-        np.sqrt(np.sum(np.square(found, dtype=np.float64)) * np.sum(np.square(expected, dtype=np.float64)))
-    )
+    power = float(np.sqrt(np.sum(np.square(found, dtype=np.float64)) * np.sum(np.square(expected, dtype=np.float64))))
     return peak / power if power else 0.0

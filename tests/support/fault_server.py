@@ -212,7 +212,8 @@ def raw(data: bytes) -> Behaviour:
 
 @dataclass(slots=True)
 class FaultServer:
-    """``requests`` are those read so far; ``connections`` counts the clients that came."""
+    """``requests`` are those read so far; ``connections`` counts the clients that came, ``came`` is set
+    once one did."""
 
     behaviours: list[Behaviour]
     host: str = "127.0.0.1"
@@ -220,6 +221,7 @@ class FaultServer:
     scheme: str = "http"
     connections: int = 0
     requests: list[SeenRequest] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, path: str = "/bucket/key?X-Amz-Signature=secret-signature") -> str:
@@ -232,6 +234,7 @@ class FaultServer:
             task.add_done_callback(self._tasks.discard)
         behave = self.behaviours[min(self.connections, len(self.behaviours) - 1)]
         self.connections += 1
+        self.came.set()
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             try:
                 await behave(Connection(reader, writer, self.requests))
@@ -247,9 +250,7 @@ class FaultServer:
 
 
 @contextlib.asynccontextmanager
-async def fault_server(
-    *behaviours: Behaviour, ssl_context: ssl.SSLContext | None = None
-) -> AsyncIterator[FaultServer]:
+async def fault_server(*behaviours: Behaviour, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[FaultServer]:
     """Serve on a free port of the loopback, in the running event loop."""
     server = FaultServer(list(behaviours), scheme="https" if ssl_context else "http")
     listening = await asyncio.start_server(server._serve, server.host, 0, ssl=ssl_context)

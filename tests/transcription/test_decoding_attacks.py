@@ -49,8 +49,7 @@ def concatenation(target: str) -> str:
 
 def session_description(target: str) -> str:
     return (
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
-        f"a=control:{target}\nm=audio 41234 RTP/AVP 0\n"
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\na=control:{target}\nm=audio 41234 RTP/AVP 0\n"
     )
 
 
@@ -197,9 +196,7 @@ NOT_AUDIO: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("make", NOT_AUDIO.values(), ids=NOT_AUDIO.keys())
-async def test_what_is_not_audio_is_refused(
-    make: Callable[[Path], object], decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_what_is_not_audio_is_refused(make: Callable[[Path], object], decoder: Decoder, tmp_path: Path) -> None:
     source = tmp_path / "source.mp3"
     make(source)
 
@@ -282,9 +279,7 @@ async def test_a_day_of_silence_in_a_small_flac_is_stopped_at_the_limit(
     assert source.stat().st_size < 300_000
     started = time.monotonic()
 
-    with pytest.raises(
-        AudioTooLong, match=r"longer than the allowed 3600 s \(1 h\): split it, or raise MAX_AUDIO"
-    ):
+    with pytest.raises(AudioTooLong, match=r"longer than the allowed 3600 s \(1 h\): split it, or raise MAX_AUDIO"):
         await decoder.decode(source, tmp_path / "pcm")
 
     assert time.monotonic() - started < PROMPTLY
@@ -310,9 +305,7 @@ def silent_flac(*, hours: int, claims_its_length: bool) -> bytes:
     info = struct.pack(">HH", block, block) + bytes(6) + shape.to_bytes(8, "big") + bytes(16)
     parts = [b"fLaC", b"\x80" + len(info).to_bytes(3, "big"), info]
     for number in range(frames):
-        head = (
-            b"\xff\xf8\x74\x08" + chr(number).encode("utf-8", "surrogatepass") + struct.pack(">H", block - 1)
-        )
+        head = b"\xff\xf8\x74\x08" + chr(number).encode("utf-8", "surrogatepass") + struct.pack(">H", block - 1)
         frame = head + bytes([crc(head, bits=8, polynomial=0x07)]) + b"\x00\x00\x00"
         parts.append(frame + crc(frame, bits=16, polynomial=0x8005).to_bytes(2, "big"))
     return b"".join(parts)

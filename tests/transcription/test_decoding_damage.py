@@ -98,9 +98,7 @@ async def test_an_m4a_with_its_index_in_front_may_be_cut_off(decoder: Decoder, t
 
 async def test_mutated_files_end_as_audio_or_as_a_refusal(decoder: Decoder, tmp_path: Path) -> None:
     originals = [
-        encode(
-            tmp_path / f"{container}-{codec}", sweep(1), container=container, codec=codec, rate=rate
-        ).read_bytes()
+        encode(tmp_path / f"{container}-{codec}", sweep(1), container=container, codec=codec, rate=rate).read_bytes()
         for container, codec, rate in [
             ("wav", "pcm_s16le", 16_000),
             ("wav", "adpcm_ms", 16_000),

@@ -95,9 +95,7 @@ def decoder() -> Decoder:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_a_format_decodes_to_its_length_and_its_sound(
-    kind: Kind, decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_a_format_decodes_to_its_length_and_its_sound(kind: Kind, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(3)
     source = encode(tmp_path / "source", sound, **kind._asdict())
 
@@ -133,9 +131,7 @@ async def test_channels_are_mixed_without_clipping(layout: str, decoder: Decoder
 
 
 @pytest.mark.parametrize("channels", range(1, 9))
-async def test_channels_without_a_named_layout_are_mixed(
-    channels: int, decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_channels_without_a_named_layout_are_mixed(channels: int, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(1)
     source = tmp_path / "source"
     with wave.open(str(source), "wb") as writer:
@@ -181,9 +177,7 @@ def _references() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("reference", _references(), ids=lambda reference: str(reference["file"]))
-async def test_the_samples_decode_to_their_length(
-    reference: dict[str, Any], decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_the_samples_decode_to_their_length(reference: dict[str, Any], decoder: Decoder, tmp_path: Path) -> None:
     decoded = await decoder.decode(SAMPLES / reference["file"], tmp_path / "pcm")
 
     assert decoded.duration == pytest.approx(reference["duration"], abs=0.05)
@@ -208,9 +202,7 @@ async def test_a_rate_and_layout_that_change_midway_are_followed(
     sound = sweep(3)
     source = tmp_path / "source"
     parts = [
-        encode(
-            tmp_path / "part", sound, container=container, codec=codec, rate=rate, layout=layout
-        ).read_bytes()
+        encode(tmp_path / "part", sound, container=container, codec=codec, rate=rate, layout=layout).read_bytes()
         for rate, layout in (first, second)
     ]
     source.write_bytes(b"".join(parts))

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs every check and every test. Arguments go to pytest (and skip the other checks):
+#
+#   ./run_tests.sh
+#   ./run_tests.sh -k delivery
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/setup.sh
+source "$here/scripts/setup.sh"
+set_up dev
+cd "$here"
+export PATH="$venv/bin:$PATH"
+
+if [[ $# -gt 0 ]]; then
+    exec python -m pytest "$@"
+fi
+step() {
+    printf '\n== %s\n' "$1"
+    shift
+    "$@"
+}
+step "Format" ruff format --check .
+step "Lint" ruff check .
+step "Types" mypy
+step "Imports" lint-imports --verbose
+step "Tests" coverage run -m pytest
+coverage combine --quiet
+step "Coverage" coverage report --fail-under=90

@@ -1,0 +1,201 @@
+"""The whole service on this machine: the bundled model, a real S3, presigned URLs, a sample, its transcript.
+
+    python scripts/demo.py [--exit]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+from local_s3 import LocalS3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SAMPLE: Final = ROOT / "samples" / "hello.wav"
+BUCKET: Final = "transcripts"
+PORT: Final = 8000
+START_SECONDS: Final = 90.0
+JOB_SECONDS: Final = 120.0
+#: Settings of the operator that would make another server of this one.
+FOREIGN: Final = ("API_KEYS", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS")
+
+
+class DemoFailed(Exception):
+    """The demo did not show what it should."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exit", action="store_true", help="end after the transcript: 0 if it is right")
+    stay = not parser.parse_args().exit
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # all of this stays on this machine
+    try:
+        with tempfile.TemporaryDirectory(prefix="transcription-demo-") as folder, LocalS3(Path(folder, "s3")) as store:
+            store.create_bucket(BUCKET)
+            say(f"S3       {store.endpoint} (rclone, verifies signatures), bucket {BUCKET}")
+            with server(Path(folder), store) as address:
+                say(f"Server   {address}, bundled demo model\n")
+                right = show(address, store)
+                if stay:
+                    invite(address, store)
+                    signal.pause()
+        return 0 if right else 1
+    except DemoFailed as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def show(address: str, store: LocalS3) -> bool:
+    """Submits the sample, follows its job, fetches the object; whether the transcript is right."""
+    key = "hello.json"
+    with SAMPLE.open("rb") as audio:
+        answer = httpx.post(
+            f"{address}/v1/audio/transcriptions",
+            files={"file": audio},
+            data={"upload_presigned_url": store.presign_put(BUCKET, key)},
+        )
+    if answer.status_code != httpx.codes.OK:
+        raise DemoFailed(f"The submission was answered {answer.status_code}: {answer.text}")
+    job_id = answer.json()["job_id"]
+    say(f"Job      {job_id} after {answer.elapsed.total_seconds() * 1000:.0f} ms, for {SAMPLE.relative_to(ROOT)}")
+    job = follow(f"{address}/v1/jobs/{job_id}")
+    if job["status"] != "completed":
+        raise DemoFailed(f"The job is {job['status']}: {job.get('error')}")
+    document = json.load(store.client().get_object(Bucket=BUCKET, Key=key)["Body"])
+    references = json.loads((SAMPLE.parent / "references.json").read_text())
+    expected = next(entry["text"] for entry in references if entry["file"] == SAMPLE.name)
+    right: bool = document["text"] == expected
+    say(f"\nObject   s3://{BUCKET}/{key}")
+    say(f"Text     {document['text']}")
+    say(f"Expected {expected}")
+    say("Right." if right else "WRONG.")
+    return right
+
+
+def follow(url: str) -> dict[str, Any]:
+    """The job at its end; every change of its progress is shown."""
+    shown = ""
+    deadline = time.monotonic() + JOB_SECONDS
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = httpx.get(url).json()
+        state = f"{job['status']:<11}{job['progress_percent']:5.1f} %  {job['progress']}"
+        if state != shown:
+            say(f"         {state}")
+            shown = state
+        if job["status"] in ("completed", "failed", "cancelled"):
+            return job
+        time.sleep(0.02)
+    raise DemoFailed(f"The job has not ended within {JOB_SECONDS:.0f} s.")
+
+
+def invite(address: str, store: LocalS3) -> None:
+    """What to try next."""
+    put, get = store.presign_put(BUCKET, "yours.json"), store.presign_get(BUCKET, "yours.json")
+    say(
+        f"""
+Still serving; Ctrl-C ends it. Try in another terminal, in this folder:
+
+  curl -F file=@samples/numbers.mp3 {address}/v1/audio/transcriptions
+
+  curl -F file=@samples/long.opus -F response_format=srt {address}/v1/audio/transcriptions
+
+  curl -F file=@samples/report.m4a -F response_format=verbose_json -F 'timestamp_granularities[]=word' \\
+    {address}/v1/audio/transcriptions
+
+  curl -F file=@samples/long.opus -F 'upload_presigned_url={put}' \\
+    {address}/v1/audio/transcriptions
+  curl {address}/v1/jobs
+  curl '{get}'
+
+  curl {address}/health
+"""
+    )
+
+
+@contextmanager
+def server(folder: Path, store: LocalS3) -> Iterator[str]:
+    """The service's address while it runs, started as an operator would start it; its log is shown if it fails."""
+    port = PORT if is_free(PORT) else 0
+    port = port or free_port()
+    address = f"http://127.0.0.1:{port}"
+    environment = {name: value for name, value in os.environ.items() if name.upper() not in FOREIGN} | {
+        "WHISPER_MODEL": "demo",
+        "WHISPER_DEVICE": "auto",
+        "PORT": str(port),
+        "DATA_DIR": str(folder / "data"),
+        "URL_ALLOWED_HOSTS": f"127.0.0.1:{store.port}",
+        "PYTHONPATH": str(ROOT),
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app"],
+            cwd=folder,  # where there is no .env
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until_ready(f"{address}/health/ready", process)
+        yield address
+    except DemoFailed:
+        sys.stderr.write(log.read_text(errors="replace")[-4000:])
+        raise
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoFailed(f"The server ended with exit code {process.returncode}; its log is above.")
+        try:
+            if httpx.get(url).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise DemoFailed(f"The server was not ready within {START_SECONDS:.0f} s; its log is above.")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

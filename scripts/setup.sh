@@ -1,0 +1,83 @@
+# Sourced by start_server.sh and run_tests.sh: the Python environment in .venv, installed from the lock files.
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # the script that sources this sets $here
+venv=${TRANSCRIPTION_VENV:-$here/.venv}
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# set_up NAME [LARGER...]: installs requirements/NAME.lock, unless it or a larger set is installed already.
+set_up() {
+    local name
+    for name in "$@"; do
+        if [[ -x $venv/bin/python ]] && cmp -s "$here/requirements/$name.lock" "$venv/.installed-$name"; then
+            return
+        fi
+    done
+    name=$1
+    local python log started=$SECONDS
+    python=$(find_python) || exit 1
+    log=$(mktemp)
+    printf 'Setting up %s (the %s packages, once)' "$venv" "$name" >&2
+    install "$python" "$here/requirements/$name.lock" >"$log" 2>&1 &
+    if ! show_progress $!; then
+        tail -n 25 "$log" >&2
+        rm -f "$log"
+        fail "The installation failed: the lines above say why. Mend that and start again."
+    fi
+    rm -f "$log"
+    cp "$here/requirements/$name.lock" "$venv/.installed-$name"
+    printf ' done in %d s.\n' $((SECONDS - started)) >&2
+}
+
+# A dot every few seconds while the process $1 runs; then its exit code.
+show_progress() {
+    local seconds=0
+    while kill -0 "$1" 2>/dev/null; do
+        sleep 0.2
+        seconds=$((seconds + 1))
+        ((seconds % 15)) || printf '.' >&2
+    done
+    wait "$1" && return
+    printf '\n' >&2
+    return 1
+}
+
+# A Python that will do; PYTHON names another. Without uv it must be able to make environments itself.
+find_python() {
+    local candidate needs='sys'
+    has_uv || needs='sys, venv, ensurepip'
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.14; do
+        if "$candidate" -c "import $needs; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 to 3.14 with its venv module is needed and was not found: install it (Debian: python3 and" \
+        "python3-venv), or name one with PYTHON=/path/to/python3."
+}
+
+install() {
+    local python=$1 lock=$2
+    if ! "$venv/bin/python" -c '' 2>/dev/null; then
+        rm -rf "$venv"
+    fi
+    if has_uv; then
+        [[ -d $venv ]] || uv venv --quiet --python "$python" "$venv" || return
+        uv pip install --python "$venv/bin/python" --require-hashes --requirement "$lock"
+        return
+    fi
+    # An environment that uv has made holds no pip.
+    "$venv/bin/python" -m pip --version || "$python" -m venv --clear "$venv" || return
+    "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes --requirement "$lock"
+}
+
+has_uv() {
+    command -v uv >/dev/null 2>&1
+}
+
+has_nvidia_driver() {
+    [[ -e /proc/driver/nvidia/version || -e /dev/nvidiactl || -e /dev/dxg ]] || command -v nvidia-smi >/dev/null 2>&1
+}

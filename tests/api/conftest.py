@@ -1,0 +1,20 @@
+"""A running service for each test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.service import Running, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from app.transcription.whisper import WhisperModel
+
+
+@pytest.fixture
+async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
+    async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as service:
+        yield service

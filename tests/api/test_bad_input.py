@@ -1,0 +1,185 @@
+"""Bad input gets one clear sentence and leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from support.service import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.service import Running
+
+    from app.transcription.whisper import WhisperModel
+
+pytestmark = pytest.mark.anyio
+
+PUT_URL = "http://127.0.0.1:9/bucket/key"
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer that must be OpenAI's envelope."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"response_format": "docx"}, "response_format", "choose one of json, text, srt, vtt, verbose_json"),
+        ({"response_format": "document"}, "response_format", "choose one of"),
+        ({"response_format": "diarized_json"}, "response_format", "no way to tell speakers apart"),
+        ({"temperature": "7"}, "temperature", "must be a number from 0 to 1"),
+        ({"temperature": "nan"}, "temperature", "must be a number from 0 to 1"),
+        ({"beam_size": "0"}, "beam_size", "must be a number from 1 to 10"),
+        ({"beam_size": "2.5"}, "beam_size", "whole number"),
+        ({"language": "klingon"}, "language", "ISO-639-1"),
+        ({"vad_filter": "maybe"}, "vad_filter", "true or false"),
+        ({"timestamp_granularities[]": "letter"}, "timestamp_granularities", "choose one of segment, word"),
+        ({"metadata": "[1]"}, "metadata", "JSON object of strings"),
+        ({"metadata": "{"}, "metadata", "not JSON"),
+        ({"chunking_strategy": "sometimes"}, "chunking_strategy", "auto"),
+        ({"stream": "true"}, "stream", "not available"),
+        ({"multichannel": "true"}, "multichannel", "not available"),
+        ({"webhook_url": "https://example.com"}, "webhook_url", "not available"),
+        ({"include[]": "logprobs"}, "include", "not available"),
+        ({"upload_presigned_url": "not a url"}, "upload_presigned_url", "URL"),
+        ({"upload_presigned_url": "ftp://example.com/key"}, "upload_presigned_url", "https"),
+        ({"upload_presigned_url": "http://example.com/key"}, "upload_presigned_url", "URL_ALLOWED_HOSTS"),
+        ({"upload_presigned_url": "https://10.0.0.1/key"}, "upload_presigned_url", "URL_ALLOWED_HOSTS"),
+        (
+            {"upload_presigned_url": f"{PUT_URL}?Expires=1&Signature=s&AWSAccessKeyId=a"},
+            "upload_presigned_url",
+            "expired",
+        ),
+        ({"upload_headers": '{"a": "b"}'}, "upload_headers", "goes with upload_presigned_url"),
+        ({"upload_format": "text"}, "upload_format", "goes with upload_presigned_url"),
+        ({"upload_presigned_url": PUT_URL, "upload_format": "docx"}, "upload_format", "choose one of"),
+        ({"s3_presigned_url": "https://example.com/a.wav"}, "file", "exactly one of file and s3_presigned_url"),
+    ],
+)
+async def test_wrong_field_is_refused_with_a_sentence(
+    running: Running, samples: Path, fields: dict[str, str], param: str, words: str
+) -> None:
+    error = error_of(await running.transcribe(samples / "hello.wav", **fields), 400)
+    assert error["param"] == param
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert not running.service.registry.everything()
+    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+
+
+async def test_no_audio_at_all_is_refused(running: Running) -> None:
+    assert (
+        "exactly one of file and s3_presigned_url" in error_of(await running.transcribe(language="en"), 400)["message"]
+    )
+
+
+async def test_unknown_model_is_404_for_the_sdk(running: Running, samples: Path) -> None:
+    error = error_of(await running.transcribe(samples / "hello.wav", model="gpt-4o-transcribe"), 404)
+    assert error["code"] == "model_not_found"
+    assert "whisper-1" in error["message"]
+
+
+async def test_empty_file_is_refused(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    assert "empty" in error_of(await running.transcribe(tmp_path / "empty.wav"), 400)["message"]
+
+
+async def test_text_that_calls_itself_mp3_is_refused(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
+    error = error_of(await running.transcribe(tmp_path / "song.mp3"), 400)
+    assert error["code"] == "invalid_audio"
+    assert "wav, mp3, flac" in error["message"]
+
+
+async def test_truncated_m4a_is_refused(running: Running, samples: Path, tmp_path: Path) -> None:
+    whole = (samples / "report.m4a").read_bytes()
+    (tmp_path / "half.m4a").write_bytes(whole[: len(whole) // 2])
+    assert error_of(await running.transcribe(tmp_path / "half.m4a"), 400)["code"] == "invalid_audio"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile hello.wav\n"),
+        ("session.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"),
+    ],
+)
+async def test_playlists_are_refused(running: Running, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert error_of(await running.transcribe(tmp_path / name), 400)["code"] == "invalid_audio"
+
+
+async def test_too_long_audio_is_413(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_audio_seconds=3) as running:
+        error = error_of(await running.transcribe(samples / "hello.wav"), 413)
+    assert "MAX_AUDIO_SECONDS" in error["message"]
+
+
+async def test_too_large_file_is_413_whether_it_says_so_or_not(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_upload_bytes=100_000) as running:
+        said = error_of(await running.transcribe(samples / "hello.wav"), 413)
+        huge = await running.client.post(
+            "/v1/audio/transcriptions", content=_chunks(b"x" * 1_000_000, 20), headers={"content-type": "text/plain"}
+        )
+        assert not list((tmp_path / "data" / "jobs").iterdir())
+    assert "MAX_UPLOAD_BYTES" in said["message"]
+    assert huge.status_code == 400  # no form at all: refused before it is read
+
+
+async def _chunks(chunk: bytes, count: int) -> Any:
+    for _ in range(count):
+        yield chunk
+
+
+async def test_framework_errors_have_the_envelope_too(running: Running) -> None:
+    assert "/docs" in error_of(await running.client.get("/v1/nothing"), 404)["message"]
+    assert "use POST" in error_of(await running.client.get("/v1/audio/transcriptions"), 405)["message"]
+    assert error_of(await running.client.get("/v1/jobs", params={"limit": 0}), 400)["param"] == "limit"
+    assert error_of(await running.client.get("/v1/jobs", params={"status": "lost"}), 400)["param"] == "status"
+    assert error_of(await running.client.get("/v1/jobs/none"), 404)["code"] == "job_not_found"
+    assert error_of(await running.client.delete("/v1/jobs/none"), 404)["code"] == "job_not_found"
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/translations", "/v1/models", "/v1/jobs/x/events", "/metrics"])
+async def test_what_comes_later_is_404(running: Running, path: str) -> None:
+    error_of(await running.client.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "words"),
+    [
+        (b"{}", "application/json", "not a form"),
+        (b"--x\r\n", "multipart/form-data", "not a form"),
+        (b"nonsense", "multipart/form-data; boundary=x", "broken"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc',
+            "multipart/form-data; boundary=x",
+            "last boundary",
+        ),
+    ],
+)
+async def test_body_that_is_no_whole_form_is_refused(
+    running: Running, content: bytes, content_type: str, words: str
+) -> None:
+    answer = await running.client.post(
+        "/v1/audio/transcriptions", content=content, headers={"content-type": content_type}
+    )
+    assert words in error_of(answer, 400)["message"]
+
+
+async def test_idempotency_key_is_refused_rather_than_ignored(running: Running) -> None:
+    answer = await running.client.post("/v1/audio/transcriptions", headers={"Idempotency-Key": "k"}, data={"a": "b"})
+    assert "Idempotency-Key" in error_of(answer, 400)["message"]

@@ -1,0 +1,218 @@
+"""What a job says of its delivery, for every way in which a receiver can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.fault_server import (
+    answer,
+    close_before_status,
+    drip_status,
+    fault_server,
+    full_backlog,
+    never_answer,
+    never_read,
+    reset_while_receiving,
+)
+from support.service import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local_s3 import LocalS3
+    from support.fault_server import Behaviour
+    from support.service import Running
+
+    from app.delivery.attempts import Clock
+    from app.transcription.whisper import WhisperModel
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = {
+    "url_allowed_hosts": "127.0.0.1",
+    "upload_timeout_seconds": 0.6,
+    "upload_connect_timeout_seconds": 0.4,
+}
+
+
+async def delivered(running: Running, samples: Path, url: str, **fields: str) -> dict[str, Any]:
+    """The job at the end of its delivery to ``url``."""
+    fields = {"upload_presigned_url": url, **fields}
+    return await running.finished(await running.submit(samples / "hello.wav", **fields))
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "attempts", "cause"),
+    [
+        ([answer(503)], 3, "HTTP 503 (attempt 3/3)"),
+        ([answer(500, b"<Error><Code>InternalError</Code></Error>")], 3, "HTTP 500 InternalError (attempt 3/3)"),
+        ([answer(400, b"<Error><Code>RequestTimeout</Code></Error>")], 3, "HTTP 400 RequestTimeout (attempt 3/3)"),
+        ([answer(307, Location="http://127.0.0.1:1/elsewhere")], 3, "HTTP 307 (attempt 3/3)"),
+        ([answer(403, b"<Error><Code>AccessDenied</Code></Error>")], 1, "HTTP 403 AccessDenied (attempt 1/3)"),
+        ([answer(301, Location="http://127.0.0.1:1/elsewhere")], 1, "HTTP 301 (attempt 1/3)"),
+        ([answer(400, b"<Error><Code>EntityTooLarge</Code></Error>")], 1, "HTTP 400 EntityTooLarge (attempt 1/3)"),
+        ([answer(429, Retry_After="3600")], 1, "HTTP 429 (attempt 1/3)"),
+        ([never_answer()], 3, "Read timeout after 0.6s (attempt 3/3)"),
+        ([drip_status(seconds_between=0.05)], 3, "Total timeout after 0.6s (attempt 3/3)"),
+        ([close_before_status()], 3, "Connection closed before an answer (attempt 3/3)"),
+        ([reset_while_receiving(100)], 3, "Connection closed before an answer (attempt 3/3)"),
+    ],
+)
+async def test_failed_delivery_is_told_exactly(
+    tmp_path: Path,
+    model: WhisperModel,
+    samples: Path,
+    clock: Clock,
+    behaviours: list[Behaviour],
+    attempts: int,
+    cause: str,
+) -> None:
+    async with (
+        fault_server(*behaviours) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+    ):
+        job = await delivered(running, samples, receiver.url("/bucket/key") + "?X-Amz-Signature=secret")
+        assert job["status"] == "failed"
+        assert job["error"] == f"{cause} to {receiver.url('/bucket/key')}"
+        assert job["delivery"]["status"] == "failed"
+        assert job["delivery"]["attempts"] == attempts
+        assert job["delivery"]["last_error"] == job["error"]
+        assert receiver.connections == attempts
+        assert "secret" not in json.dumps(job)
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "waited"),
+    [
+        ([answer(503), answer(200)], [2.0]),
+        ([answer(503), answer(502), answer(204)], [2.0, 4.0]),
+        ([answer(429, Retry_After="7"), answer(200)], [7.0]),
+        ([close_before_status(), answer(201)], [2.0]),
+    ],
+)
+async def test_passing_failure_is_retried_until_it_succeeds(
+    tmp_path: Path,
+    model: WhisperModel,
+    samples: Path,
+    clock: Clock,
+    waits: list[float],
+    behaviours: list[Behaviour],
+    waited: list[float],
+) -> None:
+    async with (
+        fault_server(*behaviours) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+    ):
+        job = await delivered(running, samples, receiver.url("/bucket/key"))
+        assert job["status"] == "completed"
+        assert job["delivery"] == {"status": "delivered", "attempts": len(behaviours)}
+        assert waits == pytest.approx(waited)
+        assert len({request.body for request in receiver.requests}) == 1
+
+
+async def test_host_that_takes_no_connection_is_a_connection_timeout(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+) -> None:
+    with full_backlog() as port:
+        async with serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running:
+            job = await delivered(running, samples, f"http://127.0.0.1:{port}/bucket/key")
+    assert job["error"] == f"Connection timeout after 0.4s (attempt 3/3) to http://127.0.0.1:{port}/bucket/key"
+
+
+async def test_receiver_that_reads_nothing_is_a_write_timeout(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+) -> None:
+    big = json.dumps({"note": "x" * 3000})
+    async with (
+        fault_server(never_read()) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+    ):
+        uploader = running.service.pipeline._uploader
+        with pytest.raises(Exception, match=r"Write timeout after 0\.6s \(attempt 3/3\)"):
+            await uploader.put(
+                receiver.url("/bucket/key"), big.encode() * 10_000, headers={}, media_type="application/json"
+            )
+
+
+async def test_certificate_of_nobody_is_final(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
+    trustme = pytest.importorskip("trustme")
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with (
+        fault_server(answer(200), ssl_context=context) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+    ):
+        job = await delivered(running, samples, receiver.url("/bucket/key").replace("http:", "https:"))
+    assert job["error"].startswith("Certificate verification failed")
+    assert "(attempt 1/3)" in job["error"]
+
+
+async def test_name_that_stands_for_a_private_address_is_refused_when_it_is_dialled(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, clock=clock) as running:
+        answer = await running.transcribe(samples / "hello.wav", upload_presigned_url="https://localhost/key")
+        assert answer.status_code == 400
+        assert "URL_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+
+
+async def test_slow_receivers_hold_no_permit(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
+    settings = {**SETTINGS, "upload_timeout_seconds": 20, "max_concurrent_requests": 1}
+    async with (
+        fault_server(never_answer()) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **settings) as running,
+    ):
+        slow = [await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/k")) for _ in range(3)]
+        for job_id in slow:
+            async with asyncio.timeout(30):
+                while (await running.job(job_id))["progress"] != "Uploading results":
+                    await asyncio.sleep(0.02)
+        assert running.service.transcriber.active == 0
+        health = (await running.client.get("/health")).json()["concurrency"]
+        assert (health["processing"], health["active_transcriptions"]) == (3, 0)
+        assert (await running.transcribe(samples / "hello.wav")).status_code == 200
+        for job_id in slow:
+            await running.client.delete(f"/v1/jobs/{job_id}")
+
+
+@pytest.fixture
+async def against_store(tmp_path: Path, model: WhisperModel, clock: Clock) -> Any:
+    async with serving(tmp_path / "data", lambda: model, clock=clock, url_allowed_hosts="127.0.0.1") as running:
+        yield running
+
+
+async def test_real_store_refuses_a_tampered_url(against_store: Running, store: LocalS3, samples: Path) -> None:
+    url = store.presign_put("results", "mine.json").replace("mine.json", "yours.json")
+    job = await delivered(against_store, samples, url)
+    assert job["error"] == f"HTTP 403 SignatureDoesNotMatch (attempt 1/3) to {store.endpoint}/results/yours.json"
+
+
+async def test_real_store_refuses_a_url_signed_for_get(against_store: Running, store: LocalS3, samples: Path) -> None:
+    job = await delivered(against_store, samples, store.presign_get("results", "mine.json"))
+    assert job["error"].startswith("HTTP 403 SignatureDoesNotMatch (attempt 1/3)")
+
+
+async def test_real_store_takes_a_signed_content_type(against_store: Running, store: LocalS3, samples: Path) -> None:
+    url = store.presign_put("results", "typed.json", ContentType="application/json")
+    assert (await delivered(against_store, samples, url))["status"] == "completed"
+    own = store.presign_put("results", "own.json", ContentType="application/x-transcript")
+    headers = '{"Content-Type": "application/x-transcript"}'
+    assert (await delivered(against_store, samples, own, upload_headers=headers))["status"] == "completed"
+
+
+async def test_url_that_expires_in_the_queue_fails_with_the_stores_word(
+    against_store: Running, store: LocalS3, samples: Path
+) -> None:
+    url = store.presign_put("results", "late.json", expires_in=1)
+    job_id = await against_store.submit(samples / "long.opus", upload_presigned_url=url)
+    job = await against_store.finished(job_id)
+    assert job["error"].startswith("HTTP 40")
+    assert "AccessDenied" in job["error"]
+    late = await against_store.transcribe(samples / "hello.wav", upload_presigned_url=url)
+    assert late.status_code == 400
+    assert "expired" in late.json()["error"]["message"]

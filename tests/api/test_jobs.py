@@ -1,0 +1,246 @@
+"""Asynchronous jobs, from the submission to the object in the bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from support.fault_server import answer, fault_server
+from support.service import Running, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local_s3 import LocalS3
+
+    from app.delivery.attempts import Clock
+    from app.transcription.whisper import WhisperModel
+
+pytestmark = pytest.mark.anyio
+
+HELLO = "hello this is a test the job is complete now"
+
+
+async def stored(store: LocalS3, key: str) -> bytes:
+    found = await asyncio.to_thread(lambda: store.client().get_object(Bucket="results", Key=key)["Body"].read())
+    return bytes(found)
+
+
+async def test_result_is_put_into_the_bucket(running: Running, store: LocalS3, samples: Path) -> None:
+    accepted = await running.transcribe(
+        samples / "hello.wav",
+        upload_presigned_url=store.presign_put("results", "job.json"),
+        metadata='{"case": "7"}',
+        diarize="true",
+        **{"timestamp_granularities[]": "word"},
+    )
+    assert accepted.status_code == 200
+    body = accepted.json()
+    assert str(UUID(body["job_id"], version=4)) == body["job_id"]
+    assert body["status"] == "in_progress"
+    assert body["status_url"] == accepted.headers["location"] == f"/v1/jobs/{body['job_id']}"
+    assert body["warnings"] == ["diarize is not supported and was ignored."]
+    job = await running.finished(body["job_id"])
+    assert job["status"] == "completed"
+    assert job["progress"] == "Done"
+    assert job["progress_percent"] == 100
+    assert job["delivery"]["status"] == "delivered"
+    assert job["delivery"]["attempts"] == 1
+    assert job["delivery"]["expires_at"] == pytest.approx(time.time() + 3600, abs=120)
+    assert job["language"] == "english"
+    assert job["audio_duration"] == pytest.approx(5.22, abs=0.01)
+    assert job["metadata"] == {"case": "7"}
+    document = json.loads(await stored(store, "job.json"))
+    assert list(document) == [
+        *("job_id", "status", "task", "language", "duration", "text", "segments", "words", "usage", "model"),
+        *("processing_time", "metadata", "warnings"),
+    ]
+    assert document["text"] == HELLO
+    assert len(document["words"]) == 10
+    assert (await running.job(body["job_id"], include_result="true"))["result"] == document
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins"),
+    [
+        ({"response_format": "srt"}, b"1\n00:00:0"),
+        ({"response_format": "vtt"}, b"WEBVTT\n\n"),
+        ({"response_format": "text"}, HELLO.encode() + b"\n"),
+        ({"response_format": "srt", "upload_format": "json"}, b'{"text":"hello'),
+        ({"upload_format": "verbose_json"}, b'{"task":"transcribe"'),
+        ({"response_format": "verbose_json"}, b'{"job_id":"'),
+    ],
+)
+async def test_upload_format_follows_the_response_format_unless_it_is_named(
+    running: Running, store: LocalS3, samples: Path, fields: dict[str, str], begins: bytes
+) -> None:
+    url = store.presign_put("results", "format")
+    job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url, **fields)
+    assert (await running.finished(job_id))["status"] == "completed"
+    assert (await stored(store, "format")).startswith(begins)
+
+
+async def test_stored_output_is_kept_here_and_can_be_forgotten(running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    job = await running.finished(job_id)
+    assert job["status"] == "completed"
+    assert job["result_available"] is True
+    assert job["result_expires_at"] == pytest.approx(job["end_time"] + 3600)
+    assert "delivery" not in job
+    assert (await running.job(job_id, include_result="true"))["result"]["text"] == HELLO
+    assert (await running.client.delete(f"/v1/jobs/{job_id}")).json() == {"job_id": job_id, "deleted": True}
+    assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
+    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+
+
+async def test_audio_is_fetched_from_a_presigned_url(running: Running, store: LocalS3, samples: Path) -> None:
+    await asyncio.to_thread(store.client().upload_file, str(samples / "numbers.mp3"), "results", "numbers.mp3")
+    url = store.presign_get("results", "numbers.mp3")
+    job_id = await running.submit(s3_presigned_url=url.replace("&", "\\u0026"), stored_output="true")
+    job = await running.finished(job_id)
+    assert job["input_source"] == "url"
+    assert (await running.job(job_id, include_result="true"))["result"]["text"].startswith("my number is seven")
+    waited = await running.transcribe(audio_url=url)
+    assert waited.json()["text"].startswith("my number is seven")
+
+
+async def test_failed_transcription_is_told_to_the_users_url(
+    running: Running, store: LocalS3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "noise.mp3").write_bytes(b"\0" * 5000)
+    url = store.presign_put("results", "failed.json")
+    with caplog.at_level(logging.INFO, logger="app"):
+        job_id = await running.submit(tmp_path / "noise.mp3", upload_presigned_url=url, metadata='{"a": "b"}')
+        job = await running.finished(job_id)
+    assert (job["status"], job["progress"], job["error_type"]) == ("failed", "Failed", "UndecodableAudio")
+    assert job["result_available"] is False
+    assert job["delivery"]["status"] == "delivered"
+    document = json.loads(await stored(store, "failed.json"))
+    assert document == {
+        "job_id": job_id,
+        "status": "failed",
+        "error": job["error"],
+        "error_type": "UndecodableAudio",
+        "processing_time": 0.0,
+        "metadata": {"a": "b"},
+    }
+    assert f"❌ Background job {job_id} failed: UndecodableAudio: {job['error']}" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "X-Amz-Signature" not in caplog.text
+
+
+async def test_log_lines_are_those_that_people_look_for(
+    running: Running, store: LocalS3, samples: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(store.client().upload_file, str(samples / "hello.wav"), "results", "hello.wav")
+    with caplog.at_level(logging.INFO, logger="app"):
+        job_id = await running.submit(
+            s3_presigned_url=store.presign_get("results", "hello.wav"),
+            upload_presigned_url=store.presign_put("results", "logged.json"),
+        )
+        await running.finished(job_id)
+    size = len(await stored(store, "logged.json"))
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("app.")]
+    assert lines[:-1] == [
+        f"📥 Job {job_id}: Downloading audio from pre-signed URL...",
+        f"⏳ Job {job_id} waiting for GPU availability...",
+        f"🎬 Job {job_id} acquired GPU slot, starting processing...",
+        f"🎙️ Job {job_id}: Starting transcription...",
+        f"📤 Job {job_id}: Uploading results to user URL...",
+        f"✅ Successfully uploaded result to user-provided URL ({size} bytes)",
+    ]
+    assert re.fullmatch(rf"✅ Background job {job_id} completed successfully in \d+\.\d+s", lines[-1])
+
+
+async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running, samples: Path) -> None:
+    ids = [await running.submit(samples / "long.opus", stored_output="true") for _ in range(10)]
+    async with asyncio.timeout(20):
+        while running.service.transcriber.active < 3:
+            await asyncio.sleep(0.005)
+    health = (await running.client.get("/health")).json()["concurrency"]
+    assert health["active_transcriptions"] == 3
+    assert health["available_slots"] == 0
+    assert health["active_jobs"] == health["queued"] + health["processing"]
+    jobs = (await running.client.get("/v1/jobs", params={"status": "queued"})).json()
+    places = sorted(job["queue_position"] for job in jobs["jobs"].values())
+    assert places == list(range(1, jobs["total_jobs"] + 1))
+    assert all(job["eta_seconds"] > 0 for job in jobs["jobs"].values())
+    everything = (await running.client.get("/v1/jobs", params={"limit": 4})).json()
+    assert list(everything["jobs"]) == ids[:-5:-1]
+    page = await running.client.get("/v1/jobs", params={"limit": 100, "after": ids[-4]})
+    assert list(page.json()["jobs"]) == ids[-5::-1]
+    for job_id in ids:
+        await running.client.delete(f"/v1/jobs/{job_id}")
+    async with asyncio.timeout(10):
+        while running.service.transcriber.active:
+            await asyncio.sleep(0.01)
+    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+
+
+async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, samples: Path) -> None:
+    url = store.presign_put("results", "cancelled.json")
+    job_id = await running.submit(samples / "long.opus", upload_presigned_url=url)
+    await running.until(job_id, "processing")
+    job = (await running.client.delete(f"/v1/jobs/{job_id}")).json()
+    assert (job["status"], job["progress"]) == ("cancelled", "Cancelled")
+    async with asyncio.timeout(10):
+        while running.service.transcriber.active:
+            await asyncio.sleep(0.01)
+    listing = await asyncio.to_thread(store.client().list_objects_v2, Bucket="results", Prefix="cancelled")
+    assert "Contents" not in listing
+    assert (await running.job(job_id))["status"] == "cancelled"
+
+
+async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    async with serving(tmp_path / "data", lambda: model, job_retention_seconds=0.2) as running:
+        job_id = await running.submit(samples / "hello.wav", stored_output="true")
+        async with asyncio.timeout(20):
+            while (await running.client.get(f"/v1/jobs/{job_id}")).status_code != 404:
+                await asyncio.sleep(0.02)
+        assert not list((tmp_path / "data" / "jobs").iterdir())
+
+
+async def test_undelivered_result_stays_longer_than_others(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+) -> None:
+    settings = {"job_retention_seconds": 0.1, "url_allowed_hosts": "127.0.0.1"}
+    async with (
+        fault_server(answer(403)) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **settings) as running,
+    ):
+        job_id = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/bucket/key"))
+        job = await running.finished(job_id)
+        assert job["status"] == "failed"
+        assert job["error"] == f"HTTP 403 (attempt 1/3) to {receiver.url('/bucket/key')}"
+        assert job["error_type"] == "DeliveryFailed"
+        assert job["result_available"] is True
+        assert job["result_expires_at"] == pytest.approx(job["end_time"] + 604800)
+        await asyncio.sleep(0.4)
+        assert (await running.job(job_id, include_result="true"))["result"]["text"] == HELLO
+        assert len(receiver.requests) == 1
+
+
+async def test_expired_within_the_queue_time_is_a_warning(running: Running, samples: Path, store: LocalS3) -> None:
+    running.service.estimate.finished(500.0)
+    url = store.presign_put("results", "soon.json", expires_in=60)
+    answer = await running.transcribe(samples / "hello.wav", upload_presigned_url=url)
+    (warning,) = answer.json()["warnings"]
+    assert "sign URLs for at least an hour" in warning
+    assert (await running.finished(answer.json()["job_id"]))["warnings"] == [warning]
+
+
+async def test_answer_comes_while_the_model_is_busy(running: Running, samples: Path) -> None:
+    busy = [await running.submit(samples / "long.opus", stored_output="true") for _ in range(3)]
+    await running.until(busy[0], "processing")
+    answers = [await running.transcribe(samples / "hello.wav", stored_output="true") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    for answer in answers:
+        assert answer.elapsed.total_seconds() < 2
+    for answer in answers:
+        assert (await running.finished(answer.json()["job_id"]))["status"] == "completed"

@@ -1,0 +1,122 @@
+"""Keys, the queue's limit and readiness are judged before the first byte of a body."""
+
+from __future__ import annotations
+
+import asyncio
+from threading import Event
+from typing import TYPE_CHECKING
+
+import pytest
+from support.service import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.transcription.whisper import WhisperModel
+
+pytestmark = pytest.mark.anyio
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_requests_need_one_of_the_keys(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha, beta") as running:
+        for headers in (
+            {},
+            bearer("gamma"),
+            {"Authorization": "Bearer"},
+            {"Authorization": "alpha"},
+            {"Authorization": "Basic alpha"},
+        ):
+            answer = await running.client.get("/v1/jobs", headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert "alpha" not in answer.text
+        assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).status_code == 200
+        assert (await running.client.get("/health")).status_code == 200
+
+
+async def test_each_key_sees_its_own_jobs_only(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha,beta") as running:
+        files = {"file": ("hello.wav", (samples / "hello.wav").read_bytes())}
+        answer = await running.client.post(
+            "/v1/audio/transcriptions", files=files, data={"stored_output": "true"}, headers=bearer("alpha")
+        )
+        path = answer.json()["status_url"]
+        assert answer.headers["location"] == path
+        assert (await running.client.get(path, headers=bearer("alpha"))).status_code == 200
+        assert (await running.client.get(path, headers=bearer("beta"))).status_code == 404
+        assert (await running.client.delete(path, headers=bearer("beta"))).status_code == 404
+        assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).json()["total_jobs"] == 0
+
+
+async def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
+        port = int(running.address.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n")
+        for _ in range(50):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 401 " in head
+        assert b"connection: close" in head.lower()
+        writer.close()
+
+
+async def test_client_that_waits_for_100_continue_sends_no_body_in_vain(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
+        port = int(running.address.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        )
+        async with asyncio.timeout(5):
+            assert b" 401 " in await reader.readline()
+        writer.close()
+
+
+async def test_full_queue_is_429_with_a_computed_retry_after(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    settings = {"max_queued_jobs": 2, "max_concurrent_requests": 1}
+    async with serving(tmp_path / "data", lambda: model, **settings) as running:
+        running_job = await running.submit(samples / "long.opus", stored_output="true")
+        await running.until(running_job, "processing")
+        for _ in range(2):
+            await running.submit(samples / "long.opus", stored_output="true")
+        for fields in ({"stored_output": "true"}, {}):
+            answer = await running.transcribe(samples / "hello.wav", **fields)
+            assert answer.status_code == 429
+            assert answer.json()["error"]["code"] == "queue_full"
+            assert 1 <= int(answer.headers["retry-after"]) <= 120
+
+
+async def test_until_the_model_is_loaded_requests_are_503_and_health_answers(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    loaded = Event()
+
+    def load() -> WhisperModel:
+        loaded.wait(30)
+        return model
+
+    async with serving(tmp_path / "data", load, wait_for_model=False) as running:
+        try:
+            health = (await running.client.get("/health")).json()
+            assert health["status"] == "loading"
+            assert health["model"]["loaded"] is False
+            ready = await running.client.get("/health/ready")
+            assert (ready.status_code, ready.headers["retry-after"]) == (503, "10")
+            refused = await running.transcribe(samples / "hello.wav")
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+        finally:
+            loaded.set()
+        async with asyncio.timeout(10):
+            while (await running.client.get("/health/ready")).status_code != 200:
+                await asyncio.sleep(0.01)
+        assert (await running.transcribe(samples / "hello.wav")).status_code == 200

@@ -1,0 +1,82 @@
+"""What all tests share: the demo model, samples, a store, a clock that does not wait, a loop that must not block."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+from local_s3 import LocalS3
+
+from app.delivery.attempts import Clock
+from app.transcription.whisper import ModelChoice, WhisperModel, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_ours_blocks_the_event_loop() -> Iterator[None]:
+    with blockbuster_ctx("app"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see neither the operator's environment nor a ``.env``."""
+    from app.settings import Settings
+
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of sample recordings."""
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, dict[str, Any]]:
+    """What is said in each sample, and when."""
+    entries = json.loads((SAMPLES / "references.json").read_text())
+    return {entry["file"]: entry for entry in entries}
+
+
+@pytest.fixture(scope="session")
+def model() -> WhisperModel:
+    """The bundled model on the CPU."""
+    return load(ModelChoice(name="demo", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[LocalS3]:
+    with LocalS3() as local:
+        local.create_bucket("results")
+        yield local
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """The seconds that the code under test asked to sleep, in order."""
+    return []
+
+
+@pytest.fixture
+def clock(waits: list[float]) -> Clock:
+    """A clock whose sleeps are over at once, and whose chance is always the middle."""
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    return Clock(sleep=sleep, random=lambda: 0.5)

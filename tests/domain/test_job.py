@@ -1,0 +1,134 @@
+"""Which status may follow which, and what a job shows at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import product
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.errors import IllegalTransition
+from app.domain.formats import Rendering
+from app.domain.job import Job, JobStatus, Progress, Upload
+from app.domain.transcript import TranscriptionOptions
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+
+#: Written down again, so that a slip in the table of the code is seen.
+ALLOWED: Final = {
+    (QUEUED, PROCESSING),
+    (QUEUED, FAILED),
+    (QUEUED, CANCELLED),
+    (PROCESSING, COMPLETED),
+    (PROCESSING, FAILED),
+    (PROCESSING, CANCELLED),
+}
+FINAL: Final = {COMPLETED: "Done", FAILED: "Failed", CANCELLED: "Cancelled"}
+
+
+def a_job(status: JobStatus = QUEUED) -> Job:
+    return Job(
+        id="4f0c",
+        accepted_at=100.0,
+        model="small",
+        options=TranscriptionOptions(),
+        rendering=Rendering(),
+        source_url="https://bucket.example/audio?X-Amz-Signature=secret",
+        upload=Upload(
+            url="https://bucket.example/key?X-Amz-Signature=secret",
+            headers=(("x-amz-meta-token", "secret"),),
+            rendering=Rendering(),
+        ),
+        status=status,
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), sorted(ALLOWED))
+def test_job_moves_along_the_line_of_statuses(before: JobStatus, after: JobStatus) -> None:
+    job = a_job(before)
+    assert job.moved_to(after, at=110.0).status is after
+    assert job.status is before
+
+
+@pytest.mark.parametrize(("before", "after"), sorted(set(product(JobStatus, JobStatus)) - ALLOWED))
+def test_every_other_move_is_refused_with_both_statuses_named(before: JobStatus, after: JobStatus) -> None:
+    with pytest.raises(IllegalTransition, match=rf"4f0c.*from {before} to {after}"):
+        a_job(before).moved_to(after, at=110.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(JobStatus), st.floats(min_value=100, max_value=1e9)), max_size=8))
+def test_whatever_is_tried_a_job_ends_at_most_once_and_stays_as_it_ended(tries: list[tuple[JobStatus, float]]) -> None:
+    job, ended = a_job(), []
+    for status, at in tries:
+        before = job
+        try:
+            job = job.moved_to(status, at=at)
+        except IllegalTransition:
+            assert job is before
+            continue
+        if status.is_final:
+            ended.append((status, at))
+    assert len(ended) <= 1
+    assert job.is_active == (not ended)
+    assert (job.status, job.ended_at) == (ended[0] if ended else (job.status, None))
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_only_three_statuses_are_final(status: JobStatus) -> None:
+    assert status.is_final == (status in FINAL)
+    assert a_job(status).is_active == (status not in FINAL)
+
+
+@pytest.mark.parametrize(("status", "phrase"), FINAL.items())
+def test_ended_job_shows_its_final_phrase_and_time(status: JobStatus, phrase: str) -> None:
+    job = a_job(PROCESSING).changed(progress=Progress.UPLOADING).moved_to(status, at=142.5)
+    assert (job.progress, job.ended_at) == (phrase, 142.5)
+
+
+def test_completed_job_is_at_a_hundred_percent_and_a_failed_one_stays_where_it_was() -> None:
+    job = a_job(PROCESSING).changed(progress_percent=40.0)
+    assert job.moved_to(COMPLETED, at=1.0).progress_percent == 100.0
+    assert job.moved_to(FAILED, at=1.0).progress_percent == 40.0
+    assert job.moved_to(CANCELLED, at=1.0).progress_percent == 40.0
+
+
+def test_start_is_the_time_of_the_first_permit() -> None:
+    job = a_job().moved_to(PROCESSING, at=120.0, progress=Progress.TRANSCRIBING)
+    assert (job.started_at, job.ended_at, job.progress) == (120.0, None, "Transcribing audio")
+
+
+def test_values_given_along_with_a_move_go_before_the_usual_ones() -> None:
+    job = a_job().moved_to(FAILED, at=120.0, error="No.", error_type="UndecodableAudio", ended_at=119.0)
+    assert (job.error, job.error_type, job.ended_at) == ("No.", "UndecodableAudio", 119.0)
+
+
+def test_change_that_names_the_status_is_refused() -> None:
+    with pytest.raises(IllegalTransition, match="moved_to"):
+        a_job().changed(status=COMPLETED)
+
+
+def test_change_makes_another_job_and_leaves_the_first() -> None:
+    job = a_job()
+    other = job.changed(language="german")
+    assert (job.language, other.language) == (None, "german")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        job.language = "german"  # type: ignore[misc]  # what is refused
+
+
+def test_repr_of_a_job_shows_no_presigned_url_and_no_header() -> None:
+    assert "secret" not in repr(a_job())
+
+
+def test_phrases_are_those_of_the_contract() -> None:
+    assert [progress.value for progress in Progress] == [
+        "Waiting for GPU availability",
+        "Downloading audio",
+        "Transcribing audio",
+        "Uploading results",
+        "Done",
+        "Failed",
+        "Cancelled",
+    ]

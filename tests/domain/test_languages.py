@@ -1,0 +1,56 @@
+"""Languages in whatever spelling clients use."""
+
+from __future__ import annotations
+
+import pytest
+from faster_whisper.tokenizer import _LANGUAGE_CODES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.languages import LANGUAGES, language_code, language_name
+
+
+def test_languages_are_those_that_whisper_knows() -> None:
+    assert set(LANGUAGES) == set(_LANGUAGE_CODES)
+    assert len(set(LANGUAGES.values())) == len(LANGUAGES)
+    assert LANGUAGES["en"] == "english"
+    assert LANGUAGES["ht"] == "haitian creole"
+    assert all(name == name.strip().lower() != "" for name in LANGUAGES.values())
+
+
+@pytest.mark.parametrize(
+    ("given_", "code"),
+    [
+        ("en", "en"),
+        (" EN ", "en"),
+        ("English", "en"),
+        ("en-US", "en"),
+        ("pt_BR", "pt"),
+        ("zh-Hant-TW", "zh"),
+        ("Haitian Creole", "ht"),
+        ("yue", "yue"),
+        ("HAW", "haw"),
+    ],
+)
+def test_language_is_recognised_in_every_spelling(given_: str, code: str) -> None:
+    assert language_code(given_) == code
+
+
+@pytest.mark.parametrize("nonsense", ["", " ", "xx", "englisch", "e", "en,de", "-", "-en", "tlh"])
+def test_what_is_no_language_has_no_code(nonsense: str) -> None:
+    assert language_code(nonsense) is None
+
+
+@given(st.sampled_from(sorted(LANGUAGES)))
+def test_name_and_code_lead_to_each_other(code: str) -> None:
+    assert language_code(language_name(code)) == code
+
+
+@given(st.text())
+def test_code_is_always_one_that_exists(text: str) -> None:
+    code = language_code(text)
+    assert code is None or code in LANGUAGES
+
+
+def test_code_without_a_name_stands_for_itself() -> None:
+    assert language_name("tlh") == "tlh"

@@ -1,0 +1,46 @@
+"""Signatures of presigned URLs leave every text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.redaction import without_queries
+
+QUERY = "X-Amz-Credential=secret&X-Amz-Signature=secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"https://b.example/key?{QUERY}", "https://b.example/key?…"),
+        (f"HTTPS://b.example/key?{QUERY}", "HTTPS://b.example/key?…"),
+        (f"http://127.0.0.1:9000/key?{QUERY}#part", "http://127.0.0.1:9000/key?…"),
+        (f"https://b.example?{QUERY}", "https://b.example?…"),
+        (f"PUT 'https://b.example/key?{QUERY}' failed", "PUT 'https://b.example/key?…' failed"),
+        (f'{{"url": "https://b.example/key?{QUERY}"}}', '{"url": "https://b.example/key?…"}'),
+        (f"<https://b.example/key?{QUERY}>", "<https://b.example/key?…>"),
+        (f"https://a.example/?{QUERY} and https://b.example/?{QUERY}", "https://a.example/?… and https://b.example/?…"),
+        (f"https://b.example/key?{QUERY}?secret", "https://b.example/key?…"),
+        ("https://b.example/key without a query", "https://b.example/key without a query"),
+        ("Why? Because.", "Why? Because."),
+        ("", ""),
+    ],
+)
+def test_query_of_every_url_is_cut_and_the_rest_stays(text: str, expected: str) -> None:
+    assert without_queries(text) == expected
+
+
+@pytest.mark.parametrize("before", ["", " ", "'", "url=", "(", "\n", "ü ", "_", "1", repr("a\n")[1:-1], "url", "ü"])
+def test_query_is_cut_whatever_stands_before_the_url(before: str) -> None:
+    assert "secret" not in without_queries(f"{before}https://b.example/key?{QUERY}")
+
+
+@given(
+    st.text(), st.text(alphabet=st.characters(codec="ascii", exclude_characters=" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\"'<>"))
+)
+def test_cutting_twice_is_cutting_once(before: str, query: str) -> None:
+    once = without_queries(f"{before} https://b.example/key?{query}&sig=secret")
+    assert "secret" not in once
+    assert without_queries(once) == once

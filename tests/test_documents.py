@@ -1,0 +1,194 @@
+"""The documents say what is so: their settings, links, paths and examples are held to the code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from app.settings import Settings
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+README: Final = ROOT / "README.md"
+TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
+EXAMPLE: Final = ROOT / ".env.example"
+
+#: The variables of the environment that are this service's own.
+SETTINGS: Final = frozenset(name.upper() for name in Settings.model_fields)
+#: Other programs' variables, and those of the examples.
+FOREIGN: Final = frozenset({"BUCKET", "HF_ENDPOINT", "HF_HOME", "HF_TOKEN", "HTTPS_PROXY", "PYTHON", "UPLOAD_URL"})
+#: What the README says is to come.
+PROMISED: Final = frozenset(
+    {
+        "DELIVERY_MAX_AGE_SECONDS",
+        "WEBHOOK_SECRET",
+        "WHISPER_BATCH_SIZE",
+        "WHISPER_MAX_LOADED_MODELS",
+        "WHISPER_MODELS",
+    }
+)
+#: Made when the service or a program runs, so not in the repository.
+MADE_LATER: Final = (".env", ".venv", "build", "data")
+
+_ROW: Final = re.compile(r"^\| `([A-Z][A-Z0-9_]*)` \| (?:`([^`]*)`|empty) \|", re.MULTILINE)
+_LINE: Final = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
+_BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SPAN: Final = re.compile(r"`([^`\n]+)`")
+_LINK: Final = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+_VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+_PATH: Final = re.compile(r"(?:\.?/)?[\w.-]+(?:/[\w.-]+)*/?")
+
+
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, str]:
+    """The defaults in a table of settings, by variable."""
+    return {match[1]: match[2] or "" for match in _ROW.finditer(text)}
+
+
+def section(text: str, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {title!r}"
+    return found[1]
+
+
+def prose(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def meaning(written: dict[str, str]) -> dict[str, Any]:
+    """What the service makes of values as they are written down."""
+    given: dict[str, Any] = {name.lower(): value for name, value in written.items()}
+    read = Settings(_env_file=None, **given)
+    return {name: getattr(read, name.lower()) for name in written}
+
+
+def defaults(names: frozenset[str]) -> dict[str, Any]:
+    return {name: Settings.model_fields[name.lower()].default for name in names}
+
+
+def named_variables(text: str) -> set[str]:
+    """The variables in code spans and at the beginning of lines and commands of code blocks."""
+    spans = {span.partition("=")[0] for span in _SPAN.findall(prose(text))}
+    code = "\n".join(block for _, block in _BLOCK.findall(text))
+    set_there = set(re.findall(r"(?:^|(?<=[\s(]))([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)=", code, re.MULTILINE))
+    return {name for name in spans if _VARIABLE.fullmatch(name)} | set_there
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def named_paths(text: str) -> set[str]:
+    """What looks like a path of this repository, in code spans and in commands."""
+    code = " ".join(block for language, block in _BLOCK.findall(text) if language in ("bash", "sh"))
+    words = _SPAN.findall(prose(text)) + re.findall(r"[\w./@-]+", code)
+    tops = {path.name for path in ROOT.iterdir()}
+    found = set()
+    for word in words:
+        path = word.partition("@")[2] or word
+        in_tree = path.removeprefix("./").partition("/")[0] in tops and "/" in path
+        if _PATH.fullmatch(path) and (in_tree or path.startswith("./")):
+            found.add(path.removeprefix("./"))
+    return {path for path in found if path.partition("/")[0] not in MADE_LATER}
+
+
+def test_readme_table_has_every_setting_with_its_default() -> None:
+    written = rows(section(text_of(README), "Settings"))
+    assert written.keys() == SETTINGS
+    assert meaning(written) == defaults(SETTINGS)
+
+
+def test_example_environment_has_every_setting_with_its_default() -> None:
+    lines = _LINE.findall(text_of(EXAMPLE))
+    assert sorted(name for name, _ in lines) == sorted(SETTINGS)
+    assert meaning(dict(lines)) == defaults(SETTINGS)
+
+
+def test_example_environment_changes_nothing_when_copied() -> None:
+    assert [line for line in text_of(EXAMPLE).splitlines() if line and not line.startswith("#")] == []
+
+
+def test_each_line_of_the_example_environment_has_its_meaning_above() -> None:
+    lines = text_of(EXAMPLE).splitlines()
+    bare = [line for above, line in pairwise(lines) if _LINE.match(line) and not above.startswith("# ")]
+    assert bare == []
+
+
+def test_timeout_document_has_every_limit_in_seconds_with_its_default() -> None:
+    text = text_of(TIMEOUTS)
+    limits = frozenset(name for name in SETTINGS if name.endswith("_SECONDS") and name != "MAX_AUDIO_SECONDS")
+    written = rows(text)
+    assert written.keys() == limits | {"UPLOAD_MAX_ATTEMPTS"}
+    assert meaning(written) == defaults(frozenset(written))
+
+
+def test_timeout_document_begins_with_transcription_having_none() -> None:
+    first = next(line for line in text_of(TIMEOUTS).splitlines() if line and not line.startswith("#"))
+    assert first.startswith("**Transcription has no timeout in any mode: it runs as long as it needs.**")
+
+
+def test_what_is_not_available_yet_is_not_a_setting() -> None:
+    assert named_variables(section(text_of(README), "Not available yet")) >= PROMISED
+    assert PROMISED & SETTINGS == set()
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_no_variable_that_does_not_exist(document: Path) -> None:
+    unknown = named_variables(text_of(document)) - SETTINGS - FOREIGN - PROMISED
+    assert {name for name in unknown if not name.startswith("AWS_")} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    broken = []
+    for link in _LINK.findall(prose(text_of(document))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(text_of(target))):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_no_path_that_does_not_exist(document: Path) -> None:
+    assert [path for path in sorted(named_paths(text_of(document))) if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_names_the_paths_that_it_is_known_to_name() -> None:
+    """The search above finds something."""
+    assert named_paths(text_of(README)) >= {"start_server.sh", "run_tests.sh", "samples/hello.wav"}
+
+
+@pytest.mark.parametrize("script", ["start_server.sh", "run_tests.sh"])
+def test_the_two_commands_can_be_run(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert f"./{script}" in text_of(README).partition("## ")[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_valid_shell(document: Path) -> None:
+    for language, block in _BLOCK.findall(text_of(document)):
+        if language in ("bash", "sh"):
+            checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)  # noqa: S607  # bash is where its PATH says
+            assert checked.returncode == 0, checked.stderr
+
+
+def test_python_examples_are_valid() -> None:
+    examples = [block for language, block in _BLOCK.findall(text_of(README)) if language == "python"]
+    assert examples
+    for example in examples:
+        ast.parse(example)

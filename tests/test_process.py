@@ -1,0 +1,215 @@
+"""The program as an operator runs it: start, wrong settings, missing models, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from support.fault_server import answer, fault_server_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+
+
+class Program:
+    """``python -m app`` with a client for it."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.log = folder / "log"
+        inherited = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "LD_"))}
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app"],
+                cwd=folder,
+                env={
+                    **inherited,
+                    "PYTHONPATH": str(ROOT),
+                    "HOME": str(folder),
+                    "WHISPER_MODEL": "demo",
+                    "PORT": str(port),
+                    "URL_ALLOWED_HOSTS": "127.0.0.1",
+                    **environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if self.client.get("/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def submit(self, file: Path, **fields: str) -> str:
+        with file.open("rb") as audio:
+            accepted = self.client.post("/v1/audio/transcriptions", files={"file": audio}, data=fields)
+        assert accepted.status_code == 200, accepted.text
+        return str(accepted.json()["job_id"])
+
+    def until(self, job_id: str, status: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            job: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
+            if job["status"] == status:
+                return job
+            time.sleep(0.01)
+        raise AssertionError(job)
+
+    def ends_with(self, seconds: float = 60) -> int:
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def program(folder: Path, **environment: str) -> Iterator[Program]:
+    running = Program(folder, **environment)
+    try:
+        yield running
+    finally:
+        running.client.close()
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.wait()
+
+
+def test_start_states_what_it_runs_with(tmp_path: Path, samples: Path) -> None:
+    with program(tmp_path, LOG_FORMAT="json", API_KEYS="very-secret") as running:
+        running.until_ready()
+        refused = running.client.get("/v1/jobs")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ends_with() == 0
+        lines = [json.loads(line) for line in running.log.read_text().splitlines()]
+    said = "\n".join(line["message"] for line in lines)
+    assert refused.status_code == 401
+    assert "Model demo" in said
+    assert "Concurrency: 3 on the model at once, 1000 may wait" in said
+    assert "connect 30s, upload 600s (3 attempts)" in said
+    assert "very-secret" not in running.log.read_text()
+
+
+def test_wrong_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) -> None:
+    with program(tmp_path, MAX_CONCURRENT_REQUESTS="abc", WHISPER_DEVICE="tpu") as running:
+        assert running.ends_with() == 1
+        lines = running.log.read_text().splitlines()
+    assert len(lines) == 2
+    assert any(line.startswith("MAX_CONCURRENT_REQUESTS=abc is wrong: ") for line in lines)
+    assert any(line.startswith("WHISPER_DEVICE=tpu is wrong: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("small", ("HF_ENDPOINT", "a directory", "--demo")),
+        ("no-such-size", ("expected one of", "a directory", "--demo")),
+        ("/tmp", ("model.bin",)),
+    ],
+)
+def test_model_that_cannot_be_loaded_ends_the_start_with_one_sentence(
+    tmp_path: Path, model: str, words: tuple[str, ...]
+) -> None:
+    # An address where nobody listens stands for a hub that can't be reached.
+    with program(tmp_path, WHISPER_MODEL=model, HF_ENDPOINT="http://127.0.0.1:9") as running:
+        assert running.ends_with() == 1
+        log = running.log.read_text()
+    (sentence,) = [line for line in log.splitlines() if "❌" in line]
+    for word in words:
+        assert word in sentence
+    assert "Traceback" not in log
+
+
+def test_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    data = str(tmp_path / "data")
+    with program(tmp_path / "first", DATA_DIR=data) as first:
+        first.until_ready()
+        with program(tmp_path / "second", DATA_DIR=data) as second:
+            assert second.ends_with() == 1
+            log = second.log.read_text()
+    assert "is in use by another process" in log
+    assert "Traceback" not in log
+
+
+def test_running_job_finishes_after_a_signal_and_new_work_is_refused(tmp_path: Path, samples: Path) -> None:
+    with fault_server_in_thread(answer(200)) as receiver, program(tmp_path) as running:
+        running.until_ready()
+        job_id = running.submit(samples / "long.opus", upload_presigned_url=receiver.url("/bucket/key"))
+        running.until(job_id, "processing")
+        running.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while running.client.get("/health").json()["status"] != "draining":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert running.client.get("/health/ready").status_code == 503
+        with (samples / "hello.wav").open("rb") as audio:
+            refused = running.client.post("/v1/audio/transcriptions", files={"file": audio})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert running.ends_with() == 0
+    (request,) = receiver.requests
+    assert json.loads(request.body)["status"] == "completed"
+
+
+def test_what_cannot_finish_in_the_grace_period_is_reported_to_the_users_urls(tmp_path: Path, samples: Path) -> None:
+    with (
+        fault_server_in_thread(answer(200)) as receiver,
+        program(tmp_path, SHUTDOWN_GRACE_SECONDS="1.5", MAX_CONCURRENT_REQUESTS="1") as running,
+    ):
+        running.until_ready()
+        url = receiver.url("/bucket/key")
+        long = tmp_path / "long.wav"
+        _repeat(samples / "hello.wav", long, times=400)
+        ids = {running.submit(long, upload_presigned_url=url) for _ in range(3)}
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ends_with() == 0
+        assert time.monotonic() - began < 8
+    documents = [json.loads(request.body) for request in receiver.requests]
+    assert {document["job_id"] for document in documents} == ids
+    assert {document["error_type"] for document in documents} == {"ShutDown"}
+    assert all(document["status"] == "failed" for document in documents)
+
+
+def test_second_signal_ends_it_at_once(tmp_path: Path, samples: Path) -> None:
+    with program(tmp_path) as running:
+        running.until_ready()
+        long = tmp_path / "long.wav"
+        _repeat(samples / "hello.wav", long, times=400)
+        job_id = running.submit(long, stored_output="true")
+        running.until(job_id, "processing")
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        running.process.send_signal(signal.SIGTERM)
+        running.ends_with(5)
+
+
+def _repeat(source: Path, destination: Path, *, times: int) -> None:
+    """A WAV file again and again."""
+    import wave
+
+    with wave.open(str(source), "rb") as read, wave.open(str(destination), "wb") as written:
+        written.setparams(read.getparams())
+        samples = read.readframes(read.getnframes())
+        for _ in range(times):
+            written.writeframes(samples)
