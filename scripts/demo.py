@@ -1,6 +1,6 @@
 """The whole service on this machine: the bundled model, a real S3, presigned URLs, a sample, its transcript.
 
-    python scripts/demo.py [--exit]
+python scripts/demo.py [--exit]
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def main() -> int:
                 if stay:
                     invite(address, store)
                     signal.pause()
-        return 0 if right else 1
     except DemoFailed as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
     except KeyboardInterrupt:
         return 0
+    return 0 if right else 1
 
 
 def show(address: str, store: LocalS3) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-from support.service import serving
+
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from pathlib import Path

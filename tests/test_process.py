@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from support.fault_server import answer, fault_server_in_thread
+
+from tests.support.fault_server import answer, fault_server_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,7 @@ def program(folder: Path, **environment: str) -> Iterator[Program]:
         running.process.wait()
 
 
-def test_start_states_what_it_runs_with(tmp_path: Path, samples: Path) -> None:
+def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
     with program(tmp_path, LOG_FORMAT="json", API_KEYS="very-secret") as running:
         running.until_ready()
         refused = running.client.get("/v1/jobs")

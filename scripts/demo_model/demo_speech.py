@@ -290,9 +290,7 @@ def _spoken(text: str) -> str:
     return " ".join(SPOKEN_FORM.get(word, word) for word in text.split())
 
 
-def _finish(
-    text: str, voice: str, audio: np.ndarray, rate: int, spans: list[tuple[float, float]]
-) -> Utterance:
+def _finish(text: str, voice: str, audio: np.ndarray, rate: int, spans: list[tuple[float, float]]) -> Utterance:
     """Resamples to 16 kHz, trims silence at both ends and shifts the word spans."""
     audio = np.asarray(audio, dtype=np.float32)
     if rate != SAMPLE_RATE:
@@ -335,9 +333,7 @@ class Espeak:
             ("id", ctypes.c_char * 8),
         ]
 
-    _CALLBACK = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-    )
+    _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL(ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1")
@@ -477,9 +473,7 @@ def festival_say(texts: list[str], voice: str, rng: random.Random) -> list[Utter
             lines.append(f'(dump "{spoken}" "{out}" {rng.uniform(0.85, 1.25):.3f})')
         script = Path(folder) / "say.scm"
         script.write_text("\n".join(lines), encoding="ascii")
-        out = subprocess.run(
-            ["festival", "-b", str(script)], capture_output=True, text=True, check=True
-        ).stdout
+        out = subprocess.run(["festival", "-b", str(script)], capture_output=True, text=True, check=True).stdout
         rows = [line.split()[1:] for line in out.splitlines() if line.startswith("@")]
         for index, (text, row) in enumerate(zip(texts, rows, strict=False)):
             times = [float(x) for x in row]
@@ -542,9 +536,7 @@ def _synthesize_job(job: tuple[str, list[str], int]) -> list[Utterance]:
     return synthesize(*job)
 
 
-def build_corpus(
-    counts: dict[str, int], seed: int, *, held_out: bool = False, workers: int = 2
-) -> list[Utterance]:
+def build_corpus(counts: dict[str, int], seed: int, *, held_out: bool = False, workers: int = 2) -> list[Utterance]:
     """Synthesizes ``counts[voice]`` random sentences for every voice, in parallel."""
     rng = random.Random(seed)
     jobs = []
@@ -560,8 +552,7 @@ def save_corpus(path: str, utterances: list[Utterance]) -> None:
     """Writes a corpus to one ``.npz`` file."""
     lengths = np.array([len(u.audio) for u in utterances])
     meta = [
-        {"text": u.text, "voice": u.voice, "spans": [[float(a), float(b)] for _, a, b in u.words]}
-        for u in utterances
+        {"text": u.text, "voice": u.voice, "spans": [[float(a), float(b)] for _, a, b in u.words]} for u in utterances
     ]
     audio = np.concatenate([u.audio for u in utterances])
     np.savez(path, audio=audio, lengths=lengths, meta=json.dumps(meta))

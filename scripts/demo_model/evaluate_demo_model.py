@@ -61,8 +61,7 @@ def arrange(
                 "start": round(clock, 3),
                 "end": round(clock + utterance.duration, 3),
                 "words": [
-                    {"word": w, "start": round(clock + a, 3), "end": round(clock + b, 3)}
-                    for w, a, b in utterance.words
+                    {"word": w, "start": round(clock + a, 3), "end": round(clock + b, 3)} for w, a, b in utterance.words
                 ],
             }
         )
@@ -203,10 +202,7 @@ def build_samples(output: str | Path) -> None:
     add("silence.wav", [])
 
     voice_of = {"left": "flite:awb", "right": "flite:slt"}
-    turns = [
-        demo_speech.synthesize(voice_of[side], [text], index)[0]
-        for index, (side, text) in enumerate(DIALOGUE)
-    ]
+    turns = [demo_speech.synthesize(voice_of[side], [text], index)[0] for index, (side, text) in enumerate(DIALOGUE)]
     audio, segments = arrange(turns, rng, pause=(0.6, 1.0))
     stereo = np.zeros((len(audio), 2), np.int16)
     for (side, _), segment in zip(DIALOGUE, segments, strict=True):
@@ -410,9 +406,7 @@ def measure(model_dir: str, corpora: Path, threads: int, limit: int) -> dict:
         voice = rng.choice([u.voice for u in seen])
         pool = [u for u in seen if u.voice.split(":")[0] == voice.split(":")[0]]
         long_seen.append(arrange(rng.sample(pool, min(24, len(pool))), rng))
-    long_unseen = [
-        arrange(rng.sample(utterances, min(24, len(utterances))), rng) for utterances in unseen.values()
-    ]
+    long_unseen = [arrange(rng.sample(utterances, min(24, len(utterances))), rng) for utterances in unseen.values()]
     batched = BatchedInferencePipeline(model)
     for name, long in (("seen voices", long_seen), ("unseen voices", long_unseen)):
         note(f"long-form, {name}, sequential", score(model, long, word_timestamps=True))

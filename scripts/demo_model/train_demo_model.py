@@ -83,9 +83,7 @@ def build_tokenizer() -> Tokenizer:
     special += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"]
     special += ["<|nospeech|>", "<|notimestamps|>"]
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in special])
-    tokenizer.add_tokens(
-        [AddedToken(f"<|{i * FRAME:.2f}|>", normalized=False) for i in range(MAX_POSITIONS + 1)]
-    )
+    tokenizer.add_tokens([AddedToken(f"<|{i * FRAME:.2f}|>", normalized=False) for i in range(MAX_POSITIONS + 1)])
     return tokenizer
 
 
@@ -281,9 +279,7 @@ PHONES = sorted({phone for word in VOCABULARY for phone in demo_speech.phones(wo
 
 
 class TinyWhisper(nn.Module):
-    def __init__(
-        self, ids: Ids, width: int = 128, heads: int = 4, encoder: int = 3, decoder: int = 3
-    ) -> None:
+    def __init__(self, ids: Ids, width: int = 128, heads: int = 4, encoder: int = 3, decoder: int = 3) -> None:
         super().__init__()
         self.encoder = Encoder(width, heads, encoder)
         self.decoder = Decoder(ids.size, width, heads, decoder)
@@ -836,9 +832,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     if args.export_only:
-        model = TinyWhisper(
-            Ids(build_tokenizer()), args.width, args.heads, args.encoder_layers, args.decoder_layers
-        )
+        model = TinyWhisper(Ids(build_tokenizer()), args.width, args.heads, args.encoder_layers, args.decoder_layers)
         model.load_state_dict(torch.load(args.resume)["model"])
         export(model, args.output, args.quantization)
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.service import Running, serving
+
+from tests.support.service import Running, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
-from support.service import serving
+
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.service import Running
+    import httpx
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
 

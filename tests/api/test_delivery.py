@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.fault_server import (
+
+from tests.support.fault_server import (
     answer,
     close_before_status,
     drip_status,
@@ -17,21 +17,21 @@ from support.fault_server import (
     never_read,
     reset_while_receiving,
 )
-from support.service import serving
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from local_s3 import LocalS3
-    from support.fault_server import Behaviour
-    from support.service import Running
 
     from app.delivery.attempts import Clock
     from app.transcription.whisper import WhisperModel
+    from tests.support.fault_server import Behaviour
+    from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "url_allowed_hosts": "127.0.0.1",
     "upload_timeout_seconds": 0.6,
     "upload_connect_timeout_seconds": 0.4,
@@ -123,7 +123,7 @@ async def test_host_that_takes_no_connection_is_a_connection_timeout(
 
 
 async def test_receiver_that_reads_nothing_is_a_write_timeout(
-    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+    tmp_path: Path, model: WhisperModel, clock: Clock
 ) -> None:
     big = json.dumps({"note": "x" * 3000})
     async with (
@@ -162,16 +162,14 @@ async def test_name_that_stands_for_a_private_address_is_refused_when_it_is_dial
 
 
 async def test_slow_receivers_hold_no_permit(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
-    settings = {**SETTINGS, "upload_timeout_seconds": 20, "max_concurrent_requests": 1}
+    settings: dict[str, Any] = {**SETTINGS, "upload_timeout_seconds": 20, "max_concurrent_requests": 1}
     async with (
         fault_server(never_answer()) as receiver,
         serving(tmp_path / "data", lambda: model, clock=clock, **settings) as running,
     ):
         slow = [await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/k")) for _ in range(3)]
         for job_id in slow:
-            async with asyncio.timeout(30):
-                while (await running.job(job_id))["progress"] != "Uploading results":
-                    await asyncio.sleep(0.02)
+            await running.until_progress(job_id, "Uploading results")
         assert running.service.transcriber.active == 0
         health = (await running.client.get("/health")).json()["concurrency"]
         assert (health["processing"], health["active_transcriptions"]) == (3, 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.service import serving
+
+from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +84,7 @@ async def test_client_that_waits_for_100_continue_sends_no_body_in_vain(tmp_path
 async def test_full_queue_is_429_with_a_computed_retry_after(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
-    settings = {"max_queued_jobs": 2, "max_concurrent_requests": 1}
+    settings: dict[str, Any] = {"max_queued_jobs": 2, "max_concurrent_requests": 1}
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
         running_job = await running.submit(samples / "long.opus", stored_output="true")
         await running.until(running_job, "processing")
@@ -116,7 +118,5 @@ async def test_until_the_model_is_loaded_requests_are_503_and_health_answers(
             assert "retry-after" in refused.headers
         finally:
             loaded.set()
-        async with asyncio.timeout(10):
-            while (await running.client.get("/health/ready")).status_code != 200:
-                await asyncio.sleep(0.01)
+        await eventually(running.is_ready)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200

@@ -8,14 +8,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.service import serving
+
+from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.service import Running
-
     from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
 
@@ -128,26 +129,21 @@ async def test_ignored_fields_are_said_in_warnings(running: Running, samples: Pa
 
 async def test_nothing_of_a_synchronous_request_is_left(running: Running, samples: Path, tmp_path: Path) -> None:
     await running.transcribe(samples / "hello.wav")
-    async with asyncio.timeout(5):
-        while running.service.registry.everything():
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not running.service.registry.everything())
     assert not list((tmp_path / "data" / "jobs").iterdir())
     assert (await running.client.get("/v1/jobs")).json() == {"total_jobs": 0, "jobs": {}}
 
 
 async def test_client_that_goes_away_cancels_its_work(running: Running, samples: Path, tmp_path: Path) -> None:
     waiting = asyncio.create_task(running.transcribe(samples / "long.opus"))
-    async with asyncio.timeout(20):
-        while running.service.transcriber.active == 0:
-            await asyncio.sleep(0.005)
-        waiting.cancel()
-        while running.service.transcriber.active or running.service.registry.everything():
-            await asyncio.sleep(0.01)
+    await eventually(lambda: running.service.transcriber.active == 1)
+    waiting.cancel()
+    await eventually(lambda: not running.service.transcriber.active and not running.service.registry.everything())
     assert not list((tmp_path / "data" / "jobs").iterdir())
 
 
 async def test_audio_behind_a_url_that_fails_is_a_bad_request(tmp_path: Path, model: WhisperModel) -> None:
-    settings = {"url_allowed_hosts": "127.0.0.1", "upload_max_attempts": 1}
+    settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1", "upload_max_attempts": 1}
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
         answer = await running.transcribe(url="http://127.0.0.1:9/audio.wav?X-Amz-Signature=secret")
     assert answer.status_code == 400

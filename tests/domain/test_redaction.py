@@ -32,7 +32,7 @@ def test_query_of_every_url_is_cut_and_the_rest_stays(text: str, expected: str) 
     assert without_queries(text) == expected
 
 
-@pytest.mark.parametrize("before", ["", " ", "'", "url=", "(", "\n", "ü ", "_", "1", repr("a\n")[1:-1], "url", "ü"])
+@pytest.mark.parametrize("before", ["", "'", "url=", "(", "\n", repr("\n")[1:-1], "url_"])
 def test_query_is_cut_whatever_stands_before_the_url(before: str) -> None:
     assert "secret" not in without_queries(f"{before}https://b.example/key?{QUERY}")
 

@@ -13,6 +13,7 @@ import uvicorn
 from app.__main__ import Server
 from app.main import Service, create_app
 from app.settings import Settings
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,18 @@ class Running:
         self.server = server
         self.client = client
         self.address = address
+
+    async def is_up(self) -> bool:
+        return await self._is_ok("/health")
+
+    async def is_ready(self) -> bool:
+        return await self._is_ok("/health/ready")
+
+    async def _is_ok(self, path: str) -> bool:
+        try:
+            return (await self.client.get(path)).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def transcribe(self, file: Path | None = None, **fields: Any) -> httpx.Response:
         """``POST /v1/audio/transcriptions`` with a file and form fields."""
@@ -54,17 +67,26 @@ class Running:
 
     async def until(self, job_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
         """The job once it is in one of ``statuses``."""
-        async with asyncio.timeout(seconds):
-            while (job := await self.job(job_id))["status"] not in statuses:
-                await asyncio.sleep(0.02)
+        return await self._until(job_id, lambda job: job["status"] in statuses, seconds)
+
+    async def until_progress(self, job_id: str, phrase: str, *, seconds: float = 60) -> dict[str, Any]:
+        """The job once its progress is ``phrase``."""
+        return await self._until(job_id, lambda job: job["progress"] == phrase, seconds)
+
+    async def _until(self, job_id: str, condition: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
+        job: dict[str, Any] = {}
+
+        async def holds() -> bool:
+            job.update(await self.job(job_id))
+            return condition(job)
+
+        await eventually(holds, seconds=seconds)
         return job
 
     async def finished(self, job_id: str) -> dict[str, Any]:
         """The job at its end, its failure document delivered or not."""
         job = await self.until(job_id, "completed", "failed", "cancelled")
-        async with asyncio.timeout(60):
-            while self.service.runner.is_running(job_id):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not self.service.runner.is_running(job_id), seconds=60)
         return await self.job(job_id) if job["status"] != "cancelled" else job
 
 
@@ -79,7 +101,7 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """Serves on a free port of the loopback until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
-    chosen = Settings(_env_file=None, data_dir=data_dir, **{"shutdown_grace_seconds": 0, **settings})  # type: ignore[call-arg]  # pydantic-settings' own argument
+    chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
     app = create_app(chosen, load_model=load_model, clock=clock, stop=lambda code: server.stop(code))
     service: Service = app.state.service
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
@@ -88,19 +110,10 @@ async def serving(
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
-            path = "/health/ready" if wait_for_model else "/health"
-            async with asyncio.timeout(30):
-                while not await _answers(client, path):
-                    await asyncio.sleep(0.01)
-            yield Running(service, server, client, address)
+            running = Running(service, server, client, address)
+            await eventually(running.is_ready if wait_for_model else running.is_up)
+            yield running
     finally:
         server.should_exit = True
         await task
         listener.close()
-
-
-async def _answers(client: httpx.AsyncClient, path: str) -> bool:
-    try:
-        return (await client.get(path)).status_code == 200
-    except httpx.TransportError:
-        return False

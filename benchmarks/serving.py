@@ -1,0 +1,60 @@
+"""A service in a process of its own, as an operator starts it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "samples"
+
+
+@contextmanager
+def service(*, path: str = "/health/ready", **settings: str) -> Iterator[httpx.Client]:
+    """A client for a service with the bundled model, once ``path`` answers 200."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, Path(folder, "log").open("wb") as log:
+        environment = {
+            **os.environ,
+            "WHISPER_MODEL": "demo",
+            "WHISPER_DEVICE": "cpu",
+            "PORT": str(port),
+            "PYTHONPATH": str(ROOT),
+            "SHUTDOWN_GRACE_SECONDS": "0.1",
+            **settings,
+        }
+        process = subprocess.Popen([sys.executable, "-m", "app"], cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+                _wait(client, path, process, Path(folder, "log"))
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if client.get(path).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            time.sleep(0.005)
+    raise RuntimeError(f"The service did not start: {log.read_text()}")

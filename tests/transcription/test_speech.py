@@ -1,0 +1,237 @@
+"""Speech is cut as faster-whisper cuts it with the whole file in memory, and no window is longer than 30 s."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pytest
+from faster_whisper.audio import decode_audio
+from faster_whisper.vad import VadOptions, get_speech_timestamps, get_vad_model
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from app.domain.transcript import SpeechDetection
+from app.transcription.speech import (
+    FRAME_SAMPLES,
+    SAMPLE_RATE,
+    WINDOW_SAMPLES,
+    Span,
+    _covering,
+    _pack,
+    as_float,
+    probabilities,
+    speech_spans,
+    windows,
+)
+from tests.support.audio import SAMPLES, silence, sine
+
+if TYPE_CHECKING:
+    from tests.support.audio import Samples
+
+BLOCK: Final = 1024 * FRAME_SAMPLES
+DEFAULT: Final = SpeechDetection()
+
+
+@cache
+def sample(name: str) -> Samples:
+    decoded = np.asarray(decode_audio(str(SAMPLES / name)), np.float32)
+    return (decoded * 32768).astype(np.int16)
+
+
+@cache
+def mixture(seed: int) -> Samples:
+    """Speech, silence, noise and tones in a random order, some of it very quiet, about 80 s."""
+    chance = np.random.default_rng(seed)
+    pieces: list[Samples] = []
+    while sum(map(len, pieces)) < 80 * SAMPLE_RATE:
+        speech = sample(str(chance.choice(["hello.wav", "numbers.mp3", "code.flac", "unseen_voice.wav"])))
+        noise = (chance.normal(0, 300, chance.integers(100, 3 * SAMPLE_RATE))).astype(np.int16)
+        quiet = (speech * chance.uniform(0.02, 1)).astype(np.int16)
+        begin = int(chance.integers(0, len(speech) - 1000))
+        pieces += [
+            [speech, quiet, speech[begin:], noise, silence(chance.uniform(0, 5)), sine(0.3)][chance.integers(6)],
+        ]
+    return np.concatenate(pieces)
+
+
+def expected(pcm: Samples, detection: SpeechDetection) -> list[Span]:
+    """What faster-whisper finds, with the whole of the audio before it."""
+    options = VadOptions(
+        threshold=detection.threshold,
+        speech_pad_ms=detection.padding_ms,
+        min_silence_duration_ms=detection.min_silence_ms,
+        max_speech_duration_s=30,
+    )
+    found: list[dict[str, Any]] = get_speech_timestamps(as_float(pcm, Span(0, len(pcm))), options)
+    return [Span(stretch["start"], stretch["end"]) for stretch in found]
+
+
+def found(pcm: Samples, detection: SpeechDetection) -> list[Span]:
+    return list(speech_spans(probabilities(pcm), detection, total=len(pcm)))
+
+
+def check_windows(cuts: list[Span], total: int) -> None:
+    assert all(0 <= cut.start < cut.end <= total for cut in cuts)
+    assert all(cut.samples <= WINDOW_SAMPLES for cut in cuts)
+    assert all(before.end <= after.start for before, after in pairwise(cuts))
+
+
+@pytest.mark.parametrize(
+    "detection",
+    [
+        DEFAULT,
+        SpeechDetection(padding_ms=0, min_silence_ms=0),
+        SpeechDetection(threshold=0.2, padding_ms=1000, min_silence_ms=2000),
+        SpeechDetection(threshold=0.05, padding_ms=200, min_silence_ms=30_000),
+    ],
+)
+def test_stretches_of_speech_are_those_of_faster_whisper(detection: SpeechDetection) -> None:
+    for pcm in (sample("long.opus"), mixture(1)):
+        assert found(pcm, detection) == expected(pcm, detection)
+
+
+@pytest.mark.parametrize("name", ["hello.wav", "phone_8k.wav", "report.m4a", "silence.wav", "two_speakers_stereo.flac"])
+def test_short_samples_are_cut_as_by_faster_whisper(name: str) -> None:
+    assert found(sample(name), DEFAULT) == expected(sample(name), DEFAULT)
+
+
+@pytest.mark.parametrize(
+    "length",
+    [0, 1, 511, 512, 513, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 512, 2 * BLOCK - 512, 2 * BLOCK, 2 * BLOCK + 300],
+)
+def test_probabilities_do_not_show_where_the_blocks_meet(length: int) -> None:
+    pcm = np.tile(sample("numbers.mp3"), 10)[:length]
+    padded = np.pad(as_float(pcm, Span(0, length)), (0, FRAME_SAMPLES - length % FRAME_SAMPLES))
+    whole = np.asarray(get_vad_model()(padded)).ravel()
+    streamed = np.array(list(probabilities(pcm)))
+    assert len(streamed) == length // FRAME_SAMPLES + 1
+    # faster-whisper blanks the end of the very last frame, which may change its judgement.
+    np.testing.assert_allclose(streamed[:-1], whole[:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("only_speech", [True, False])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_windows_are_in_order_and_none_is_longer_than_the_model_sees(seed: int, *, only_speech: bool) -> None:
+    pcm = mixture(seed)
+    cuts = list(windows(pcm, DEFAULT, only_speech=only_speech))
+    check_windows(cuts, len(pcm))
+    assert len(cuts) > 2
+    if not only_speech:
+        assert sum(cut.samples for cut in cuts) == len(pcm)
+
+
+def test_every_word_of_a_sample_lies_in_a_window() -> None:
+    references = json.loads((SAMPLES / "references.json").read_text(encoding="utf-8"))
+    (reference,) = (entry for entry in references if entry["file"] == "long.opus")
+    cuts = list(windows(sample("long.opus"), DEFAULT, only_speech=True))
+    words = [word for segment in reference["segments"] for word in segment["words"]]
+    assert len(words) > 50
+    for word in words:
+        start, end = round(word["start"] * SAMPLE_RATE), round(word["end"] * SAMPLE_RATE)
+        assert any(cut.start <= start and end <= cut.end for cut in cuts), word
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 3.0, 70.0])
+def test_silence_gives_no_window(seconds: float) -> None:
+    assert list(windows(silence(seconds), DEFAULT, only_speech=True)) == []
+
+
+def test_silence_is_covered_where_everything_is_wanted() -> None:
+    pcm = silence(70.0)
+    cuts = list(windows(pcm, DEFAULT, only_speech=False))
+    check_windows(cuts, len(pcm))
+    assert sum(cut.samples for cut in cuts) == len(pcm)
+    assert list(windows(silence(0), DEFAULT, only_speech=False)) == []
+
+
+# From here on the probabilities are made up, which is quicker than to find audio for every case.
+
+#: Probabilities that hold for a number of frames each; 938 frames are 30 s.
+RUNS: Final = st.lists(
+    st.tuples(
+        st.one_of(st.sampled_from([0.0, 0.005, 0.02, 0.34, 0.36, 0.49, 0.5, 0.51, 0.95, 1.0]), st.floats(0, 1)),
+        st.one_of(st.integers(1, 8), st.integers(1, 1200)),
+    ),
+    min_size=1,
+    max_size=10,
+)
+DETECTIONS: Final = st.builds(
+    SpeechDetection,
+    threshold=st.one_of(st.just(0.5), st.floats(0, 1)),
+    padding_ms=st.one_of(st.just(400), st.integers(0, 5000)),
+    min_silence_ms=st.one_of(st.sampled_from([0, 64, 500, 2000]), st.integers(0, 30_000)),
+)
+#: How many samples the last frame has.
+REST: Final = st.integers(0, FRAME_SAMPLES - 1)
+
+
+def frames_of(runs: list[tuple[float, int]], rest: int) -> tuple[list[float], int]:
+    frames = [probability for probability, count in runs for _ in range(count)]
+    return frames, (len(frames) - 1) * FRAME_SAMPLES + rest
+
+
+def expected_of(frames: list[float], detection: SpeechDetection, *, total: int) -> list[Span]:
+    """faster-whisper's cuts of made-up probabilities: its model is replaced, its rules are the ones in question."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("faster_whisper.vad.get_vad_model", lambda: lambda _: np.array(frames))
+        return expected(np.zeros(total, np.int16), detection)
+
+
+@given(RUNS, DETECTIONS, REST)
+@settings(max_examples=150, deadline=None)
+@example([(0.9, 500), (0.1, 5), (0.9, 500), (0.1, 30), (0.9, 500)], DEFAULT, 100)
+@example([(0.9, 2000)], DEFAULT, 0)
+def test_any_probabilities_are_cut_as_by_faster_whisper(
+    runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
+) -> None:
+    frames, total = frames_of(runs, rest)
+    assert list(speech_spans(frames, detection, total=total)) == expected_of(frames, detection, total=total)
+
+
+@given(RUNS, DETECTIONS, REST)
+@settings(deadline=None)
+def test_windows_of_any_speech_hold_all_of_it_and_fit_into_30_s(
+    runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
+) -> None:
+    frames, total = frames_of(runs, rest)
+    spans = list(speech_spans(frames, detection, total=total))
+    cuts = list(_pack(spans))
+    check_windows(cuts, total)
+    assert all(any(cut.start <= span.start and span.end <= cut.end for cut in cuts) for span in spans)
+    long_gaps = [b.start - a.end for a, b in pairwise(spans) if b.start - a.end > 3 * SAMPLE_RATE]
+    assert len(cuts) >= len(long_gaps) + bool(spans)
+
+
+@given(RUNS, DETECTIONS, REST)
+@settings(deadline=None)
+def test_windows_cover_everything_exactly_where_everything_is_wanted(
+    runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
+) -> None:
+    frames, total = frames_of(runs, rest)
+    cuts = list(_pack(_covering(speech_spans(frames, detection, total=total), total=total)))
+    check_windows(cuts, total)
+    assert [cut.start for cut in cuts] == [0, *(cut.end for cut in cuts[:-1])][: len(cuts)]
+    assert (cuts[-1].end if cuts else 0) == total
+
+
+def test_no_speech_is_cut_in_two_while_there_is_silence_to_cut_in() -> None:
+    frames, total = frames_of([(0.0, 312), (0.9, 780), (0.0, 312)], 0)  # 10 s of silence, 25 s of speech, 10 s
+    (speech,) = speech_spans(frames, DEFAULT, total=total)
+    cuts = _pack(_covering([speech], total=total))
+    assert [cut for cut in cuts if speech.start < cut.end < speech.end] == []
+
+
+def test_neighbours_share_a_window_unless_a_long_silence_lies_between() -> None:
+    second = SAMPLE_RATE
+    spans = [Span(0, 5 * second), Span(8 * second, 12 * second), Span(16 * second, 20 * second)]
+    assert list(_pack(spans)) == [Span(0, 12 * second), spans[2]]
+
+
+def test_samples_become_numbers_from_minus_one_to_one() -> None:
+    pcm = np.array([-32768, 0, 16384, 32767], np.int16)
+    assert as_float(pcm, Span(0, 4)).tolist() == [-1.0, 0.0, 0.5, 32767 / 32768]
+    assert as_float(pcm, Span(1, 3)).dtype == np.float32
