@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
 from app import logs
 from app.main import create_app
-from app.settings import Settings, WrongSettings
+from app.settings import Settings, WrongSettings, settings_without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 #: How long answers that are being sent may take once all work has ended.
 _CLOSE_SECONDS = 3
@@ -47,7 +50,8 @@ class Server(uvicorn.Server):
         if self._signals and self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
         if self._signals > 1:
-            self.force_exit = self.should_exit = True
+            logger.warning("A second signal: ending at once")
+            end(1)
         if self._draining is not None and self._draining.done():
             self._draining.result()
             self.should_exit = True
@@ -62,11 +66,21 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)
+    for name in settings_without_effect():
+        logger.warning("%s has no effect in this version", name)
     app = create_app(settings, stop=lambda code: server.stop(code))
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as exc:
+        logger.critical(
+            "❌ HOST=%s and PORT=%d can't be listened on (%s): stop what uses them, or set others.",
+            settings.host,
+            settings.port,
+            exc.strerror or exc,
+        )
+        return 1
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         http="h11",  # httptools takes header blocks of any size into memory
         ws="none",
         lifespan="on",
@@ -75,13 +89,23 @@ def main() -> int:
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = Server(config, drain=app.state.service.drain)
-    server.run()
+    host, port = listener.getsockname()[:2]
+    logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server.run(sockets=[listener])
     return server.exit_code
 
 
-if __name__ == "__main__":
-    code = main()
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections to ``host``, a name or an address of either family."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process without waiting for threads: a window that is still on the model is wanted by nobody."""
     logging.shutdown()
-    sys.stdout.flush()
-    # A window may still be on the model: the interpreter would wait for its thread, which nobody needs any more.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    end(main())

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.delivery.targets import AllowedHosts
 
-GIB = 1024**3
+GIB: Final = 1024**3
+_LATER: Final = (
+    "WHISPER_MODELS",
+    "WHISPER_MAX_LOADED_MODELS",
+    "WHISPER_BATCH_SIZE",
+    "DELIVERY_MAX_AGE_SECONDS",
+    "WEBHOOK_SECRET",
+)
 
 
 class Settings(BaseSettings):
@@ -110,6 +119,12 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as exc:
             raise WrongSettings([_sentence(error) for error in exc.errors()]) from None
+
+
+def settings_without_effect() -> list[str]:
+    """Settings that somebody has set and that this version does not know yet."""
+    given = {**dotenv_values(".env"), **os.environ}
+    return [name for name in _LATER if given.get(name)]
 
 
 class WrongSettings(Exception):

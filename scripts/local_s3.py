@@ -153,6 +153,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="its folders are the buckets")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with LocalS3(arguments.folder, port=arguments.port) as store:
         print(f"endpoint={store.endpoint}")
         print(f"access_key={store.access_key}")

@@ -25,7 +25,7 @@ _MAX_PARTS: Final = 256
 _MAX_TEXT_BYTES: Final = 1024 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 
-_HOW_TO = "send multipart/form-data, as curl -F file=@audio.mp3 does"
+_HOW_TO: Final = "send audio as multipart/form-data, as curl -F file=@audio.mp3 does"
 
 
 @dataclass(slots=True)
@@ -207,7 +207,8 @@ def _decoded(text: bytes, name: str | None) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"The field {name or ''} is not UTF-8 text: encode it so.", param=name) from exc
+        place = "The form" if name is None else f"The field {name}"
+        raise InvalidRequest(f"{place} is not UTF-8 text: encode it so, and {_HOW_TO}.", param=name) from exc
 
 
 def _broken() -> InvalidRequest:

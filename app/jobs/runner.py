@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _REPORT_SECONDS: Final = 10.0
 #: When a client may hope for the next process, in seconds.
 _RETRY_DRAINING_SECONDS: Final = 30
+_SHUT_DOWN: Final = "The service was shut down before the job had finished: submit it again."
 
 
 class Runner:
@@ -82,7 +83,9 @@ class Runner:
         if task is None:
             return None
         await asyncio.wait([task])
-        return ShutDown("The request was cancelled.") if task.cancelled() else task.result()
+        if task.cancelled():
+            return ShutDown(_SHUT_DOWN if self.draining else "The request was cancelled.")
+        return task.result()
 
     async def cancel(self, job_id: str) -> Job:
         """Ends a job at once, with nothing delivered; a finished one stays as it is."""
@@ -138,7 +141,7 @@ class Runner:
 
     async def _report_shutdown(self, job: Job) -> Exception | None:
         current_job.set(CurrentJob(job.id, job.accepted_at))
-        error = ShutDown("The service was shut down before the job had finished: submit it again.")
+        error = ShutDown(_SHUT_DOWN)
         await self._fail(job.id, error)
         return error
 
@@ -160,13 +163,12 @@ class Runner:
         if error is not None:
             await self._fail(job_id, error)
             return error
-        kind = "Request" if job.synchronous else "Background job"
-        logger.info("✅ %s %s completed successfully in %.1fs", kind, job_id, time.time() - job.accepted_at)
+        logger.info("✅ %s %s completed successfully in %.1fs", _kind(job), job_id, time.time() - job.accepted_at)
         return None
 
     async def _fail(self, job_id: str, error: Exception) -> None:
         message = without_queries(str(error)) or type(error).__name__
-        _log_failure(job_id, error, message)
+        _log_failure(self._registry.get(job_id), error, message)
         job = self._registry.update(
             job_id,
             lambda job: job.moved_to(JobStatus.FAILED, at=time.time(), error=message, error_type=type(error).__name__),
@@ -188,10 +190,14 @@ async def _caught(step: Callable[[str], Awaitable[None]], job_id: str) -> Except
     return None
 
 
-def _log_failure(job_id: str, error: Exception, message: str) -> None:
-    logger.error("❌ Background job %s failed: %s: %s", job_id, type(error).__name__, message)
+def _log_failure(job: Job, error: Exception, message: str) -> None:
+    logger.error("❌ %s %s failed: %s: %s", _kind(job), job.id, type(error).__name__, message)
     expected = isinstance(error, ServiceError) and not isinstance(error, TranscriptionFailed)
     logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)
+
+
+def _kind(job: Job) -> str:
+    return "Request" if job.synchronous else "Background job"
 
 
 def _log_unreported(job_id: str, error: Exception) -> None:

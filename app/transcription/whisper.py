@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import ModelUnavailable, TranscriptionFailed
 from app.domain.transcript import Segment, Word
 from app.transcription.device import Device, choose_device
+from app.transcription.word_times import held_within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +126,7 @@ class WhisperModel:
 
     def _segment(self, index: int, found: Any, offset: float) -> Segment:
         start, end = self._times(found)
+        words = held_within([_word(word) for word in found.words or ()], start, end)
         return Segment(
             id=index,
             seek=round(offset / _SECONDS_PER_FRAME) + found.seek,
@@ -136,7 +138,9 @@ class WhisperModel:
             avg_logprob=float(found.avg_logprob),
             compression_ratio=float(found.compression_ratio),
             no_speech_prob=float(found.no_speech_prob),
-            words=tuple(_word(word, start, end, offset) for word in found.words or ()),
+            words=tuple(
+                replace(word, start=round(offset + word.start, 3), end=round(offset + word.end, 3)) for word in words
+            ),
         )
 
     def _times(self, found: Any) -> tuple[float, float]:
@@ -154,16 +158,8 @@ class WhisperModel:
         return start, max(start, end)
 
 
-def _word(word: Any, segment_start: float, segment_end: float, offset: float) -> Word:
-    """A word, held inside its segment: the attention has nothing to align to in the silence around it."""
-    start = min(max(word.start, segment_start), segment_end)
-    end = min(max(word.end, start), segment_end)
-    return Word(
-        word=word.word,
-        start=round(offset + start, 3),
-        end=round(offset + end, 3),
-        probability=float(word.probability),
-    )
+def _word(word: Any) -> Word:
+    return Word(word=word.word, start=word.start, end=word.end, probability=float(word.probability))
 
 
 def _model_failure(exc: RuntimeError) -> str:

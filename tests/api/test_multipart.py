@@ -1,0 +1,311 @@
+"""Form bodies, in whatever pieces they arrive, and those that are broken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.api.multipart import ReceivedForm, read_form, refuse_empty
+from app.domain.errors import BodyTooLarge, InvalidRequest, UnusableAudio
+from app.jobs.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
+
+BOUNDARY: Final = "----boundary"
+FORM: Final = f"multipart/form-data; boundary={BOUNDARY}"
+MIB: Final = 1024 * 1024
+JOB: Final = "4f0c"
+#: Bytes in which a careless parser sees boundaries.
+AUDIO: Final = b"RIFF\r\n--\r\n------bound\r\n------boundar\r\n\r\n\x00\xff" + bytes(range(256))
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "data")
+    spool.open()
+    yield spool
+    spool.close()
+
+
+def part(name: str, value: bytes, *, filename: str | None = None) -> bytes:
+    file = f'; filename="{filename}"\r\nContent-Type: audio/mpeg' if filename is not None else ""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+    return head.encode() + value + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def file_part(audio: bytes = AUDIO, *, filename: str = "talk.mp3", name: str = "file") -> bytes:
+    return part(name, audio, filename=filename)
+
+
+def read(
+    spool: Spool,
+    body: bytes | Sequence[bytes],
+    *,
+    content_type: str | None = FORM,
+    max_file_bytes: int = 4 * MIB,
+    job_id: str = JOB,
+) -> ReceivedForm:
+    chunks = [body] if isinstance(body, bytes) else body
+
+    async def arriving() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    return asyncio.run(read_form(arriving(), content_type, spool=spool, job_id=job_id, max_file_bytes=max_file_bytes))
+
+
+def refused(spool: Spool, body: bytes | Sequence[bytes], *, content_type: str | None = FORM) -> tuple[str, str | None]:
+    with pytest.raises(InvalidRequest) as caught:
+        read(spool, body, content_type=content_type)
+    return str(caught.value), caught.value.param
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_file_may_stand_anywhere_in_the_form(spool: Spool, place: int) -> None:
+    parts = [part("model", b"whisper-1"), part("language", b"de")]
+    parts.insert(place, file_part())
+    received = read(spool, form(*parts))
+    assert received.fields == {"model": ["whisper-1"], "language": ["de"]}
+    assert received.file_bytes == len(AUDIO)
+    assert spool.audio(JOB).read_bytes() == AUDIO
+
+
+def test_repeated_fields_keep_every_value_in_order(spool: Spool) -> None:
+    received = read(spool, form(part("a[]", b"1"), part("b", b""), part("a[]", "ü\r\n".encode())))
+    assert received.fields == {"a[]": ["1", "ü\r\n"], "b": [""]}
+    assert received.file_bytes is None
+
+
+def test_form_without_a_part_is_empty(spool: Spool) -> None:
+    assert read(spool, form()) == ReceivedForm()
+
+
+BODY: Final = form(
+    part("model", b"whisper-1"),
+    file_part(),
+    part("prompt", "Grüße,\r\n--".encode()),
+    part("timestamp_granularities[]", b"word"),
+    part("timestamp_granularities[]", b"segment"),
+)
+
+
+@given(st.lists(st.integers(0, len(BODY)), max_size=12).map(sorted), st.uuids())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_body_is_the_same_wherever_it_is_cut(spool: Spool, cuts: list[int], job_id: object) -> None:
+    edges = [0, *cuts, len(BODY)]
+    chunks = [BODY[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    check_body(read(spool, chunks, job_id=str(job_id)), spool, str(job_id))
+
+
+def test_body_may_arrive_a_byte_at_a_time(spool: Spool) -> None:
+    check_body(read(spool, [bytes([byte]) for byte in BODY]), spool, JOB)
+
+
+def check_body(received: ReceivedForm, spool: Spool, job_id: str) -> None:
+    assert received.fields == {
+        "model": ["whisper-1"],
+        "prompt": ["Grüße,\r\n--"],
+        "timestamp_granularities[]": ["word", "segment"],
+    }
+    assert received.file_bytes == len(AUDIO)
+    assert spool.audio(job_id).read_bytes() == AUDIO
+
+
+@given(st.integers(0, len(BODY) - 5))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_body_that_breaks_off_is_refused_wherever_it_does(spool: Spool, length: int) -> None:
+    spool.discard(JOB)
+    with pytest.raises(InvalidRequest, match="before its last boundary"):
+        read(spool, BODY[:length])
+
+
+def test_large_file_reaches_the_disk_whole(spool: Spool) -> None:
+    audio = AUDIO * (3 * MIB // len(AUDIO))
+    body = form(file_part(audio))
+    received = read(spool, [body[start : start + 65_536] for start in range(0, len(body), 65_536)])
+    assert received.file_bytes == len(audio)
+    assert spool.audio(JOB).read_bytes() == audio
+
+
+def test_two_files_are_refused(spool: Spool) -> None:
+    assert refused(spool, form(file_part(), file_part())) == (
+        "The form has more than one file: send exactly one in each request.",
+        "file",
+    )
+
+
+def test_empty_file_is_received_and_then_refused(spool: Spool) -> None:
+    received = read(spool, form(file_part(b"")))
+    assert received.file_bytes == 0
+    with pytest.raises(UnusableAudio) as caught:
+        refuse_empty(received)
+    assert str(caught.value) == "The file is empty: send a file with audio in it."
+    refuse_empty(ReceivedForm(file_bytes=1))
+    refuse_empty(ReceivedForm(file_bytes=None))
+
+
+def test_file_under_another_name_is_not_the_audio(spool: Spool) -> None:
+    received = read(spool, form(file_part(name="audio"), part("model", b"small")))
+    assert received == ReceivedForm(fields={"model": ["small"]})
+    assert not spool.audio(JOB).exists()
+
+
+def test_file_sent_without_a_name_of_its_own_is_text(spool: Spool) -> None:
+    received = read(spool, form(part("file", b"@talk.mp3")))
+    assert received == ReceivedForm(fields={"file": ["@talk.mp3"]})
+
+
+@pytest.mark.parametrize("filename", ["../../etc/passwd", "", "a;b.mp3", "ü.mp3", "C:\\talk.mp3"])
+def test_clients_file_name_does_not_matter(spool: Spool, filename: str) -> None:
+    assert read(spool, form(file_part(filename=filename))).file_bytes == len(AUDIO)
+    assert spool.audio(JOB).read_bytes() == AUDIO
+
+
+def test_file_name_in_the_extended_notation_is_one_too(spool: Spool) -> None:
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''%C3%BC.mp3\r\n\r\n"
+    assert read(spool, form(head.encode() + AUDIO + b"\r\n")).file_bytes == len(AUDIO)
+
+
+def test_headers_are_read_in_any_case(spool: Spool) -> None:
+    head = f"--{BOUNDARY}\r\ncontent-type: audio/mpeg\r\nCONTENT-DISPOSITION: form-data; name=file; filename=a\r\n\r\n"
+    assert read(spool, form(head.encode() + AUDIO + b"\r\n")).file_bytes == len(AUDIO)
+
+
+@pytest.mark.parametrize("size", [100, 3 * MIB])
+def test_file_over_the_limit_is_refused_and_leaves_nothing_behind(spool: Spool, size: int) -> None:
+    body = form(file_part(b"x" * (size + 1)))
+    chunks = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    with pytest.raises(BodyTooLarge) as caught:
+        read(spool, chunks, max_file_bytes=size)
+    assert str(caught.value) == (
+        f"The file is too large: MAX_UPLOAD_BYTES allows {size} bytes. Send compressed audio (Opus, MP3), or split it."
+    )
+    assert caught.value.param == "file"
+    spool.discard(JOB)  # as whoever asked for the form does
+    assert not spool.audio(JOB).parent.exists()
+    assert read(spool, form(file_part(b"x" * size)), max_file_bytes=size).file_bytes == size
+
+
+def test_file_over_the_limit_is_refused_before_the_rest_of_it_arrives(spool: Spool) -> None:
+    seen: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield form(file_part(b"x" * 1000))[:-50]
+        while True:
+            seen.append(1)
+            yield b"x" * 1000
+
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=10_000))
+    assert len(seen) <= 11
+
+
+def test_fields_of_too_much_text_are_refused(spool: Spool) -> None:
+    sentence = f"The form's fields have more than {MIB} bytes of text: send audio as the part 'file' with a file name."
+    assert refused(spool, form(part("prompt", b"x" * (MIB + 1)))) == (sentence, "prompt")
+    halves = form(part("a", b"x" * (MIB // 2)), part("b", b"x" * (MIB // 2 + 1)))
+    assert refused(spool, halves) == (sentence, "b")
+    assert read(spool, form(part("prompt", b"x" * MIB))).fields == {"prompt": ["x" * MIB]}
+
+
+def test_too_many_parts_are_refused(spool: Spool) -> None:
+    assert len(read(spool, form(*[part("a", b"")] * 256)).fields["a"]) == 256
+    assert refused(spool, form(*[part("a", b"")] * 257)) == (
+        "The form has more than 256 parts: send fewer.",
+        None,
+    )
+
+
+def test_text_that_is_not_utf_8_is_refused(spool: Spool) -> None:
+    assert refused(spool, form(part("prompt", b"Gr\xfc\xdfe"))) == (
+        "The field prompt is not UTF-8 text: encode it so.",
+        "prompt",
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--",
+        b"--other\r\n" + BODY,
+        BODY.replace(b"----boundary", b"----elsewhere"),
+        b"\x00" * 100,
+        b'{"file": "talk.mp3"}',
+        BODY.replace(b"\r\n", b"\n"),
+        form(part("a", b"1")).replace(b'name="a"\r\n\r\n', b'name="a"\r\n'),
+    ],
+)
+def test_broken_form_is_refused_with_how_to_send_one(spool: Spool, body: bytes) -> None:
+    sentence, param = refused(spool, body)
+    assert "send multipart/form-data, as curl -F file=@audio.mp3 does" in sentence or "send it whole" in sentence
+    assert param is None
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "application/json",
+        "text/plain",
+        "multipart/form-data",
+        "multipart/mixed; boundary=x",
+        "audio/mpeg",
+        ";",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "x" * 10_000,
+    ],
+)
+def test_body_that_is_no_form_is_refused(spool: Spool, content_type: str | None) -> None:
+    sentence, param = refused(spool, BODY, content_type=content_type)
+    assert sentence.endswith("send multipart/form-data, as curl -F file=@audio.mp3 does.")
+    assert param is None
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rubbish_is_refused_or_read_but_nothing_else(spool: Spool, before: bytes, inside: bytes) -> None:
+    spool.discard(JOB)
+    for body in (before + BODY, BODY[:100] + inside + BODY[100:], f"--{BOUNDARY}\r\n".encode() + inside):
+        spool.discard(JOB)
+        try:
+            read(spool, body)
+        except InvalidRequest as exc:
+            assert str(exc)
+
+
+def test_urlencoded_form_is_read(spool: Spool) -> None:
+    body = b"url=https%3A%2F%2Fa.example%2Fk%3Fa%3D1%26b%3D2&prompt=Gr%C3%BC%C3%9Fe+an+alle&a=1&a=2&empty="
+    received = read(spool, [body[:20], body[20:]], content_type="application/x-www-form-urlencoded; charset=utf-8")
+    assert received.file_bytes is None
+    assert received.fields == {
+        "url": ["https://a.example/k?a=1&b=2"],
+        "prompt": ["Grüße an alle"],
+        "a": ["1", "2"],
+        "empty": [""],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"a=" + b"x" * MIB, "too large for this encoding"),
+        (b"&".join([b"a=1"] * 257), "broken"),
+        (b"prompt=Gr\xfc", "not UTF-8"),
+        (b"prompt=Gr%FC%DFe", "not UTF-8"),
+    ],
+)
+def test_broken_urlencoded_form_is_refused(spool: Spool, body: bytes, reason: str) -> None:
+    sentence, _ = refused(spool, body, content_type="application/x-www-form-urlencoded")
+    assert reason in sentence

@@ -1,0 +1,449 @@
+"""Whole forms: what each field comes to, and the sentence for each that can't be honoured."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import pytest
+
+from app.api.submission import Submission, SubmissionReader
+from app.delivery.targets import AllowedHosts, UrlRules
+from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
+from app.domain.formats import Granularity, ResponseFormat
+from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
+from app.transcription.loading import ModelState
+
+SEGMENT, WORD = Granularity
+URL: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=4102444800"
+EXPIRED: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=1000000000"
+MULTILINGUAL: Final = ModelState(name="small", loaded=True, device="cpu", compute_type="int8", is_multilingual=True)
+ENGLISH: Final = ModelState(name="small.en", loaded=True, device="cpu", compute_type="int8", is_multilingual=False)
+
+Values = str | list[str]
+
+
+def read(*, file: bool = True, model: ModelState = MULTILINGUAL, **fields: Values) -> Submission:
+    return read_form(fields, file=file, model=model)
+
+
+def read_form(fields: dict[str, Any], *, file: bool = True, model: ModelState = MULTILINGUAL) -> Submission:
+    received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
+    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")))
+    return reader.read(received, has_file=file, model=model)
+
+
+def refused(*, file: bool = True, model: ModelState = MULTILINGUAL, **fields: Values) -> tuple[str, str | None]:
+    """The sentence and the field it names."""
+    with pytest.raises(InvalidRequest) as caught:
+        read(file=file, model=model, **fields)
+    assert "secret" not in str(caught.value)
+    return str(caught.value), caught.value.param
+
+
+def test_file_alone_asks_for_the_defaults() -> None:
+    submission = read()
+    assert submission.options == TranscriptionOptions()
+    assert submission.options.task is Task.TRANSCRIBE
+    assert submission.rendering.format is ResponseFormat.JSON
+    assert submission.rendering.granularities == {SEGMENT}
+    assert submission.synchronous
+    assert (submission.source_url, submission.upload, submission.metadata, submission.warnings) == (
+        None,
+        None,
+        None,
+        (),
+    )
+
+
+def test_every_option_reaches_the_model() -> None:
+    submission = read_form(
+        {
+            "model": "whisper-1",
+            "language": "German",
+            "prompt": " Kubernetes, ",
+            "temperature": "0.4",
+            "beam_size": "2",
+            "vad_filter": "false",
+            "keywords[]": ["gRPC", "etcd,Istio"],
+            "timestamp_granularities[]": ["word"],
+            "response_format": "verbose_json",
+            "unheard_of": "x",
+        }
+    )
+    assert submission.options == TranscriptionOptions(
+        language="de",
+        prompt=" Kubernetes, ",
+        hotwords="gRPC, etcd, Istio",
+        temperature=0.4,
+        beam_size=2,
+        word_timestamps=True,
+        vad_filter=False,
+    )
+    assert submission.rendering.format is ResponseFormat.VERBOSE_JSON
+    assert submission.rendering.granularities == {WORD}
+    assert submission.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timestamp_granularities[]": ["segment", "word"]},
+        {"timestamp_granularities": ["segment", "word"]},
+        {"timestamp_granularities": "segment,word"},
+        {"timestamp_granularities[]": "word, segment"},
+        {"timestamp_granularities": "word", "timestamp_granularities[]": "segment"},
+    ],
+)
+def test_granularities_are_read_in_every_spelling(fields: dict[str, Values]) -> None:
+    submission = read_form(fields)
+    assert submission.rendering.granularities == {SEGMENT, WORD}
+    assert submission.options.word_timestamps
+
+
+@pytest.mark.parametrize("given", ["json", "text", "srt", "vtt", "verbose_json", "SRT"])
+def test_response_format_is_read(given: str) -> None:
+    assert read(response_format=given).rendering.format == given.lower()
+
+
+@pytest.mark.parametrize("given", ["small", "whisper-1", " small ", ""])
+def test_served_model_and_its_alias_are_known(given: str) -> None:
+    assert read(model_=given) if not given else read_form({"model": given})
+
+
+def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
+    with pytest.raises(UnknownModel) as caught:
+        read_form({"model": "gpt-4o-transcribe"})
+    assert str(caught.value) == (
+        "The model 'gpt-4o-transcribe' is not served here: use small, its alias whisper-1, or leave model out."
+    )
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        (
+            {"response_format": "xml"},
+            "response_format",
+            "response_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json.",
+        ),
+        (
+            {"response_format": "document"},
+            "response_format",
+            "response_format=document is not allowed: choose one of json, text, srt, vtt, verbose_json.",
+        ),
+        (
+            {"response_format": "diarized_json"},
+            "response_format",
+            "response_format=diarized_json is not available: this server has no way to tell speakers apart. Use "
+            "verbose_json.",
+        ),
+        (
+            {"timestamp_granularities[]": "sentence"},
+            "timestamp_granularities",
+            "timestamp_granularities=sentence is not allowed: choose one of segment, word.",
+        ),
+        ({"temperature": "1.5"}, "temperature", "temperature=1.5 is not allowed: it must be a number from 0 to 1."),
+        ({"temperature": "warm"}, "temperature", "temperature=warm is not allowed: it must be a number from 0 to 1."),
+        ({"beam_size": "0"}, "beam_size", "beam_size=0 is not allowed: it must be a number from 1 to 10."),
+        ({"beam_size": "1.5"}, "beam_size", "beam_size=1.5 is not allowed: it must be a whole number."),
+        ({"vad_filter": "maybe"}, "vad_filter", "vad_filter=maybe is not allowed: it must be true or false."),
+        (
+            {"language": "klingon"},
+            "language",
+            "language=klingon is not known: send an ISO-639-1 code such as en or de, or leave it out to have the "
+            "language detected.",
+        ),
+        (
+            {"stream": "true"},
+            "stream",
+            "stream=true is not available on this server: send the request without it to get the transcript whole, "
+            "or use stored_output=true and poll the job.",
+        ),
+        (
+            {"multichannel": "1"},
+            "multichannel",
+            "multichannel=true is not available on this server: the channels are mixed. Send each as a file of its "
+            "own.",
+        ),
+        (
+            {"webhook_url": "https://a.example/hook"},
+            "webhook_url",
+            "webhook_url is not available on this server: poll /v1/jobs/<id>, or watch the object that "
+            "upload_presigned_url names.",
+        ),
+        (
+            {"include[]": "logprobs"},
+            "include",
+            "include is not available on this server: verbose_json has the average log probability of each segment.",
+        ),
+        ({"metadata": "{"}, "metadata", "metadata is not JSON: send it as a JSON object."),
+        (
+            {"metadata": '{"a": 1}'},
+            "metadata",
+            'metadata is not allowed: it must be a JSON object of strings, such as {"key": "value"}.',
+        ),
+        (
+            {"metadata": '{"a": "' + "x" * 4096 + '"}'},
+            "metadata",
+            "metadata is too large: at most 4096 bytes are allowed.",
+        ),
+        (
+            {"chunking_strategy": "manual"},
+            "chunking_strategy",
+            "chunking_strategy is not allowed: it must be auto, or an object of the type server_vad.",
+        ),
+        ({"chunking_strategy": "{"}, "chunking_strategy", "chunking_strategy is not JSON: send it as a JSON object."),
+        (
+            {"upload_headers": '{"a": "b"}'},
+            "upload_headers",
+            "upload_headers goes with upload_presigned_url: send both or neither.",
+        ),
+        (
+            {"upload_format": "srt"},
+            "upload_format",
+            "upload_format goes with upload_presigned_url: send both or neither.",
+        ),
+        (
+            {"upload_format": "xml", "upload_presigned_url": URL},
+            "upload_format",
+            "upload_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, document.",
+        ),
+        (
+            {"language": ["de", "en"]},
+            "language",
+            "language was given more than once with different values: send it once.",
+        ),
+        (
+            {"stored_output": "perhaps"},
+            "stored_output",
+            "stored_output=perhaps is not allowed: it must be true or false.",
+        ),
+    ],
+)
+def test_each_wrong_field_has_its_own_sentence(fields: dict[str, Values], param: str, sentence: str) -> None:
+    assert refused(**fields) == (sentence, param)
+
+
+def test_flags_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
+    assert read(stream="false", multichannel="0", webhook_url="", include="").synchronous
+
+
+def test_other_languages_are_refused_by_an_english_model() -> None:
+    assert read(language="en-GB", model=ENGLISH).options.language == "en"
+    assert refused(language="de", model=ENGLISH) == (
+        "language=de is not available: the model small.en knows English only. Have WHISPER_MODEL set to a "
+        "multilingual one.",
+        "language",
+    )
+
+
+# The audio: a file, or a URL.
+
+
+@pytest.mark.parametrize("name", ["s3_presigned_url", "url", "audio_url"])
+def test_audio_may_come_from_a_url_under_three_names(name: str) -> None:
+    submission = read_form({name: f" {URL} "}, file=False)
+    assert submission.source_url == URL
+    assert submission.synchronous
+
+
+def test_url_that_was_escaped_for_json_is_decoded() -> None:
+    escaped = URL.replace("&", "\\u0026").replace("/", "\\/")
+    assert read(file=False, s3_presigned_url=escaped).source_url == URL
+    upload = read(upload_presigned_url=escaped).upload
+    assert upload is not None
+    assert upload.url == URL
+
+
+def test_no_audio_and_more_than_one_are_refused() -> None:
+    both = "send exactly one of file and s3_presigned_url."
+    assert refused(file=False) == (f"There is no audio: {both}", "file")
+    assert refused(url=URL) == (f"There is more than one audio: {both}", "file")
+    assert refused(file=False, url=URL, audio_url=URL) == (f"There is more than one audio: {both}", "file")
+
+
+def test_file_sent_as_text_is_told_how_to_send_it() -> None:
+    assert refused(file=False, file_="x") == refused(file=False)
+    with pytest.raises(InvalidRequest) as caught:
+        read_form({"file": "@audio.mp3"}, file=False)
+    assert str(caught.value) == (
+        "The field file holds text: send the audio itself as a file, as curl -F file=@audio.mp3 does."
+    )
+    assert caught.value.param == "file"
+
+
+@pytest.mark.parametrize("name", ["s3_presigned_url", "url", "audio_url"])
+@pytest.mark.parametrize(
+    "url", ["http://bucket.s3.amazonaws.com/key", "https://127.0.0.1/key", "file:///etc/passwd", "key", EXPIRED]
+)
+def test_url_that_may_not_be_fetched_is_refused_under_its_own_name(name: str, url: str) -> None:
+    with pytest.raises(RefusedUrl) as caught:
+        read_form({name: url}, file=False)
+    assert caught.value.param == name
+    assert str(caught.value).startswith(f"{name} ")
+    assert "secret" not in str(caught.value)
+
+
+def test_allowed_host_may_be_private_and_plain() -> None:
+    assert read(file=False, url="http://minio.local:9000/b/k").source_url == "http://minio.local:9000/b/k"
+
+
+# The upload.
+
+
+def test_upload_url_makes_a_background_job_that_delivers_a_document() -> None:
+    submission = read(upload_presigned_url=URL, timestamp_granularities="word")
+    assert not submission.synchronous
+    assert submission.upload is not None
+    assert submission.upload.url == URL
+    assert submission.upload.headers == ()
+    assert submission.upload.expires_at == 4102444800
+    assert submission.upload.rendering.format is ResponseFormat.DOCUMENT
+    assert submission.upload.rendering.granularities == {WORD}
+
+
+@pytest.mark.parametrize(
+    ("response_format", "uploaded"),
+    [("json", "document"), ("verbose_json", "document"), ("text", "text"), ("srt", "srt"), ("vtt", "vtt")],
+)
+def test_upload_has_the_response_format_where_that_is_plain_text(response_format: str, uploaded: str) -> None:
+    upload = read(upload_presigned_url=URL, response_format=response_format).upload
+    assert upload is not None
+    assert upload.rendering.format == uploaded
+
+
+@pytest.mark.parametrize("upload_format", list(ResponseFormat))
+def test_upload_format_goes_before_the_response_format(upload_format: ResponseFormat) -> None:
+    upload = read(upload_presigned_url=URL, response_format="srt", upload_format=upload_format.value).upload
+    assert upload is not None
+    assert upload.rendering.format is upload_format
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"upload_headers": '{"Content-Type": "application/json", "x-a": "b"}'},
+        {"upload_headers[Content-Type]": "application/json", "upload_headers[x-a]": "b"},
+    ],
+)
+def test_upload_headers_are_kept_in_either_spelling(fields: dict[str, Values]) -> None:
+    upload = read_form({"upload_presigned_url": URL, **fields}).upload
+    assert upload is not None
+    assert upload.headers == (("Content-Type", "application/json"), ("x-a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"upload_presigned_url": EXPIRED}, "upload_presigned_url"),
+        ({"upload_presigned_url": "http://bucket.s3.amazonaws.com/key"}, "upload_presigned_url"),
+        ({"upload_presigned_url": URL, "upload_headers": '{"Host": "a"}'}, "upload_headers"),
+        ({"upload_presigned_url": URL + "&x-amz-checksum-crc32=AAAAAA=="}, "upload_presigned_url"),
+    ],
+)
+def test_upload_that_could_not_succeed_is_refused_at_once(fields: dict[str, str], param: str) -> None:
+    with pytest.raises(RefusedUrl) as caught:
+        read_form(fields)
+    assert caught.value.param == param
+    assert "secret" not in str(caught.value)
+
+
+def test_url_holds_until_the_moment_it_expires() -> None:
+    soon = round(time.time()) + 60
+    upload = read(upload_presigned_url=URL.replace("4102444800", str(soon))).upload
+    assert upload is not None
+    assert upload.expires_at == soon
+
+
+def test_stored_output_makes_a_background_job_without_upload() -> None:
+    submission = read(stored_output="true")
+    assert not submission.synchronous
+    assert submission.upload is None
+    assert read(stored_output="false").synchronous
+
+
+# Speech detection, metadata, warnings.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chunking_strategy": '{"type": "server_vad", "threshold": 0.3, "prefix_padding_ms": 200}'},
+        {"chunking_strategy": ' {"type":"server_vad","threshold":"0.3","prefix_padding_ms":"200"}'},
+        {
+            "chunking_strategy[type]": "server_vad",
+            "chunking_strategy[threshold]": "0.3",
+            "chunking_strategy[prefix_padding_ms]": "200",
+        },
+    ],
+)
+def test_speech_detection_is_tuned_as_json_and_in_brackets(fields: dict[str, Values]) -> None:
+    assert read_form(fields).options.speech_detection == SpeechDetection(threshold=0.3, padding_ms=200)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chunking_strategy": "auto"},
+        {"chunking_strategy": " auto "},
+        {"chunking_strategy": '{"type": "auto"}'},
+        {"chunking_strategy[type]": "auto"},
+        {"chunking_strategy": "server_vad"},
+        {"chunking_strategy": ""},
+    ],
+)
+def test_speech_detection_that_is_not_tuned_has_its_defaults(fields: dict[str, Values]) -> None:
+    assert read_form(fields).options.speech_detection == SpeechDetection()
+
+
+def test_zero_is_a_value_and_not_the_default() -> None:
+    zeros = {"threshold": "0", "prefix_padding_ms": "0", "silence_duration_ms": "0"}
+    fields = {f"chunking_strategy[{key}]": value for key, value in zeros.items()}
+    detection = read_form({"chunking_strategy[type]": "server_vad", **fields}).options.speech_detection
+    assert detection == SpeechDetection(threshold=0.0, padding_ms=0, min_silence_ms=0)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "reason"),
+    [
+        ("threshold", "2", "it must be a number from 0 to 1."),
+        ("prefix_padding_ms", "-1", "it must be a number from 0 to 5000."),
+        ("silence_duration_ms", "loud", "it must be a number from 0 to 30000."),
+        ("silence_duration_ms", "1.5", "it must be a whole number."),
+    ],
+)
+def test_wrong_tuning_is_refused_by_its_name(member: str, value: str, reason: str) -> None:
+    name = f"chunking_strategy[{member}]"
+    with pytest.raises(InvalidRequest) as caught:
+        read_form({"chunking_strategy[type]": "server_vad", name: value})
+    assert (str(caught.value), caught.value.param) == (f"{name}={value} is not allowed: {reason}", name)
+    with pytest.raises(InvalidRequest) as caught:
+        read_form({"chunking_strategy": f'{{"type": "server_vad", "{member}": "{value}"}}'})
+    assert (str(caught.value), caught.value.param) == (f"{name}={value} is not allowed: {reason}", name)
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", "5", '{"threshold": 0.5}', '{"type": 5}', '{"type": ["server_vad"]}'])
+def test_strategy_of_another_type_is_refused(text: str) -> None:
+    sentence = "chunking_strategy is not allowed: it must be auto, or an object of the type server_vad."
+    assert refused(chunking_strategy=text) == (sentence, "chunking_strategy")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"metadata": '{"call": "17", "who": "Zoë"}'}, {"metadata[call]": "17", "metadata[who]": "Zoë"}]
+)
+def test_metadata_is_kept_in_either_spelling(fields: dict[str, Values]) -> None:
+    assert read_form(fields).metadata == {"call": "17", "who": "Zoë"}
+
+
+@pytest.mark.parametrize("name", ["enable_diarization", "diarize", "num_speakers", "known_speaker_names[]"])
+def test_known_field_that_changes_nothing_is_warned_of(name: str) -> None:
+    bare = name.removesuffix("[]")
+    assert read_form({name: "2"}).warnings == (f"{bare} is not supported and was ignored.",)
+    assert read_form({name: ""}).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["enable_diarization", "diarize"])
+def test_what_is_not_asked_for_is_not_warned_of(name: str) -> None:
+    assert read_form({name: "false"}).warnings == ()
