@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How long a thread at work on the model may keep the interpreter from the event loop: a tenth of Python's default,
+#: as each read of a body waits for it once.
+_SWITCH_SECONDS = 0.0005
 #: How long answers that are being sent may take once all work has ended.
 _CLOSE_SECONDS = 3
 
@@ -91,6 +94,7 @@ def main() -> int:
     server = Server(config, drain=app.state.service.drain)
     host, port = listener.getsockname()[:2]
     logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     server.run(sockets=[listener])
     return server.exit_code
 

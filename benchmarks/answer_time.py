@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MEGABYTE: Final = 1_000_000
 SIZES: Final = (20_000, MEGABYTE, 10 * MEGABYTE, 100 * MEGABYTE)
+#: Between submissions: the model is to be busy, not the decoders of the submissions before.
+_PAUSE_SECONDS: Final = 0.2
 _BOUNDARY: Final = b"benchmark-boundary"
 _HEAD: Final = (
     b'--%(b)s\r\nContent-Disposition: form-data; name="stored_output"\r\n\r\ntrue\r\n'
@@ -55,6 +57,7 @@ def _one_run(answers: dict[int, list[float]], health: list[float], *, busy: bool
         for size in SIZES:
             body = os.urandom(size)  # no audio: what comes after the answer costs little
             for _ in range(submissions if size < 100 * MEGABYTE else max(1, submissions // 8)):
+                time.sleep(_PAUSE_SECONDS)
                 answers[size].append(_submit(port, body))
                 health.append(_timed_health(port))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
+import os
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +19,9 @@ logger = logging.getLogger(__name__)
 #: What CTranslate2 opens by name at its first encode; in this order, as the second needs the first.
 _CUBLAS: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
+#: Between that of requests (0) and that of what nobody waits for (19).
+_MODEL_NICENESS: Final = 10
+
 DeviceKind = Literal["cuda", "cpu"]
 
 
@@ -25,6 +31,15 @@ class Device:
 
     kind: DeviceKind
     compute_type: str
+
+
+def yield_to_requests() -> None:
+    """Has this thread, and the model's threads that it will start, make way for those that answer requests.
+
+    On Linux a thread has a priority of its own and hands it on to those that it starts.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MODEL_NICENESS)
 
 
 def choose_device(wanted: str, compute_type: str, *, indexes: tuple[int, ...], probe_model: Path) -> Device:

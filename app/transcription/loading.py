@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.domain.errors import ModelLoading
+from app.transcription.device import yield_to_requests
 from app.transcription.engine import WhisperTranscriber
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class LoadingTranscriber:
             ModelUnavailable: it can't be loaded.
         """
         started = time.monotonic()
-        model = await asyncio.to_thread(self._load)
+        model = await _in_own_thread(self._load)
         self._transcriber = WhisperTranscriber(model, decoder=self._decoder, gate=self._gate)
         self.model = ModelState(
             name=model.name,
@@ -96,3 +98,12 @@ class LoadingTranscriber:
                 retry_after_seconds=_RETRY_LOADING_SECONDS,
             )
         return self._transcriber
+
+
+async def _in_own_thread(load: Callable[[], WhisperModel]) -> WhisperModel:
+    """Loads in a thread of low priority, which the model's own threads inherit."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=yield_to_requests)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, load)
+    finally:
+        executor.shutdown(wait=False)

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render, srt, timestamp, vtt
 from app.domain.transcript import Segment, Task, Transcript, Word
-from tests.domain.strategies import transcripts
+from tests.domain.strategies import transcripts, unhurried
 
 SEGMENT, WORD = Granularity
 
@@ -106,6 +106,7 @@ def test_words_alone_leave_the_segments_out() -> None:
     assert "segments" not in body
 
 
+@unhurried
 @given(transcripts())
 def test_what_was_not_asked_for_is_absent_and_nothing_is_null(transcript: Transcript) -> None:
     for granularities in ({SEGMENT}, {WORD}, {SEGMENT, WORD}):
@@ -232,6 +233,7 @@ def _check_cues(blocks: list[list[str]], transcript: Transcript) -> None:
     assert all(before <= after for before, after in pairwise(times))
 
 
+@unhurried
 @given(transcripts())
 def test_srt_can_be_read_back(transcript: Transcript) -> None:
     blocks = [block.split("\n") for block in srt(transcript).split("\n\n")]
@@ -240,6 +242,7 @@ def test_srt_can_be_read_back(transcript: Transcript) -> None:
     _check_cues([block[1:] for block in blocks], transcript)
 
 
+@unhurried
 @given(transcripts())
 def test_vtt_can_be_read_back(transcript: Transcript) -> None:
     head, *blocks = [block.split("\n") for block in vtt(transcript).split("\n\n")]

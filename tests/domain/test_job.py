@@ -14,6 +14,7 @@ from app.domain.errors import IllegalTransition
 from app.domain.formats import Rendering
 from app.domain.job import Job, JobStatus, Progress, Upload
 from app.domain.transcript import TranscriptionOptions
+from tests.domain.strategies import unhurried
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
@@ -59,6 +60,7 @@ def test_every_other_move_is_refused_with_both_statuses_named(before: JobStatus,
         a_job(before).moved_to(after, at=110.0)
 
 
+@unhurried
 @given(st.lists(st.tuples(st.sampled_from(JobStatus), st.floats(min_value=100, max_value=1e9)), max_size=8))
 def test_whatever_is_tried_a_job_ends_at_most_once_and_stays_as_it_ended(tries: list[tuple[JobStatus, float]]) -> None:
     job, ended = a_job(), []

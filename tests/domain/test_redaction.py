@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.redaction import without_queries
+from tests.domain.strategies import TEXTS, unhurried
 
 QUERY = "X-Amz-Credential=secret&X-Amz-Signature=secret"
 
@@ -37,9 +38,8 @@ def test_query_is_cut_whatever_stands_before_the_url(before: str) -> None:
     assert "secret" not in without_queries(f"{before}https://b.example/key?{QUERY}")
 
 
-@given(
-    st.text(), st.text(alphabet=st.characters(codec="ascii", exclude_characters=" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\"'<>"))
-)
+@unhurried
+@given(TEXTS, st.text(alphabet="aZ09-._~%&=+?/:#…ü"))
 def test_cutting_twice_is_cutting_once(before: str, query: str) -> None:
     once = without_queries(f"{before} https://b.example/key?{query}&sig=secret")
     assert "secret" not in once

@@ -7,14 +7,16 @@ import json
 from hypothesis import given
 
 from app.domain.transcript import Transcript
-from tests.domain.strategies import transcripts
+from tests.domain.strategies import transcripts, unhurried
 
 
+@unhurried
 @given(transcripts())
 def test_transcript_comes_back_from_json_as_it_was(transcript: Transcript) -> None:
     assert Transcript.from_dict(json.loads(json.dumps(transcript.to_dict()))) == transcript
 
 
+@unhurried
 @given(transcripts())
 def test_text_is_what_the_segments_say_and_words_are_in_their_order(transcript: Transcript) -> None:
     assert transcript.text == "".join(segment.text for segment in transcript.segments).strip()

@@ -1,0 +1,408 @@
+"""Jobs from their acceptance to their end: what is PUT, what is logged, what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.domain.errors import (
+    BodyTooLarge,
+    DeliveryFailed,
+    DownloadFailed,
+    TranscriptionFailed,
+    UndecodableAudio,
+)
+from app.domain.formats import ResponseFormat
+from app.domain.job import DeliveryStatus, JobStatus
+from app.domain.transcript import TranscriptionOptions
+from app.jobs.document import success_document
+from app.jobs.retention import Retention
+from tests.jobs.rig import AUDIO, upload_to
+from tests.support.fake_transcriber import GREETING, Checkpoint
+from tests.support.fault_server import answer, endless_body, fault_server, never_answer
+
+if TYPE_CHECKING:
+    from app.domain.job import Job
+    from tests.jobs.rig import Rig
+    from tests.support.fault_server import Connection
+
+pytestmark = pytest.mark.anyio
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+WEEK = 604_800.0
+
+
+@pytest.fixture(autouse=True)
+def every_line_is_caught(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="app")
+
+
+def lines(caplog: pytest.LogCaptureFixture, *, least: int = logging.INFO) -> list[str]:
+    """What was logged by the service, with the seconds that vary blotted out."""
+    return [
+        re.sub(r"in \d+\.\ds$", "in #s", record.getMessage())
+        for record in caplog.records
+        if record.name.startswith("app.") and record.levelno >= least
+    ]
+
+
+def traces(caplog: pytest.LogCaptureFixture, *, level: int) -> list[type[BaseException] | None]:
+    """The types of the exceptions that were logged with their traces at exactly this level."""
+    return [record.exc_info[0] for record in caplog.records if record.exc_info and record.levelno == level]
+
+
+async def run(rig: Rig, **changes: Any) -> Job:
+    return await rig.ended(await rig.submit(**changes))
+
+
+# Success.
+
+
+async def test_job_from_a_url_to_a_url_succeeds_with_the_lines_people_look_for(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fault_server(answer(200, AUDIO)) as source, fault_server(answer(200)) as target:
+        job = await run(rig, source_url=source.url("/talk.mp3?sig=secret"), **upload_to(target.url("/key?sig=secret")))
+    (put,) = target.requests
+    assert lines(caplog) == [
+        f"📥 Job {job.id}: Downloading audio from pre-signed URL...",
+        f"⏳ Job {job.id} waiting for GPU availability...",
+        f"🎬 Job {job.id} acquired GPU slot, starting processing...",
+        f"🎙️ Job {job.id}: Starting transcription...",
+        f"📤 Job {job.id}: Uploading results to user URL...",
+        f"✅ Successfully uploaded result to user-provided URL ({len(put.body)} bytes)",
+        f"✅ Background job {job.id} completed successfully in #s",
+    ]
+    assert "secret" not in caplog.text
+    assert traces(caplog, level=logging.ERROR) == []
+
+
+async def test_job_goes_through_the_phrases_and_statuses_of_the_contract(rig: Rig) -> None:
+    async with fault_server(answer(200, AUDIO)) as source, fault_server(answer(200)) as target:
+        job = await run(rig, source_url=source.url(), **upload_to(target.url()))
+    assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, COMPLETED]
+    assert rig.registry.phrases(job.id) == [
+        "Waiting for GPU availability",
+        "Downloading audio",
+        "Waiting for GPU availability",
+        "Transcribing audio",
+        "Uploading results",
+        "Done",
+    ]
+
+
+async def test_finished_job_says_what_it_is_and_keeps_its_result_only(rig: Rig) -> None:
+    async with fault_server(answer(200)) as target:
+        job = await run(rig, **upload_to(target.url()))
+    assert (job.status, job.progress, job.progress_percent) == (COMPLETED, "Done", 100.0)
+    assert (job.language, job.audio_duration, job.has_result) == ("german", 10.0, True)
+    assert (job.error, job.error_type) == (None, None)
+    assert job.delivery is not None
+    assert (job.delivery.status, job.delivery.attempts, job.delivery.last_error) == (DeliveryStatus.DELIVERED, 1, None)
+    assert job.accepted_at <= (job.started_at or 0) <= (job.ended_at or 0)
+    assert await rig.files(job) == ["result.json"]
+    assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
+
+
+async def test_uploaded_document_is_the_one_of_the_stored_result(rig: Rig) -> None:
+    async with fault_server(answer(200)) as target:
+        job = await run(rig, metadata={"call": "17"}, warnings=("It was late.",), **upload_to(target.url("/key?a=b")))
+    (put,) = target.requests
+    assert (put.method, put.target) == ("PUT", "/key?a=b")
+    assert put.headers["content-type"] == "application/json"
+    transcript, seconds = await asyncio.to_thread(rig.spool.result, job.id)
+    assert json.loads(put.body) == success_document(job, transcript, processing_time=seconds)
+
+
+@pytest.mark.parametrize(
+    ("format_", "media_type", "beginning"),
+    [
+        (ResponseFormat.SRT, "text/plain; charset=utf-8", "1\n00:00:00,500 --> "),
+        (ResponseFormat.VTT, "text/vtt; charset=utf-8", "WEBVTT\n\n"),
+        (ResponseFormat.TEXT, "text/plain; charset=utf-8", "Grüße an alle."),
+        (ResponseFormat.JSON, "application/json", '{"text":"Grüße an alle."'),
+    ],
+)
+async def test_upload_has_the_format_and_type_that_were_asked_for(
+    rig: Rig, format_: ResponseFormat, media_type: str, beginning: str
+) -> None:
+    async with fault_server(answer(200)) as target:
+        await run(rig, **upload_to(target.url("/key"), format_))
+    (put,) = target.requests
+    assert put.headers["content-type"] == media_type
+    assert put.body.decode().startswith(beginning)
+
+
+async def test_job_without_upload_keeps_its_result_and_puts_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    job = await run(rig)
+    assert (job.status, job.has_result, job.delivery) == (COMPLETED, True, None)
+    assert not any("upload" in line.lower() for line in lines(caplog))
+
+
+async def test_synchronous_request_is_not_called_a_background_job(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    job = await run(rig, synchronous=True)
+    assert lines(caplog)[-1] == f"✅ Request {job.id} completed successfully in #s"
+
+
+async def test_transcriber_gets_the_audio_and_the_options(rig: Rig) -> None:
+    options = TranscriptionOptions(language="de", beam_size=2)
+    rig.transcriber.decoding.hold()
+    job = await rig.submit(options=options)
+    await rig.transcriber.decoding.reached()
+    (call,) = rig.transcriber.calls
+    assert call.options == options
+    assert await asyncio.to_thread(call.source.read_bytes) == AUDIO
+    rig.transcriber.decoding.release()
+    await rig.ended(job)
+
+
+async def test_downloaded_audio_reaches_the_transcriber(rig: Rig) -> None:
+    rig.transcriber.decoding.hold()
+    async with fault_server(answer(200, b"from afar")) as source:
+        job = await rig.submit(source_url=source.url())
+        await rig.transcriber.decoding.reached()
+    assert await asyncio.to_thread(rig.transcriber.calls[0].source.read_bytes) == b"from afar"
+    rig.transcriber.decoding.release()
+    assert (await rig.ended(job)).status is COMPLETED
+
+
+async def test_progress_is_the_share_of_the_audio_that_is_finished(rig: Rig) -> None:
+    rig.transcriber.finishing.hold()
+    job = await rig.submit()
+    await rig.transcriber.finishing.reached()
+    seen = [value.progress_percent for value in rig.registry.history[job.id]]
+    assert sorted(set(seen)) == [0.0, 40.0, 95.0]
+    assert seen == sorted(seen)
+    assert (rig.now(job).status, rig.now(job).progress) == (PROCESSING, "Transcribing audio")
+    assert (rig.now(job).language, rig.now(job).audio_duration) == ("german", 10.0)
+    rig.transcriber.finishing.release()
+    await rig.ended(job)
+
+
+async def test_job_waits_in_the_queue_until_its_first_permit(rig: Rig) -> None:
+    rig.transcriber.on_model.hold()
+    jobs = [await rig.submit() for _ in range(5)]
+    await rig.transcriber.on_model.reached(3)
+    await rig.transcriber.decoding.reached(5)
+    assert [rig.now(job).status for job in jobs] == [PROCESSING] * 3 + [QUEUED] * 2
+    assert rig.registry.waiting() == [job.id for job in jobs[3:]]
+    rig.transcriber.on_model.release()
+    assert [(await rig.ended(job)).status for job in jobs] == [COMPLETED] * 5
+    assert rig.transcriber.most_active == 3
+
+
+async def test_passing_trouble_with_the_upload_is_overcome(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    async with fault_server(answer(503), answer(503), answer(200)) as target:
+        job = await run(rig, **upload_to(target.url()))
+    assert job.status is COMPLETED
+    assert job.delivery is not None
+    assert (job.delivery.status, job.delivery.attempts, job.delivery.last_error) == (DeliveryStatus.DELIVERED, 3, None)
+    deliveries = [value.delivery for value in rig.registry.history[job.id] if value.delivery]
+    assert (2, "HTTP 503") in [(delivery.attempts, delivery.last_error) for delivery in deliveries]
+    assert [line for line in lines(caplog) if "Attempt" in line or "Retry" in line] == [
+        "⚠️ Attempt 1/3: HTTP 503",
+        "🔄 Retry attempt 2/3 after 2s delay...",
+        "⚠️ Attempt 2/3: HTTP 503",
+        "🔄 Retry attempt 3/3 after 4s delay...",
+    ]
+    assert rig.waits == [2.0, 4.0]
+
+
+async def test_upload_holds_no_permit(rig: Rig) -> None:
+    async with fault_server(never_answer()) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await target.came.wait()
+        assert rig.transcriber.active == 0
+        assert (rig.now(job).status, rig.now(job).progress) == (PROCESSING, "Uploading results")
+        await rig.runner.cancel(job.id)
+
+
+# Failure.
+
+
+async def test_expected_failure_is_one_line_with_its_trace_at_debug(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
+    job = await run(rig)
+    assert lines(caplog, least=logging.ERROR) == [
+        f"❌ Background job {job.id} failed: UndecodableAudio: The file is no audio."
+    ]
+    assert traces(caplog, level=logging.ERROR) == []
+    assert traces(caplog, level=logging.DEBUG) == [UndecodableAudio]
+    assert (job.status, job.error, job.error_type) == (FAILED, "The file is no audio.", "UndecodableAudio")
+    assert (job.progress, job.has_result) == ("Failed", False)
+    assert job.ended_at is not None
+    assert await rig.files(job) == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("Oops"), TranscriptionFailed("The model broke")])
+async def test_unexpected_failure_is_followed_by_its_whole_trace(
+    rig: Rig, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    rig.transcriber.error = error
+    job = await run(rig)
+    name = type(error).__name__
+    assert lines(caplog, least=logging.ERROR)[0] == f"❌ Background job {job.id} failed: {name}: {error}"
+    assert traces(caplog, level=logging.ERROR) == [type(error)]
+    assert "fake_transcriber.py" in caplog.text
+    assert (job.status, job.error_type) == (FAILED, name)
+
+
+async def test_failure_without_a_sentence_is_named_by_its_type(rig: Rig) -> None:
+    rig.transcriber.error = RuntimeError()
+    assert (await run(rig)).error == "RuntimeError"
+
+
+async def test_failure_tells_no_signature(rig: Rig) -> None:
+    rig.transcriber.error = RuntimeError("GET https://b.example/k?X-Amz-Signature=secret broke")
+    assert (await run(rig)).error == "GET https://b.example/k?… broke"
+
+
+async def test_failure_document_is_put_where_the_result_would_have_gone(rig: Rig) -> None:
+    rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
+    async with fault_server(answer(200)) as target:
+        job = await run(rig, metadata={"call": "17"}, **upload_to(target.url("/key"), ResponseFormat.SRT))
+    (put,) = target.requests
+    assert put.headers["content-type"] == "application/json"
+    document = json.loads(put.body)
+    assert document.pop("processing_time") == 0.0
+    assert document == {
+        "job_id": job.id,
+        "status": "failed",
+        "error": "The file is no audio.",
+        "error_type": "UndecodableAudio",
+        "metadata": {"call": "17"},
+    }
+    assert job.delivery is not None
+    assert job.delivery.status is DeliveryStatus.DELIVERED
+    assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
+
+
+async def test_job_is_failed_while_its_failure_is_still_being_reported(rig: Rig) -> None:
+    rig.transcriber.error = UndecodableAudio("No.")
+    async with fault_server(never_answer()) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await target.came.wait()
+        assert rig.now(job).status is FAILED
+        assert rig.runner.is_running(job.id)
+        await rig.runner.forget(job.id)
+
+
+async def test_failure_that_can_not_be_reported_is_logged_and_the_delivery_failed(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
+    async with fault_server(answer(403)) as target:
+        job = await run(rig, **upload_to(target.url("/key?sig=secret")))
+        address = target.url("/key")
+    assert (job.status, job.error, job.error_type) == (FAILED, "The file is no audio.", "UndecodableAudio")
+    assert job.delivery is not None
+    assert job.delivery.status is DeliveryStatus.FAILED
+    assert job.delivery.last_error == f"HTTP 403 (attempt 1/3) to {address}"
+    assert len(target.requests) == 1
+    assert lines(caplog, least=logging.ERROR)[-1] == (
+        f"Job {job.id}: its failure could not be reported to the user's URL: {job.delivery.last_error}"
+    )
+    assert traces(caplog, level=logging.ERROR) == []
+    assert "secret" not in caplog.text
+
+
+async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    async with fault_server(answer(503)) as target:
+        job = await run(rig, **upload_to(target.url("/key?sig=secret")))
+        address = target.url("/key")
+    assert (job.status, job.error_type) == (FAILED, "DeliveryFailed")
+    assert job.error == f"HTTP 503 (attempt 3/3) to {address}"
+    assert len(target.requests) == 3
+    assert all(b"completed" in request.body for request in target.requests)
+    assert job.delivery is not None
+    assert (job.delivery.status, job.delivery.attempts) == (DeliveryStatus.FAILED, 3)
+    assert job.delivery.last_error == job.error
+    assert job.has_result
+    assert await rig.files(job) == ["result.json"]
+    assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
+    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK)
+    assert retention.expires_at(job) == (job.ended_at or 0) + WEEK
+    assert lines(caplog, least=logging.ERROR) == [
+        "❌ All 3 upload attempts failed",
+        f"❌ Background job {job.id} failed: DeliveryFailed: {job.error}",
+    ]
+    assert traces(caplog, level=logging.ERROR) == []
+    assert traces(caplog, level=logging.DEBUG) == [DeliveryFailed]
+    assert "secret" not in caplog.text
+
+
+async def test_final_answer_of_the_store_ends_the_job_at_once(rig: Rig) -> None:
+    denied = b"<Error><Code>AccessDenied</Code></Error>"
+    async with fault_server(answer(403, denied)) as target:
+        job = await run(rig, **upload_to(target.url("/key")))
+        assert job.error == f"HTTP 403 AccessDenied (attempt 1/3) to {target.url('/key')}"
+    assert len(target.requests) == 1
+    assert rig.waits == []
+
+
+async def test_audio_that_can_not_be_downloaded_fails_the_job_and_is_reported(rig: Rig) -> None:
+    async with fault_server(answer(404)) as source, fault_server(answer(200)) as target:
+        job = await run(rig, source_url=source.url("/talk.mp3?sig=secret"), **upload_to(target.url("/key")))
+        assert job.error == f"HTTP 404 (attempt 1/3) from {source.url('/talk.mp3')}"
+    assert (job.status, job.error_type) == (FAILED, DownloadFailed.__name__)
+    assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
+    assert rig.transcriber.calls == []
+    assert json.loads(target.requests[0].body)["error_type"] == "DownloadFailed"
+    assert await rig.files(job) == []
+
+
+async def test_download_over_the_limit_fails_the_job_and_leaves_nothing(rig: Rig) -> None:
+    async with fault_server(endless_body()) as source:
+        job = await run(rig, source_url=source.url())
+    assert (job.status, job.error_type) == (FAILED, BodyTooLarge.__name__)
+    assert await rig.files(job) == []
+
+
+async def test_at_most_eight_downloads_run_at_once(rig: Rig) -> None:
+    asked = Checkpoint()
+    asked.hold()
+
+    async def wait(connection: Connection) -> None:
+        await connection.read_request()
+        await asked.pass_by()
+
+    async with fault_server(wait) as source:
+        jobs = [await rig.submit(source_url=source.url()) for _ in range(10)]
+        async with asyncio.timeout(10):
+            await asked.reached(8)
+        phrases = [rig.now(job).progress.value for job in jobs]
+        assert phrases == ["Downloading audio"] * 8 + ["Waiting for GPU availability"] * 2
+        assert source.connections == 8
+        for job in jobs:
+            await rig.runner.cancel(job.id)
+
+
+async def test_time_on_the_model_is_what_the_estimate_learns(rig: Rig) -> None:
+    await run(rig)
+    assert 0 <= rig.estimate.wait_seconds(0) < 10.0
+
+
+# What still comes from the model after the end of its job.
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_window_that_comes_after_the_end_of_its_job_is_not_heard(rig: Rig, *, forgotten: bool) -> None:
+    """The model looks between windows whether it should stop, so that one may still come."""
+    rig.transcriber.on_model.hold()
+    job = await rig.submit()
+    await rig.transcriber.on_model.reached()
+    await rig.runner.cancel(job.id)
+    if forgotten:
+        await rig.runner.forget(job.id)
+    else:
+        before = rig.now(job)
+    (call,) = rig.transcriber.calls
+    for window in rig.transcriber.windows():
+        call.listener.on_window(window)
+    if not forgotten:
+        assert rig.now(job) == before

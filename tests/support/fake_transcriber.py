@@ -1,0 +1,146 @@
+"""A transcriber on a script: no model, no audio, and it goes on when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.domain.transcript import Segment, Task, Transcript, Word
+from app.transcription.transcriber import FinishedWindow, Turn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.domain.transcript import TranscriptionOptions
+    from app.transcription.transcriber import Listener
+
+
+def a_segment(number: int, text: str, *, start: float, end: float) -> Segment:
+    return Segment(
+        id=number,
+        seek=round(start * 100),
+        start=start,
+        end=end,
+        text=text,
+        tokens=(50364, 2425),
+        temperature=0.0,
+        avg_logprob=-0.25,
+        compression_ratio=1.5,
+        no_speech_prob=0.01,
+        words=(Word(word=text, start=start, end=end, probability=0.9),),
+    )
+
+
+#: Two windows of a recording of 10 s.
+GREETING: Final = Transcript(
+    task=Task.TRANSCRIBE,
+    language="german",
+    duration=10.0,
+    segments=(a_segment(0, " Grüße", start=0.5, end=4.0), a_segment(1, " an alle.", start=5.0, end=9.5)),
+)
+
+
+class Checkpoint:
+    """A place that every job passes, and where the test may hold them."""
+
+    def __init__(self) -> None:
+        self.arrivals = 0
+        self._arrived = asyncio.Condition()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    async def reached(self, times: int = 1) -> None:
+        """Waits until so many jobs have come here since the beginning."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: self.arrivals >= times)
+
+    async def pass_by(self) -> None:
+        self.arrivals += 1
+        async with self._arrived:
+            self._arrived.notify_all()
+        await self._open.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What the transcriber was asked, and by whom the answer is heard."""
+
+    source: Path
+    options: TranscriptionOptions
+    listener: Listener
+
+
+class FakeTranscriber:
+    """Behaves as a Transcriber does, at most ``permits`` jobs at once on its model.
+
+    A job passes ``decoding``, takes a permit, passes ``on_model``, emits a window for each segment, and passes
+    ``finishing``; one that is cancelled passes ``leaving``. ``undecodable`` and ``error`` are raised instead of
+    going on.
+    """
+
+    def __init__(self, *, permits: int = 3, transcript: Transcript = GREETING) -> None:
+        self.transcript = transcript
+        self.decoding, self.on_model, self.finishing, self.leaving = (Checkpoint() for _ in range(4))
+        self.undecodable: Exception | None = None
+        self.error: Exception | None = None
+        self.calls: list[Call] = []
+        self.most_active = 0
+        self.cancelled = 0
+        self._active = 0
+        self._permits = asyncio.Semaphore(permits)
+
+    @property
+    def active(self) -> int:
+        return self._active
+
+    async def transcribe(self, source: Path, options: TranscriptionOptions, *, listener: Listener) -> Transcript:
+        self.calls.append(Call(source=source, options=options, listener=listener))
+        try:
+            return await self._transcribe(listener)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            await self.leaving.pass_by()
+            raise
+
+    async def _transcribe(self, listener: Listener) -> Transcript:
+        listener.on_turn(Turn.WAITING)
+        await self.decoding.pass_by()
+        if self.undecodable is not None:
+            raise self.undecodable
+        listener.on_decoded(self.transcript.duration)
+        async with self._permits:
+            self._active += 1
+            self.most_active = max(self.most_active, self._active)
+            try:
+                listener.on_turn(Turn.ACTIVE)
+                return await self._run(listener)
+            finally:
+                self._active -= 1
+
+    async def _run(self, listener: Listener) -> Transcript:
+        await self.on_model.pass_by()
+        if self.error is not None:
+            raise self.error
+        for window in self.windows():
+            listener.on_window(window)
+        await self.finishing.pass_by()
+        return self.transcript
+
+    def windows(self) -> list[FinishedWindow]:
+        """A window for each segment."""
+        return [
+            FinishedWindow(
+                segments=(segment,),
+                seconds_done=segment.end,
+                duration=self.transcript.duration,
+                language=self.transcript.language,
+            )
+            for segment in self.transcript.segments
+        ]

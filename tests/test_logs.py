@@ -1,0 +1,159 @@
+"""Log lines in both formats: each with its job, none with a secret."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from app.domain.current import CurrentJob, current_job
+from app.logs import ConsoleFormatter, JsonFormatter, configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+URL = "https://bucket.example/key?X-Amz-Credential=secret&X-Amz-Signature=secret"
+CUT = "https://bucket.example/key?…"
+CHATTERERS = ("httpx", "httpcore", "urllib3", "huggingface_hub", "faster_whisper")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undoes what ``configure`` does to the whole process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in (*CHATTERERS, "httpx2", "httpcore2")}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def a_record(text: str, *args: object, level: int = logging.INFO, error: Exception | None = None) -> logging.LogRecord:
+    info = (type(error), error, error.__traceback__) if error else None
+    return logging.LogRecord("app.jobs.runner", level, __file__, 1, text, args, info)
+
+
+def for_job(work: Callable[[], str], *, seconds_ago: float) -> str:
+    """What ``work`` gives while a job is the current one."""
+    context = contextvars.copy_context()
+    context.run(current_job.set, CurrentJob("4f0c", time.time() - seconds_ago))
+    return context.run(work)
+
+
+def fail(text: str) -> None:
+    cause = ConnectionError(f"PUT {URL} was refused")
+    raise ValueError(text) from cause
+
+
+def raised(text: str) -> Exception:
+    try:
+        fail(text)
+    except ValueError as exc:
+        return exc
+    raise AssertionError
+
+
+def test_console_line_has_time_level_and_text() -> None:
+    line = ConsoleFormatter().format(a_record("Model %s ready", "small", level=logging.WARNING))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING +Model small ready", line)
+
+
+def test_console_line_of_a_job_has_its_id_and_the_seconds_since_it_was_accepted() -> None:
+    line = for_job(lambda: ConsoleFormatter().format(a_record("💾 stored")), seconds_ago=83.24)
+    assert re.search(r" INFO +\[4f0c \+83\.2s\] 💾 stored$", line), line
+
+
+def test_clock_that_was_set_back_gives_no_negative_time() -> None:
+    line = for_job(lambda: ConsoleFormatter().format(a_record("x")), seconds_ago=-60)
+    assert "[4f0c +0.0s] x" in line
+
+
+def test_json_line_is_one_object_with_the_job_in_fields() -> None:
+    line = for_job(lambda: JsonFormatter().format(a_record("Über\n%s", "x")), seconds_ago=83.24)
+    assert "\n" not in line
+    assert "Über" in line
+    entry = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", entry.pop("time"))
+    assert entry.pop("elapsed") == pytest.approx(83.24, abs=0.1)
+    assert entry == {"level": "INFO", "logger": "app.jobs.runner", "message": "Über\nx", "job_id": "4f0c"}
+
+
+def test_json_line_without_a_job_has_no_such_fields() -> None:
+    assert json.loads(JsonFormatter().format(a_record("x"))).keys() == {"time", "level", "logger", "message"}
+
+
+@pytest.mark.parametrize("formatter", [ConsoleFormatter(), JsonFormatter()])
+def test_queries_are_cut_from_messages_and_from_the_whole_traceback(formatter: logging.Formatter) -> None:
+    record = a_record("Fetching %s", URL, level=logging.ERROR, error=raised(f"no answer from '{URL}'"))
+    line = formatter.format(record)
+    assert "secret" not in line
+    assert line.count(CUT) == 3
+    assert "Traceback (most recent call last)" in line
+    assert "ConnectionError" in line
+    assert "ValueError: no answer" in line
+
+
+def test_json_line_keeps_the_traceback_in_a_field_of_its_own() -> None:
+    entry = json.loads(JsonFormatter().format(a_record("It broke", error=raised("no"))))
+    assert entry["message"] == "It broke"
+    assert "Traceback (most recent call last)" in entry["exception"]
+    assert entry["exception"].endswith("ValueError: no")
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_configured_service_writes_lines_of_its_level_to_standard_error(
+    style: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(level="INFO", style=style)
+    logging.getLogger("app.jobs").info("📤 %s", URL)
+    logging.getLogger("app.jobs").debug("too quiet")
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert output.out == ""
+    assert CUT in line
+    assert line.startswith("{") == (style == "json")
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+@pytest.mark.parametrize("name", CHATTERERS)
+def test_libraries_that_log_whole_urls_are_silenced(name: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level=level, style="console")
+    logger = logging.getLogger(name)
+    logger.info('HTTP Request: PUT %s "HTTP/1.1 200 OK"', URL)
+    logger.debug("headers")
+    assert capsys.readouterr().err == ""
+    logger.warning("heard")
+    assert "heard" in capsys.readouterr().err
+
+
+def test_libraries_are_no_louder_than_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="ERROR", style="console")
+    logging.getLogger("httpx").warning("unheard")
+    assert capsys.readouterr().err == ""
+
+
+def test_second_configuration_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="INFO", style="console")
+    configure(level="INFO", style="json")
+    logging.getLogger("app").info("once")
+    (line,) = capsys.readouterr().err.splitlines()
+    entry: dict[str, Any] = json.loads(line)
+    assert entry["message"] == "once"
+
+
+def test_exception_logged_while_it_is_handled_is_written_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="INFO", style="console")
+    try:
+        fail(URL)
+    except ValueError:
+        logging.getLogger("app").exception("It broke")
+    output = capsys.readouterr().err
+    assert f"ValueError: {CUT}\n" in output
+    assert "secret" not in output

@@ -1,0 +1,215 @@
+"""Settings: their defaults, where they come from, and a sentence for each wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from pydantic import ValidationError
+
+from app.delivery.targets import AllowedHosts
+from app.settings import Settings, WrongSettings, _sentence, settings_without_effect
+
+#: The contract's table, of which this version knows all but the five that come later.
+DEFAULTS: Final[dict[str, Any]] = {
+    "HOST": "127.0.0.1",
+    "PORT": 8000,
+    "WHISPER_MODEL": "auto",
+    "WHISPER_DEVICE": "auto",
+    "WHISPER_COMPUTE_TYPE": "auto",
+    "WHISPER_DEVICE_INDEX": (0,),
+    "WHISPER_CPU_THREADS": 0,
+    "WHISPER_BEAM_SIZE": 5,
+    "MAX_CONCURRENT_REQUESTS": 3,
+    "MAX_QUEUED_JOBS": 1000,
+    "UPLOAD_TIMEOUT_SECONDS": 600,
+    "UPLOAD_CONNECT_TIMEOUT_SECONDS": 30,
+    "UPLOAD_MAX_ATTEMPTS": 3,
+    "DOWNLOAD_TIMEOUT_SECONDS": 3600,
+    "SHUTDOWN_GRACE_SECONDS": 30,
+    "JOB_RETENTION_SECONDS": 3600,
+    "UNDELIVERED_RETENTION_SECONDS": 604800,
+    "MAX_UPLOAD_BYTES": 2 * 1024**3,
+    "MAX_AUDIO_SECONDS": 43200,
+    "DATA_DIR": Path("data"),
+    "API_KEYS": (),
+    "URL_ALLOWED_HOSTS": AllowedHosts(),
+    "LOG_FORMAT": "console",
+    "LOG_LEVEL": "INFO",
+}
+
+
+def wrong(patch: pytest.MonkeyPatch, **variables: str) -> list[str]:
+    """The sentences with which these variables stop the start."""
+    for name, value in variables.items():
+        patch.setenv(name, value)
+    with pytest.raises(WrongSettings) as caught:
+        Settings.load()
+    assert str(caught.value) == "\n".join(caught.value.sentences)
+    return caught.value.sentences
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    assert {name.upper(): value for name, value in Settings.load().model_dump().items()} == DEFAULTS | {
+        "URL_ALLOWED_HOSTS": {"entries": frozenset()}
+    }
+    assert Settings.load().url_allowed_hosts == AllowedHosts()
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_CONCURRENT_REQUESTS", "7")
+    monkeypatch.setenv("data_dir", "/var/spool/speech")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    monkeypatch.setenv("UPLOAD_TIMEOUT_SECONDS", "0.5")
+    settings = Settings.load()
+    assert settings.max_concurrent_requests == 7
+    assert settings.data_dir == Path("/var/spool/speech")
+    assert settings.log_level == "DEBUG"
+    assert settings.upload_timeout_seconds == 0.5
+
+
+def test_env_file_is_read_and_the_environment_goes_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(
+        "# Ours\nPORT=9000\nWHISPER_MODEL='tiny' # small\nMAX_QUEUED_JOBS=5\nAPI_KEYS=a,b\nUNKNOWN_SETTING=1\n"
+    )
+    monkeypatch.setenv("MAX_QUEUED_JOBS", "6")
+    settings = Settings.load()
+    assert settings.port == 9000
+    assert settings.whisper_model == "tiny"
+    assert settings.max_queued_jobs == 6
+    assert settings.api_keys == ("a", "b")
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_empty_variable_means_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    assert getattr(Settings.load(), name.lower()) == DEFAULTS[name]
+
+
+def test_settings_can_not_be_changed() -> None:
+    settings = Settings.load()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]  # what is refused
+
+
+def test_wrong_value_gives_one_readable_sentence_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, MAX_CONCURRENT_REQUESTS="abc")
+    assert sentence == (
+        "MAX_CONCURRENT_REQUESTS=abc is wrong: input should be a valid integer, unable to parse string as an integer. "
+        "Correct it in the environment or in .env."
+    )
+
+
+def test_several_wrong_values_give_a_sentence_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = wrong(monkeypatch, PORT="70000", WHISPER_DEVICE="gpu", MAX_QUEUED_JOBS="0", LOG_FORMAT="xml")
+    assert [sentence.partition(" is wrong: ")[0] for sentence in sentences] == [
+        "PORT=70000",
+        "WHISPER_DEVICE=gpu",
+        "MAX_QUEUED_JOBS=0",
+        "LOG_FORMAT=xml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "-1"),
+        ("MAX_CONCURRENT_REQUESTS", "0"),
+        ("MAX_CONCURRENT_REQUESTS", "257"),
+        ("MAX_CONCURRENT_REQUESTS", "2.5"),
+        ("WHISPER_BEAM_SIZE", "11"),
+        ("WHISPER_DEVICE_INDEX", "0,a"),
+        ("WHISPER_DEVICE_INDEX", "-1"),
+        ("WHISPER_DEVICE_INDEX", ","),
+        ("UPLOAD_TIMEOUT_SECONDS", "0"),
+        ("UPLOAD_TIMEOUT_SECONDS", "nan"),
+        ("UPLOAD_MAX_ATTEMPTS", "0"),
+        ("SHUTDOWN_GRACE_SECONDS", "-1"),
+        ("SHUTDOWN_GRACE_SECONDS", "nan"),
+        ("JOB_RETENTION_SECONDS", "an hour"),
+        ("JOB_RETENTION_SECONDS", "nan"),
+        ("MAX_UPLOAD_BYTES", "2GB"),
+        ("LOG_LEVEL", "loud"),
+        ("URL_ALLOWED_HOSTS", "http://minio.local"),
+        ("URL_ALLOWED_HOSTS", "a b"),
+        ("URL_ALLOWED_HOSTS", "minio.local:99999"),
+    ],
+)
+def test_sentence_is_one_readable_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, **{name: value})
+    head, _, reason = sentence.partition(" is wrong: ")
+    assert head.startswith(f"{name}=")
+    assert reason.endswith(". Correct it in the environment or in .env.")
+    assert "\n" not in sentence
+    assert ".." not in sentence
+    assert reason[:2].islower() or reason.startswith(name)
+
+
+def test_allowed_host_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, URL_ALLOWED_HOSTS="minio.local, http://other")
+    assert "'http://other' is not a host or host:port" in sentence
+
+
+def test_env_file_gives_the_same_sentences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("PORT=eighty\n")
+    assert wrong(monkeypatch)[0].startswith("PORT=eighty is wrong: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [("one", ("one",)), (" one , two,,", ("one", "two")), ("123", ("123",)), ("ü", ("ü",)), (",", ())],
+)
+def test_keys_are_separated_by_commas(text: str, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", text)
+    assert Settings.load().api_keys == keys
+
+
+@pytest.mark.parametrize(("text", "indexes"), [("0", (0,)), ("0,1", (0, 1)), (" 2 , 3 ", (2, 3))])
+def test_devices_are_separated_by_commas(text: str, indexes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_DEVICE_INDEX", text)
+    assert Settings.load().whisper_device_index == indexes
+
+
+def test_allowed_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URL_ALLOWED_HOSTS", "minio.local:9000, 10.0.0.5")
+    allowed = Settings.load().url_allowed_hosts
+    assert allowed.covers("MINIO.local", 9000)
+    assert not allowed.covers("minio.local", 9001)
+    assert allowed.covers("10.0.0.5", 1)
+
+
+def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "sk-secret,sk-secret-too")
+    settings = Settings.load()
+    assert "secret" not in repr(settings)
+    assert "secret" not in str(settings)
+    assert "secret" not in f"{settings}"
+    assert "secret" not in "\n".join(wrong(monkeypatch, PORT="x", WHISPER_DEVICE_INDEX="y"))
+
+
+def test_keys_are_not_printed_where_they_are_what_is_wrong() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(api_keys=({"key": "sk-secret"},))
+    assert "API_KEYS" in _sentences(caught.value)
+    assert "secret" not in _sentences(caught.value)
+
+
+def _sentences(error: ValidationError) -> str:
+    return "\n".join(_sentence(entry) for entry in error.errors())
+
+
+def test_settings_that_come_later_are_named_where_somebody_has_set_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_without_effect() == []
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nWHISPER_BATCH_SIZE=\n")
+    monkeypatch.setenv("WHISPER_MODELS", "tiny")
+    assert settings_without_effect() == ["WHISPER_MODELS", "WEBHOOK_SECRET"]
