@@ -6,13 +6,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.domain import errors
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
+
+#: What web servers write down for a client that did not wait for its answer.
+CLIENT_CLOSED_REQUEST: Final = 499
 
 #: Read from top to bottom: the first class that fits.
 _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
@@ -83,6 +87,10 @@ def install(app: FastAPI) -> None:
         name = str(first["loc"][-1])
         return envelope(400, f"{name} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}.", param=name)
 
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(errors.ServiceError, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, validation)

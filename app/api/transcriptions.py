@@ -12,7 +12,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api.errors import error_response
+from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION
 from app.domain.errors import InvalidRequest
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from app.transcription.loading import LoadingTranscriber
 
 logger = logging.getLogger(__name__)
-
-#: What web servers write down for a client that did not wait for its answer.
-CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Of the grace period so much is kept, at most, to tell the users' URLs of jobs that will not be finished.
 _REPORT_SECONDS: Final = 10.0
+#: How often a shutdown looks whether the last request has arrived.
+_ARRIVAL_SECONDS: Final = 0.1
 #: When a client may hope for the next process, in seconds.
 _RETRY_DRAINING_SECONDS: Final = 30
 _SHUT_DOWN: Final = "The service was shut down before the job had finished: submit it again."
@@ -127,9 +129,13 @@ class Runner:
         task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
 
     async def _wait_until(self, deadline: float) -> None:
-        timeout = max(0.0, deadline - asyncio.get_running_loop().time())
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=timeout)
+        """Until the deadline, in the loop's time, or until nothing runs and nothing arrives any more."""
+        loop = asyncio.get_running_loop()
+        while (self._tasks or self._arriving) and (left := deadline - loop.time()) > 0:
+            if self._tasks:
+                await asyncio.wait(self._tasks.values(), timeout=left)
+            else:
+                await asyncio.sleep(min(left, _ARRIVAL_SECONDS))
 
     async def _give_up(self, job_id: str) -> None:
         """Makes a failure of a job that has no result yet, and tells its user's URL."""

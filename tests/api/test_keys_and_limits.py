@@ -81,6 +81,25 @@ async def test_client_that_waits_for_100_continue_sends_no_body_in_vain(tmp_path
         writer.close()
 
 
+async def test_client_that_breaks_off_its_upload_leaves_nothing(
+    tmp_path: Path, model: WhisperModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path / "data", lambda: model) as running:
+        port = int(running.address.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"a" * 3_000_000
+        )
+        await writer.drain()
+        jobs = tmp_path / "data" / "jobs"
+        await eventually(lambda: bool(list(jobs.iterdir())))
+        writer.close()
+        await eventually(lambda: not list(jobs.iterdir()))
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_full_queue_is_429_with_a_computed_retry_after(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,11 +38,11 @@ def test_word_without_length_at_the_end_shares_the_one_before() -> None:
 )
 def test_words_stay_in_order_inside_their_segment(times: list[float], start: float, length: float) -> None:
     edges = sorted(times)
-    words = [word(f" w{index}", one, other) for index, (one, other) in enumerate(zip(edges, edges[1:], strict=False))]
+    words = [word(f" w{index}", one, other) for index, (one, other) in enumerate(pairwise(edges))]
     held = held_within(words, start, start + length)
     assert [one.word for one in held] == [one.word for one in words]
     for one in held:
         assert start - 1e-6 <= one.start <= one.end <= start + length + 1e-6
-    for one, other in zip(held, held[1:], strict=False):
+    for one, other in pairwise(held):
         assert one.start <= other.start + 1e-6
         assert one.end <= other.end + 1e-6
