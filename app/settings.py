@@ -138,5 +138,5 @@ class WrongSettings(Exception):
 def _sentence(error: Any) -> str:
     name = str(error["loc"][0]).upper()
     given = "" if name == "API_KEYS" else f"={error['input']}"
-    reason = error["msg"].removeprefix("Value error, ")
+    reason = error["msg"].removeprefix("Value error, ").removeprefix(f"{name}: ").removesuffix(".")
     return f"{name}{given} is wrong: {reason[0].lower()}{reason[1:]}. Correct it in the environment or in .env."

@@ -34,6 +34,10 @@ class Fields:
             for key, values in self._values.items()
         )
 
+    def asks_for(self, name: str) -> bool:
+        """Whether the field says anything but no."""
+        return self.has(name) and (self.text(name) or "true").strip().lower() not in _FALSE
+
     def text(self, name: str) -> str | None:
         """The one value, or None where it is absent or empty."""
         values = [value for value in self._values.get(name, ()) if value.strip()]
@@ -96,9 +100,10 @@ class Fields:
 
     def strings_object(self, name: str, *, max_bytes: int) -> dict[str, str] | None:
         """A JSON object whose values are strings, of at most ``max_bytes``."""
-        given = self.text(name)
+        members = self.members(name)
+        given = self.text(name) or (json.dumps(members, ensure_ascii=False) if members else None)
         if given is None:
-            return self.members(name) or None
+            return None
         if len(given.encode()) > max_bytes:
             raise InvalidRequest(f"{name} is too large: at most {max_bytes} bytes are allowed.", param=name)
         value = json_value(name, given)
@@ -113,9 +118,11 @@ class Fields:
 def json_value(name: str, text: str) -> Any:
     """What a field that holds JSON means."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character could be written into no answer
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"{name} is not JSON: send it as a JSON object.", param=name) from exc
+    return value
 
 
 def _choice(name: str, given: str, choices: type[E], without: frozenset[E]) -> E:

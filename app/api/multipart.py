@@ -49,7 +49,7 @@ async def read_form(
     kind, options = parse_options_header(content_type)
     if kind == b"application/x-www-form-urlencoded":
         return await _read_urlencoded(body)
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidRequest(f"The body is not a form: {_HOW_TO}.")
     writer = _Writer(spool, job_id, max_file_bytes)
     try:
@@ -195,7 +195,9 @@ async def _read_urlencoded(body: AsyncIterator[bytes]) -> ReceivedForm:
             raise InvalidRequest(f"The form is too large for this encoding: {_HOW_TO}.")
     form = ReceivedForm()
     try:
-        pairs = parse_qsl(_decoded(bytes(text), None), keep_blank_values=True, max_num_fields=_MAX_PARTS)
+        pairs = parse_qsl(
+            _decoded(bytes(text), None), keep_blank_values=True, max_num_fields=_MAX_PARTS, errors="strict"
+        )
     except ValueError as exc:
         raise _broken() from exc
     for name, value in pairs:

@@ -75,7 +75,7 @@ class SubmissionReader:
             upload=upload,
             synchronous=upload is None and not fields.flag("stored_output", default=False),
             metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
-            warnings=tuple(f"{name} is not supported and was ignored." for name in _IGNORED if fields.has(name)),
+            warnings=tuple(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
         )
 
     def _source_url(self, fields: Fields, *, has_file: bool) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from app.domain.transcript import Segment, Transcript, Word
+
+
+#: What would end a cue's times once more.
+_ARROW: Final = re.compile("-{2,}>")
 
 
 class ResponseFormat(StrEnum):
@@ -141,7 +146,7 @@ def vtt(transcript: Transcript) -> str:
 
 def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
     for segment in transcript.segments:
-        text = " ".join(segment.text.split()).replace("-->", "->")
+        text = _ARROW.sub("->", " ".join(segment.text.split()))
         if text:
             yield segment.start, max(segment.end, segment.start), text
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import DeliveryFailed
+from app.domain.errors import DeliveryFailed, UnknownJob
 from app.domain.formats import MEDIA_TYPES, to_json
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress
 from app.jobs.document import body, failure_document
 from app.jobs.spool import full_disk_told
+from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Pipeline:
         if job.source_url is not None:
             await self._fetch(job_id, job.source_url)
         await self._transcribe(job)
-        await asyncio.to_thread(self._spool.discard_audio, job_id)
+        await to_its_end(self._spool.discard_audio, job_id)
         if job.upload is not None:
             await self._deliver(job_id)
         self._registry.update(job_id, lambda job: job.moved_to(JobStatus.COMPLETED, at=time.time()))
@@ -79,7 +81,7 @@ class Pipeline:
         async with self._downloads:
             logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
             self._change(job_id, progress=Progress.DOWNLOADING)
-            await asyncio.to_thread(self._spool.make_room, job_id)
+            await to_its_end(self._spool.make_room, job_id)
             with full_disk_told():
                 await self._downloader.fetch(url, self._spool.audio(job_id))
         self._change(job_id, progress=Progress.WAITING)
@@ -90,7 +92,7 @@ class Pipeline:
         )
         seconds = _seconds_since_start(self._registry.get(job.id))
         self._estimate.finished(seconds)
-        await asyncio.to_thread(self._spool.store_result, job.id, transcript, processing_time=seconds)
+        await to_its_end(self._spool.store_result, job.id, transcript, processing_time=seconds)
         self._change(
             job.id,
             has_result=True,
@@ -163,7 +165,8 @@ class _Progress(Listener):
         self._change(lambda job: job.changed(progress_percent=percent, language=window.language))
 
     def _change(self, change: Callable[[Job], Job]) -> None:
-        self._registry.update(self._id, lambda job: change(job) if job.is_active else job)
+        with suppress(UnknownJob):  # it was forgotten while its last window was on the model
+            self._registry.update(self._id, lambda job: change(job) if job.is_active else job)
 
 
 def _on_the_model(job: Job) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -60,24 +61,23 @@ class Registry:
             self._jobs.pop(job_id, None)
 
     def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
-        """The background jobs of ``owner``, those older than ``after``, at most ``limit`` of them."""
+        """The background jobs of ``owner``, those accepted before ``after``, at most ``limit`` of them.
+
+        Raises:
+            UnknownJob: ``after`` is none of them.
+        """
         with self._lock:
-            everything = list(self._jobs.values())
-        mine = [
-            job
-            for job in reversed(everything)
-            if not job.synchronous and job.owner == owner and status in (None, job.status)
-        ]
+            newest_first = list(reversed(self._jobs.values()))
         begin = 0
         if after is not None:
-            ids = [job.id for job in mine]
-            begin = ids.index(after) + 1 if after in ids else self._place(mine, after)
-        return Page(jobs=tuple(mine[begin : begin + limit]), total=len(mine))
+            self.find(after, owner=owner)
+            begin = [job.id for job in newest_first].index(after) + 1
 
-    def _place(self, mine: list[Job], after: str) -> int:
-        """Where a page goes on when its last job has left the filter meanwhile: by the time of acceptance."""
-        accepted_at = self.get(after).accepted_at
-        return sum(job.accepted_at >= accepted_at for job in mine)
+        def listed(job: Job) -> bool:
+            return not job.synchronous and job.owner == owner and status in (None, job.status)
+
+        page = islice(filter(listed, newest_first[begin:]), limit)
+        return Page(jobs=tuple(page), total=sum(map(listed, newest_first)))
 
     def counts(self) -> Counter[JobStatus]:
         """How many background jobs there are in each status."""

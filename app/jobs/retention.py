@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.domain.job import DeliveryStatus
+from app.domain.job import DeliveryStatus, JobStatus
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -29,7 +29,10 @@ class Retention:
         if job.ended_at is None:
             return None
         undelivered = (
-            job.has_result and job.delivery is not None and job.delivery.status is not DeliveryStatus.DELIVERED
+            job.status is JobStatus.FAILED
+            and job.has_result
+            and job.delivery is not None
+            and job.delivery.status is not DeliveryStatus.DELIVERED
         )
         kept = max(self.finished_seconds, self.undelivered_seconds) if undelivered else self.finished_seconds
         return job.ended_at + kept

@@ -6,13 +6,22 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from app.domain.current import CurrentJob, current_job
-from app.domain.errors import DeliveryFailed, Draining, QueueFull, ServiceError, ShutDown, TranscriptionFailed
+from app.domain.errors import (
+    DeliveryFailed,
+    Draining,
+    QueueFull,
+    ServiceError,
+    ShutDown,
+    TranscriptionFailed,
+    UnknownJob,
+)
 from app.domain.job import Job, JobStatus
 from app.domain.redaction import without_queries
+from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -103,7 +112,7 @@ class Runner:
         """Removes all trace of a job; what still runs of it is stopped."""
         await self._stop(job_id)
         self._registry.remove(job_id)
-        await asyncio.to_thread(self._spool.discard, job_id)
+        await to_its_end(self._spool.discard, job_id)
 
     def is_running(self, job_id: str) -> bool:
         return job_id in self._tasks
@@ -122,6 +131,7 @@ class Runner:
         for job_id in list(self._tasks):
             logger.error("Job %s: there was no time left to tell the user's URL of its end", job_id)
             await self._stop(job_id)
+            self._end_by_shutdown(job_id)
 
     def _start(self, job_id: str, work: Coroutine[None, None, Exception | None]) -> None:
         task = asyncio.create_task(work, name=f"job {job_id}")
@@ -142,24 +152,35 @@ class Runner:
         job = self._registry.get(job_id)
         if job.has_result or not job.is_active:
             return  # it is being delivered: that may go on until the end
-        await self._stop(job_id, discard=False)
-        self._start(job_id, self._report_shutdown(job))
+        await self._stop(job_id)
+        if self._end_by_shutdown(job_id) and job.upload is not None:
+            self._start(job_id, self._report_shutdown(job))
+
+    def _end_by_shutdown(self, job_id: str) -> bool:
+        """Makes a failure of a job that has not ended; whether it had not."""
+        with suppress(UnknownJob):
+            if self._registry.get(job_id).is_active:
+                self._mark_failed(job_id, ShutDown(_SHUT_DOWN))
+                return True
+        return False
 
     async def _report_shutdown(self, job: Job) -> Exception | None:
         current_job.set(CurrentJob(job.id, job.accepted_at))
-        error = ShutDown(_SHUT_DOWN)
-        await self._fail(job.id, error)
-        return error
+        await self._report(job.id)
+        return ShutDown(_SHUT_DOWN)
 
-    async def _stop(self, job_id: str, *, discard: bool = True) -> None:
+    async def _stop(self, job_id: str) -> None:
         """Cancels the job's task and waits for its end. A task cancelled before its first step runs no clean-up."""
         task = self._tasks.get(job_id)
         if task is None:
             return
         task.cancel()
         await asyncio.wait([task])
-        if discard and not self._registry.get(job_id).has_result:
-            await asyncio.to_thread(self._spool.discard, job_id)
+        await self._discard(self._registry.get(job_id))
+
+    async def _discard(self, job: Job) -> None:
+        """Removes what an ended job needs no more: everything but its result."""
+        await to_its_end(self._spool.discard_audio if job.has_result else self._spool.discard, job.id)
 
     async def _supervise(self, job_id: str) -> Exception | None:
         """The job's task: its outcome is what went wrong, or None."""
@@ -173,18 +194,24 @@ class Runner:
         return None
 
     async def _fail(self, job_id: str, error: Exception) -> None:
+        job = self._mark_failed(job_id, error)
+        await self._discard(job)
+        if not isinstance(error, DeliveryFailed):
+            await self._report(job_id)
+
+    def _mark_failed(self, job_id: str, error: Exception) -> Job:
         message = without_queries(str(error)) or type(error).__name__
         _log_failure(self._registry.get(job_id), error, message)
-        job = self._registry.update(
+        return self._registry.update(
             job_id,
             lambda job: job.moved_to(JobStatus.FAILED, at=time.time(), error=message, error_type=type(error).__name__),
         )
-        if not job.has_result:
-            await asyncio.to_thread(self._spool.discard, job_id)
-        if not isinstance(error, DeliveryFailed):
-            unreported = await _caught(self._pipeline.report_failure, job_id)
-            if unreported is not None:
-                _log_unreported(job_id, unreported)
+
+    async def _report(self, job_id: str) -> None:
+        """Tells the user's URL, if there is one, of the job's failure."""
+        unreported = await _caught(self._pipeline.report_failure, job_id)
+        if unreported is not None:
+            _log_unreported(job_id, unreported)
 
 
 async def _caught(step: Callable[[str], Awaitable[None]], job_id: str) -> Exception | None:

@@ -104,8 +104,8 @@ def _detect(frames: Iterable[float], detection: SpeechDetection, *, limit: int, 
     cutter = _Cutter()
     for index, probability in enumerate(frames):
         at = index * FRAME_SAMPLES
-        if probability >= detection.threshold:
-            cutter.speech(at)
+        if probability >= detection.threshold and cutter.speech(at):
+            continue
         if cutter.start is not None and at - cutter.start > limit:
             yield cutter.cut(at)
         if probability < release and cutter.start is not None:
@@ -124,12 +124,15 @@ class _Cutter:
         self._silent_since: int | None = None
         self._pause: Span | None = None  # the last silence long enough to cut in, up to where speech went on
 
-    def speech(self, at: int) -> None:
+    def speech(self, at: int) -> bool:
+        """Takes a frame of speech; whether a stretch begins with it."""
+        begins = self.start is None
         if self.start is None:
             self.start = at
         if self._silent_since is not None and self._pause is not None and self._pause.end <= self._pause.start:
             self._pause = Span(self._pause.start, at)
         self._silent_since = None
+        return begins
 
     def silence(self, at: int, min_silence: int) -> Span | None:
         """The stretch that this silence ends, once it has lasted long enough."""
@@ -156,15 +159,13 @@ class _Cutter:
 
 
 def _covering(spans: Iterable[Span], *, total: int) -> Iterator[Span]:
-    """Pieces that cover everything, cut in the middle of each silence, none longer than a window."""
-    begin, end_of_speech = 0, None
+    """The stretches of speech and what lies between them, none longer than a window."""
+    end = 0
     for span in spans:
-        if end_of_speech is not None:
-            middle = (end_of_speech + span.start) // 2
-            yield from _chopped(Span(begin, middle))
-            begin = middle
-        end_of_speech = span.end
-    yield from _chopped(Span(begin, total))
+        yield from _chopped(Span(end, span.start))
+        yield span
+        end = span.end
+    yield from _chopped(Span(end, total))
 
 
 def _chopped(span: Span) -> Iterator[Span]:

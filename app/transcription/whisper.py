@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,8 @@ from app.transcription.device import Device, choose_device
 from app.transcription.word_times import held_within
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import numpy.typing as npt
 
@@ -89,39 +92,28 @@ class WhisperModel:
         Raises:
             TranscriptionFailed: the model raised an error.
         """
-        try:
-            return self._transcribe(audio, options, language=language, offset_seconds=offset_seconds)
-        except RuntimeError as exc:  # what CTranslate2 raises
-            raise TranscriptionFailed(_model_failure(exc)) from exc
-
-    def _transcribe(
-        self,
-        audio: npt.NDArray[np.float32],
-        options: TranscriptionOptions,
-        *,
-        language: str | None,
-        offset_seconds: float,
-    ) -> TranscribedWindow:
-        found, info = self._model.transcribe(
-            audio,
-            language=language,
-            task=options.task.value,
-            beam_size=options.beam_size or self._beam_size,
-            temperature=FALLBACK_TEMPERATURES if options.temperature == 0 else [options.temperature],
-            initial_prompt=options.prompt,
-            hotwords=options.hotwords,
-            word_timestamps=options.word_timestamps,
-            condition_on_previous_text=False,
-            **self._thresholds,
-        )
-        segments = tuple(self._segment(index, one, offset_seconds) for index, one in enumerate(found))
+        with _failures_renamed():
+            found, info = self._model.transcribe(
+                audio,
+                language=language,
+                task=options.task.value,
+                beam_size=options.beam_size or self._beam_size,
+                temperature=FALLBACK_TEMPERATURES if options.temperature == 0 else [options.temperature],
+                initial_prompt=options.prompt,
+                hotwords=options.hotwords,
+                word_timestamps=options.word_timestamps,
+                condition_on_previous_text=False,
+                **self._thresholds,
+            )
+            segments = tuple(self._segment(index, one, offset_seconds) for index, one in enumerate(found))
         return TranscribedWindow(segments=segments, language=info.language)
 
     def detect_language(self, audio: npt.NDArray[np.float32]) -> str:
         """The code of the language that is most probable in the first 30 s of ``audio``."""
         if not self.is_multilingual:
             return "en"
-        language, _, _ = self._model.detect_language(audio)
+        with _failures_renamed():
+            language, _, _ = self._model.detect_language(audio)
         return str(language)
 
     def _segment(self, index: int, found: Any, offset: float) -> Segment:
@@ -160,6 +152,14 @@ class WhisperModel:
 
 def _word(word: Any) -> Word:
     return Word(word=word.word, start=word.start, end=word.end, probability=float(word.probability))
+
+
+@contextmanager
+def _failures_renamed() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as exc:  # what CTranslate2 raises
+        raise TranscriptionFailed(_model_failure(exc)) from exc
 
 
 def _model_failure(exc: RuntimeError) -> str:
