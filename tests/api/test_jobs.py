@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import time
+import wave
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -160,8 +161,12 @@ async def test_log_lines_are_those_that_people_look_for(
     assert re.fullmatch(rf"✅ Background job {job_id} completed successfully in \d+\.\d+s", lines[-1])
 
 
-async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running, samples: Path) -> None:
-    ids = [await running.submit(samples / "long.opus", stored_output="true") for _ in range(10)]
+async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running, samples: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.wav"  # so long that no job ends while the others are submitted
+    with wave.open(str(samples / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
+        target.setparams(source.getparams())
+        target.writeframes(source.readframes(source.getnframes()) * 60)
+    ids = [await running.submit(long, stored_output="true") for _ in range(10)]
     await eventually(lambda: running.service.transcriber.active == 3)
     health = (await running.client.get("/health")).json()["concurrency"]
     assert health["active_transcriptions"] == 3
