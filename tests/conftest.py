@@ -26,7 +26,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_of_ours_blocks_the_event_loop() -> Iterator[None]:
-    with blockbuster_ctx("app"):
+    with blockbuster_ctx("app") as detector:
+        # The measurement of coverage takes locks of its own wherever one of our functions begins.
+        detector.functions["threading.Lock.acquire"].deactivate()
         yield
 
 
