@@ -79,7 +79,7 @@ class Program:
             time.sleep(0.01)
         raise AssertionError(job)
 
-    def ends_with(self, seconds: float = 60) -> int:
+    def ends_with(self, seconds: float = 150) -> int:
         return self.process.wait(seconds)
 
 
@@ -154,7 +154,10 @@ def test_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_running_job_finishes_after_a_signal_and_new_work_is_refused(tmp_path: Path, samples: Path) -> None:
-    with fault_server_in_thread(answer(200)) as receiver, program(tmp_path) as running:
+    with (
+        fault_server_in_thread(answer(200)) as receiver,
+        program(tmp_path, SHUTDOWN_GRACE_SECONDS="120") as running,
+    ):
         running.until_ready()
         job_id = running.submit(samples / "long.opus", upload_presigned_url=receiver.url("/bucket/key"))
         running.until(job_id, "processing")
