@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from app.__main__ import listen
 from tests.support.fault_server import answer, fault_server_in_thread
 
 if TYPE_CHECKING:
@@ -217,3 +218,12 @@ def _repeat(source: Path, destination: Path, *, times: int) -> None:
         samples = read.readframes(read.getnframes())
         for _ in range(times):
             written.writeframes(samples)
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
