@@ -179,7 +179,7 @@ def test_running_job_finishes_after_a_signal_and_new_work_is_refused(tmp_path: P
 def test_what_cannot_finish_in_the_grace_period_is_reported_to_the_users_urls(tmp_path: Path, samples: Path) -> None:
     with (
         fault_server_in_thread(answer(200)) as receiver,
-        program(tmp_path, SHUTDOWN_GRACE_SECONDS="1.5", MAX_CONCURRENT_REQUESTS="1") as running,
+        program(tmp_path, SHUTDOWN_GRACE_SECONDS="6", MAX_CONCURRENT_REQUESTS="1") as running,
     ):
         running.until_ready()
         url = receiver.url("/bucket/key")
@@ -189,7 +189,7 @@ def test_what_cannot_finish_in_the_grace_period_is_reported_to_the_users_urls(tm
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.ends_with() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
     documents = [json.loads(request.body) for request in receiver.requests]
     assert {document["job_id"] for document in documents} == ids
     assert {document["error_type"] for document in documents} == {"ShutDown"}

@@ -125,8 +125,7 @@ class Runner:
             logger.info("Waiting up to %gs for %d running jobs", grace_seconds - reserve, len(self._tasks))
         deadline = asyncio.get_running_loop().time() + grace_seconds
         await self._wait_until(deadline - reserve)
-        for job_id in list(self._tasks):
-            await self._give_up(job_id)
+        await asyncio.gather(*(self._give_up(job_id) for job_id in list(self._tasks)))
         await self._wait_until(deadline)
         for job_id in list(self._tasks):
             logger.error("Job %s: there was no time left to tell the user's URL of its end", job_id)
