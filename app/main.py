@@ -30,13 +30,12 @@ from app.jobs.registry import Registry
 from app.jobs.retention import Retention, sweep_forever
 from app.jobs.runner import Runner
 from app.jobs.spool import Spool
+from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.decoding import Decoder
-from app.transcription.gate import Gate
 from app.transcription.loading import LoadingTranscriber
-from app.transcription.whisper import ModelChoice, load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
@@ -55,7 +54,7 @@ class Service:
         self,
         settings: Settings,
         *,
-        load_model: Callable[[], WhisperModel],
+        load_model: Callable[[], Sequence[WhisperModel]],
         stop: Callable[[int], None],
         clock: Clock,
     ) -> None:
@@ -70,7 +69,9 @@ class Service:
             name=settings.whisper_model,
             compute_type=settings.whisper_compute_type,
             decoder=Decoder(max_seconds=settings.max_audio_seconds),
-            gate=Gate(permits),
+            permits=permits,
+            batch_size=settings.batch_size,
+            on_death=self._engine_died,
         )
         self.client = open_client(
             allowed=settings.url_allowed_hosts,
@@ -124,7 +125,7 @@ class Service:
                 return
             stack.callback(self.spool.close)
             stack.push_async_callback(self.client.aclose)
-            stack.callback(self.transcriber.close)
+            stack.push_async_callback(self.transcriber.close)
             self._log_settings()
             for name, work in (
                 ("model", self._load_model()),
@@ -155,6 +156,11 @@ class Service:
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.critical("The task %r died: stopping.", task.get_name(), exc_info=exc)
             self._stop(70)
+
+    def _engine_died(self, _cause: BaseException) -> None:
+        """All its requests have failed by now. A supervisor starts the process anew."""
+        logger.critical("The transcription engine died: stopping.")
+        self._stop(70)
 
     def _log_settings(self) -> None:
         settings = self.settings
@@ -202,12 +208,12 @@ def create_app(
     settings: Settings,
     *,
     stop: Callable[[int], None],
-    load_model: Callable[[], WhisperModel] | None = None,
+    load_model: Callable[[], Sequence[WhisperModel]] | None = None,
     clock: Clock | None = None,
 ) -> FastAPI:
     """The application.
 
-    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the model; ``clock`` is what
+    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the model's replicas; ``clock`` is what
     transfers wait by.
     """
     service = Service(

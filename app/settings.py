@@ -13,10 +13,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.delivery.targets import AllowedHosts
 
 GIB: Final = 1024**3
+_MAX_BATCH_SIZE: Final = 64
 _LATER: Final = (
     "WHISPER_MODELS",
     "WHISPER_MAX_LOADED_MODELS",
-    "WHISPER_BATCH_SIZE",
     "DELIVERY_MAX_AGE_SECONDS",
     "WEBHOOK_SECRET",
 )
@@ -45,10 +45,15 @@ class Settings(BaseSettings):
         description="CTranslate2's number format; `auto` is float16 on CUDA, int8 on a CPU.",
     )
     whisper_device_index: Annotated[tuple[int, ...], NoDecode] = Field(
-        (0,), description="Which GPUs, counted from 0 and separated by commas."
+        (0,), description="Which GPUs, counted from 0 and separated by commas; on a CPU one replica for each number."
     )
     whisper_cpu_threads: int = Field(0, ge=0, description="Threads of the model on a CPU; 0 uses all cores.")
     whisper_beam_size: int = Field(5, ge=1, le=10, description="Beams where a request names no `beam_size`.")
+    whisper_batch_size: str = Field(
+        "auto",
+        description="Windows of 30 s that go onto the model together, 1 to 64; `auto` is 8 on a CPU and up to 16 on "
+        "CUDA, as memory allows.",
+    )
 
     max_concurrent_requests: int = Field(3, ge=1, le=256, description="Requests on the model at once.")
     max_queued_jobs: int = Field(1000, ge=1, description="Requests that may wait; beyond it 429.")
@@ -97,6 +102,19 @@ class Settings(BaseSettings):
         if not value or any(index < 0 for index in value):
             raise ValueError("must be one or more numbers from 0, such as 0 or 0,1")
         return value
+
+    @field_validator("whisper_batch_size", mode="before")
+    @classmethod
+    def _auto_or_size(cls, value: Any) -> Any:
+        text = str(value).strip().lower()
+        if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= _MAX_BATCH_SIZE):
+            raise ValueError(f"must be auto or a number from 1 to {_MAX_BATCH_SIZE}")
+        return text
+
+    @property
+    def batch_size(self) -> int | None:
+        """``whisper_batch_size`` as a number, or None where it is found out."""
+        return None if self.whisper_batch_size == "auto" else int(self.whisper_batch_size)
 
     @field_validator("url_allowed_hosts", mode="before")
     @classmethod

@@ -11,10 +11,12 @@ from blockbuster import blockbuster_ctx
 from local_s3 import LocalS3
 
 from app.delivery.attempts import Clock
-from app.transcription.whisper import ModelChoice, WhisperModel, load
+from app.transcription.checkpoint import ModelChoice, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from app.transcription.whisper import WhisperModel
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -58,7 +60,8 @@ def references() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def model() -> WhisperModel:
     """The bundled model on the CPU."""
-    return load(ModelChoice(name="demo", device="cpu"))
+    (loaded,) = load(ModelChoice(name="demo", device="cpu"))
+    return loaded
 
 
 @pytest.fixture(scope="session")

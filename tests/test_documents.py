@@ -29,7 +29,6 @@ PROMISED: Final = frozenset(
     {
         "DELIVERY_MAX_AGE_SECONDS",
         "WEBHOOK_SECRET",
-        "WHISPER_BATCH_SIZE",
         "WHISPER_MAX_LOADED_MODELS",
         "WHISPER_MODELS",
     }

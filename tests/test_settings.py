@@ -21,6 +21,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "WHISPER_DEVICE_INDEX": (0,),
     "WHISPER_CPU_THREADS": 0,
     "WHISPER_BEAM_SIZE": 5,
+    "WHISPER_BATCH_SIZE": "auto",
     "MAX_CONCURRENT_REQUESTS": 3,
     "MAX_QUEUED_JOBS": 1000,
     "UPLOAD_TIMEOUT_SECONDS": 600,
@@ -124,6 +125,9 @@ def test_several_wrong_values_give_a_sentence_each(monkeypatch: pytest.MonkeyPat
         ("MAX_CONCURRENT_REQUESTS", "257"),
         ("MAX_CONCURRENT_REQUESTS", "2.5"),
         ("WHISPER_BEAM_SIZE", "11"),
+        ("WHISPER_BATCH_SIZE", "0"),
+        ("WHISPER_BATCH_SIZE", "65"),
+        ("WHISPER_BATCH_SIZE", "many"),
         ("WHISPER_DEVICE_INDEX", "0,a"),
         ("WHISPER_DEVICE_INDEX", "-1"),
         ("WHISPER_DEVICE_INDEX", ","),
@@ -210,6 +214,6 @@ def test_settings_that_come_later_are_named_where_somebody_has_set_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert settings_without_effect() == []
-    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nWHISPER_BATCH_SIZE=\n")
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nWHISPER_MODELS=\n")
     monkeypatch.setenv("WHISPER_MODELS", "tiny")
     assert settings_without_effect() == ["WHISPER_MODELS", "WEBHOOK_SECRET"]

@@ -76,6 +76,8 @@ class Health:
         return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": _RETRY_SECONDS})
 
     def _status(self) -> str:
+        if self.transcriber.failing:
+            return "failing"
         if self.runner.draining:
             return "draining"
         return "healthy" if self.transcriber.model.loaded else "loading"

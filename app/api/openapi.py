@@ -52,6 +52,17 @@ _FIELDS: Final = {
         default="auto",
     ),
     "vad_filter": _field("boolean", "Leave out what holds no speech.", default=True),
+    "multichannel": _field(
+        "boolean",
+        "Transcribe each channel alone, with `channel` (from 0) on every segment and word, in the order of time.",
+        default=False,
+    ),
+    "condition_on_previous_text": _field(
+        "boolean",
+        "Have each window of 30 s go on from the text of the one before: a little more consistent, slower, as windows "
+        "can't go onto the model together, and errors may repeat.",
+        default=False,
+    ),
     "beam_size": _field("integer", "Beams; more are slower and a little better.", minimum=1, maximum=10),
     "metadata": _field("string", "JSON object of strings, at most 4 KiB, given back with the job and its result."),
     "stored_output": _field("boolean", "Answer with a job id at once and keep the result here.", default=False),

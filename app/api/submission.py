@@ -139,12 +139,6 @@ def _refuse_what_is_not_served(fields: Fields) -> None:
             "or use stored_output=true and poll the job.",
             param="stream",
         )
-    if fields.flag("multichannel", default=False):
-        raise InvalidRequest(
-            "multichannel=true is not available on this server: the channels are mixed. Send each as a file of its "
-            "own.",
-            param="multichannel",
-        )
     for name, remedy in (
         ("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),
         ("include", "verbose_json has the average log probability of each segment"),
@@ -172,6 +166,8 @@ def _options(fields: Fields, model: ModelState, *, word_timestamps: bool) -> Tra
         temperature=fields.number("temperature", least=0, most=1) or 0.0,
         beam_size=fields.whole_number("beam_size", least=1, most=10),
         word_timestamps=word_timestamps,
+        condition_on_previous_text=fields.flag("condition_on_previous_text", default=False),
+        multichannel=fields.flag("multichannel", default=False),
         vad_filter=fields.flag("vad_filter", default=True),
         speech_detection=_speech_detection(fields),
     )

@@ -112,6 +112,7 @@ def segment_object(segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
+        **_channel(segment),
     }
 
 
@@ -122,7 +123,12 @@ def word_object(word: Word) -> dict[str, Any]:
         "start": word.start,
         "end": word.end,
         "probability": word.probability,
+        **_channel(word),
     }
+
+
+def _channel(part: Segment | Word) -> dict[str, int]:
+    return {} if part.channel is None else {"channel": part.channel}
 
 
 def srt(transcript: Transcript) -> str:

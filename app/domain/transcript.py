@@ -32,7 +32,8 @@ class TranscriptionOptions:
 
     ``language`` is a code of :mod:`app.domain.languages`, or None to detect it. ``temperature`` 0 means greedy or
     beam search with hotter fallbacks for windows that fail; above 0 it is used as it is. ``beam_size`` None is
-    the server's default.
+    the server's default. ``condition_on_previous_text`` has each window go on from the text of the one before;
+    ``multichannel`` has each channel transcribed alone instead of their mixture.
     """
 
     task: Task = Task.TRANSCRIBE
@@ -42,18 +43,24 @@ class TranscriptionOptions:
     temperature: float = 0.0
     beam_size: int | None = None
     word_timestamps: bool = False
+    condition_on_previous_text: bool = False
+    multichannel: bool = False
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """One word as written, with its leading space. Times are seconds from the start of the audio."""
+    """One word as written, with its leading space. Times are seconds from the start of the audio.
+
+    ``channel`` counts from 0 where channels were transcribed one by one.
+    """
 
     word: str
     start: float
     end: float
     probability: float
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,7 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] = ()
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,8 +88,13 @@ class Pipeline:
 
     async def _transcribe(self, job: Job) -> None:
         transcript = await self._transcriber.transcribe(
-            self._spool.audio(job.id), job.options, listener=_Progress(job.id, self._registry)
+            self._spool.audio(job.id),
+            job.options,
+            listener=_Progress(job.id, self._registry),
+            awaited=job.synchronous,
         )
+        if self._registry.get(job.id).status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
+            self._registry.update(job.id, _on_the_model)
         seconds = _seconds_since_start(self._registry.get(job.id))
         self._estimate.finished(seconds)
         await to_its_end(self._spool.store_result, job.id, transcript, processing_time=seconds)
@@ -147,20 +152,27 @@ class _Progress(Listener):
     def __init__(self, job_id: str, registry: Registry) -> None:
         self._id = job_id
         self._registry = registry
+        self._heard: set[Turn] = set()
 
     def on_decoded(self, duration: float) -> None:
         self._change(lambda job: job.changed(audio_duration=duration))
 
     def on_turn(self, turn: Turn) -> None:
+        # The first of each kind is news; a long job takes many turns.
+        level = logging.DEBUG if turn in self._heard else logging.INFO
+        self._heard.add(turn)
         if turn is Turn.WAITING:
-            logger.info("⏳ Job %s waiting for GPU availability...", self._id)
+            logger.log(level, "⏳ Job %s waiting for GPU availability...", self._id)
             self._change(lambda job: job.changed(progress=Progress.WAITING))
             return
-        logger.info("🎬 Job %s acquired GPU slot, starting processing...", self._id)
-        logger.info("🎙️ Job %s: Starting transcription...", self._id)
+        logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self._id)
+        logger.log(level, "🎙️ Job %s: Starting transcription...", self._id)
         self._change(_on_the_model)
 
     def on_window(self, window: FinishedWindow) -> None:
+        if window.duration is None:  # it is still being decoded
+            self._change(lambda job: job.changed(language=window.language))
+            return
         percent = round(min(100.0, 100 * window.seconds_done / window.duration), 1)
         self._change(lambda job: job.changed(progress_percent=percent, language=window.language))
 

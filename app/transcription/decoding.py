@@ -1,4 +1,4 @@
-"""Any audio file becomes 16 kHz mono s16 PCM on disk, in a guarded child (see ``decoding_child.py``)."""
+"""Any audio file becomes 16 kHz s16 PCM on disk, in a guarded child (see ``decoding_child.py``)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from app.domain.errors import AudioTooLong, DiskFull, UndecodableAudio
 if TYPE_CHECKING:
     from asyncio import StreamReader
     from asyncio.subprocess import Process
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
 _PROGRAM: Final = Path(__file__).with_name("decoding_child.py")
 _SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv and mpeg-ts"
 _MAX_OUTPUT_BYTES: Final = 16_384
+#: A line of the child's answer is shorter.
+_MAX_LINE_BYTES: Final = 4096
 _DISK_RETRY_SECONDS: Final = 60
 
 #: Where a Python that was moved finds its own libraries. Nothing else of our environment goes along.
@@ -42,13 +45,16 @@ _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """Raw little-endian s16 samples, mono, 16 kHz, in the file ``pcm``.
+    """Raw little-endian s16 samples, 16 kHz, of interleaved channels, in the file ``pcm``.
 
-    ``corrupt_frames`` counts the damaged places that were left out.
+    ``samples`` counts those of one channel, ``corrupt_frames`` the damaged places that were left out. ``ended`` is
+    False where only a beginning was wanted and there is more.
     """
 
     pcm: Path
     samples: int
+    channels: int
+    ended: bool
     corrupt_frames: int
 
     @property
@@ -75,8 +81,19 @@ class Decoder:
         self._memory_bytes = memory_bytes
         self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
 
-    async def decode(self, source: Path, destination: Path) -> Decoded:
+    async def decode(
+        self,
+        source: Path,
+        destination: Path,
+        *,
+        separate_channels: bool = False,
+        enough_seconds: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Decoded:
         """Write the samples of ``source`` to ``destination``, which does not exist afterwards if this fails.
+
+        All channels are mixed into one, or each is kept. After ``enough_seconds`` of audio the rest is left.
+        ``on_progress`` is told of how many samples can be read so far, and of how many channels.
 
         Raises:
             UndecodableAudio: nothing could be decoded, or not within the child's limits.
@@ -85,30 +102,35 @@ class Decoder:
             OSError: ``source`` itself can't be looked at, which is no fault of the file's sender.
         """
         await asyncio.to_thread(source.stat)
+        wanted = {
+            "parent": os.getpid(),
+            "max_seconds": self._max_seconds,
+            "enough_seconds": enough_seconds,
+            "separate_channels": separate_channels,
+            "memory_bytes": self._memory_bytes,
+            "cpu_seconds": self._cpu_seconds,
+        }
         try:
-            code, answer = await self._run_child(source, destination)
+            code, answer = await self._run_child(source, destination, wanted, on_progress or _unheard)
             return self._judge(code, answer, destination)
         except BaseException:
             await asyncio.to_thread(destination.unlink, missing_ok=True)
             raise
 
-    async def _run_child(self, source: Path, destination: Path) -> tuple[int, bytes]:
-        limits = {
-            "parent": os.getpid(),
-            "max_seconds": self._max_seconds,
-            "memory_bytes": self._memory_bytes,
-            "cpu_seconds": self._cpu_seconds,
-        }
+    async def _run_child(
+        self, source: Path, destination: Path, wanted: dict[str, Any], on_progress: Callable[[int, int], None]
+    ) -> tuple[int, bytes]:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", _PROGRAM, source, destination, json.dumps(limits)),
+            *(sys.executable, "-I", _PROGRAM, source, destination, json.dumps(wanted)),
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
+            limit=_MAX_LINE_BYTES,
             env={name: os.environ[name] for name in _INHERITED if name in os.environ},
             close_fds=True,
             start_new_session=True,  # the terminal's Ctrl-C is for the service, which drains
         )
-        code, answer, messages = await _outcome(child)
+        code, answer, messages = await _outcome(child, on_progress)
         if messages:
             logger.debug("The decoder said: %s", messages.decode(errors="replace").strip())
         return code, answer
@@ -132,7 +154,13 @@ class Decoder:
             raise self._refusal(outcome["kind"], outcome["message"])
         if outcome["corrupt_frames"]:
             logger.info("The audio has %d damaged places, which were left out", outcome["corrupt_frames"])
-        return Decoded(pcm=destination, samples=outcome["samples"], corrupt_frames=outcome["corrupt_frames"])
+        return Decoded(
+            pcm=destination,
+            samples=outcome["samples"],
+            channels=outcome["channels"],
+            ended=outcome["ended"],
+            corrupt_frames=outcome["corrupt_frames"],
+        )
 
     def _refusal(self, kind: str, message: str) -> UndecodableAudio | AudioTooLong | DiskFull:
         match kind:
@@ -155,11 +183,15 @@ class Decoder:
                 return UndecodableAudio(f"{message}: supported are {_SUPPORTED}.")
 
 
-async def _outcome(child: Process) -> tuple[int, bytes, bytes]:
-    """Exit status, stdout and stderr; the child is dead and reaped however this ends."""
+def _unheard(_samples: int, _channels: int) -> None:
+    """For who waits for the end."""
+
+
+async def _outcome(child: Process, on_progress: Callable[[int, int], None]) -> tuple[int, bytes, bytes]:
+    """Exit status, last answer and stderr; the child is dead and reaped however this ends."""
     assert child.stdout is not None  # noqa: S101 - both were asked for
     assert child.stderr is not None  # noqa: S101
-    conversation = asyncio.gather(child.wait(), _head(child.stdout), _head(child.stderr))
+    conversation = asyncio.gather(child.wait(), _last_answer(child.stdout, on_progress), _head(child.stderr))
     try:
         return await asyncio.shield(conversation)
     finally:
@@ -167,6 +199,24 @@ async def _outcome(child: Process) -> tuple[int, bytes, bytes]:
             if child.returncode is None:
                 child.kill()
             await asyncio.shield(conversation)
+
+
+async def _last_answer(stream: StreamReader, on_progress: Callable[[int, int], None]) -> bytes:
+    """The line that says how it ended; what comes before it is progress."""
+    last = b""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:  # longer than any that the child writes: it is not itself any more
+            last = b""
+            continue
+        if not line:
+            return last
+        told = _parsed(line)
+        if told is not None and "decoded" in told:
+            on_progress(int(told["decoded"]), int(told["channels"]))
+        else:
+            last = line
 
 
 async def _head(stream: StreamReader) -> bytes:

@@ -1,7 +1,8 @@
 """The guarded child process that turns any audio file into raw PCM; started by path, it imports nothing else.
 
 It is a program of its own because the file is a stranger's: demuxers and decoders are a large amount of C,
-and whatever they do to memory, processor time or themselves must end here. It answers with one line of JSON.
+and whatever they do to memory, processor time or themselves must end here. It answers in lines of JSON: ``decoded``
+says how many samples of each channel can be read already, the last line how it ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from av import AudioFrame, AudioResampler, AudioStream, Packet
     from av.container import InputContainer
@@ -41,6 +42,8 @@ MAX_DEMUX_FAILURES: Final = 10_000
 _PR_SET_PDEATHSIG: Final = 1
 _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
+#: After so much audio what is written is said to be readable: a block of what follows.
+_REPORT_SAMPLES: Final = 30 * SAMPLE_RATE
 
 
 class Refused(Exception):
@@ -49,6 +52,15 @@ class Refused(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class Wanted:
+    """What is asked of the decoder: no more than ``max_seconds``, and nothing after ``enough_seconds``."""
+
+    def __init__(self, *, max_seconds: float, enough_seconds: float | None, separate_channels: bool) -> None:
+        self.max_seconds = max_seconds
+        self.enough_seconds = enough_seconds
+        self.separate_channels = separate_channels
 
 
 def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
@@ -90,14 +102,35 @@ class NamelessFile:
         self.tell = file.tell
 
 
-class PcmWriter:
-    """Resamples frames of any kind to 16 kHz mono s16 and writes them, counting what comes OUT."""
+class Enough(Exception):
+    """As much as was asked for has been decoded, and there is more."""
 
-    def __init__(self, file: BinaryIO, *, max_samples: int) -> None:
+
+class PcmWriter:
+    """Resamples frames of any kind to 16 kHz s16 and writes them, counting what comes OUT.
+
+    All channels are mixed into one, or each is kept, interleaved; then the first frame says how many there are.
+    ``report`` is told now and then how many samples of each channel lie in the file.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        max_samples: int,
+        enough_samples: int | None,
+        separate: bool,
+        report: Callable[[int, int], None],
+    ) -> None:
         self._file = file
         self._max_samples = max_samples
+        self._enough_samples = enough_samples
+        self._report = report
+        self._reported = 0
         self._resampler: AudioResampler | None = None
         self._frame_kind: tuple[str, str, int] | None = None
+        self._layout = None if separate else "mono"
+        self.channels = 1
         self.samples = 0
 
     def write(self, frame: AudioFrame) -> None:
@@ -106,7 +139,7 @@ class PcmWriter:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._frame_kind:
             self.flush()
-            self._resampler = _resampler_for(frame)
+            self._resampler = self._resampler_for(frame)
             self._frame_kind = kind
         assert self._resampler is not None  # noqa: S101 - set with the first kind of frame
         frame.pts = None  # time stamps that jump would be refused, and are not needed
@@ -118,19 +151,26 @@ class PcmWriter:
             resampler, self._resampler, self._frame_kind = self._resampler, None, None
             self._store(resampler.resample(None))
 
+    def _resampler_for(self, frame: AudioFrame) -> AudioResampler:
+        from av import AudioResampler
+
+        check_shape(frame.sample_rate, frame.layout.nb_channels)
+        if self._layout is None:
+            self._layout, self.channels = frame.layout.name, frame.layout.nb_channels
+        return AudioResampler(format="s16", layout=self._layout, rate=SAMPLE_RATE, frame_size=SAMPLE_RATE)
+
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
             self.samples += frame.samples
             if self.samples > self._max_samples:
                 raise Refused("too_long", "more samples came out than are allowed")
-            self._file.write(memoryview(frame.planes[0])[: frame.samples * BYTES_PER_SAMPLE])
-
-
-def _resampler_for(frame: AudioFrame) -> AudioResampler:
-    from av import AudioResampler
-
-    check_shape(frame.sample_rate, frame.layout.nb_channels)
-    return AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=SAMPLE_RATE)
+            self._file.write(memoryview(frame.planes[0])[: frame.samples * self.channels * BYTES_PER_SAMPLE])
+        if self.samples - self._reported >= _REPORT_SAMPLES:
+            self._file.flush()
+            self._report(self.samples, self.channels)
+            self._reported = self.samples
+        if self._enough_samples is not None and self.samples > self._enough_samples:
+            raise Enough
 
 
 def check_shape(rate: int, channels: int) -> None:
@@ -213,7 +253,9 @@ def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[A
             return
 
 
-def decode(source: BinaryIO, destination: BinaryIO, *, max_seconds: float) -> dict[str, Any]:
+def decode(
+    source: BinaryIO, destination: BinaryIO, *, wanted: Wanted, report: Callable[[int, int], None]
+) -> dict[str, Any]:
     from av.error import FFmpegError
 
     try:
@@ -224,9 +266,16 @@ def decode(source: BinaryIO, destination: BinaryIO, *, max_seconds: float) -> di
         raise Refused("undecodable", "The file could not be decoded as audio") from exc
     with container:
         stream = pick_stream(container)
-        check_claims(container, stream, max_seconds=max_seconds)
-        writer = PcmWriter(destination, max_samples=int(max_seconds * SAMPLE_RATE))
+        check_claims(container, stream, max_seconds=wanted.max_seconds)
+        writer = PcmWriter(
+            destination,
+            max_samples=int(wanted.max_seconds * SAMPLE_RATE),
+            enough_samples=None if wanted.enough_seconds is None else int(wanted.enough_seconds * SAMPLE_RATE),
+            separate=wanted.separate_channels,
+            report=report,
+        )
         corrupt = 0
+        ended = True
         for packet in packets(container, stream):
             try:
                 frames = [] if packet is None else packet.decode()
@@ -235,21 +284,36 @@ def decode(source: BinaryIO, destination: BinaryIO, *, max_seconds: float) -> di
                     writer.write(frame)
             except MemoryError:
                 raise
+            except Enough:
+                ended = False
+                break
             except (FFmpegError, ValueError):
                 corrupt += 1
-        writer.flush()
+        if ended:
+            ended = flushed(writer)
         if not writer.samples:
             raise Refused("undecodable", "No sound could be decoded from the file")
         return {
             "ok": True,
             "samples": writer.samples,
+            "channels": writer.channels,
+            "ended": ended,
             "corrupt_frames": corrupt,
             "format": container.format.name,
             "codec": stream.codec_context.name,
         }
 
 
-def answer(source: str, destination: str, *, max_seconds: float) -> dict[str, Any]:
+def flushed(writer: PcmWriter) -> bool:
+    """Whether the writer took its last samples without having enough."""
+    try:
+        writer.flush()
+    except Enough:
+        return False
+    return True
+
+
+def answer(source: str, destination: str, *, wanted: Wanted, report: Callable[[int, int], None]) -> dict[str, Any]:
     """Decode, with every expected failure turned into its answer."""
     try:
         with (
@@ -257,7 +321,7 @@ def answer(source: str, destination: str, *, max_seconds: float) -> dict[str, An
             Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm,
         ):
             if audio.peek(1):
-                return decode(audio, pcm, max_seconds=max_seconds)
+                return decode(audio, pcm, wanted=wanted, report=report)
             return {"ok": False, "kind": "empty", "message": "The file is empty"}
     except Refused as exc:
         return {"ok": False, "kind": exc.kind, "message": str(exc)}
@@ -277,19 +341,34 @@ def main() -> None:
     source, destination, limits = sys.argv[1:]
     given = json.loads(limits)
     die_with(given["parent"])
+    channels = MAX_CHANNELS if given["separate_channels"] else 1
     limit_resources(
         memory_bytes=given["memory_bytes"],
         cpu_seconds=given["cpu_seconds"],
-        file_bytes=int(given["max_seconds"] * SAMPLE_RATE) * BYTES_PER_SAMPLE + _WRITE_BUFFER,
+        file_bytes=int(given["max_seconds"] * SAMPLE_RATE) * BYTES_PER_SAMPLE * channels + _WRITE_BUFFER,
+    )
+    wanted = Wanted(
+        max_seconds=given["max_seconds"],
+        enough_seconds=given["enough_seconds"],
+        separate_channels=given["separate_channels"],
     )
     # What a C library prints goes where the messages go; the answer has a stream of its own.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         import av.logging
 
+        def tell(line: dict[str, Any]) -> None:
+            answers.write(json.dumps(line) + "\n")
+            answers.flush()
+
         av.logging.set_level(av.logging.ERROR)
-        json.dump(answer(source, destination, max_seconds=given["max_seconds"]), answers)
-        answers.write("\n")
+        outcome = answer(
+            source,
+            destination,
+            wanted=wanted,
+            report=lambda samples, channels: tell({"decoded": samples, "channels": channels}),
+        )
+        tell(outcome)
 
 
 if __name__ == "__main__":

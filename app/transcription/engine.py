@@ -1,124 +1,298 @@
-"""The Transcriber: decode, wait for a permit, then window after window through the model."""
+"""The Transcriber: every request is decoded, searched for speech and fed to the batcher while it still arrives.
+
+Nothing is held for the whole of an audio but its PCM on disk and its transcript: the front of each request runs ahead
+of the model by a few windows and then waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from app.domain.languages import language_name
 from app.domain.transcript import Transcript
-from app.transcription.speech import SAMPLE_RATE, WINDOW_SAMPLES, Span, as_float, windows
+from app.transcription.assembly import Assembly
+from app.transcription.batcher import Batcher, Request
+from app.transcription.front_door import PEEK_SECONDS, Entry, FrontDoor, Ticket
+from app.transcription.recording import Recording
+from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, as_float
 from app.transcription.transcriber import FinishedWindow, Turn
+from app.transcription.whisper import temperatures
+from app.transcription.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from threading import Event
 
     from app.domain.transcript import Segment, TranscriptionOptions
-    from app.transcription.decoding import Decoded, Decoder
-    from app.transcription.gate import Gate
-    from app.transcription.speech import Samples
+    from app.transcription.decoding import Decoder
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
+    from app.transcription.window import Array
 
-#: So many jobs at most are being decoded, or are decoded and wait for a permit: what bounds the PCM on disk.
-DECODERS: Final = 4
+T = TypeVar("T")
+
+#: Threads that look for speech and compute features, for all requests together.
+_FRONT_THREADS: Final = 4
+#: Windows that a request may have under way while it waits for its turn.
+_OUTSTANDING_WAITING: Final = 2
+#: With ``condition_on_previous_text``: tokens that are remembered, and how hot the text may have been.
+_MAX_PREVIOUS: Final = 223
+_FORGET_ABOVE_TEMPERATURE: Final = 0.5
+#: What a recording in which nobody speaks is said to be in, as faster-whisper does.
+_NO_LANGUAGE: Final = "en"
 
 
 class WhisperTranscriber:
-    """Transcribes with one model; ``gate`` says how many jobs are on it at a time."""
+    """Transcribes with the replicas of one model. ``permits`` requests are on it at a time, in turns.
 
-    def __init__(self, model: WhisperModel, *, decoder: Decoder, gate: Gate) -> None:
-        self.model = model
-        self._decoder = decoder
-        self._gate = gate
-        self._ahead = asyncio.Semaphore(DECODERS)
-
-    @property
-    def active(self) -> int:
-        return self._gate.held
-
-    def close(self) -> None:
-        """Takes no more work; a window on the model is not waited for."""
-        self._gate.close()
-
-    async def transcribe(self, source: Path, options: TranscriptionOptions, *, listener: Listener) -> Transcript:
-        """See :class:`app.transcription.transcriber.Transcriber`."""
-        listener.on_turn(Turn.WAITING)
-        pcm = source.with_name(source.name + ".pcm")
-        loop = asyncio.get_running_loop()
-
-        def emit(window: FinishedWindow) -> None:
-            loop.call_soon_threadsafe(listener.on_window, window)
-
-        async with AsyncExitStack() as stack:
-            async with self._ahead:
-                decoded = await self._decoder.decode(source, pcm)
-                listener.on_decoded(decoded.duration)
-                permit = await stack.enter_async_context(self._gate.permit())
-            listener.on_turn(Turn.ACTIVE)
-            run = _Run(self.model, decoded, options, emit)
-            return await permit.run(run)
-
-
-class Stopped(Exception):
-    """The work was not wanted any more."""
-
-
-class _Run:
-    """The blocking part, in one thread: looks between windows whether it is still wanted."""
+    To be made on a running event loop. ``on_death`` is told when the engine has failed for good.
+    """
 
     def __init__(
         self,
-        model: WhisperModel,
-        decoded: Decoded,
-        options: TranscriptionOptions,
-        emit: Callable[[FinishedWindow], None],
+        replicas: Sequence[WhisperModel],
+        *,
+        decoder: Decoder,
+        permits: int,
+        batch_size: int,
+        on_death: Callable[[BaseException], None],
     ) -> None:
-        self._model = model
-        self._decoded = decoded
-        self._options = options
-        self._emit = emit
-        self._language = options.language
-        self._segments: list[Segment] = []
+        self.model = replicas[0]
+        self._decoder = decoder
+        self._door = FrontDoor(permits=permits)
+        self._batcher = Batcher(
+            replicas,
+            permits=permits,
+            batch_size=batch_size,
+            encodes_apart=self.model.device.kind == "cpu",
+            on_death=on_death,
+        )
+        threads = min(_FRONT_THREADS, max(1, len(os.sched_getaffinity(0))))
+        self._front = ThreadPoolExecutor(threads, thread_name_prefix="front")
 
-    def __call__(self, stop: Event) -> Transcript:
-        pcm: Samples = np.memmap(self._decoded.pcm, dtype="<i2", mode="r")
-        self._decoded.pcm.unlink()  # what is mapped stays readable, and nothing is left behind however this ends
-        spans = windows(pcm, self._options.speech_detection, only_speech=self._options.vad_filter)
-        for span in spans:
-            if stop.is_set():
-                raise Stopped
-            self._transcribe(pcm, span)
-        language = self._language or self._model.detect_language(as_float(pcm, Span(0, WINDOW_SAMPLES)))
+    @property
+    def active(self) -> int:
+        return self._batcher.scheduler.held
+
+    async def close(self) -> None:
+        """Takes no more work; a batch on the model is not waited for."""
+        await self._batcher.close()
+        self._front.shutdown(wait=False, cancel_futures=True)
+
+    async def transcribe(
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+    ) -> Transcript:
+        """See :class:`app.transcription.transcriber.Transcriber`."""
+        listener.on_turn(Turn.WAITING)
+        recording = Recording(source.with_name(source.name + ".pcm"))
+        ticket = self._door.queue(awaited=awaited)
+        try:
+            whole = await self._come_in(ticket, source, recording, options)
+            if whole:
+                listener.on_decoded(recording.samples / SAMPLE_RATE)
+            run = _Run(self._batcher, self._front, self.model, recording, options, listener, awaited=awaited)
+            with _one_failure():
+                async with asyncio.TaskGroup() as group:
+                    if not whole:
+                        group.create_task(self._decode(ticket, source, recording, options, listener))
+                    transcript = await run.transcript(group)
+            return transcript
+        finally:
+            ticket.leave()
+            await asyncio.to_thread(recording.discard)
+
+    async def _come_in(self, ticket: Ticket, source: Path, recording: Recording, options: TranscriptionOptions) -> bool:
+        """Waits before the door; whether the whole of the audio has been decoded in passing."""
+        while await ticket.entered() is Entry.PEEK:
+            decoded = await self._decoder.decode(
+                source, recording.path, separate_channels=options.multichannel, enough_seconds=PEEK_SECONDS
+            )
+            if decoded.ended:
+                ticket.decoded()
+                recording.end(decoded.samples, decoded.channels)
+                return True
+            ticket.turned_out_long()
+        return False
+
+    async def _decode(
+        self,
+        ticket: Ticket,
+        source: Path,
+        recording: Recording,
+        options: TranscriptionOptions,
+        listener: Listener,
+    ) -> None:
+        decoded = await self._decoder.decode(
+            source, recording.path, separate_channels=options.multichannel, on_progress=recording.grow
+        )
+        ticket.decoded()
+        recording.end(decoded.samples, decoded.channels)
+        listener.on_decoded(decoded.duration)
+
+
+class _Run:
+    """One request behind the door."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        front: ThreadPoolExecutor,
+        model: WhisperModel,
+        recording: Recording,
+        options: TranscriptionOptions,
+        listener: Listener,
+        *,
+        awaited: bool,
+    ) -> None:
+        self._batcher = batcher
+        self._front = front
+        self._model = model
+        self._recording = recording
+        self._options = options
+        self._listener = listener
+        self._assembly = Assembly(1)
+        self._prompt = model.prompt(options)
+        self._previous: list[int] = []
+        self._request = Request(
+            awaited=awaited,
+            on_turn=self._turn,
+            on_window=self._window,
+        )
+
+    async def transcript(self, group: asyncio.TaskGroup) -> Transcript:
+        """Runs to the end. The tasks of ``group`` are ours to start in; it ends us when one of them fails."""
+        self._batcher.open(self._request)
+        try:
+            await self._recording.beyond(0)
+            channels = self._recording.channels
+            self._assembly = Assembly(channels)
+            group.create_task(self._search(channels, group))
+            await self._request.failure
+        finally:
+            self._batcher.drop(self._request)
+        if rest := self._assembly.take_all():
+            self._hand_on(rest, self._recording.samples)
+        language = self._options.language or self._request.languages.get(0) or self._any_language()
         return Transcript(
             task=self._options.task,
             language=language_name(language),
-            duration=self._decoded.duration,
-            segments=tuple(self._segments),
+            duration=self._recording.samples / SAMPLE_RATE,
+            segments=tuple(self._assembly.segments),
         )
 
-    def _transcribe(self, pcm: Samples, span: Span) -> None:
-        found = self._model.transcribe_window(
-            as_float(pcm, span),
-            self._options,
-            language=self._language,
-            offset_seconds=span.start / SAMPLE_RATE,
+    def _any_language(self) -> str:
+        return next(iter(self._request.languages.values()), _NO_LANGUAGE)
+
+    async def _search(self, channels: int, group: asyncio.TaskGroup) -> None:
+        """Finds the windows of all channels, side by side."""
+        searches = [group.create_task(self._search_channel(channel)) for channel in range(channels)]
+        await asyncio.gather(*searches)
+        self._batcher.completed(self._request)
+
+    async def _search_channel(self, channel: int) -> None:
+        options = self._options
+        finder = await self._in_front(
+            lambda: WindowFinder(options.speech_detection, only_speech=options.vad_filter)  # its first use loads Silero
         )
-        self._language = found.language
-        count = len(self._segments)
-        segments = tuple(replace(segment, id=count + segment.id) for segment in found.segments)
-        self._segments += segments
-        self._emit(
+        position = number = 0
+        ended = False
+        while not ended:
+            available = await self._recording.beyond(position)
+            ended = available <= position
+            end = min(available, position + BLOCK_SAMPLES)
+            for span in await self._in_front(_found, self._recording, finder, channel, Span(position, end)):
+                await self._submit(channel, number, span)
+                number += 1
+            position = end
+            self._assembly.scanned(channel, position if ended else finder.certain)
+
+    async def _submit(self, channel: int, number: int, span: Span) -> None:
+        """Hands a window to the batcher, once there is room for it."""
+        await self._room()
+        window = Window(
+            channel=channel,
+            number=number,
+            start=span.start,
+            end=span.end,
+            features=await self._in_front(_features, self._recording, self._model, channel, span),
+            task=self._options.task,
+            beam_size=self._options.beam_size or self._model.beam_size,
+            temperatures=temperatures(self._options),
+            prompt=self._model.prompt(self._options, self._previous) if self._previous else self._prompt,
+            word_timestamps=self._options.word_timestamps,
+            language=self._options.language,
+        )
+        self._assembly.expect(window)
+        self._batcher.submit(self._request, window)
+
+    async def _room(self) -> None:
+        """Waits until so few windows are under way that a further one may come."""
+        request = self._request
+        while request.outstanding >= self._most_outstanding():
+            request.room.clear()
+            await request.room.wait()
+
+    def _most_outstanding(self) -> int:
+        if self._options.condition_on_previous_text:
+            return 1
+        return self._batcher.most_outstanding if self._request.has_permit else _OUTSTANDING_WAITING
+
+    def _turn(self, has_permit: bool) -> None:  # noqa: FBT001  # the scheduler's callback
+        self._listener.on_turn(Turn.ACTIVE if has_permit else Turn.WAITING)
+        self._request.room.set()
+
+    def _window(self, window: Window) -> None:
+        """Takes a finished window; what is in place now is handed on."""
+        if self._options.condition_on_previous_text:
+            self._remember(window)
+        self._assembly.finish(window)
+        self._hand_on(self._assembly.take(), self._assembly.samples_done, window.language)
+
+    def _remember(self, window: Window) -> None:
+        """The text that the next window goes on from; text that was guessed at is forgotten, as Whisper does."""
+        for segment in window.segments:
+            if segment.temperature > _FORGET_ABOVE_TEMPERATURE:
+                self._previous.clear()
+            else:
+                self._previous += segment.tokens
+        del self._previous[:-_MAX_PREVIOUS]
+
+    def _hand_on(self, segments: tuple[Segment, ...], samples: int, language: str | None = None) -> None:
+        self._listener.on_window(
             FinishedWindow(
                 segments=segments,
-                seconds_done=span.end / SAMPLE_RATE,
-                duration=self._decoded.duration,
-                language=language_name(found.language),
+                seconds_done=samples / SAMPLE_RATE,
+                duration=self._recording.duration,
+                language=language_name(language or self._any_language()),
             )
         )
+
+    def _in_front(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._front, work, *arguments)
+
+
+def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[Span]:
+    """The windows that are certain with a further part of the recording; with an empty part, those that are left."""
+    if not part.samples:
+        return finder.finish()
+    return finder.feed(recording.read(channel, part.start, part.end))
+
+
+def _features(recording: Recording, model: WhisperModel, channel: int, span: Span) -> Array:
+    return model.features(as_float(recording.read(channel, span.start, span.end)))
+
+
+@contextmanager
+def _one_failure() -> Iterator[None]:
+    """What went wrong first, without the group around it: the others were cancelled because of it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__

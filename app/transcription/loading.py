@@ -7,21 +7,23 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.errors import ModelLoading
+from app.transcription.batch_size import auto_batch_size
 from app.transcription.device import yield_to_requests
 from app.transcription.engine import WhisperTranscriber
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.decoding import Decoder
-    from app.transcription.gate import Gate
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +46,28 @@ class LoadingTranscriber:
     """Refuses work until :meth:`load` has succeeded, then hands it on."""
 
     def __init__(
-        self, load: Callable[[], WhisperModel], *, name: str, compute_type: str, decoder: Decoder, gate: Gate
+        self,
+        load: Callable[[], Sequence[WhisperModel]],
+        *,
+        name: str,
+        compute_type: str,
+        decoder: Decoder,
+        permits: int,
+        batch_size: int | None,
+        on_death: Callable[[BaseException], None],
     ) -> None:
         self._load = load
         self._decoder = decoder
-        self._gate = gate
+        self._permits = permits
+        self._batch_size = batch_size
+        self._on_death = on_death
+        self.failing = False
         self._transcriber: WhisperTranscriber | None = None
         self.model = ModelState(name=name, loaded=False, device="cpu", compute_type=compute_type, is_multilingual=True)
 
     @property
     def active(self) -> int:
-        return self._gate.held
+        return 0 if self._transcriber is None else self._transcriber.active
 
     async def load(self) -> None:
         """Loads the model in a thread.
@@ -63,8 +76,11 @@ class LoadingTranscriber:
             ModelUnavailable: it can't be loaded.
         """
         started = time.monotonic()
-        model = await _in_own_thread(self._load)
-        self._transcriber = WhisperTranscriber(model, decoder=self._decoder, gate=self._gate)
+        replicas, batch_size = await _in_own_thread(self._load_and_measure)
+        model = replicas[0]
+        self._transcriber = WhisperTranscriber(
+            replicas, decoder=self._decoder, permits=self._permits, batch_size=batch_size, on_death=self._died
+        )
         self.model = ModelState(
             name=model.name,
             loaded=True,
@@ -73,10 +89,12 @@ class LoadingTranscriber:
             is_multilingual=model.is_multilingual,
         )
         logger.info(
-            "🚀 Model %s ready on %s (%s) after %.1fs",
+            "🚀 Model %s ready on %s (%s), %d replica(s), batches of up to %d, after %.1fs",
             model.name,
             model.device.kind,
             model.device.compute_type,
+            len(replicas),
+            batch_size,
             time.monotonic() - started,
         )
 
@@ -84,12 +102,23 @@ class LoadingTranscriber:
         """Raises ModelLoading until the model is loaded."""
         self._ready()
 
-    async def transcribe(self, source: Path, options: TranscriptionOptions, *, listener: Listener) -> Transcript:
-        return await self._ready().transcribe(source, options, listener=listener)
+    async def transcribe(
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+    ) -> Transcript:
+        return await self._ready().transcribe(source, options, listener=listener, awaited=awaited)
 
-    def close(self) -> None:
-        """Takes no more work; a window on the model is not waited for."""
-        self._gate.close()
+    async def close(self) -> None:
+        """Takes no more work; a batch on the model is not waited for."""
+        if self._transcriber is not None:
+            await self._transcriber.close()
+
+    def _load_and_measure(self) -> tuple[Sequence[WhisperModel], int]:
+        replicas = self._load()
+        return replicas, self._batch_size or auto_batch_size(replicas[0])
+
+    def _died(self, cause: BaseException) -> None:
+        self.failing = True
+        self._on_death(cause)
 
     def _ready(self) -> WhisperTranscriber:
         if self._transcriber is None:
@@ -100,7 +129,7 @@ class LoadingTranscriber:
         return self._transcriber
 
 
-async def _in_own_thread(load: Callable[[], WhisperModel]) -> WhisperModel:
+async def _in_own_thread(load: Callable[[], T]) -> T:
     """Loads in a thread of low priority, which the model's own threads inherit."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=yield_to_requests)
     try:

@@ -1,13 +1,13 @@
-"""PCM on disk → windows of speech of at most 30 s, one after another, never the whole file in memory.
+"""PCM as it arrives → windows of speech of at most 30 s, each as soon as its end is certain.
 
 Speech is found by Silero VAD, whose state is carried from block to block, so that the cuts are those of a pass
-over the whole file at once.
+over the whole file at once. Each stage below takes what the one before it found and keeps only what it must.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -26,7 +26,8 @@ WINDOW_SAMPLES: Final = 30 * SAMPLE_RATE
 #: Silero judges frames of 32 ms, each with the 4 ms before it.
 FRAME_SAMPLES: Final = 512
 _CONTEXT_SAMPLES: Final = 64
-_BLOCK_FRAMES: Final = 1024
+#: What is worth judging at once: Silero takes 50 ms for it on one core.
+BLOCK_SAMPLES: Final = 1024 * FRAME_SAMPLES
 #: The model takes this much less probability to stay in speech than to enter it.
 _HYSTERESIS: Final = 0.15
 #: A pause worth cutting at when speech goes on for longer than a window.
@@ -47,73 +48,128 @@ class Span:
         return self.end - self.start
 
 
-def windows(pcm: Samples, detection: SpeechDetection, *, only_speech: bool) -> Iterator[Span]:
-    """The windows of ``pcm`` (16 kHz, shape ``(samples,)``), each at most 30 s, cut in silence where there is any.
+def as_float(samples: Samples) -> npt.NDArray[np.float32]:
+    """Samples as the models want them, -1 to 1."""
+    return samples.astype(np.float32) / 32768.0
 
-    With ``only_speech`` what lies between them holds no speech; without, they cover everything.
+
+class WindowFinder:
+    """Cuts a recording (16 kHz, one channel) into windows of at most 30 s, in silence where there is any.
+
+    With ``only_speech`` what lies between them holds no speech; without, they cover everything. Its methods block for
+    as long as Silero computes.
     """
-    spans = speech_spans(probabilities(pcm), detection, total=len(pcm))
-    return _pack(spans if only_speech else _covering(spans, total=len(pcm)))
+
+    def __init__(self, detection: SpeechDetection, *, only_speech: bool) -> None:
+        padding = self._padding = SAMPLE_RATE * detection.padding_ms // 1000
+        self._judge = SpeechJudge()
+        self._stretches = Stretches(detection, limit=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding)
+        self._padded = Padded(padding)
+        self._covered = Covered() if not only_speech else None
+        self._packed = Packed()
+        self._total = 0
+
+    def feed(self, samples: Samples) -> list[Span]:
+        """The windows that are certain with these further samples."""
+        self._total += len(samples)
+        stretches = self._stretches.add(self._judge.feed(samples))
+        return list(self._packed.add(self._cover(self._padded.add(stretches))))
+
+    def finish(self) -> list[Span]:
+        """The windows that are left once there are no more samples."""
+        total = self._total
+        stretches = [*self._stretches.add(self._judge.finish()), *self._stretches.finish(total)]
+        spans = [*self._padded.add(stretches), *self._padded.finish(total)]
+        covered = list(self._cover(spans))
+        if self._covered is not None:
+            covered += self._covered.finish(total)
+        return [*self._packed.add(covered), *self._packed.finish()]
+
+    @property
+    def certain(self) -> int:
+        """Before this sample no further window will begin."""
+        pending = [self._stretches.pending, self._padded.pending, self._packed.pending]
+        starts = [start for start in pending if start is not None]
+        if self._covered is not None:
+            starts.append(self._covered.end)
+        return max(0, min(starts, default=self._total - FRAME_SAMPLES) - self._padding)
+
+    def _cover(self, spans: Iterable[Span]) -> Iterable[Span]:
+        return spans if self._covered is None else self._covered.add(spans)
 
 
-def as_float(pcm: Samples, span: Span) -> npt.NDArray[np.float32]:
-    """The samples of a span, -1 to 1."""
-    return pcm[span.start : span.end].astype(np.float32) / 32768.0
+class SpeechJudge:
+    """For every frame of 512 samples the probability that it holds speech."""
 
+    def __init__(self) -> None:
+        from faster_whisper.vad import get_vad_model
 
-def probabilities(pcm: Samples) -> Iterator[float]:
-    """For every frame of 512 samples the probability that it holds speech; the last frame is padded with zeros."""
-    from faster_whisper.vad import get_vad_model
+        self._session: Any = get_vad_model().session
+        self._state = {name: np.zeros((1, 1, 128), np.float32) for name in ("h", "c")}
+        self._context = np.zeros((1, _CONTEXT_SAMPLES), np.float32)
+        self._rest: Samples = np.zeros(0, np.int16)
 
-    session = get_vad_model().session
-    state = {name: np.zeros((1, 1, 128), np.float32) for name in ("h", "c")}
-    context = np.zeros((1, _CONTEXT_SAMPLES), np.float32)
-    block = _BLOCK_FRAMES * FRAME_SAMPLES
-    for start in range(0, len(pcm) + 1, block):
-        samples = as_float(pcm, Span(start, start + block))
-        if len(samples) < block:
-            samples = np.pad(samples, (0, FRAME_SAMPLES - len(samples) % FRAME_SAMPLES))
+    def feed(self, samples: Samples) -> list[float]:
+        """The probabilities of the frames that are complete with these samples."""
+        samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        whole = len(samples) - len(samples) % FRAME_SAMPLES
+        self._rest = samples[whole:].copy()
+        found: list[float] = []
+        for start in range(0, whole, BLOCK_SAMPLES):
+            found += self._run(as_float(samples[start : min(start + BLOCK_SAMPLES, whole)]))
+        return found
+
+    def finish(self) -> list[float]:
+        """That of the last frame, padded with zeros; as faster-whisper does, also if no sample is left for it."""
+        return self._run(as_float(np.pad(self._rest, (0, FRAME_SAMPLES - len(self._rest)))))
+
+    def _run(self, samples: npt.NDArray[np.float32]) -> list[float]:
         frames = samples.reshape(-1, FRAME_SAMPLES)
-        tails = np.concatenate([context, frames[:, -_CONTEXT_SAMPLES:]])
-        context = tails[-1:]
-        output, state["h"], state["c"] = session.run(
-            None, {"input": np.concatenate([tails[:-1], frames], axis=1), **state}
+        tails = np.concatenate([self._context, frames[:, -_CONTEXT_SAMPLES:]])
+        self._context = tails[-1:]
+        output, self._state["h"], self._state["c"] = self._session.run(
+            None, {"input": np.concatenate([tails[:-1], frames], axis=1), **self._state}
         )
-        yield from output.ravel().tolist()
+        probabilities: list[float] = output.ravel().tolist()
+        return probabilities
 
 
-def speech_spans(frames: Iterable[float], detection: SpeechDetection, *, total: int) -> Iterator[Span]:
-    """Stretches of speech, padded on both sides without overlapping; each fits into one window."""
-    padding = SAMPLE_RATE * detection.padding_ms // 1000
-    before: Span | None = None
-    for found in _detect(frames, detection, limit=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding, total=total):
-        if before is None:
-            before = Span(max(0, found.start - padding), found.end)
-            continue
-        room = min(padding, (found.start - before.end) // 2)
-        yield Span(before.start, before.end + room)
-        before = Span(found.start - room, found.end)
-    if before is not None:
-        yield Span(before.start, min(total, before.end + padding))
-
-
-def _detect(frames: Iterable[float], detection: SpeechDetection, *, limit: int, total: int) -> Iterator[Span]:
+class Stretches:
     """Silero's rules: enter speech above the threshold, leave it after a silence, cut what exceeds the limit."""
-    release = max(detection.threshold - _HYSTERESIS, 0.01)
-    min_silence = SAMPLE_RATE * detection.min_silence_ms // 1000
-    cutter = _Cutter()
-    for index, probability in enumerate(frames):
-        at = index * FRAME_SAMPLES
-        if probability >= detection.threshold and cutter.speech(at):
-            continue
-        if cutter.start is not None and at - cutter.start > limit:
+
+    def __init__(self, detection: SpeechDetection, *, limit: int) -> None:
+        self._threshold = detection.threshold
+        self._release = max(detection.threshold - _HYSTERESIS, 0.01)
+        self._min_silence = SAMPLE_RATE * detection.min_silence_ms // 1000
+        self._limit = limit
+        self._cutter = _Cutter()
+        self._frames = 0
+
+    @property
+    def pending(self) -> int | None:
+        """Where the stretch that has not ended begins."""
+        return self._cutter.start
+
+    def add(self, probabilities: Iterable[float]) -> Iterator[Span]:
+        for probability in probabilities:
+            at = self._frames * FRAME_SAMPLES
+            self._frames += 1
+            yield from self._judged(at, probability)
+
+    def finish(self, total: int) -> Iterator[Span]:
+        if self._cutter.start is not None and self._cutter.start < total:
+            yield Span(self._cutter.start, total)
+
+    def _judged(self, at: int, probability: float) -> Iterator[Span]:
+        cutter = self._cutter
+        if probability >= self._threshold and cutter.speech(at):
+            return
+        if cutter.start is not None and at - cutter.start > self._limit:
             yield cutter.cut(at)
-        if probability < release and cutter.start is not None:
-            found = cutter.silence(at, min_silence)
+        if probability < self._release and cutter.start is not None:
+            found = cutter.silence(at, self._min_silence)
             if found is not None:
                 yield found
-    if cutter.start is not None and cutter.start < total:
-        yield Span(cutter.start, total)
 
 
 class _Cutter:
@@ -158,14 +214,44 @@ class _Cutter:
         return found
 
 
-def _covering(spans: Iterable[Span], *, total: int) -> Iterator[Span]:
+class Padded:
+    """The stretches with some of the silence around them, as much as two neighbours can share."""
+
+    def __init__(self, padding: int) -> None:
+        self._padding = padding
+        self._before: Span | None = None
+
+    @property
+    def pending(self) -> int | None:
+        return None if self._before is None else self._before.start
+
+    def add(self, stretches: Iterable[Span]) -> Iterator[Span]:
+        for found in stretches:
+            before, self._before = self._before, Span(max(0, found.start - self._padding), found.end)
+            if before is not None:
+                room = min(self._padding, (found.start - before.end) // 2)
+                self._before = Span(found.start - room, found.end)
+                yield Span(before.start, before.end + room)
+
+    def finish(self, total: int) -> Iterator[Span]:
+        if self._before is not None:
+            yield Span(self._before.start, min(total, self._before.end + self._padding))
+
+
+class Covered:
     """The stretches of speech and what lies between them, none longer than a window."""
-    end = 0
-    for span in spans:
-        yield from _chopped(Span(end, span.start))
-        yield span
-        end = span.end
-    yield from _chopped(Span(end, total))
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def add(self, spans: Iterable[Span]) -> Iterator[Span]:
+        for span in spans:
+            yield from _chopped(Span(self.end, span.start))
+            yield span
+            self.end = span.end
+
+    def finish(self, total: int) -> Iterator[Span]:
+        yield from _chopped(Span(self.end, total))
 
 
 def _chopped(span: Span) -> Iterator[Span]:
@@ -173,16 +259,26 @@ def _chopped(span: Span) -> Iterator[Span]:
         yield Span(start, min(start + WINDOW_SAMPLES, span.end))
 
 
-def _pack(spans: Iterable[Span]) -> Iterator[Span]:
+class Packed:
     """Neighbours together, as many as fit into one window."""
-    window: Span | None = None
-    for span in spans:
-        if window is None:
-            window = span
-        elif span.end - window.start <= WINDOW_SAMPLES and span.start - window.end <= _MAX_GAP_SAMPLES:
-            window = Span(window.start, span.end)
-        else:
-            yield window
-            window = span
-    if window is not None:
-        yield window
+
+    def __init__(self) -> None:
+        self._window: Span | None = None
+
+    @property
+    def pending(self) -> int | None:
+        return None if self._window is None else self._window.start
+
+    def add(self, spans: Iterable[Span]) -> Iterator[Span]:
+        for span in spans:
+            window, self._window = self._window, span
+            if window is None:
+                continue
+            if span.end - window.start <= WINDOW_SAMPLES and span.start - window.end <= _MAX_GAP_SAMPLES:
+                self._window = Span(window.start, span.end)
+            else:
+                yield window
+
+    def finish(self) -> Iterator[Span]:
+        if self._window is not None:
+            yield self._window

@@ -21,11 +21,14 @@ class Turn(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedWindow:
-    """A window of speech as it leaves the model. ``language`` is its full name; times are seconds of the audio."""
+    """What can be handed on since the last one, in order. ``language`` is its full name.
+
+    Up to ``seconds_done`` of the audio nothing more will come; ``duration`` is None until it is known.
+    """
 
     segments: tuple[Segment, ...]
     seconds_done: float
-    duration: float
+    duration: float | None
     language: str
 
 
@@ -49,11 +52,15 @@ class Transcriber(Protocol):
     def active(self) -> int:
         """How many permits are held."""
 
-    async def transcribe(self, source: Path, options: TranscriptionOptions, *, listener: Listener) -> Transcript:
+    async def transcribe(
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+    ) -> Transcript:
         """The transcript of ``source``, a file as it was received, beside which scratch files may be written.
 
-        Cancelling stops the work: the decoder at once, the model at its next window.
+        ``awaited`` says that a client waits for it: it goes before what nobody waits for. Cancelling stops the work:
+        the decoder at once, the model after its present batch.
 
         Raises:
             UnusableAudio: the file holds no audio that can be transcribed.
+            TranscriptionFailed: the model raised an error, again when it was tried alone.
         """

@@ -1,157 +1,320 @@
-"""Whisper on CTranslate2: the only module that knows faster_whisper and ctranslate2.
+"""Whisper on CTranslate2: batches of windows → what is said in them.
 
-Both are imported when a model is loaded, so that a server can answer before that.
+The libraries are imported when a model is loaded, so that a server can answer before that.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from app.domain.errors import ModelUnavailable, TranscriptionFailed
-from app.domain.transcript import Segment, Word
-from app.transcription.device import Device, choose_device
-from app.transcription.word_times import held_within
+import numpy as np
+
+from app.domain.errors import TranscriptionFailed
+from app.domain.transcript import Segment
+from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
+from app.transcription.phrases import SECONDS_PER_FRAME, Phrase, phrases
+from app.transcription.word_times import AlignedToken, held_within, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
-    from app.domain.transcript import TranscriptionOptions
+    from app.domain.transcript import TranscriptionOptions, Word
+    from app.transcription.device import Device
+    from app.transcription.window import Array, Window
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-#: The bundled model; see docs/demo_model.md.
-DEMO_MODEL: Final = Path(__file__).with_name("demo_model")
-#: Tried in turn for a window whose text looks wrong, as OpenAI's ``transcribe.py`` does.
-FALLBACK_TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-#: Thresholds of OpenAI's ``transcribe.py``; a model directory may bring its own in ``transcription.json``.
-DEFAULT_THRESHOLDS: Final = {
-    "log_prob_threshold": -1.0,
-    "compression_ratio_threshold": 2.4,
-    "no_speech_threshold": 0.6,
-}
-_SECONDS_PER_TIMESTAMP: Final = 0.02
-_SECONDS_PER_FRAME: Final = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelChoice:
-    """Which model to load and where; ``auto`` leaves a choice to what is found here."""
-
-    name: str = "auto"
-    device: str = "auto"
-    compute_type: str = "auto"
-    device_indexes: tuple[int, ...] = (0,)
-    cpu_threads: int = 0
-    beam_size: int = 5
+_SAMPLE_RATE: Final = 16_000
+#: What the encoder takes: 30 s in frames of 10 ms.
+_FRAMES: Final = 3000
+#: Text and prompt together; a prompt may take half of it.
+_MAX_TOKENS: Final = 448
+_MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
+#: A window's text begins within its first second, in timestamps of 20 ms.
+_MAX_INITIAL_TIMESTAMP: Final = 50
+#: So many texts are drawn at a temperature, of which the most probable is kept.
+_BEST_OF: Final = 5
+#: Tokenizers kept, one for each language and task.
+_TOKENIZERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TranscribedWindow:
-    """``language`` is a code; the segments' times are seconds of the whole audio, their ids count from 0."""
+class Accepted:
+    """The segments of a decoding, with times of the whole audio, and how many of its frames they cover."""
 
     segments: tuple[Segment, ...]
-    language: str
+    frames_done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubtful:
+    """What has to be decoded again, hotter."""
+
+    attempt: Attempt
+    encoded: Array
+
+
+class OutOfMemory(Exception):
+    """The device has no memory for a batch of this size."""
 
 
 class WhisperModel:
-    """A loaded model. Its methods block; call them in a thread."""
+    """A loaded model on one device. Its methods block; call them in a thread, those of one model one at a time.
 
-    def __init__(self, model: Any, *, name: str, device: Device, beam_size: int, thresholds: dict[str, float]) -> None:
+    Errors of the model itself are raised as TranscriptionFailed, or OutOfMemory where a smaller batch may help.
+    """
+
+    def __init__(self, model: Any, *, name: str, device: Device, beam_size: int, thresholds: Thresholds) -> None:
         self.name = name
         self.device = device
-        self._model = model
-        self._beam_size = beam_size
+        self.beam_size = beam_size
         self._thresholds = thresholds
+        self._model = model.model
+        self._hf_tokenizer = model.hf_tokenizer
+        self._extract = model.feature_extractor
         self._first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+        self._tokenizer = lru_cache(_TOKENIZERS)(self._make_tokenizer)
 
     @property
     def is_multilingual(self) -> bool:
         """Whether it knows other languages than English."""
-        return bool(self._model.model.is_multilingual)
+        return bool(self._model.is_multilingual)
 
-    def transcribe_window(
-        self,
-        audio: npt.NDArray[np.float32],
-        options: TranscriptionOptions,
-        *,
-        language: str | None,
-        offset_seconds: float,
-    ) -> TranscribedWindow:
-        """The text of at most 30 s of ``audio`` (16 kHz, -1 to 1), which begins at ``offset_seconds``.
+    @property
+    def width(self) -> int:
+        """The length of the vectors that the encoder gives."""
+        silence = np.zeros((1, self._model.n_mels, _FRAMES), np.float32)
+        return int(self._model.encode(_storage(silence)).shape[2])
 
-        ``language`` None has it detected from this window.
+    def features(self, audio: npt.NDArray[np.float32]) -> Array:
+        """The log-mel spectrogram, shape ``(mels, frames)``, of at most 30 s (16 kHz, -1 to 1). Any thread may."""
+        spectrogram: Array = self._extract(audio)[:, :-1].astype(np.float32, copy=False)
+        return spectrogram
 
-        Raises:
-            TranscriptionFailed: the model raised an error.
-        """
+    def prompt(self, options: TranscriptionOptions, previous: Sequence[int] = ()) -> tuple[int, ...]:
+        """The tokens before ``<|startoftranscript|>``: hot words, the prompt and the text before, if there are any."""
+        tokenizer = self._tokenizer("en", options.task.value)
+        hot = tokenizer.encode(" " + options.hotwords.strip())[:_MAX_PROMPT_TOKENS] if options.hotwords else []
+        said = [*(tokenizer.encode(" " + options.prompt.strip()) if options.prompt else []), *previous]
+        return (tokenizer.sot_prev, *hot, *said[-_MAX_PROMPT_TOKENS:]) if hot or said else ()
+
+    def encode(self, windows: Sequence[Window]) -> None:
+        """Fills in ``encoded``, and ``language`` where it is to be detected, in one pass for all of them."""
         with _failures_renamed():
-            found, info = self._model.transcribe(
-                audio,
-                language=language,
-                task=options.task.value,
-                beam_size=options.beam_size or self._beam_size,
-                temperature=FALLBACK_TEMPERATURES if options.temperature == 0 else [options.temperature],
-                initial_prompt=options.prompt,
-                hotwords=options.hotwords,
-                word_timestamps=options.word_timestamps,
-                condition_on_previous_text=False,
-                **self._thresholds,
-            )
-            segments = tuple(self._segment(index, one, offset_seconds) for index, one in enumerate(found))
-        return TranscribedWindow(segments=segments, language=info.language)
+            output = self._encode(windows)
+            self._detect_languages(windows, output)
+            for window, row in zip(windows, _to_array(output), strict=True):
+                window.encoded = row.copy() if len(windows) > 1 else row
 
-    def detect_language(self, audio: npt.NDArray[np.float32]) -> str:
-        """The code of the language that is most probable in the first 30 s of ``audio``."""
+    def decode(self, windows: Sequence[Window]) -> list[Accepted | Doubtful]:
+        """What is said in windows of one key, for each in turn; those not yet encoded are encoded first."""
+        with _failures_renamed():
+            output = self._encoded(windows)
+            self._detect_languages(windows, output)
+            attempts = self._generate(windows, output)
+            return self._judged(windows, output, attempts)
+
+    def _encoded(self, windows: Sequence[Window]) -> Any:
+        """The encoder's output for all, on the device if all of it is computed now."""
+        fresh = [window for window in windows if window.encoded is None]
+        if len(fresh) == len(windows):
+            return self._encode(windows)
+        if fresh:
+            self.encode(fresh)
+        return _storage(np.stack([_present(window.encoded) for window in windows]))
+
+    def _encode(self, windows: Sequence[Window]) -> Any:
+        features = np.zeros((len(windows), windows[0].features.shape[0], _FRAMES), np.float32)
+        for row, window in zip(features, windows, strict=True):
+            row[:, : window.frames] = window.features
+        return self._model.encode(_storage(features))
+
+    def _detect_languages(self, windows: Sequence[Window], output: Any) -> None:
+        unknown = [index for index, window in enumerate(windows) if window.language is None]
+        if not unknown:
+            return
         if not self.is_multilingual:
-            return "en"
-        with _failures_renamed():
-            language, _, _ = self._model.detect_language(audio)
-        return str(language)
+            for index in unknown:
+                windows[index].language = "en"
+            return
+        part = output if len(unknown) == len(windows) else _storage(_to_array(output)[unknown])
+        for index, found in zip(unknown, self._model.detect_language(part), strict=True):
+            windows[index].language = found[0][0].strip("<|>")
 
-    def _segment(self, index: int, found: Any, offset: float) -> Segment:
-        start, end = self._times(found)
-        words = held_within([_word(word) for word in found.words or ()], start, end)
-        return Segment(
-            id=index,
-            seek=round(offset / _SECONDS_PER_FRAME) + found.seek,
-            start=round(offset + start, 3),
-            end=round(offset + end, 3),
-            text=found.text,
-            tokens=tuple(found.tokens),
-            temperature=float(found.temperature),
-            avg_logprob=float(found.avg_logprob),
-            compression_ratio=float(found.compression_ratio),
-            no_speech_prob=float(found.no_speech_prob),
-            words=tuple(
-                replace(word, start=round(offset + word.start, 3), end=round(offset + word.end, 3)) for word in words
-            ),
+    def _generate(self, windows: Sequence[Window], output: Any) -> list[Attempt]:
+        key = windows[0].key
+        sampling = {"num_hypotheses": _BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
+        tokenizers = [self._tokenizer(window.language, window.task.value) for window in windows]
+        found = self._model.generate(
+            output,
+            [[*window.prompt, *one.sot_sequence] for window, one in zip(windows, tokenizers, strict=True)],
+            beam_size=key.beam_size,
+            max_length=_MAX_TOKENS,
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_tokens=_suppressed(tokenizers[0]),
+            max_initial_timestamp_index=_MAX_INITIAL_TIMESTAMP,
+            **(sampling if key.temperature > 0 else {}),
+        )
+        return [self._attempt(one, key.temperature, by) for one, by in zip(found, tokenizers, strict=True)]
+
+    def _attempt(self, found: Any, temperature: float, tokenizer: Any) -> Attempt:
+        tokens = tuple(found.sequences_ids[0])
+        return Attempt(
+            tokens=tokens,
+            text=tokenizer.decode(tokens).strip(),
+            temperature=temperature,
+            # The score is the mean without the end of text, which the thresholds count in.
+            avg_logprob=found.scores[0] * len(tokens) / (len(tokens) + 1),
+            no_speech_prob=found.no_speech_prob,
         )
 
-    def _times(self, found: Any) -> tuple[float, float]:
-        """When a segment begins and ends, as the model wrote it.
+    def _judged(self, windows: Sequence[Window], output: Any, attempts: Sequence[Attempt]) -> list[Accepted | Doubtful]:
+        outcomes: dict[int, Accepted | Doubtful] = {}
+        accepted: list[_Accepting] = []
+        for index, (window, attempt) in enumerate(zip(windows, attempts, strict=True)):
+            if window.is_last_attempt or attempt.is_acceptable(self._thresholds):
+                accepted.append(self._accepting(index, window, attempt))
+            else:
+                outcomes[index] = Doubtful(attempt=attempt, encoded=_to_array(output)[index].copy())
+        self._align([one for one in accepted if one.window.word_timestamps and one.phrases], output)
+        for one in accepted:
+            outcomes[one.row] = Accepted(segments=self._segments(one), frames_done=one.frames_done)
+        return [outcomes[index] for index in range(len(windows))]
 
-        faster-whisper starts the only segment of a window at 0 whatever silence leads it, and replaces the times
-        by those of the words, which are coarser; the timestamp tokens still say what the model meant.
-        """
-        base = found.seek * _SECONDS_PER_FRAME
-        start, end = found.start, found.end
-        if found.tokens and found.tokens[0] >= self._first_timestamp:
-            start = base + (found.tokens[0] - self._first_timestamp) * _SECONDS_PER_TIMESTAMP
-        if len(found.tokens) > 1 and found.tokens[-1] >= self._first_timestamp:
-            end = base + (found.tokens[-1] - self._first_timestamp) * _SECONDS_PER_TIMESTAMP
-        return start, max(start, end)
+    def _accepting(self, row: int, window: Window, attempt: Attempt) -> _Accepting:
+        kept = best([*window.attempts, attempt], self._thresholds)
+        found: list[Phrase] = []
+        if kept.is_silence(self._thresholds):
+            done = window.frames
+        else:
+            found, done = phrases(kept.tokens, first_timestamp=self._first_timestamp, frames=window.frames)
+        return _Accepting(
+            row=row, window=window, kept=kept, temperature=attempt.temperature, phrases=found, frames_done=done
+        )
+
+    def _align(self, rows: Sequence[_Accepting], output: Any) -> None:
+        """Finds the words' times, for all rows of one language and task at once."""
+        by_start: dict[tuple[int, ...], list[_Accepting]] = {}
+        for row in rows:
+            tokenizer = self._tokenizer(row.window.language, row.window.task.value)
+            by_start.setdefault(tuple(tokenizer.sot_sequence), []).append(row)
+        for start, group in by_start.items():
+            part = output if len(group) == output.shape[0] else _storage(_to_array(output)[[row.row for row in group]])
+            texts = [[token for phrase in row.phrases for token in self._text_of(phrase)] for row in group]
+            found = self._model.align(part, list(start), texts, [row.window.frames for row in group])
+            for row, text, alignment in zip(group, texts, found, strict=True):
+                row.words = self._words(row, text, alignment)
+
+    def _words(self, row: _Accepting, text: list[int], alignment: Any) -> list[tuple[Word, ...]]:
+        tokenizer = self._tokenizer(row.window.language, row.window.task.value)
+        words, parts = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
+        times = _token_times(alignment.alignments, len(text))
+        aligned = [AlignedToken(*pair) for pair in zip(times, [*alignment.text_token_probs, 0.0], strict=True)]
+        lengths = [len(self._text_of(phrase)) for phrase in row.phrases]
+        found = words_of(words[:-1], [len(part) for part in parts[:-1]], aligned, lengths)
+        return [held_within(words, phrase.start, phrase.end) for words, phrase in zip(found, row.phrases, strict=True)]
+
+    def _text_of(self, phrase: Phrase) -> list[int]:
+        end_of_text = self._tokenizer("en", "transcribe").eot
+        return [token for token in phrase.tokens if token < end_of_text]
+
+    def _segments(self, row: _Accepting) -> tuple[Segment, ...]:
+        window = row.window
+        tokenizer = self._tokenizer(window.language, window.task.value)
+        offset = window.start / _SAMPLE_RATE + window.seek * SECONDS_PER_FRAME
+        found: list[Segment] = []
+        for phrase, words in zip(row.phrases, row.words or [()] * len(row.phrases), strict=True):
+            text = tokenizer.decode(phrase.tokens)
+            if text.strip() and phrase.end > phrase.start:
+                found.append(
+                    Segment(
+                        id=len(found),
+                        seek=round(offset / SECONDS_PER_FRAME),
+                        start=round(offset + phrase.start, 3),
+                        end=round(offset + phrase.end, 3),
+                        text=text,
+                        tokens=phrase.tokens,
+                        temperature=row.temperature,
+                        avg_logprob=row.kept.avg_logprob,
+                        compression_ratio=row.kept.compression_ratio,
+                        no_speech_prob=row.kept.no_speech_prob,
+                        words=tuple(_moved(word, offset) for word in words),
+                    )
+                )
+        return tuple(found)
+
+    def _make_tokenizer(self, language: str, task: str) -> Any:
+        from faster_whisper.tokenizer import Tokenizer
+
+        return Tokenizer(self._hf_tokenizer, self.is_multilingual, task=task, language=language)
 
 
-def _word(word: Any) -> Word:
-    return Word(word=word.word, start=word.start, end=word.end, probability=float(word.probability))
+@dataclass(slots=True, kw_only=True)
+class _Accepting:
+    """A row of a batch whose text is kept. ``temperature`` is that of the last attempt."""
+
+    row: int
+    window: Window
+    kept: Attempt
+    temperature: float
+    phrases: list[Phrase]
+    frames_done: int
+    words: list[tuple[Word, ...]] | None = None
+
+
+def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:
+    """What to try in turn for each window of a request."""
+    return TEMPERATURES if options.temperature == 0 else (options.temperature,)
+
+
+def _moved(word: Word, offset: float) -> Word:
+    return replace(word, start=round(offset + word.start, 3), end=round(offset + word.end, 3))
+
+
+def _token_times(pairs: Sequence[tuple[int, int]], count: int) -> list[float]:
+    """When each of ``count`` text tokens, and the end after them, begins: seconds; pairs are (token, position)."""
+    times = [0.0] * (count + 1)
+    before = -1
+    for token, position in pairs:
+        if token != before and token <= count:
+            times[token] = position * 0.02
+            before = token
+    return times
+
+
+def _suppressed(tokenizer: Any) -> list[int]:
+    """What must not be written: descriptions of sounds, and the tokens of prompts."""
+    control = (tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm)
+    return sorted({*tokenizer.non_speech_tokens, *control, tokenizer.no_speech} - {None})
+
+
+def _storage(array: Array) -> Any:
+    import ctranslate2
+
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
+
+
+def _to_array(output: Any) -> Array:
+    """The encoder's output in this machine's memory, float32; a copy only where it has to be one."""
+    import ctranslate2
+
+    if output.device != "cpu":
+        output = output.to_device(ctranslate2.Device.cpu)
+    if output.dtype != ctranslate2.DataType.float32:
+        output = output.to(ctranslate2.DataType.float32)
+    array: Array = np.asarray(output)
+    return array
+
+
+def _present(value: T | None) -> T:
+    assert value is not None  # noqa: S101  # it was filled in above
+    return value
 
 
 @contextmanager
@@ -159,68 +322,6 @@ def _failures_renamed() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:  # what CTranslate2 raises
-        raise TranscriptionFailed(_model_failure(exc)) from exc
-
-
-def _model_failure(exc: RuntimeError) -> str:
-    if "out of memory" in str(exc):
-        return (
-            f"The GPU's memory is exhausted ({exc}): lower MAX_CONCURRENT_REQUESTS, set "
-            "WHISPER_COMPUTE_TYPE=int8_float16, or choose a smaller WHISPER_MODEL."
-        )
-    return f"The model failed ({exc})."
-
-
-def load(choice: ModelChoice) -> WhisperModel:
-    """The model, ready to transcribe; downloaded from the hub if need be. Blocks.
-
-    Raises:
-        ModelUnavailable: with a sentence that names the remedies.
-    """
-    device = choose_device(choice.device, choice.compute_type, indexes=choice.device_indexes, probe_model=DEMO_MODEL)
-    name = choice.name
-    if name == "auto":
-        name = "large-v3-turbo" if device.kind == "cuda" else "small"
-    location = str(DEMO_MODEL) if name == "demo" else name
-    logger.info("🧠 Loading model %s on %s (%s)...", name, device.kind, device.compute_type)
-    import faster_whisper
-    import httpx2  # what huggingface-hub downloads with
-
-    try:
-        model = faster_whisper.WhisperModel(
-            location,
-            device=device.kind,
-            device_index=list(choice.device_indexes) if device.kind == "cuda" else 0,
-            compute_type=device.compute_type,
-            cpu_threads=choice.cpu_threads,
-        )
-    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as exc:
-        logger.debug("Loading %s failed", name, exc_info=True)
-        raise ModelUnavailable(_remedies(name, exc)) from exc
-    return WhisperModel(model, name=name, device=device, beam_size=choice.beam_size, thresholds=_thresholds(location))
-
-
-def _remedies(name: str, exc: Exception) -> str:
-    cause = next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__).rstrip(". ")
-    if "out of memory" in cause:
-        return (
-            f"The model {name!r} does not fit into the GPU's memory: set WHISPER_MODEL to a smaller one, "
-            "WHISPER_COMPUTE_TYPE=int8_float16, or WHISPER_DEVICE=cpu."
-        )
-    if Path(name).is_dir():
-        return (
-            f"The model in {name} can't be loaded ({cause}): WHISPER_MODEL must be a directory with a Whisper model "
-            "converted for CTranslate2 (model.bin, config.json, tokenizer.json)."
-        )
-    return (
-        f"The model {name!r} can't be loaded ({cause}): set WHISPER_MODEL to a directory with a converted model, "
-        "or to a size such as small or large-v3-turbo with the hub reachable (HF_ENDPOINT names a mirror, HF_HOME a "
-        "cache filled elsewhere, HF_TOKEN opens private models, HTTPS_PROXY a proxy), or try ./start_server.sh "
-        "--demo, which needs no download."
-    )
-
-
-def _thresholds(location: str) -> dict[str, float]:
-    path = Path(location) / "transcription.json"
-    own: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-    return {name: float(own.get(name, default)) for name, default in DEFAULT_THRESHOLDS.items()}
+        if "out of memory" in str(exc):
+            raise OutOfMemory(str(exc)) from exc
+        raise TranscriptionFailed(f"The model failed ({exc}).") from exc

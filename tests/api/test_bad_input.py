@@ -49,7 +49,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"metadata": "{"}, "metadata", "not JSON"),
         ({"chunking_strategy": "sometimes"}, "chunking_strategy", "auto"),
         ({"stream": "true"}, "stream", "not available"),
-        ({"multichannel": "true"}, "multichannel", "not available"),
+        ({"multichannel": "perhaps"}, "multichannel", "true or false"),
         ({"webhook_url": "https://example.com"}, "webhook_url", "not available"),
         ({"include[]": "logprobs"}, "include", "not available"),
         ({"upload_presigned_url": "not a url"}, "upload_presigned_url", "URL"),

@@ -70,6 +70,8 @@ def test_every_option_reaches_the_model() -> None:
             "temperature": "0.4",
             "beam_size": "2",
             "vad_filter": "false",
+            "multichannel": "true",
+            "condition_on_previous_text": "1",
             "keywords[]": ["gRPC", "etcd,Istio"],
             "timestamp_granularities[]": ["word"],
             "response_format": "verbose_json",
@@ -84,6 +86,8 @@ def test_every_option_reaches_the_model() -> None:
         beam_size=2,
         word_timestamps=True,
         vad_filter=False,
+        multichannel=True,
+        condition_on_previous_text=True,
     )
     assert submission.rendering.format is ResponseFormat.VERBOSE_JSON
     assert submission.rendering.granularities == {WORD}
@@ -167,12 +171,6 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
             "or use stored_output=true and poll the job.",
         ),
         (
-            {"multichannel": "1"},
-            "multichannel",
-            "multichannel=true is not available on this server: the channels are mixed. Send each as a file of its "
-            "own.",
-        ),
-        (
             {"webhook_url": "https://a.example/hook"},
             "webhook_url",
             "webhook_url is not available on this server: poll /v1/jobs/<id>, or watch the object that "
@@ -232,7 +230,7 @@ def test_each_wrong_field_has_its_own_sentence(fields: dict[str, Values], param:
 
 
 def test_flags_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
-    assert read(stream="false", multichannel="0", webhook_url="", include="").synchronous
+    assert read(stream="false", webhook_url="", include="").synchronous
 
 
 def test_other_languages_are_refused_by_an_english_model() -> None:

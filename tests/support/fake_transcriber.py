@@ -75,6 +75,7 @@ class Call:
     source: Path
     options: TranscriptionOptions
     listener: Listener
+    awaited: bool
 
 
 class FakeTranscriber:
@@ -100,8 +101,10 @@ class FakeTranscriber:
     def active(self) -> int:
         return self._active
 
-    async def transcribe(self, source: Path, options: TranscriptionOptions, *, listener: Listener) -> Transcript:
-        self.calls.append(Call(source=source, options=options, listener=listener))
+    async def transcribe(
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+    ) -> Transcript:
+        self.calls.append(Call(source=source, options=options, listener=listener, awaited=awaited))
         try:
             return await self._transcribe(listener)
         except asyncio.CancelledError:

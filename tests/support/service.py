@@ -102,7 +102,7 @@ async def serving(
     """Serves on a free port of the loopback until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
-    app = create_app(chosen, load_model=load_model, clock=clock, stop=lambda code: server.stop(code))
+    app = create_app(chosen, load_model=lambda: (load_model(),), clock=clock, stop=lambda code: server.stop(code))
     service: Service = app.state.service
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
     server = Server(config, drain=service.drain)

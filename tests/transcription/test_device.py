@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ctranslate2
 import pytest
 
 from app.domain.errors import ModelUnavailable
+from app.domain.transcript import TranscriptionOptions
+from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
 from app.transcription.device import Device, choose_device
-from app.transcription.speech import Span, as_float
-from app.transcription.whisper import DEMO_MODEL, ModelChoice, load
+from app.transcription.engine import WhisperTranscriber
+from app.transcription.transcriber import Listener
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from app.transcription.decoding import Decoder
 
 GPUS = ctranslate2.get_cuda_device_count()
@@ -66,16 +68,16 @@ def test_gpu_that_is_not_there_is_named() -> None:
 async def test_demo_model_transcribes_on_the_gpu(samples: Path, tmp_path: Path, decoder: Decoder) -> None:
     import asyncio
 
-    import numpy as np
-
-    from app.domain.transcript import TranscriptionOptions
-
-    decoded = await decoder.decode(samples / "hello.wav", tmp_path / "pcm")
-    pcm = await asyncio.to_thread(np.fromfile, decoded.pcm, "<i2")
-    model = await asyncio.to_thread(load, ModelChoice(name="demo", device="cuda"))
-    audio = as_float(pcm, Span(0, len(pcm)))
-    found = await asyncio.to_thread(
-        model.transcribe_window, audio, TranscriptionOptions(), language=None, offset_seconds=0.0
+    sources = [
+        Path(await asyncio.to_thread(shutil.copy, samples / "hello.wav", tmp_path / f"audio{number}"))
+        for number in range(4)
+    ]
+    replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cuda"))
+    transcriber = WhisperTranscriber(
+        replicas, decoder=decoder, permits=3, batch_size=8, on_death=lambda cause: pytest.fail(str(cause))
     )
-    assert model.device.kind == "cuda"
-    assert "".join(segment.text for segment in found.segments).strip() == "hello this is a test the job is complete now"
+    options = TranscriptionOptions(word_timestamps=True)
+    found = await asyncio.gather(*(transcriber.transcribe(source, options, listener=Listener()) for source in sources))
+    await transcriber.close()
+    assert replicas[0].device.kind == "cuda"
+    assert {transcript.text for transcript in found} == {"hello this is a test the job is complete now"}

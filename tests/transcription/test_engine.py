@@ -12,7 +12,6 @@ import pytest
 from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.gate import Gate
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 from tests.support.waiting import eventually
 
@@ -47,9 +46,11 @@ class Heard(Listener):
 
 @pytest.fixture
 async def transcriber(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
-    made = WhisperTranscriber(model, decoder=decoder, gate=Gate(1))
+    deaths: list[BaseException] = []
+    made = WhisperTranscriber([model], decoder=decoder, permits=1, batch_size=8, on_death=deaths.append)
     yield made
-    made.close()
+    await made.close()
+    assert deaths == []
 
 
 @pytest.fixture

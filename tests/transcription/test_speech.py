@@ -19,17 +19,20 @@ from app.transcription.speech import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
     WINDOW_SAMPLES,
+    Covered,
+    Packed,
+    Padded,
     Span,
-    _covering,
-    _pack,
+    SpeechJudge,
+    Stretches,
+    WindowFinder,
     as_float,
-    probabilities,
-    speech_spans,
-    windows,
 )
 from tests.support.audio import SAMPLES, silence, sine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from tests.support.audio import Samples
 
 BLOCK: Final = 1024 * FRAME_SAMPLES
@@ -66,12 +69,45 @@ def expected(pcm: Samples, detection: SpeechDetection) -> list[Span]:
         min_silence_duration_ms=detection.min_silence_ms,
         max_speech_duration_s=30,
     )
-    found: list[dict[str, Any]] = get_speech_timestamps(as_float(pcm, Span(0, len(pcm))), options)
+    found: list[dict[str, Any]] = get_speech_timestamps(as_float(pcm), options)
     return [Span(stretch["start"], stretch["end"]) for stretch in found]
 
 
+def blocks(pcm: Samples, size: int = BLOCK) -> Iterator[Samples]:
+    for start in range(0, len(pcm), size):
+        yield pcm[start : start + size]
+
+
+def probabilities(pcm: Samples) -> list[float]:
+    judge = SpeechJudge()
+    return [*(one for block in blocks(pcm) for one in judge.feed(block)), *judge.finish()]
+
+
+def speech_spans(frames: Iterable[float], detection: SpeechDetection, *, total: int) -> list[Span]:
+    padding = SAMPLE_RATE * detection.padding_ms // 1000
+    stretches = Stretches(detection, limit=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding)
+    padded = Padded(padding)
+    spans = list(padded.add([*stretches.add(frames), *stretches.finish(total)]))
+    return [*spans, *padded.finish(total)]
+
+
+def windows(pcm: Samples, detection: SpeechDetection, *, only_speech: bool, size: int = BLOCK) -> list[Span]:
+    finder = WindowFinder(detection, only_speech=only_speech)
+    return [*(cut for block in blocks(pcm, size) for cut in finder.feed(block)), *finder.finish()]
+
+
+def packed(spans: Iterable[Span]) -> list[Span]:
+    packer = Packed()
+    return [*packer.add(spans), *packer.finish()]
+
+
+def covering(spans: Iterable[Span], *, total: int) -> list[Span]:
+    cover = Covered()
+    return [*cover.add(spans), *cover.finish(total)]
+
+
 def found(pcm: Samples, detection: SpeechDetection) -> list[Span]:
-    return list(speech_spans(probabilities(pcm), detection, total=len(pcm)))
+    return speech_spans(probabilities(pcm), detection, total=len(pcm))
 
 
 def check_windows(cuts: list[Span], total: int) -> None:
@@ -105,9 +141,9 @@ def test_short_samples_are_cut_as_by_faster_whisper(name: str) -> None:
 )
 def test_probabilities_do_not_show_where_the_blocks_meet(length: int) -> None:
     pcm = np.tile(sample("numbers.mp3"), 10)[:length]
-    padded = np.pad(as_float(pcm, Span(0, length)), (0, FRAME_SAMPLES - length % FRAME_SAMPLES))
+    padded = np.pad(as_float(pcm), (0, FRAME_SAMPLES - length % FRAME_SAMPLES))
     whole = np.asarray(get_vad_model()(padded)).ravel()
-    streamed = np.array(list(probabilities(pcm)))
+    streamed = np.array(probabilities(pcm))
     assert len(streamed) == length // FRAME_SAMPLES + 1
     # faster-whisper blanks the end of the very last frame, which may change its judgement.
     np.testing.assert_allclose(streamed[:-1], whole[:-1], atol=1e-5)
@@ -117,7 +153,7 @@ def test_probabilities_do_not_show_where_the_blocks_meet(length: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_windows_are_in_order_and_none_is_longer_than_the_model_sees(seed: int, *, only_speech: bool) -> None:
     pcm = mixture(seed)
-    cuts = list(windows(pcm, DEFAULT, only_speech=only_speech))
+    cuts = windows(pcm, DEFAULT, only_speech=only_speech)
     check_windows(cuts, len(pcm))
     assert len(cuts) > 2
     if not only_speech:
@@ -127,7 +163,7 @@ def test_windows_are_in_order_and_none_is_longer_than_the_model_sees(seed: int, 
 def test_every_word_of_a_sample_lies_in_a_window() -> None:
     references = json.loads((SAMPLES / "references.json").read_text(encoding="utf-8"))
     (reference,) = (entry for entry in references if entry["file"] == "long.opus")
-    cuts = list(windows(sample("long.opus"), DEFAULT, only_speech=True))
+    cuts = windows(sample("long.opus"), DEFAULT, only_speech=True)
     words = [word for segment in reference["segments"] for word in segment["words"]]
     assert len(words) > 50
     for word in words:
@@ -137,15 +173,15 @@ def test_every_word_of_a_sample_lies_in_a_window() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 3.0, 70.0])
 def test_silence_gives_no_window(seconds: float) -> None:
-    assert list(windows(silence(seconds), DEFAULT, only_speech=True)) == []
+    assert (windows(silence(seconds), DEFAULT, only_speech=True)) == []
 
 
 def test_silence_is_covered_where_everything_is_wanted() -> None:
     pcm = silence(70.0)
-    cuts = list(windows(pcm, DEFAULT, only_speech=False))
+    cuts = windows(pcm, DEFAULT, only_speech=False)
     check_windows(cuts, len(pcm))
     assert sum(cut.samples for cut in cuts) == len(pcm)
-    assert list(windows(silence(0), DEFAULT, only_speech=False)) == []
+    assert (windows(silence(0), DEFAULT, only_speech=False)) == []
 
 
 # From here on the probabilities are made up, which is quicker than to find audio for every case.
@@ -190,7 +226,7 @@ def test_any_probabilities_are_cut_as_by_faster_whisper(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
-    assert list(speech_spans(frames, detection, total=total)) == expected_of(frames, detection, total=total)
+    assert (speech_spans(frames, detection, total=total)) == expected_of(frames, detection, total=total)
 
 
 @given(RUNS, DETECTIONS, REST)
@@ -199,8 +235,8 @@ def test_windows_of_any_speech_hold_all_of_it_and_fit_into_30_s(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
-    spans = list(speech_spans(frames, detection, total=total))
-    cuts = list(_pack(spans))
+    spans = speech_spans(frames, detection, total=total)
+    cuts = packed(spans)
     check_windows(cuts, total)
     assert all(any(cut.start <= span.start and span.end <= cut.end for cut in cuts) for span in spans)
     long_gaps = [b.start - a.end for a, b in pairwise(spans) if b.start - a.end > 3 * SAMPLE_RATE]
@@ -213,7 +249,7 @@ def test_windows_cover_everything_exactly_where_everything_is_wanted(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
-    cuts = list(_pack(_covering(speech_spans(frames, detection, total=total), total=total)))
+    cuts = packed(covering(speech_spans(frames, detection, total=total), total=total))
     check_windows(cuts, total)
     assert [cut.start for cut in cuts] == [0, *(cut.end for cut in cuts[:-1])][: len(cuts)]
     assert (cuts[-1].end if cuts else 0) == total
@@ -222,17 +258,35 @@ def test_windows_cover_everything_exactly_where_everything_is_wanted(
 def test_no_speech_is_cut_in_two_while_there_is_silence_to_cut_in() -> None:
     frames, total = frames_of([(0.0, 312), (0.9, 780), (0.0, 312)], 0)  # 10 s of silence, 25 s of speech, 10 s
     (speech,) = speech_spans(frames, DEFAULT, total=total)
-    cuts = _pack(_covering([speech], total=total))
+    cuts = packed(covering([speech], total=total))
     assert [cut for cut in cuts if speech.start < cut.end < speech.end] == []
 
 
 def test_neighbours_share_a_window_unless_a_long_silence_lies_between() -> None:
     second = SAMPLE_RATE
     spans = [Span(0, 5 * second), Span(8 * second, 12 * second), Span(16 * second, 20 * second)]
-    assert list(_pack(spans)) == [Span(0, 12 * second), spans[2]]
+    assert packed(spans) == [Span(0, 12 * second), spans[2]]
 
 
 def test_samples_become_numbers_from_minus_one_to_one() -> None:
     pcm = np.array([-32768, 0, 16384, 32767], np.int16)
-    assert as_float(pcm, Span(0, 4)).tolist() == [-1.0, 0.0, 0.5, 32767 / 32768]
-    assert as_float(pcm, Span(1, 3)).dtype == np.float32
+    assert as_float(pcm).tolist() == [-1.0, 0.0, 0.5, 32767 / 32768]
+    assert as_float(pcm).dtype == np.float32
+
+
+@pytest.mark.parametrize("only_speech", [True, False])
+def test_windows_do_not_depend_on_how_much_arrives_at_once(*, only_speech: bool) -> None:
+    pcm = mixture(1)
+    whole = windows(pcm, DEFAULT, only_speech=only_speech)
+    assert windows(pcm, DEFAULT, only_speech=only_speech, size=7 * SAMPLE_RATE + 11) == whole
+
+
+def test_a_window_is_known_long_before_the_recording_ends() -> None:
+    pcm = np.tile(sample("hello.wav"), 20)
+    finder = WindowFinder(DEFAULT, only_speech=True)
+    fed = 0
+    for block in blocks(pcm, SAMPLE_RATE):
+        fed += len(block)
+        if cuts := finder.feed(block):
+            break
+    assert cuts[0].end <= fed <= cuts[0].end + 8 * SAMPLE_RATE
