@@ -24,24 +24,46 @@ SAMPLES = ROOT / "samples"
 @contextmanager
 def service(*, path: str = "/health/ready", **settings: str) -> Iterator[httpx.Client]:
     """A client for a service with the bundled model, once ``path`` answers 200."""
+    environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
+    with _serving(["-m", "app"], path, environment) as (client, _):
+        yield client
+
+
+@contextmanager
+def service_with_pid(**settings: str) -> Iterator[tuple[httpx.Client, int]]:
+    """The same, once it is ready, with the id of its process."""
+    environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
+    with _serving(["-m", "app"], "/health/ready", environment) as running:
+        yield running
+
+
+@contextmanager
+def plain_service(model: str) -> Iterator[httpx.Client]:
+    """A client for the server that the service is compared with."""
+    with _serving(["-m", "benchmarks.plain_server", model, "{port}"], "/health/ready", {}) as (client, _):
+        yield client
+
+
+@contextmanager
+def _serving(command: list[str], path: str, environment: dict[str, str]) -> Iterator[tuple[httpx.Client, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, Path(folder, "log").open("wb") as log:
-        environment = {
-            **os.environ,
-            "WHISPER_MODEL": "demo",
-            "WHISPER_DEVICE": "cpu",
-            "PORT": str(port),
-            "PYTHONPATH": str(ROOT),
-            "SHUTDOWN_GRACE_SECONDS": "0.1",
-            **settings,
-        }
-        process = subprocess.Popen([sys.executable, "-m", "app"], cwd=folder, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, *(part.format(port=port) for part in command)],
+            cwd=folder,
+            env={**os.environ, "PORT": str(port), "PYTHONPATH": str(ROOT), **environment},
+            stdout=log,
+            stderr=log,
+        )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+            limits = httpx.Limits(max_connections=None)
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60, limits=limits
+            ) as client:
                 _wait(client, path, process, Path(folder, "log"))
-                yield client
+                yield client, process.pid
         finally:
             process.terminate()
             process.wait(30)

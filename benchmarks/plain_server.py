@@ -1,0 +1,40 @@
+"""What people run today: a semaphore around ``WhisperModel.transcribe`` in threads. For comparison only.
+
+python -m benchmarks.plain_server MODEL PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from typing import Annotated
+
+import uvicorn
+from fastapi import FastAPI, File
+from faster_whisper import WhisperModel
+
+app = FastAPI()
+permits = asyncio.Semaphore(3)
+model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
+
+
+def transcribed(content: bytes) -> str:
+    segments, _ = model.transcribe(io.BytesIO(content), beam_size=5, vad_filter=True)
+    return "".join(segment.text for segment in segments)
+
+
+@app.post("/v1/audio/transcriptions")
+async def transcribe(file: Annotated[bytes, File()]) -> dict[str, str]:
+    async with permits:
+        return {"text": await asyncio.to_thread(transcribed, file)}
+
+
+@app.get("/health/ready")
+async def ready() -> dict[str, str]:
+    return {"status": "healthy"}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
