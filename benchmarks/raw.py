@@ -3,7 +3,7 @@
     python -m benchmarks.raw MODEL BATCH_SIZE FILE...
 
 Decoding, speech detection and features are done, and counted, first; prints the seconds from start to end.
-``--pipeline`` has faster-whisper's ``BatchedInferencePipeline`` transcribe one file instead.
+``--apart`` encodes the windows one by one and only decodes them together, which is cheaper on a CPU. ``--pipeline`` has faster-whisper's ``BatchedInferencePipeline`` transcribe one file instead.
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ def windows(model: WhisperModel, path: str) -> list[Any]:
     return found
 
 
-def run(model: WhisperModel, size: int, paths: list[str]) -> int:
+def encoded(model: WhisperModel, batch: list[Any], *, apart: bool) -> Any:
+    if not apart:
+        return model.model.encode(ctranslate2.StorageView.from_array(np.stack(batch)))
+    outputs = [model.model.encode(ctranslate2.StorageView.from_array(one[None])) for one in batch]
+    return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(one) for one in outputs]))
+
+
+def run(model: WhisperModel, size: int, paths: list[str], *, apart: bool) -> int:
     every = [window for path in paths for window in windows(model, path)]
     token = model.hf_tokenizer.token_to_id
     for start in range(0, len(every), size):
-        batch = np.stack(every[start : start + size])
-        output = model.model.encode(ctranslate2.StorageView.from_array(batch))
+        output = encoded(model, every[start : start + size], apart=apart)
         languages = [found[0][0] for found in model.model.detect_language(output)]
         prompts = [[token("<|startoftranscript|>"), token(one), token("<|transcribe|>")] for one in languages]
         model.model.generate(output, prompts, beam_size=5, return_scores=True, return_no_speech_prob=True)
@@ -49,7 +55,7 @@ def run(model: WhisperModel, size: int, paths: list[str]) -> int:
 
 
 def main() -> None:
-    arguments = [argument for argument in sys.argv[1:] if argument != "--pipeline"]
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     location, size, *paths = arguments
     model = WhisperModel(location, device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
     decode_audio(paths[0])  # loads what is loaded on first use
@@ -58,7 +64,7 @@ def main() -> None:
         segments, _ = BatchedInferencePipeline(model).transcribe(paths[0], batch_size=int(size), beam_size=5)
         count = len(list(segments))
     else:
-        count = run(model, int(size), paths)
+        count = run(model, int(size), paths, apart="--apart" in sys.argv)
     print(f"{time.perf_counter() - started:.3f} {count}")
 
 

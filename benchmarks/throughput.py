@@ -43,7 +43,10 @@ def measure(*, rounds: int) -> str:
 
 
 def _round(model: str, clips: Sequence[Path]) -> list[tuple[str, float]]:
-    found = [("limit", raw_seconds(model, RAW_BATCH, *clips))]
+    found = [
+        ("limit", raw_seconds(model, RAW_BATCH, *clips)),
+        ("limit, encoding one by one", raw_seconds(model, RAW_BATCH, *clips, "--apart")),
+    ]
     for permits in (16, 3):
         with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS=str(permits)) as client:
             found.append((f"service, {permits} permits", send_all(client, clips)))
