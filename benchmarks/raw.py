@@ -3,7 +3,8 @@
     python -m benchmarks.raw MODEL BATCH_SIZE FILE...
 
 Decoding, speech detection and features are done, and counted, first; prints the seconds from start to end.
-``--apart`` encodes the windows one by one and only decodes them together, which is cheaper on a CPU. ``--pipeline`` has faster-whisper's ``BatchedInferencePipeline`` transcribe one file instead.
+``--apart`` encodes the windows one by one and only decodes them together, which is cheaper on a CPU. ``--pipeline`` has
+faster-whisper's ``BatchedInferencePipeline`` transcribe one file instead.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from app.domain.languages import language_name
 from app.domain.transcript import Transcript
 from app.transcription.assembly import Assembly
 from app.transcription.batcher import Batcher, Request
+from app.transcription.features import HOP_SAMPLES
 from app.transcription.front_door import PEEK_SECONDS, Entry, FrontDoor, Ticket
 from app.transcription.recording import Recording
 from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, as_float
@@ -205,6 +206,8 @@ class _Run:
             ended = available <= position
             end = min(available, position + BLOCK_SAMPLES)
             for span in await self._in_front(_found, self._recording, finder, channel, Span(position, end)):
+                if span.samples < HOP_SAMPLES:
+                    continue  # less than the model can tell apart
                 await self._submit(channel, number, span)
                 number += 1
             position = end

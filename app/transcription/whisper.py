@@ -15,6 +15,7 @@ import numpy as np
 from app.domain.errors import TranscriptionFailed
 from app.domain.transcript import Segment
 from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
+from app.transcription.features import LogMel
 from app.transcription.phrases import SECONDS_PER_FRAME, Phrase, phrases
 from app.transcription.word_times import AlignedToken, held_within, words_of
 
@@ -76,7 +77,7 @@ class WhisperModel:
         self._thresholds = thresholds
         self._model = model.model
         self._hf_tokenizer = model.hf_tokenizer
-        self._extract = model.feature_extractor
+        self._log_mel = LogMel(model.feature_extractor.mel_filters)
         self._first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
         self._tokenizer = lru_cache(_TOKENIZERS)(self._make_tokenizer)
 
@@ -93,8 +94,7 @@ class WhisperModel:
 
     def features(self, audio: npt.NDArray[np.float32]) -> Array:
         """The log-mel spectrogram, shape ``(mels, frames)``, of at most 30 s (16 kHz, -1 to 1). Any thread may."""
-        spectrogram: Array = self._extract(audio)[:, :-1].astype(np.float32, copy=False)
-        return spectrogram
+        return self._log_mel(audio)
 
     def prompt(self, options: TranscriptionOptions, previous: Sequence[int] = ()) -> tuple[int, ...]:
         """The tokens before ``<|startoftranscript|>``: hot words, the prompt and the text before, if there are any."""
