@@ -51,7 +51,7 @@ def measure(cases: Sequence[tuple[float, int]] = CASES) -> str:
         [
             "## Memory",
             "",
-            "Resident memory of the service over idle, tiny dimensions, few words a window, batches of 8; megabytes, peaks.",
+            "Resident memory of the service over idle, tiny dimensions, few words a window, batches of 8; peaks in MB.",
             "",
             "| audio | over idle | the decoders besides | watched for |",
             "|---|---|---|---|",

@@ -2,7 +2,7 @@
 
 A permit is a turn: at most ``permits`` requests are on the model at any moment, and whose they are is decided anew
 between batches. Requests are served in four ranks: those of which little is left before the long ones, and in each
-those that a client waits for before background jobs. Within a rank whoever was served longest ago comes first. A rank
+those that a client waits for before background jobs. Within a rank whoever had the fewest windows comes first. A rank
 that has been passed over for a few batches goes before all others once, so that none starves.
 
 Where encoding a window costs the same alone as among others (CPUs), windows are encoded one by one, which leaves a
@@ -54,6 +54,7 @@ class Work:
 
     ``ready`` are windows that wait for the model, ``in_flight`` those that are on it. ``outstanding`` counts both and
     is kept until a window has been transcribed to its end; ``complete`` says that no further windows will come.
+    ``served`` counts the windows it has had, beginning with as many as the others have had least.
     """
 
     awaited: bool = False
@@ -66,7 +67,7 @@ class Work:
     dropped: bool = False
     has_permit: bool = False
     number: int = 0
-    served_at: int = 0
+    served: int = 0
 
     @property
     def rank(self) -> Rank:
@@ -139,7 +140,6 @@ class Scheduler:
         self._owners: dict[Window, Work] = {}
         self._passed = dict.fromkeys(Rank, 0)
         self._numbers = 0
-        self._batches = 0
 
     @property
     def held(self) -> int:
@@ -154,6 +154,7 @@ class Scheduler:
     def add(self, work: Work) -> None:
         self._numbers += 1
         work.number = self._numbers
+        work.served = min((other.served for other in self.works), default=0)
         self.works.append(work)
 
     def remove(self, work: Work) -> None:
@@ -223,8 +224,8 @@ class Scheduler:
         """The requests whose turn it is, the one to be served first at the head, each with a permit."""
         due = max((work.rank for work in works), key=lambda rank: self._passed[rank])
         rank = due if self._passed[due] >= PATIENCE else min(work.rank for work in works)
-        lead = min((work for work in works if work.rank == rank), key=_longest_ago)
-        others = sorted((work for work in works if work is not lead), key=lambda work: (work.rank, _longest_ago(work)))
+        lead = min((work for work in works if work.rank == rank), key=_had_least)
+        others = sorted((work for work in works if work is not lead), key=lambda work: (work.rank, _had_least(work)))
         self._assign_permits([lead, *others])
         return [work for work in (lead, *others) if work.has_permit]
 
@@ -267,19 +268,18 @@ class Scheduler:
         return self.pace.most_within(self.pace.predicted(1), at_least=1, limit=self.batch_size)
 
     def _count(self, works: list[Work], step: Step) -> None:
-        self._batches += 1
         served = {self._owners[window] for window in step.windows}
         ranks = {work.rank for work in served}
         for rank in {work.rank for work in works} - ranks:
             self._passed[rank] += 1
         for rank in ranks:
             self._passed[rank] = 0
-        for work in served:
-            work.served_at = self._batches
+        for window in step.windows:
+            self._owners[window].served += 1
 
 
-def _longest_ago(work: Work) -> tuple[int, int]:
-    return work.served_at, work.number
+def _had_least(work: Work) -> tuple[int, int]:
+    return work.served, work.number
 
 
 def _round_robin(works: list[Work], key: DecodeKey, limit: int) -> list[Window]:
