@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from app.domain.job import JobStatus, Progress
+from app.domain.job import JobStatus
 from app.jobs.document import extras
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ class JobViews:
         self._estimate = estimate
 
     def one(self, job: Job) -> dict[str, Any]:
-        waiting = self._registry.waiting() if job.status is JobStatus.QUEUED else []
-        return self._view(job, {job_id: place for place, job_id in enumerate(waiting, start=1)})
+        return self.many((job,))[job.id]
 
     def many(self, jobs: tuple[Job, ...]) -> dict[str, dict[str, Any]]:
-        places = {job_id: place for place, job_id in enumerate(self._registry.waiting(), start=1)}
-        return {job.id: self._view(job, places) for job in jobs}
+        under_way = self._registry.under_way() if any(job.is_active for job in jobs) else []
+        waiting = (job.id for job in under_way if job.status is JobStatus.QUEUED)
+        places = {job_id: place for place, job_id in enumerate(waiting, start=1)}
+        left = {job.id: _audio_left(job) for job in under_way}
+        return {job.id: self._view(job, places, left) for job in jobs}
 
-    def _view(self, job: Job, places: dict[str, int]) -> dict[str, Any]:
+    def _view(self, job: Job, places: dict[str, int], left: dict[str, float | None]) -> dict[str, Any]:
         now = time.time()
         view: dict[str, Any] = {
             "job_id": job.id,
@@ -42,7 +44,7 @@ class JobViews:
             "elapsed_time": round(max(0.0, (job.ended_at or now) - job.accepted_at), 3),
             "end_time": job.ended_at,
             "queue_position": places.get(job.id),
-            "eta_seconds": self._eta(job, places.get(job.id), now),
+            "eta_seconds": self._eta(job, places.get(job.id), left),
             "input_source": "file" if job.source_url is None else "url",
             "audio_duration": job.audio_duration,
             "language": job.language,
@@ -55,13 +57,20 @@ class JobViews:
         }
         return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}
 
-    def _eta(self, job: Job, place: int | None, now: float) -> float | None:
-        """Seconds until the transcript is there: from the speed so far, or from the line."""
-        if place is not None:
-            return round(self._estimate.wait_seconds(place - 1), 1)
-        if job.progress is not Progress.TRANSCRIBING or job.started_at is None or job.progress_percent <= 0:
+    def _eta(self, job: Job, place: int | None, left: dict[str, float | None]) -> float | None:
+        """Seconds until the transcript is there: from the model's speed, or else from the line."""
+        if job.id not in left:
             return None
-        return round((now - job.started_at) * (100 / job.progress_percent - 1), 1)
+        others = (audio for job_id, audio in left.items() if job_id != job.id)
+        seconds = self._estimate.seconds_left(left[job.id], others)
+        if seconds is None and place is not None:
+            seconds = self._estimate.wait_seconds(place - 1)
+        return None if seconds is None else round(seconds, 1)
+
+
+def _audio_left(job: Job) -> float | None:
+    """Seconds of audio that have not been transcribed; None where the length is not known yet."""
+    return None if job.audio_duration is None else job.audio_duration * (1 - job.progress_percent / 100)
 
 
 def _delivery(delivery: Delivery) -> dict[str, Any]:

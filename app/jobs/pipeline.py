@@ -87,16 +87,17 @@ class Pipeline:
         self._change(job_id, progress=Progress.WAITING)
 
     async def _transcribe(self, job: Job) -> None:
-        transcript = await self._transcriber.transcribe(
-            self._spool.audio(job.id),
-            job.options,
-            listener=_Progress(job.id, self._registry),
-            awaited=job.synchronous,
-        )
+        with self._estimate.at_work():
+            transcript = await self._transcriber.transcribe(
+                self._spool.audio(job.id),
+                job.options,
+                listener=_Progress(job.id, self._registry, self._estimate),
+                awaited=job.synchronous,
+            )
         if self._registry.get(job.id).status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
             self._registry.update(job.id, _on_the_model)
         seconds = _seconds_since_start(self._registry.get(job.id))
-        self._estimate.finished(seconds)
+        self._estimate.finished(seconds, transcript.duration)
         await to_its_end(self._spool.store_result, job.id, transcript, processing_time=seconds)
         self._change(
             job.id,
@@ -149,9 +150,11 @@ class Pipeline:
 class _Progress(Listener):
     """Writes down in the registry how the transcription goes; what comes after the job's end is not heard."""
 
-    def __init__(self, job_id: str, registry: Registry) -> None:
+    def __init__(self, job_id: str, registry: Registry, estimate: Estimate) -> None:
         self._id = job_id
         self._registry = registry
+        self._estimate = estimate
+        self._seconds_done = 0.0
         self._heard: set[Turn] = set()
 
     def on_decoded(self, duration: float) -> None:
@@ -170,6 +173,8 @@ class _Progress(Listener):
         self._change(_on_the_model)
 
     def on_window(self, window: FinishedWindow) -> None:
+        self._estimate.transcribed(max(0.0, window.seconds_done - self._seconds_done))
+        self._seconds_done = window.seconds_done
         if window.duration is None:  # it is still being decoded
             self._change(lambda job: job.changed(language=window.language))
             return

@@ -89,6 +89,11 @@ class Registry:
         with self._lock:
             return [job.id for job in self._jobs.values() if job.status is JobStatus.QUEUED]
 
+    def under_way(self) -> list[Job]:
+        """All that have no result yet and may get one, synchronous ones too, first come first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.is_active and not job.has_result]
+
     def everything(self) -> list[Job]:
         with self._lock:
             return list(self._jobs.values())

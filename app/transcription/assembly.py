@@ -26,10 +26,14 @@ class _Channel:
 
 
 class Assembly:
-    """Collects the segments of one request; those that nothing can precede any more are handed out in order."""
+    """Collects the segments of one request; those that nothing can precede any more are handed out in order.
 
-    def __init__(self, channels: int) -> None:
+    ``marked`` has each say which channel it is of.
+    """
+
+    def __init__(self, channels: int, *, marked: bool = False) -> None:
         self._channels = [_Channel() for _ in range(channels)]
+        self._marked = marked
         self._waiting: list[Segment] = []
         self.segments: list[Segment] = []
 
@@ -48,8 +52,7 @@ class Assembly:
 
     def finish(self, window: Window) -> None:
         del self._channels[window.channel].open[window.number]
-        several = len(self._channels) > 1
-        self._waiting += [_marked(segment, window.channel) if several else segment for segment in window.segments]
+        self._waiting += [_marked(one, window.channel) if self._marked else one for one in window.segments]
 
     def take(self) -> tuple[Segment, ...]:
         """The further segments that are in place now, numbered on."""

@@ -170,7 +170,7 @@ class _Run:
         try:
             await self._recording.beyond(0)
             channels = self._recording.channels
-            self._assembly = Assembly(channels)
+            self._assembly = Assembly(channels, marked=self._options.multichannel)
             group.create_task(self._search(channels, group))
             await self._request.failure
         finally:

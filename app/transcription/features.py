@@ -44,4 +44,5 @@ class LogMel:
             power = np.abs(np.fft.rfft(piece).astype(np.complex64)) ** 2
             found[:, start : start + _PIECE_FRAMES] = np.log10(np.maximum(self._filters @ power.T, _FLOOR))
         found = np.maximum(found, found.max(initial=np.log10(_FLOOR)) - _RANGE)
-        return ((found + 4.0) / 4.0).astype(np.float32, copy=False)
+        scaled: Array = ((found + 4.0) / 4.0).astype(np.float32, copy=False)
+        return scaled

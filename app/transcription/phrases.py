@@ -59,11 +59,13 @@ def phrases(tokens: Sequence[int], *, first_timestamp: int, frames: int) -> tupl
 
 
 def _phrase(tokens: tuple[int, ...], first_timestamp: int, duration: float) -> Phrase:
-    """A phrase that does not say when it begins or ends reaches to the edge."""
+    """A phrase that does not say when it begins or ends reaches to the edge; none reaches beyond it."""
 
     def seconds(token: int, otherwise: float) -> float:
         return (token - first_timestamp) * _SECONDS_PER_TIMESTAMP if token >= first_timestamp else otherwise
 
-    start = min(seconds(tokens[0], 0.0), duration)
+    start = seconds(tokens[0], 0.0)
     end = seconds(tokens[-1], duration) if len(tokens) > 1 else duration
-    return Phrase(start, max(start, end), tokens)
+    if start >= duration:  # the model was wrong about the time, not therefore about the text
+        start = 0.0
+    return Phrase(start, max(start, min(end, duration)), tokens)

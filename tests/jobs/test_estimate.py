@@ -42,3 +42,50 @@ def test_estimate_lies_between_the_shortest_and_the_longest_job(seconds: list[fl
     assert mean <= max(seconds) + 1e-6
     assert estimate.wait_seconds(n) <= estimate.wait_seconds(n + 1)
     assert 0 <= estimate.next_place_seconds() <= mean
+
+
+class Watch:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
+    watch = Watch()
+    estimate = Estimate(permits=3, clock=watch)
+    assert estimate.speed is None
+    assert estimate.seconds_left(60.0, []) is None
+    for _ in range(3):
+        with estimate.at_work(), estimate.at_work():
+            watch.now += 10
+            estimate.transcribed(300.0)
+        watch.now += 3600
+    assert estimate.speed == pytest.approx(30.0, rel=0.05)
+
+
+def test_requests_take_turns_so_a_short_one_waits_for_little_of_a_long_one() -> None:
+    watch = Watch()
+    estimate = Estimate(permits=3, clock=watch)
+    with estimate.at_work():
+        watch.now += 1
+        estimate.transcribed(10.0)
+    assert estimate.seconds_left(5.0, [3600.0, 3600.0]) == pytest.approx(1.5)
+    assert estimate.seconds_left(3600.0, [5.0]) == pytest.approx(360.5)
+    estimate.finished(4.0, 40.0)
+    assert estimate.seconds_left(None, [None]) == pytest.approx(8.0)
+
+
+def test_recent_speed_counts_more() -> None:
+    watch = Watch()
+    estimate = Estimate(permits=1, clock=watch)
+    with estimate.at_work():
+        for speed in (1.0, 10.0):
+            for _ in range(100):
+                watch.now += 10
+                estimate.transcribed(10 * speed)
+    assert estimate.speed is not None
+    assert 8.5 < estimate.speed < 10.0

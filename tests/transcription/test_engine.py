@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
+from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 from tests.support.waiting import eventually
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
 
 pytestmark = pytest.mark.anyio
+
+#: A batch changes the order of additions, which can move a word's edge by a timestamp or two; see docs/engine.md.
+ROUNDING_SECONDS = 0.045
 
 
 class Heard(Listener):
@@ -134,3 +139,125 @@ async def test_without_vad_everything_is_looked_at_and_silence_stays_empty(
     transcript = await transcriber.transcribe(source, TranscriptionOptions(vad_filter=False), listener=heard)
     assert len(heard.windows) == 1
     assert transcript.text == ""
+
+
+async def test_transcripts_under_load_are_those_alone(
+    model: WhisperModel,
+    decoder: Decoder,
+    samples: Path,
+    references: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """All samples, three times each, at once and one by one; windows that needed a second try are left out."""
+    names = list(references)
+    options = TranscriptionOptions(word_timestamps=True)
+    deaths: list[BaseException] = []
+    made = WhisperTranscriber([model], decoder=decoder, permits=16, batch_size=8, on_death=deaths.append)
+    copies = {
+        f"{name}-{copy}": Path(shutil.copy(samples / name, tmp_path / f"{copy}-{name}"))
+        for name in names
+        for copy in range(3)
+    }
+    alone = {name: await made.transcribe(copies[f"{name}-0"], options, listener=Listener()) for name in names}
+    together = await asyncio.gather(*(made.transcribe(path, options, listener=Listener()) for path in copies.values()))
+    await made.close()
+    sampled = compared = 0
+    for key, transcript in zip(copies, together, strict=True):
+        expected = alone[key.rpartition("-")[0]]
+        hot = {one.seek for one in (*expected.segments, *transcript.segments) if one.temperature > 0}
+        sampled += len(hot)
+        compared += len({one.seek for one in expected.segments})
+        said, wanted = (
+            [(one.text, one.tokens, one.start, one.end) for one in found.segments if one.seek not in hot]
+            for found in (transcript, expected)
+        )
+        assert said == wanted, key
+        for word, reference in zip(transcript.words, expected.words, strict=bool(not hot)):
+            assert hot or word.word == reference.word
+            assert hot or abs(word.start - reference.start) <= ROUNDING_SECONDS
+            assert hot or abs(word.end - reference.end) <= ROUNDING_SECONDS
+    assert compared > 30
+    assert sampled <= compared * 0.05
+    assert deaths == []
+
+
+async def test_two_replicas_on_one_cpu_share_the_work(decoder: Decoder, samples: Path, tmp_path: Path) -> None:
+    replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cpu", device_indexes=(0, 1)))
+    made = WhisperTranscriber(replicas, decoder=decoder, permits=4, batch_size=2, on_death=lambda _: None)
+    sources = [Path(shutil.copy(samples / "numbers.mp3", tmp_path / f"audio{number}")) for number in range(4)]
+    found = await asyncio.gather(
+        *(made.transcribe(source, TranscriptionOptions(), listener=Listener()) for source in sources)
+    )
+    await made.close()
+    assert len(replicas) == 2
+    assert len({transcript.text for transcript in found}) == 1
+    assert found[0].text.startswith("my number is seven")
+
+
+async def test_channels_are_transcribed_alone_and_merged_on_one_clock(
+    transcriber: WhisperTranscriber, samples: Path, references: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    name = "two_speakers_stereo.flac"
+    source = Path(shutil.copy(samples / name, tmp_path / "audio"))
+    heard = Heard()
+    options = TranscriptionOptions(multichannel=True, word_timestamps=True, language="en")
+    transcript = await transcriber.transcribe(source, options, listener=heard)
+    assert {segment.channel for segment in transcript.segments} == {0, 1}
+    assert all(word.channel == segment.channel for segment in transcript.segments for word in segment.words)
+    starts = [segment.start for segment in transcript.segments]
+    assert starts == sorted(starts)
+    assert [segment.id for segment in transcript.segments] == list(range(len(starts)))
+    assert tuple(segment for window in heard.windows for segment in window.segments) == transcript.segments
+    words = sorted(word.word.strip() for word in transcript.words)
+    assert len(set(words) & set(references[name]["text"].split())) >= 0.8 * len(set(references[name]["text"].split()))
+
+
+async def test_single_channel_is_marked_where_channels_were_asked_for(
+    transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copy(samples / "hello.wav", tmp_path / "audio"))
+    transcript = await transcriber.transcribe(source, TranscriptionOptions(multichannel=True), listener=Listener())
+    assert transcript.text == "hello this is a test the job is complete now"
+    assert {segment.channel for segment in transcript.segments} == {0}
+
+
+async def test_text_before_is_gone_on_from_where_that_is_asked_for(
+    transcriber: WhisperTranscriber, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[int] = []
+    decode = transcriber.model.decode
+
+    def spied(windows: Any) -> Any:
+        prompts.extend(len(one.prompt) for one in windows if not one.seek and not one.attempts)
+        return decode(windows)
+
+    monkeypatch.setattr(transcriber.model, "decode", spied)
+    options = TranscriptionOptions(condition_on_previous_text=True)
+    transcript = await transcriber.transcribe(recording, options, listener=Listener())
+    assert prompts[0] == 0
+    assert len(prompts) >= 3
+    assert all(length > 0 for length in prompts[1:])
+    assert transcript.text.startswith("good morning and welcome")
+
+
+async def test_first_window_of_a_long_recording_comes_before_its_end_is_decoded(
+    transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "audio"
+    with wave.open(str(samples / "hello.wav"), "rb") as read, wave.open(str(source), "wb") as written:
+        written.setparams(read.getparams())
+        frames = read.readframes(read.getnframes())
+        for _ in range(4000):  # almost six hours
+            written.writeframes(frames)
+    heard = Heard()
+    work = asyncio.create_task(transcriber.transcribe(source, TranscriptionOptions(), listener=heard))
+    await eventually(lambda: bool(heard.windows))
+    first = heard.windows[0]
+    began = asyncio.get_running_loop().time()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert asyncio.get_running_loop().time() - began < 5
+    assert first.duration is None
+    await eventually(lambda: transcriber.active == 0)
+    assert await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()]) == ["audio"]
