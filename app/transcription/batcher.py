@@ -84,7 +84,6 @@ class Batcher:
     ) -> None:
         self.scheduler = Scheduler(permits=permits, batch_size=batch_size, encodes_apart=encodes_apart)
         self._batch_size = batch_size
-        self._encodes_apart = encodes_apart
         self._fine_batches = 0
         self._on_death = on_death
         self._death: BaseException | None = None
@@ -98,8 +97,7 @@ class Batcher:
     @property
     def most_outstanding(self) -> int:
         """Windows that a request may have under way so that the model need not wait for it."""
-        size = self.scheduler.batch_size
-        return size + _READY_BESIDES if self._encodes_apart else 2 * size + _READY_BESIDES
+        return 2 * self.scheduler.batch_size + _READY_BESIDES
 
     def open(self, request: Request) -> None:
         """Takes a request whose windows will follow."""

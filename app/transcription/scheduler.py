@@ -11,7 +11,7 @@ place between them where a short request can step in, and only decoded together.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
@@ -52,15 +52,16 @@ def _unheard(_has_permit: bool) -> None:  # noqa: FBT001  # a callback with one 
 class Work:
     """One request. ``awaited`` when a client waits for it.
 
-    ``ready`` are windows that wait for the model, ``in_flight`` those that are on it. ``outstanding`` counts both and
-    is kept until a window has been transcribed to its end; ``complete`` says that no further windows will come.
+    ``ready`` are windows that wait for the model, in the order of time, ``in_flight`` those that are on it.
+    ``outstanding`` counts both and is kept until a window has been transcribed to its end; ``complete`` says that no
+    further windows will come.
     ``served`` counts the windows it has had, beginning with as many as the others have had least.
     """
 
     awaited: bool = False
     on_turn: Callable[[bool], None] = _unheard
     languages: dict[int, str] = field(default_factory=dict)
-    ready: deque[Window] = field(default_factory=deque)
+    ready: list[Window] = field(default_factory=list)
     in_flight: set[Window] = field(default_factory=set)
     outstanding: int = 0
     complete: bool = False
@@ -170,7 +171,7 @@ class Scheduler:
         """Takes a further window of a request; those of one that is not wanted any more are left out."""
         if work.dropped:
             return
-        work.ready.append(window)
+        insort(work.ready, window, key=_place)
         work.outstanding += 1
         self._owners[window] = work
 
@@ -196,10 +197,10 @@ class Scheduler:
         return step
 
     def put_back(self, window: Window) -> None:
-        """Takes a window off the model for it to go there again, before the others of its request."""
+        """Takes a window off the model for it to go there again."""
         work = self._landed(window)
         if not work.dropped:
-            work.ready.appendleft(window)
+            insort(work.ready, window, key=_place)
             self._owners[window] = work
 
     def finish(self, window: Window) -> None:
@@ -276,6 +277,10 @@ class Scheduler:
             self._passed[rank] = 0
         for window in step.windows:
             self._owners[window].served += 1
+
+
+def _place(window: Window) -> tuple[int, int]:
+    return window.start, window.channel
 
 
 def _had_least(work: Work) -> tuple[int, int]:

@@ -203,7 +203,7 @@ async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: 
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
         await eventually(lambda: not running.service.registry.everything())
         assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
-        assert not list((tmp_path / "data" / "jobs").iterdir())
+        await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
 
 async def test_undelivered_result_stays_longer_than_others(

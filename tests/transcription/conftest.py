@@ -9,4 +9,4 @@ from app.transcription.decoding import Decoder
 
 @pytest.fixture
 def decoder() -> Decoder:
-    return Decoder(max_seconds=3600)
+    return Decoder(max_seconds=12 * 3600)
