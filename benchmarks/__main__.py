@@ -2,9 +2,9 @@
 
     python -m benchmarks [SECTION ...] [--runs 5] [--submissions 40] [--rounds 3] [--clips 12]
 
-Without a section all are measured, which takes about 45 minutes; with some, only these are written anew. Every figure is
-a median over runs. Run it on an idle machine; the file names the machine and the versions. What is compared is compared
-within one run, in turns.
+Without a section all are measured, which takes about 45 minutes; with some, only these are written anew. Every figure
+is a median over runs. Run it on an idle machine; the file names the machine and the versions. What is compared is
+compared within one run, in turns.
 """
 
 from __future__ import annotations
