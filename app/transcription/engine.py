@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
+
 from app.domain.languages import language_name
 from app.domain.transcript import Transcript
 from app.transcription.assembly import Assembly
@@ -19,7 +21,7 @@ from app.transcription.batcher import Batcher, Request
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.front_door import PEEK_SECONDS, Entry, FrontDoor, Ticket
 from app.transcription.recording import Recording
-from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, as_float
+from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Cut, Span, WindowFinder, as_float
 from app.transcription.transcriber import FinishedWindow, Turn
 from app.transcription.whisper import temperatures
 from app.transcription.window import Window
@@ -205,23 +207,22 @@ class _Run:
             available = await self._recording.beyond(position)
             ended = available <= position
             end = min(available, position + BLOCK_SAMPLES)
-            for span in await self._in_front(_found, self._recording, finder, channel, Span(position, end)):
-                if span.samples < HOP_SAMPLES:
+            for cut in await self._in_front(_found, self._recording, finder, channel, Span(position, end)):
+                if cut.samples < HOP_SAMPLES:
                     continue  # less than the model can tell apart
-                await self._submit(channel, number, span)
+                await self._submit(channel, number, cut)
                 number += 1
             position = end
             self._assembly.scanned(channel, position if ended else finder.certain)
 
-    async def _submit(self, channel: int, number: int, span: Span) -> None:
+    async def _submit(self, channel: int, number: int, cut: Cut) -> None:
         """Hands a window to the batcher, once there is room for it."""
         await self._room()
         window = Window(
             channel=channel,
             number=number,
-            start=span.start,
-            end=span.end,
-            features=await self._in_front(_features, self._recording, self._model, channel, span),
+            pieces=cut.pieces,
+            features=await self._in_front(_features, self._recording, self._model, channel, cut),
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
@@ -278,15 +279,16 @@ class _Run:
         return asyncio.get_running_loop().run_in_executor(self._front, work, *arguments)
 
 
-def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[Span]:
+def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[Cut]:
     """The windows that are certain with a further part of the recording; with an empty part, those that are left."""
     if not part.samples:
         return finder.finish()
     return finder.feed(recording.read(channel, part.start, part.end))
 
 
-def _features(recording: Recording, model: WhisperModel, channel: int, span: Span) -> Array:
-    return model.features(as_float(recording.read(channel, span.start, span.end)))
+def _features(recording: Recording, model: WhisperModel, channel: int, cut: Cut) -> Array:
+    pieces = [recording.read(channel, piece.start, piece.end) for piece in cut.pieces]
+    return model.features(as_float(np.concatenate(pieces)))
 
 
 @contextmanager

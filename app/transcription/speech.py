@@ -32,8 +32,6 @@ BLOCK_SAMPLES: Final = 1024 * FRAME_SAMPLES
 _HYSTERESIS: Final = 0.15
 #: A pause worth cutting at when speech goes on for longer than a window.
 _PAUSE_SAMPLES: Final = SAMPLE_RATE * 98 // 1000
-#: Stretches of speech further apart than this are not put into one window: Whisper invents text in long silence.
-_MAX_GAP_SAMPLES: Final = 3 * SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,32 @@ class Span:
         return self.end - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one window holds: ``pieces`` of the recording one after another, without what lies between them."""
+
+    pieces: tuple[Span, ...]
+
+    @property
+    def start(self) -> int:
+        return self.pieces[0].start
+
+    @property
+    def end(self) -> int:
+        return self.pieces[-1].end
+
+    @property
+    def samples(self) -> int:
+        return sum(piece.samples for piece in self.pieces)
+
+    def with_piece(self, span: Span) -> Cut:
+        """The same with a further piece, which may follow without a gap."""
+        *before, last = self.pieces
+        if span.start == last.end:
+            return Cut((*before, Span(last.start, span.end)))
+        return Cut((*self.pieces, span))
+
+
 def as_float(samples: Samples) -> npt.NDArray[np.float32]:
     """Samples as the models want them, -1 to 1."""
     return samples.astype(np.float32) / 32768.0
@@ -56,8 +80,8 @@ def as_float(samples: Samples) -> npt.NDArray[np.float32]:
 class WindowFinder:
     """Cuts a recording (16 kHz, one channel) into windows of at most 30 s, in silence where there is any.
 
-    With ``only_speech`` what lies between them holds no speech; without, they cover everything. Its methods block for
-    as long as Silero computes.
+    With ``only_speech`` silence is left out, between windows and within them; without, they cover everything. Its
+    methods block for as long as Silero computes.
     """
 
     def __init__(self, detection: SpeechDetection, *, only_speech: bool) -> None:
@@ -69,13 +93,13 @@ class WindowFinder:
         self._packed = Packed()
         self._total = 0
 
-    def feed(self, samples: Samples) -> list[Span]:
+    def feed(self, samples: Samples) -> list[Cut]:
         """The windows that are certain with these further samples."""
         self._total += len(samples)
         stretches = self._stretches.add(self._judge.feed(samples))
         return list(self._packed.add(self._cover(self._padded.add(stretches))))
 
-    def finish(self) -> list[Span]:
+    def finish(self) -> list[Cut]:
         """The windows that are left once there are no more samples."""
         total = self._total
         stretches = [*self._stretches.add(self._judge.finish()), *self._stretches.finish(total)]
@@ -263,22 +287,22 @@ class Packed:
     """Neighbours together, as many as fit into one window."""
 
     def __init__(self) -> None:
-        self._window: Span | None = None
+        self._cut: Cut | None = None
 
     @property
     def pending(self) -> int | None:
-        return None if self._window is None else self._window.start
+        return None if self._cut is None else self._cut.start
 
-    def add(self, spans: Iterable[Span]) -> Iterator[Span]:
+    def add(self, spans: Iterable[Span]) -> Iterator[Cut]:
         for span in spans:
-            window, self._window = self._window, span
-            if window is None:
+            before, self._cut = self._cut, Cut((span,))
+            if before is None:
                 continue
-            if span.end - window.start <= WINDOW_SAMPLES and span.start - window.end <= _MAX_GAP_SAMPLES:
-                self._window = Span(window.start, span.end)
+            if before.samples + span.samples <= WINDOW_SAMPLES:
+                self._cut = before.with_piece(span)
             else:
-                yield window
+                yield before
 
-    def finish(self) -> Iterator[Span]:
-        if self._window is not None:
-            yield self._window
+    def finish(self) -> Iterator[Cut]:
+        if self._cut is not None:
+            yield self._cut

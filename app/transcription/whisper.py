@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import TranscriptionOptions, Word
     from app.transcription.device import Device
-    from app.transcription.window import Array, Window
+    from app.transcription.window import Array, Timeline, Window
 
 T = TypeVar("T")
 
-_SAMPLE_RATE: Final = 16_000
 #: What the encoder takes: 30 s in frames of 10 ms.
 _FRAMES: Final = 3000
 #: Text and prompt together; a prompt may take half of it.
@@ -182,7 +181,7 @@ class WhisperModel:
                 accepted.append(self._accepting(index, window, attempt))
             else:
                 outcomes[index] = Doubtful(attempt=attempt, encoded=_to_array(output)[index].copy())
-        self._align([one for one in accepted if one.window.word_timestamps and one.phrases], output)
+        self._align([one for one in accepted if one.window.word_timestamps and self._texts_of(one)], output)
         for one in accepted:
             outcomes[one.row] = Accepted(segments=self._segments(one), frames_done=one.frames_done)
         return [outcomes[index] for index in range(len(windows))]
@@ -206,7 +205,7 @@ class WhisperModel:
             by_start.setdefault(tuple(tokenizer.sot_sequence), []).append(row)
         for start, group in by_start.items():
             part = output if len(group) == output.shape[0] else _storage(_to_array(output)[[row.row for row in group]])
-            texts = [[token for phrase in row.phrases for token in self._text_of(phrase)] for row in group]
+            texts = [self._texts_of(row) for row in group]
             found = self._model.align(part, list(start), texts, [row.window.frames for row in group])
             for row, text, alignment in zip(group, texts, found, strict=True):
                 row.words = self._words(row, text, alignment)
@@ -220,6 +219,9 @@ class WhisperModel:
         found = words_of(words[:-1], [len(part) for part in parts[:-1]], aligned, lengths)
         return [held_within(words, phrase.start, phrase.end) for words, phrase in zip(found, row.phrases, strict=True)]
 
+    def _texts_of(self, row: _Accepting) -> list[int]:
+        return [token for phrase in row.phrases for token in self._text_of(phrase)]
+
     def _text_of(self, phrase: Phrase) -> list[int]:
         end_of_text = self._tokenizer("en", "transcribe").eot
         return [token for token in phrase.tokens if token < end_of_text]
@@ -227,24 +229,27 @@ class WhisperModel:
     def _segments(self, row: _Accepting) -> tuple[Segment, ...]:
         window = row.window
         tokenizer = self._tokenizer(window.language, window.task.value)
-        offset = window.start / _SAMPLE_RATE + window.seek * SECONDS_PER_FRAME
+        timeline = window.timeline
+        offset = window.seek * SECONDS_PER_FRAME
+        seek = round(timeline.of_word(offset, offset)[0] / SECONDS_PER_FRAME)
         found: list[Segment] = []
         for phrase, words in zip(row.phrases, row.words or [()] * len(row.phrases), strict=True):
             text = tokenizer.decode(phrase.tokens)
             if text.strip() and phrase.end > phrase.start:
+                start, end = timeline.of_phrase(offset + phrase.start, offset + phrase.end)
                 found.append(
                     Segment(
                         id=len(found),
-                        seek=round(offset / SECONDS_PER_FRAME),
-                        start=round(offset + phrase.start, 3),
-                        end=round(offset + phrase.end, 3),
+                        seek=seek,
+                        start=round(start, 3),
+                        end=round(end, 3),
                         text=text,
                         tokens=phrase.tokens,
                         temperature=row.temperature,
                         avg_logprob=row.kept.avg_logprob,
                         compression_ratio=row.kept.compression_ratio,
                         no_speech_prob=row.kept.no_speech_prob,
-                        words=tuple(_moved(word, offset) for word in words),
+                        words=tuple(_moved(word, offset, timeline) for word in words),
                     )
                 )
         return tuple(found)
@@ -273,8 +278,9 @@ def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:
     return TEMPERATURES if options.temperature == 0 else (options.temperature,)
 
 
-def _moved(word: Word, offset: float) -> Word:
-    return replace(word, start=round(offset + word.start, 3), end=round(offset + word.end, 3))
+def _moved(word: Word, offset: float, timeline: Timeline) -> Word:
+    start, end = timeline.of_word(offset + word.start, offset + word.end)
+    return replace(word, start=round(start, 3), end=round(end, 3))
 
 
 def _token_times(pairs: Sequence[tuple[int, int]], count: int) -> list[float]:

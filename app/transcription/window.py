@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.transcription.phrases import SECONDS_PER_FRAME
+from app.transcription.speech import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,8 +14,12 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import Segment, Task
     from app.transcription.fallback import Attempt
+    from app.transcription.speech import Span
 
     Array = npt.NDArray[np.float32]
+
+#: The padding that speech is usually cut with.
+_EDGE_SECONDS: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,20 +35,63 @@ class DecodeKey:
     prompt_length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Where in a recording the ``pieces`` of a window are, so that times in it become times of the recording.
+
+    Pieces hold up to ``_EDGE_SECONDS`` of silence at their edges. A phrase that begins in the silence at the end of a
+    piece belongs to the next one, and one that ends in the silence at the beginning of a piece to the one before:
+    otherwise it would seem to last through all that was left out between them.
+    """
+
+    pieces: tuple[Span, ...]
+
+    def of_phrase(self, start: float, end: float) -> tuple[float, float]:
+        """Seconds of the recording for seconds of the window."""
+        first, last = self._piece(start), self._piece(end, ends=True)
+        if first < last and self._begin(first + 1) - start <= _EDGE_SECONDS:
+            first += 1
+            start = max(start, self._begin(first))
+        if first < last and end - self._begin(last) <= _EDGE_SECONDS:
+            last -= 1
+            end = min(end, self._begin(last + 1))
+        return self._moved(start, first), self._moved(end, last)
+
+    def of_word(self, start: float, end: float) -> tuple[float, float]:
+        """A word lies in one piece: that of its middle."""
+        piece = self._piece((start + end) / 2)
+        low, high = self._begin(piece), self._begin(piece + 1)
+        return self._moved(min(max(start, low), high), piece), self._moved(min(max(end, low), high), piece)
+
+    def _piece(self, seconds: float, *, ends: bool = False) -> int:
+        """Which piece a time lies in; one between two pieces begins the second, or ends the first."""
+        for index in range(len(self.pieces) - 1):
+            edge = self._begin(index + 1)
+            if seconds < edge or (ends and seconds == edge):
+                return index
+        return len(self.pieces) - 1
+
+    def _begin(self, index: int) -> float:
+        """When a piece begins in the window; after the last one, when the window ends."""
+        return sum(piece.samples for piece in self.pieces[:index]) / SAMPLE_RATE
+
+    def _moved(self, seconds: float, index: int) -> float:
+        return self.pieces[index].start / SAMPLE_RATE + seconds - self._begin(index)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Window:
-    """At most 30 s of one channel, from sample ``start`` to sample ``end``.
+    """At most 30 s of one channel: ``pieces`` of the recording, without the silence between them.
 
     ``features`` is the log-mel spectrogram, shape ``(mels, frames)``, of the part that begins ``seek`` frames after
-    the start; what is before that has been transcribed. ``encoded`` is what the encoder makes of it, shape
-    ``(positions, width)``, once it is there. One owner at a time changes it: the front, the scheduler, or the thread
-    of the model that has it in work.
+    the start of the window; what is before that has been transcribed. ``encoded`` is what the encoder makes of it,
+    shape ``(positions, width)``, once it is there. One owner at a time changes it: the front, the scheduler, or the
+    thread of the model that has it in work.
     """
 
     channel: int
     number: int
-    start: int
-    end: int
+    pieces: tuple[Span, ...]
     features: Array
     task: Task
     beam_size: int
@@ -55,6 +103,15 @@ class Window:
     encoded: Array | None = None
     attempts: list[Attempt] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """The first sample."""
+        return self.pieces[0].start
+
+    @property
+    def timeline(self) -> Timeline:
+        return Timeline(self.pieces)
 
     @property
     def frames(self) -> int:

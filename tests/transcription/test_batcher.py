@@ -14,6 +14,7 @@ from app.domain.errors import TranscriptionFailed
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher, Request
 from app.transcription.fallback import Attempt
+from app.transcription.speech import Span
 from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 from app.transcription.window import Window
 from tests.support.waiting import eventually
@@ -49,8 +50,7 @@ def window(number: int = 0, *, frames: int = 3000) -> Window:
     return Window(
         channel=0,
         number=number,
-        start=0,
-        end=frames * 160,
+        pieces=(Span(0, frames * 160),),
         features=np.zeros((80, frames), np.float32),
         task=Task.TRANSCRIBE,
         beam_size=5,

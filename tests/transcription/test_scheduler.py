@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.domain.transcript import Task
 from app.transcription.scheduler import PATIENCE, Pace, Rank, Scheduler, Work
+from app.transcription.speech import Span
 from app.transcription.window import Window
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ def window(number: int = 0, *, language: str | None = "en", channel: int = 0, be
     return Window(
         channel=channel,
         number=number,
-        start=number * 480_000,
-        end=(number + 1) * 480_000,
+        pieces=(Span(number * 480_000, (number + 1) * 480_000),),
         features=np.zeros((80, 3000), np.float32),
         task=Task.TRANSCRIBE,
         beam_size=beam_size,

@@ -1,0 +1,53 @@
+"""Times in a window become times of the recording, whatever was left out between its pieces."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.transcription.speech import SAMPLE_RATE, Span
+from app.transcription.window import Timeline
+
+
+def timeline(*pieces: tuple[float, float]) -> Timeline:
+    return Timeline(tuple(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in pieces))
+
+
+#: 10 s from 5 s on, then 4 s from a minute on, then 6 s from two minutes on.
+THREE = timeline((5, 15), (60, 64), (120, 126))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (1.0, 2.0, (6.0, 7.0)),
+        (11.0, 13.0, (61.0, 63.0)),
+        (0.0, 10.0, (5.0, 15.0)),
+        (10.0, 14.0, (60.0, 64.0)),
+        (9.7, 13.0, (60.0, 63.0)),
+        (8.0, 10.3, (13.0, 15.0)),
+        (9.0, 13.0, (14.0, 63.0)),
+        (14.0, 25.0, (120.0, 131.0)),
+    ],
+)
+def test_phrases_leave_the_silence_at_the_edges_of_pieces_out(
+    start: float, end: float, expected: tuple[float, float]
+) -> None:
+    assert THREE.of_phrase(start, end) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [(1.0, 2.0, (6.0, 7.0)), (9.9, 10.5, (60.0, 60.5)), (9.5, 10.1, (14.5, 15.0)), (14.0, 14.0, (120.0, 120.0))],
+)
+def test_words_lie_in_one_piece(start: float, end: float, expected: tuple[float, float]) -> None:
+    assert THREE.of_word(start, end) == pytest.approx(expected)
+
+
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_order_is_kept(one: float, other: float) -> None:
+    start, end = sorted((one, other))
+    for moved in (THREE.of_phrase(start, end), THREE.of_word(start, end)):
+        assert 5.0 <= moved[0] <= moved[1] + 1e-9
+        assert moved[1] <= 126.0 + 1e-9
