@@ -70,7 +70,7 @@ async def test_windows_are_heard_in_order_and_make_up_the_transcript(
     heard = Heard()
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=heard)
     assert heard.events[:3] == [Turn.WAITING, 76.53, Turn.ACTIVE]
-    assert len(heard.windows) == len(heard.events) - 3 >= 3
+    assert len(heard.windows) == len(heard.events) - 3 >= 2
     assert tuple(segment for window in heard.windows for segment in window.segments) == transcript.segments
     done = [window.seconds_done for window in heard.windows]
     assert done == sorted(done)
@@ -106,7 +106,7 @@ async def test_cancelling_leaves_the_model_free_and_no_file(transcriber: Whisper
         await work
     await eventually(lambda: transcriber.active == 0)
     assert [path.name for path in recording.parent.iterdir()] == ["audio"]
-    assert len(heard.windows) < 3
+    assert len(heard.windows) < 2
 
 
 async def test_undecodable_audio_takes_no_permit(transcriber: WhisperTranscriber, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ async def test_text_before_is_gone_on_from_where_that_is_asked_for(
     options = TranscriptionOptions(condition_on_previous_text=True)
     transcript = await transcriber.transcribe(recording, options, listener=Listener())
     assert prompts[0] == 0
-    assert len(prompts) >= 3
+    assert len(prompts) >= 2
     assert all(length > 0 for length in prompts[1:])
     assert transcript.text.startswith("good morning and welcome")
 
