@@ -42,6 +42,8 @@ T = TypeVar("T")
 _FRONT_THREADS: Final = 4
 #: Windows that a request may have under way while it waits for its turn.
 _OUTSTANDING_WAITING: Final = 2
+#: A recording of which more has been searched is not short, whatever is found in the rest.
+_LONG_SAMPLES: Final = round(PEEK_SECONDS * SAMPLE_RATE)
 #: With ``condition_on_previous_text``: tokens that are remembered, and how hot the text may have been.
 _MAX_PREVIOUS: Final = 223
 _FORGET_ABOVE_TEMPERATURE: Final = 0.5
@@ -213,6 +215,7 @@ class _Run:
                 await self._submit(channel, number, cut)
                 number += 1
             position = end
+            self._request.long = self._request.long or position > _LONG_SAMPLES
             self._assembly.scanned(channel, position if ended else finder.certain)
 
     async def _submit(self, channel: int, number: int, cut: Cut) -> None:

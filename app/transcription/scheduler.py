@@ -55,6 +55,7 @@ class Work:
     ``ready`` are windows that wait for the model, in the order of time, ``in_flight`` those that are on it.
     ``outstanding`` counts both and is kept until a window has been transcribed to its end; ``complete`` says that no
     further windows will come.
+    ``long`` says that it is known not to be short, though not all of it is known.
     ``served`` counts the windows it has had, beginning with as many as the others have had least.
     """
 
@@ -65,6 +66,7 @@ class Work:
     in_flight: set[Window] = field(default_factory=set)
     outstanding: int = 0
     complete: bool = False
+    long: bool = False
     dropped: bool = False
     has_permit: bool = False
     number: int = 0
@@ -78,7 +80,7 @@ class Work:
     @property
     def is_on_its_way(self) -> bool:
         """Whether nothing is known of it yet: it may turn out to be short."""
-        return not self.complete and not self.outstanding
+        return not self.complete and not self.outstanding and not self.long
 
     def takeable(self, key: DecodeKey | None = None) -> Iterator[Window]:
         """The windows that may go onto the model now, in order; with ``key`` those that can share a batch."""

@@ -175,12 +175,14 @@ class WhisperModel:
 
     def _judged(self, windows: Sequence[Window], output: Any, attempts: Sequence[Attempt]) -> list[Accepted | Doubtful]:
         outcomes: dict[int, Accepted | Doubtful] = {}
+        array: Array | None = None
         accepted: list[_Accepting] = []
         for index, (window, attempt) in enumerate(zip(windows, attempts, strict=True)):
             if window.is_last_attempt or attempt.is_acceptable(self._thresholds):
                 accepted.append(self._accepting(index, window, attempt))
             else:
-                outcomes[index] = Doubtful(attempt=attempt, encoded=_to_array(output)[index].copy())
+                array = _to_array(output) if array is None else array
+                outcomes[index] = Doubtful(attempt=attempt, encoded=array[index].copy())
         self._align([one for one in accepted if one.window.word_timestamps and self._texts_of(one)], output)
         for one in accepted:
             outcomes[one.row] = Accepted(segments=self._segments(one), frames_done=one.frames_done)

@@ -128,6 +128,16 @@ def test_batches_of_long_ones_are_small_while_someone_may_turn_out_short() -> No
     assert len(following.windows) == 8
 
 
+def test_long_one_whose_speech_is_still_looked_for_makes_no_batch_small() -> None:
+    scheduler = together()
+    added(scheduler, 100)
+    searched = added(scheduler, 0, complete=False)
+    searched.long = True
+    step = scheduler.next_step()
+    assert step is not None
+    assert len(step.windows) == 8
+
+
 def test_awaited_requests_go_before_jobs_and_starve_none() -> None:
     scheduler = together(permits=1, batch_size=1)
     job = added(scheduler, 1)
