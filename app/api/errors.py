@@ -31,6 +31,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.ModelLoading, 503, "model_loading"),
     (errors.Draining, 503, "draining"),
     (errors.ShutDown, 503, "draining"),
+    (errors.EngineFailed, 503, "engine_failed"),
     (errors.DiskFull, 507, "disk_full"),
 )
 

@@ -15,6 +15,7 @@
     * ModelLoading
     * Draining
     * DiskFull
+    * EngineFailed          the transcription engine has died; the process ends, to be started again
   * TransferFailed            bytes could not be moved
     * DownloadFailed
     * DeliveryFailed
@@ -92,6 +93,10 @@ class QueueFull(Unavailable):
 
 class ModelLoading(Unavailable):
     """The model is not loaded yet."""
+
+
+class EngineFailed(Unavailable):
+    """The transcription engine itself has died, with all that it worked on."""
 
 
 class Draining(Unavailable):

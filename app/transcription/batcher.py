@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from app.domain.errors import TranscriptionFailed
+from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.transcription.scheduler import Scheduler, Step, Work
 from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: When a client may hope for a server that was started again.
+_RETRY_SECONDS: Final = 10
 #: While more windows are on their way, a batch that is not full waits for them this share of what one window takes.
 _LINGER_SHARE: Final = 0.05
 _MAX_LINGER_SECONDS: Final = 0.1
@@ -250,9 +252,10 @@ def _request(work: Work) -> Request:
     return work
 
 
-def _dead(cause: BaseException) -> TranscriptionFailed:
-    return TranscriptionFailed(
-        f"The transcription engine has failed ({type(cause).__name__}) and the server restarts: send the file again."
+def _dead(cause: BaseException) -> EngineFailed:
+    return EngineFailed(
+        f"The transcription engine has failed ({type(cause).__name__}) and the server restarts: send the file again.",
+        retry_after_seconds=_RETRY_SECONDS,
     )
 
 

@@ -30,7 +30,7 @@ async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_wit
         assert transcriber is not None
         transcriber._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
         answer = await running.transcribe(samples / "hello.wav")
-        assert answer.status_code == 500
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
         assert "the server restarts: send the file again" in answer.json()["error"]["message"]
         await eventually(lambda: running.server.exit_code == 70)
         transport = httpx.ASGITransport(app=running.server.config.app)  # type: ignore[arg-type]

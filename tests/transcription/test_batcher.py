@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from app.domain.errors import TranscriptionFailed
+from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher, Request
 from app.transcription.fallback import Attempt
@@ -208,10 +208,10 @@ async def test_loop_that_dies_fails_all_callers_those_to_come_too() -> None:
         running.batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
         caught = running.request(0)
         for request in (caught, waiting):
-            with pytest.raises(TranscriptionFailed, match="the server restarts"):
+            with pytest.raises(EngineFailed, match="the server restarts"):
                 await request.failure
         assert [type(death) for death in running.deaths] == [ZeroDivisionError]
-        with pytest.raises(TranscriptionFailed, match="the server restarts"):
+        with pytest.raises(EngineFailed, match="the server restarts"):
             await running.request(1).failure
 
 
