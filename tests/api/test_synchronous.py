@@ -149,3 +149,17 @@ async def test_audio_behind_a_url_that_fails_is_a_bad_request(tmp_path: Path, mo
     assert answer.status_code == 400
     message = answer.json()["error"]["message"]
     assert message == "Connection refused (attempt 1/1) from http://127.0.0.1:9/audio.wav"
+
+
+async def test_channels_are_marked_on_segments_and_words(running: Running, samples: Path) -> None:
+    answer = await running.transcribe(
+        samples / "two_speakers_stereo.flac",
+        response_format="verbose_json",
+        multichannel="true",
+        **{"timestamp_granularities[]": "word,segment"},
+    )
+    body = answer.json()
+    assert {segment["channel"] for segment in body["segments"]} == {0, 1}
+    assert {word["channel"] for word in body["words"]} == {0, 1}
+    mixed = await running.transcribe(samples / "two_speakers_stereo.flac", response_format="verbose_json")
+    assert not any("channel" in segment for segment in mixed.json()["segments"])
