@@ -14,6 +14,7 @@ from app.api import errors
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
 from app.api.limits import ApiKeys, Limits, LingeringClose
+from app.api.models import Models
 from app.api.submission import SubmissionReader
 from app.api.transcriptions import Transcriptions
 from app.api.views import JobViews
@@ -271,5 +272,5 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             attempts=settings.upload_max_attempts,
         ),
     )
-    for part in (transcriptions, jobs, health):
+    for part in (transcriptions, jobs, Models(transcriber=service.transcriber), health):
         app.include_router(part.router())

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 
+from app.api.fields import Fields
+from app.api.submission import chosen_format
+from app.domain.errors import InvalidRequest
+from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Rendering, ResponseFormat
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
-from app.jobs.document import success_document
+from app.jobs.document import body, success_document
 
 if TYPE_CHECKING:
     from app.api.views import JobViews
@@ -32,6 +37,13 @@ class Jobs:
         router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
         router.add_api_route("", self.list_jobs, methods=["GET"], summary="List jobs")
         router.add_api_route("/{job_id}", self.get_job, methods=["GET"], summary="Look at a job")
+        router.add_api_route(
+            "/{job_id}/result",
+            self.get_result,
+            methods=["GET"],
+            summary="Read a job's transcript",
+            response_class=Response,
+        )
         router.add_api_route("/{job_id}", self.delete_job, methods=["DELETE"], summary="Cancel or forget a job")
         return router
 
@@ -60,6 +72,29 @@ class Jobs:
             view["result"] = await asyncio.to_thread(self._result, job)
         return view
 
+    async def get_result(
+        self,
+        request: Request,
+        job_id: str,
+        response_format: Annotated[
+            str, Query(description="json, text, srt, vtt, verbose_json, or document, what is uploaded by default.")
+        ] = "json",
+    ) -> Response:
+        """The transcript in any format, from the one result that is stored."""
+        job = self.registry.find(job_id, owner=request.state.owner)
+        wanted = chosen_format(Fields({"response_format": [response_format]}), "response_format")
+        if not job.has_result:
+            state = f"is {job.status.value}" if job.error is None else f"{job.status.value}: {job.error}"
+            raise InvalidRequest(
+                f"Job {job_id} has no result: it {state.rstrip('.')}. Ask again once /v1/jobs/{job_id} says "
+                "result_available.",
+                code="no_result",
+            )
+        rendering = Rendering(format=wanted or ResponseFormat.JSON, granularities=job.rendering.granularities)
+        content = await asyncio.to_thread(self._rendered, job, rendering)
+        media_type = MEDIA_TYPES[rendering.format]
+        return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)
+
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """Cancels a job that waits or runs; forgets one that has ended."""
         job = self.registry.find(job_id, owner=request.state.owner)
@@ -67,6 +102,10 @@ class Jobs:
             return self.views.one(await self.runner.cancel(job_id))
         await self.runner.forget(job_id)
         return {"job_id": job_id, "deleted": True}
+
+    def _rendered(self, job: Job, rendering: Rendering) -> bytes:
+        transcript, processing_time = self.spool.result(job.id)
+        return body(job, rendering, transcript, processing_time=processing_time)
 
     def _result(self, job: Job) -> dict[str, Any]:
         transcript, processing_time = self.spool.result(job.id)

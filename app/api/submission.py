@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from app.delivery.targets import UrlRules
     from app.transcription.loading import ModelState
 
+#: What OpenAI's clients ask for; here it is whichever model is served.
+MODEL_ALIAS: Final = "whisper-1"
 _UPLOAD_URL: Final = "upload_presigned_url"
 _SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
 _MAX_JSON_BYTES: Final = 4096
@@ -63,7 +65,7 @@ class SubmissionReader:
         _check_model(fields, model)
         granularities = fields.choices("timestamp_granularities", Granularity)
         rendering = Rendering(
-            format=_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
+            format=chosen_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
             granularities=granularities or frozenset({Granularity.SEGMENT}),
         )
         source_url = self._source_url(fields, has_file=has_file)
@@ -98,7 +100,7 @@ class SubmissionReader:
     def _upload(self, fields: Fields, rendering: Rendering) -> Upload | None:
         given = fields.text(_UPLOAD_URL)
         headers = fields.strings_object("upload_headers", max_bytes=_MAX_JSON_BYTES) or {}
-        upload_format = _format(fields, "upload_format")
+        upload_format = chosen_format(fields, "upload_format")
         if given is None:
             for name in ("upload_headers", "upload_format"):
                 if fields.has(name):
@@ -123,7 +125,10 @@ def _upload_format(response_format: ResponseFormat) -> ResponseFormat:
     return response_format if response_format in plain else ResponseFormat.DOCUMENT
 
 
-def _format(fields: Fields, name: str, *, without: frozenset[ResponseFormat] = frozenset()) -> ResponseFormat | None:
+def chosen_format(
+    fields: Fields, name: str, *, without: frozenset[ResponseFormat] = frozenset()
+) -> ResponseFormat | None:
+    """The format that a field names, or None where it is absent."""
     if (fields.text(name) or "").strip().lower() == _DIARIZED:
         raise InvalidRequest(
             f"{name}={_DIARIZED} is not available: this server has no way to tell speakers apart. Use verbose_json.",
@@ -149,9 +154,10 @@ def _refuse_what_is_not_served(fields: Fields) -> None:
 
 def _check_model(fields: Fields, model: ModelState) -> None:
     given = fields.text("model")
-    if given is not None and given.strip() not in ("whisper-1", model.name):
+    if given is not None and given.strip() not in (MODEL_ALIAS, model.name):
         raise UnknownModel(
-            f"The model {given[:100]!r} is not served here: use {model.name}, its alias whisper-1, or leave model out.",
+            f"The model {given[:100]!r} is not served here: use {model.name}, its alias {MODEL_ALIAS}, or leave model "
+            "out.",
             param="model",
             code="model_not_found",
         )

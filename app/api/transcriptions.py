@@ -16,7 +16,7 @@ from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES
+from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT
 from app.domain.job import Delivery, Job
 from app.jobs.document import body
 
@@ -141,8 +141,7 @@ class Transcriptions:
                 return error_response(error)
             content = await asyncio.to_thread(self._rendered, job)
             media_type = MEDIA_TYPES[job.rendering.format]
-            plain = "text/plain; charset=utf-8"
-            return Response(content, media_type=plain if media_type.startswith("text/") else media_type)
+            return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)
         finally:
             gone.cancel()
             outcome.cancel()

@@ -45,13 +45,15 @@ class Rendering:
     granularities: frozenset[Granularity] = frozenset({Granularity.SEGMENT})
 
 
+#: The type of every answer that is not JSON.
+PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 #: The type of each body as an upload.
 MEDIA_TYPES: Final = {
     ResponseFormat.JSON: "application/json",
     ResponseFormat.VERBOSE_JSON: "application/json",
     ResponseFormat.DOCUMENT: "application/json",
-    ResponseFormat.TEXT: "text/plain; charset=utf-8",
-    ResponseFormat.SRT: "text/plain; charset=utf-8",
+    ResponseFormat.TEXT: PLAIN_TEXT,
+    ResponseFormat.SRT: PLAIN_TEXT,
     ResponseFormat.VTT: "text/vtt; charset=utf-8",
 }
 

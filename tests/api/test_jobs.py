@@ -242,3 +242,33 @@ async def test_answer_comes_while_the_model_is_busy(running: Running, samples: P
     assert [accepted.status_code for accepted in answers] == [200] * 3
     for accepted in answers:
         assert (await running.finished(accepted.json()["job_id"]))["status"] == "completed"
+
+
+async def test_stored_result_is_there_in_every_format_later(running: Running, samples: Path) -> None:
+    granularities = {"timestamp_granularities[]": "word,segment"}
+    job_id = await running.submit(samples / "hello.wav", stored_output="true", **granularities)
+    await running.finished(job_id)
+    for name in ("json", "verbose_json", "text", "srt", "vtt"):
+        later = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": name})
+        waited = await running.transcribe(samples / "hello.wav", response_format=name, **granularities)
+        assert later.status_code == 200
+        assert later.headers["content-type"] == waited.headers["content-type"]
+        if name == "verbose_json":  # probabilities may differ in their last digits
+            assert later.json().keys() == waited.json().keys()
+            assert later.json()["text"] == waited.json()["text"]
+        else:
+            assert later.text == waited.text
+    document = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "document"})
+    assert document.json() == (await running.job(job_id, include_result="true"))["result"]
+    assert document.json()["words"][0]["word"] == "hello"
+
+
+async def test_result_that_is_not_there_is_400_with_the_state(running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "long.opus", stored_output="true")
+    early = await running.client.get(f"/v1/jobs/{job_id}/result")
+    assert early.status_code == 400
+    assert early.json()["error"]["code"] == "no_result"
+    assert "result_available" in early.json()["error"]["message"]
+    wrong = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "docx"})
+    assert wrong.json()["error"]["param"] == "response_format"
+    assert (await running.client.get("/v1/jobs/none/result")).status_code == 404
