@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from app.domain.errors import InvalidRequest
 
@@ -26,6 +26,10 @@ class Fields:
         self._values: dict[str, list[str]] = {}
         for name, values in received.items():
             self._values.setdefault(name.removesuffix("[]"), []).extend(values)
+
+    def without(self, *names: str) -> Self:
+        """The same form, without what was sent for ``names``."""
+        return type(self)({name: values for name, values in self._values.items() if name not in names})
 
     def has(self, name: str) -> bool:
         """Whether the field, or a member of it, was sent with anything in it."""

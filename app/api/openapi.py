@@ -103,19 +103,27 @@ _ERROR: Final = {
     },
 }
 
-TRANSCRIPTION: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": {"type": "object", "properties": _FIELDS}}},
-    },
-    "responses": {
-        "200": {
-            "description": "The transcript, or for an asynchronous request the job's id.",
-            "content": {
-                "application/json": {"schema": {"type": "object"}},
-                "text/plain": {"schema": {"type": "string"}},
-            },
+
+def _operation(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": {"type": "object", "properties": fields}}},
         },
-        **dict.fromkeys(("400", "401", "404", "413", "429", "503", "507"), _ERROR),
-    },
-}
+        "responses": {
+            "200": {
+                "description": "The transcript, or for an asynchronous request the job's id.",
+                "content": {
+                    "application/json": {"schema": {"type": "object"}},
+                    "text/plain": {"schema": {"type": "string"}},
+                },
+            },
+            **dict.fromkeys(("400", "401", "404", "413", "429", "503", "507"), _ERROR),
+        },
+    }
+
+
+TRANSCRIPTION: Final = _operation(_FIELDS)
+TRANSLATION: Final = _operation(
+    {name: value for name, value in _FIELDS.items() if name not in ("language", "timestamp_granularities[]")}
+)

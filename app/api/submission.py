@@ -12,7 +12,7 @@ from app.domain.errors import InvalidRequest, UnknownModel
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import language_code
-from app.domain.transcript import SpeechDetection, TranscriptionOptions
+from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 
 if TYPE_CHECKING:
     from app.delivery.targets import UrlRules
@@ -34,6 +34,8 @@ _IGNORED: Final = (
     "num_speakers",
 )
 
+_NOT_IN_TRANSLATIONS: Final = ("language", "timestamp_granularities")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
@@ -54,15 +56,26 @@ class SubmissionReader:
     def __init__(self, rules: UrlRules) -> None:
         self._rules = rules
 
-    def read(self, received: dict[str, list[str]], *, has_file: bool, model: ModelState) -> Submission:
+    def read(
+        self,
+        received: dict[str, list[str]],
+        *,
+        has_file: bool,
+        model: ModelState,
+        task: Task = Task.TRANSCRIBE,
+    ) -> Submission:
         """What the form asks for.
 
         Raises:
             InvalidRequest: with a sentence, naming the field at fault.
         """
-        fields = Fields(received)
+        without = _NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
+        given = Fields(received)
+        fields = given.without(*without)
         _refuse_what_is_not_served(fields)
         _check_model(fields, model)
+        if task is Task.TRANSLATE:
+            _check_translation(model)
         granularities = fields.choices("timestamp_granularities", Granularity)
         rendering = Rendering(
             format=chosen_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
@@ -71,13 +84,16 @@ class SubmissionReader:
         source_url = self._source_url(fields, has_file=has_file)
         upload = self._upload(fields, rendering)
         return Submission(
-            options=_options(fields, model, word_timestamps=Granularity.WORD in granularities),
+            options=_options(fields, model, task, word_timestamps=Granularity.WORD in granularities),
             rendering=rendering,
             source_url=source_url,
             upload=upload,
             synchronous=upload is None and not fields.flag("stored_output", default=False),
             metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
-            warnings=tuple(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
+            warnings=(
+                *(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
+                *(f"{name} has no meaning for translations and was ignored." for name in without if given.has(name)),
+            ),
         )
 
     def _source_url(self, fields: Fields, *, has_file: bool) -> str | None:
@@ -163,9 +179,19 @@ def _check_model(fields: Fields, model: ModelState) -> None:
         )
 
 
-def _options(fields: Fields, model: ModelState, *, word_timestamps: bool) -> TranscriptionOptions:
+def _check_translation(model: ModelState) -> None:
+    if not model.can_translate:
+        raise InvalidRequest(
+            f"The model {model.name} can't translate: have WHISPER_MODEL set to a multilingual one that can, such as "
+            "medium or large-v3 (turbo, distil and .en models can't).",
+            param="model",
+        )
+
+
+def _options(fields: Fields, model: ModelState, task: Task, *, word_timestamps: bool) -> TranscriptionOptions:
     keywords = fields.items("keywords")
     return TranscriptionOptions(
+        task=task,
         language=_language(fields, model),
         prompt=fields.text("prompt"),
         hotwords=", ".join(keywords) if keywords else None,

@@ -1,4 +1,4 @@
-"""``POST /v1/audio/transcriptions``: the client waits for the transcript, or gets a job id at once."""
+"""``/v1/audio/transcriptions`` and ``translations``: the client waits for the transcript, or gets a job id at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from fastapi.responses import JSONResponse, Response
 
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
-from app.api.openapi import TRANSCRIPTION
+from app.api.openapi import TRANSCRIPTION, TRANSLATION
 from app.domain.errors import InvalidRequest
 from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT
 from app.domain.job import Delivery, Job
+from app.domain.transcript import Task
 from app.jobs.document import body
 
 if TYPE_CHECKING:
@@ -53,11 +54,26 @@ class Transcriptions:
             response_class=Response,
             openapi_extra=TRANSCRIPTION,
         )
+        router.add_api_route(
+            "/v1/audio/translations",
+            self.translate,
+            methods=["POST"],
+            summary="Translate audio into English",
+            response_class=Response,
+            openapi_extra=TRANSLATION,
+        )
         return router
 
     async def transcribe(self, request: Request) -> Response:
         """Waits for the transcript, or registers a job when `upload_presigned_url` or `stored_output` is given."""
-        job = await self._accept(request)
+        return await self._answer(request, Task.TRANSCRIBE)
+
+    async def translate(self, request: Request) -> Response:
+        """The same as a transcription, but in English, whatever is spoken."""
+        return await self._answer(request, Task.TRANSLATE)
+
+    async def _answer(self, request: Request, task: Task) -> Response:
+        job = await self._accept(request, task)
         if job.synchronous:
             return await self._wait(request, job)
         path = f"/v1/jobs/{job.id}"
@@ -70,7 +86,7 @@ class Transcriptions:
         warnings = {"warnings": list(job.warnings)} if job.warnings else {}
         return JSONResponse({**answer, **warnings}, headers={"Location": path})
 
-    async def _accept(self, request: Request) -> Job:
+    async def _accept(self, request: Request, task: Task) -> Job:
         """Receives the body and registers its job; whatever is refused leaves nothing behind."""
         if "idempotency-key" in request.headers:
             raise InvalidRequest(
@@ -81,14 +97,14 @@ class Transcriptions:
         with self.runner.place():
             job_id = str(uuid4())
             try:
-                job = await self._receive(request, job_id)
+                job = await self._receive(request, job_id, task)
                 self.runner.submit(job)
             except BaseException:
                 await asyncio.to_thread(self.spool.discard, job_id)
                 raise
         return job
 
-    async def _receive(self, request: Request, job_id: str) -> Job:
+    async def _receive(self, request: Request, job_id: str, task: Task) -> Job:
         form = await read_form(
             request.stream(),
             request.headers.get("content-type"),
@@ -97,7 +113,7 @@ class Transcriptions:
             max_file_bytes=self.max_upload_bytes,
         )
         model = self.transcriber.model
-        submission = self.reader.read(form.fields, has_file=form.file_bytes is not None, model=model)
+        submission = self.reader.read(form.fields, has_file=form.file_bytes is not None, model=model, task=task)
         refuse_empty(form)
         upload = submission.upload
         return Job(

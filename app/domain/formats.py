@@ -91,7 +91,7 @@ def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> di
     """The ``verbose_json`` body; words stand at the top level, and what was not asked for is absent."""
     body: dict[str, Any] = {
         "task": transcript.task.value,
-        "language": transcript.language,
+        "language": transcript.written_language,
         "duration": transcript.duration,
         "text": transcript.text,
     }

@@ -95,6 +95,11 @@ class Transcript:
         return "".join(segment.text for segment in self.segments).strip()
 
     @property
+    def written_language(self) -> str:
+        """The language of the text, which a translation has in English."""
+        return "english" if self.task is Task.TRANSLATE else self.language
+
+    @property
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
 

@@ -26,7 +26,7 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
         "job_id": job.id,
         "status": "completed",
         "task": transcript.task.value,
-        "language": transcript.language,
+        "language": transcript.written_language,
         "duration": transcript.duration,
         "text": transcript.text,
         "segments": [segment_object(segment) for segment in transcript.segments],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+#: Names of models, and of directories called after them, that write down other languages as they are.
+_UNTRANSLATING = re.compile(r"turbo|distil|\.en\b")
 #: When a client may hope for a loaded model, in seconds.
 _RETRY_LOADING_SECONDS = 10
 
@@ -40,6 +43,11 @@ class ModelState:
     device: str
     compute_type: str
     is_multilingual: bool
+
+    @property
+    def can_translate(self) -> bool:
+        """Whether it was trained to write English for other languages: English ones, turbo and distil were not."""
+        return self.is_multilingual and not _UNTRANSLATING.search(self.name.lower())
 
 
 class LoadingTranscriber:

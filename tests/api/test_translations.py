@@ -1,0 +1,58 @@
+"""``POST /v1/audio/translations``: the same as transcriptions, in English."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+
+from app.api.submission import SubmissionReader
+from app.delivery.targets import AllowedHosts, UrlRules
+from app.domain.errors import InvalidRequest
+from app.domain.transcript import Task
+from app.transcription.loading import ModelState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.service import Running
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client says so of what OpenAI retires
+async def test_openais_client_gets_a_translation_in_every_format(running: Running, samples: Path) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
+    file = ("hello.wav", await asyncio.to_thread((samples / "hello.wav").read_bytes))
+    plain = await client.audio.translations.create(model="whisper-1", file=file)
+    assert "hello this is a test" in plain.text
+    verbose = await client.audio.translations.create(model="whisper-1", file=file, response_format="verbose_json")
+    assert verbose.language == "english"
+    assert verbose.segments
+    for name in ("text", "srt", "vtt"):
+        text = await client.audio.translations.create(model="whisper-1", file=file, response_format=name)
+        assert "hello this is a test" in str(text)
+    await client.close()
+
+
+async def test_fields_that_say_nothing_about_a_translation_give_a_warning(running: Running, samples: Path) -> None:
+    with (samples / "hello.wav").open("rb") as audio:
+        answer = await running.client.post(
+            "/v1/audio/translations", files={"file": audio}, data={"language": "de", "response_format": "verbose_json"}
+        )
+    body = answer.json()
+    assert body["task"] == "translate"
+    assert body["warnings"] == ["language has no meaning for translations and was ignored."]
+
+
+@pytest.mark.parametrize("name", ["large-v3-turbo", "distil-large-v3", "small.en", "/models/faster-whisper-turbo"])
+def test_model_that_cannot_translate_is_400_with_the_setting(name: str) -> None:
+    model = ModelState(
+        name=name, loaded=True, device="cpu", compute_type="int8", is_multilingual=not name.endswith("en")
+    )
+    reader = SubmissionReader(UrlRules(AllowedHosts()))
+    with pytest.raises(InvalidRequest, match="WHISPER_MODEL"):
+        reader.read({}, has_file=True, model=model, task=Task.TRANSLATE)
+    assert reader.read({}, has_file=True, model=model).options.task is Task.TRANSCRIBE
