@@ -86,6 +86,7 @@ class Batcher:
     ) -> None:
         self.scheduler = Scheduler(permits=permits, batch_size=batch_size, encodes_apart=encodes_apart)
         self._batch_size = batch_size
+        self._encodes_apart = encodes_apart
         self._fine_batches = 0
         self._on_death = on_death
         self._death: BaseException | None = None
@@ -99,7 +100,9 @@ class Batcher:
     @property
     def most_outstanding(self) -> int:
         """Windows that a request may have under way so that the model need not wait for it."""
-        return 2 * self.scheduler.batch_size + _READY_BESIDES
+        size = self.scheduler.batch_size
+        ahead = size // 2 if self._encodes_apart else size  # encoding one by one leaves time to prepare more
+        return size + ahead + _READY_BESIDES
 
     def open(self, request: Request) -> None:
         """Takes a request whose windows will follow."""
