@@ -31,6 +31,7 @@ from app.jobs.registry import Registry
 from app.jobs.retention import Retention, sweep_forever
 from app.jobs.runner import Runner
 from app.jobs.spool import Spool
+from app.jobs.watchers import Watchers
 from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.decoding import Decoder
 from app.transcription.loading import LoadingTranscriber
@@ -63,6 +64,7 @@ class Service:
         self._stop = stop
         permits = settings.max_concurrent_requests
         self.registry = Registry()
+        self.watchers = Watchers()
         self.spool = Spool(settings.data_dir)
         self.estimate = Estimate(permits=permits)
         self.transcriber = LoadingTranscriber(
@@ -97,6 +99,7 @@ class Service:
                 self.client, policy=policy, clock=clock, total_timeout_seconds=settings.upload_timeout_seconds
             ),
             estimate=self.estimate,
+            watchers=self.watchers,
         )
         self.runner = Runner(
             registry=self.registry,
@@ -252,6 +255,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         runner=service.runner,
         spool=service.spool,
         estimate=service.estimate,
+        watchers=service.watchers,
         max_upload_bytes=settings.max_upload_bytes,
     )
     jobs = Jobs(

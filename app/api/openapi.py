@@ -52,6 +52,12 @@ _FIELDS: Final = {
         default="auto",
     ),
     "vad_filter": _field("boolean", "Leave out what holds no speech.", default=True),
+    "stream": _field(
+        "boolean",
+        "Answer with server-sent events, `transcript.text.delta` as windows are finished and `transcript.text.done` at "
+        "the end; with `response_format` json or text.",
+        default=False,
+    ),
     "multichannel": _field(
         "boolean",
         "Transcribe each channel alone, with `channel` (from 0) on every segment and word, in the order of time.",
@@ -116,6 +122,7 @@ def _operation(fields: dict[str, Any]) -> dict[str, Any]:
                 "content": {
                     "application/json": {"schema": {"type": "object"}},
                     "text/plain": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
             **dict.fromkeys(("400", "401", "404", "413", "429", "503", "507"), _ERROR),

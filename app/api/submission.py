@@ -46,6 +46,7 @@ class Submission:
     source_url: str | None
     upload: Upload | None
     synchronous: bool
+    streamed: bool
     metadata: dict[str, str] | None
     warnings: tuple[str, ...]
 
@@ -83,12 +84,14 @@ class SubmissionReader:
         )
         source_url = self._source_url(fields, has_file=has_file)
         upload = self._upload(fields, rendering)
+        synchronous = upload is None and not fields.flag("stored_output", default=False)
         return Submission(
             options=_options(fields, model, task, word_timestamps=Granularity.WORD in granularities),
             rendering=rendering,
             source_url=source_url,
             upload=upload,
-            synchronous=upload is None and not fields.flag("stored_output", default=False),
+            synchronous=synchronous,
+            streamed=_is_streamed(fields, rendering, synchronous=synchronous),
             metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
             warnings=(
                 *(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
@@ -153,13 +156,24 @@ def chosen_format(
     return fields.choice(name, ResponseFormat, without=without)
 
 
-def _refuse_what_is_not_served(fields: Fields) -> None:
-    if fields.flag("stream", default=False):
+def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> bool:
+    if not fields.flag("stream", default=False):
+        return False
+    if not synchronous:
         raise InvalidRequest(
-            "stream=true is not available on this server: send the request without it to get the transcript whole, "
-            "or use stored_output=true and poll the job.",
+            "stream=true is for a client that waits: leave out upload_presigned_url and stored_output, or poll the "
+            "job.",
             param="stream",
         )
+    if rendering.format not in (ResponseFormat.JSON, ResponseFormat.TEXT):
+        raise InvalidRequest(
+            f"stream=true gives text, not {rendering.format.value}: set response_format to json, or leave stream out.",
+            param="stream",
+        )
+    return True
+
+
+def _refuse_what_is_not_served(fields: Fields) -> None:
     for name, remedy in (
         ("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),
         ("include", "verbose_json has the average log probability of each segment"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
@@ -15,21 +17,29 @@ from fastapi.responses import JSONResponse, Response
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION, TRANSLATION
+from app.api.streams import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, TextDeltas, event
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT
+from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, usage
 from app.domain.job import Delivery, Job
 from app.domain.transcript import Task
-from app.jobs.document import body
+from app.jobs.document import body, extras
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from app.api.submission import Submission, SubmissionReader
+    from app.domain.transcript import Segment
     from app.jobs.estimate import Estimate
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
+    from app.jobs.watchers import Segments, Watchers
     from app.transcription.loading import LoadingTranscriber
 
 logger = logging.getLogger(__name__)
+
+#: A stream begins with what is said first, or after so long, with its silence. What fails before that has a status.
+FIRST_EVENT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +52,7 @@ class Transcriptions:
     runner: Runner
     spool: Spool
     estimate: Estimate
+    watchers: Watchers
     max_upload_bytes: int
 
     def router(self) -> APIRouter:
@@ -74,6 +85,8 @@ class Transcriptions:
 
     async def _answer(self, request: Request, task: Task) -> Response:
         job = await self._accept(request, task)
+        if job.streamed:
+            return await self._stream(request, job)
         if job.synchronous:
             return await self._wait(request, job)
         path = f"/v1/jobs/{job.id}"
@@ -124,6 +137,7 @@ class Transcriptions:
             rendering=submission.rendering,
             owner=request.state.owner,
             synchronous=submission.synchronous,
+            streamed=submission.streamed,
             source_url=submission.source_url,
             upload=upload,
             delivery=Delivery(expires_at=upload.expires_at) if upload else None,
@@ -163,6 +177,64 @@ class Transcriptions:
             outcome.cancel()
             await self.runner.cancel(job.id)
             await self.runner.forget(job.id)
+
+    async def _stream(self, request: Request, job: Job) -> Response:
+        """What is said, as it is transcribed. What fails before anything was said is an answer like any other."""
+        stack = ExitStack()
+        segments = stack.enter_context(self.watchers.watching(job.id))
+        outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
+        outcome.add_done_callback(lambda _: segments.put_nowait(None))
+
+        async def end() -> None:
+            stack.close()
+            outcome.cancel()
+            await self.runner.cancel(job.id)
+            await self.runner.forget(job.id)
+
+        gone = asyncio.create_task(_client_gone(request), name=f"client of {job.id}")
+        first = asyncio.create_task(segments.get())
+        try:
+            await asyncio.wait({first, gone}, timeout=FIRST_EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if gone.done() and not gone.cancelled() and not first.done():
+            first.cancel()
+            await end()
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        error = outcome.result() if outcome.done() else None
+        if error is not None:
+            first.cancel()
+            await end()
+            return error_response(error)
+        return EventStream(self._events(job, first, segments, outcome), end=end)
+
+    async def _events(
+        self,
+        job: Job,
+        first: asyncio.Task[tuple[Segment, ...] | None],
+        segments: Segments,
+        outcome: asyncio.Task[Exception | None],
+    ) -> AsyncIterator[bytes]:
+        deltas = TextDeltas()
+        coming = first
+        while True:
+            await asyncio.wait({coming}, timeout=KEEP_ALIVE_SECONDS)
+            if not coming.done():
+                yield KEEP_ALIVE
+                continue
+            found = coming.result()
+            if found is None:
+                break
+            if text := deltas.of(found):
+                yield event({"type": "transcript.text.delta", "delta": text})
+            coming = asyncio.create_task(segments.get())
+        error = outcome.result()
+        if error is not None:
+            yield event(json.loads(bytes(error_response(error).body)))
+            return
+        transcript, _ = await asyncio.to_thread(self.spool.result, job.id)
+        done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
+        yield event({**done, **extras(job)})
 
     def _rendered(self, job: Job) -> bytes:
         transcript, processing_time = self.spool.result(job.id)

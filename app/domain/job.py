@@ -93,6 +93,7 @@ class Job:
 
     ``owner`` is the fingerprint of the API key that made it, empty where none is needed. ``source_url`` is None
     when the audio came in the request. ``synchronous`` jobs belong to a client that waits; they are in no list.
+    ``streamed`` ones tell it what is said as it is transcribed.
     Times are Unix seconds; ``progress_percent`` is 0 to 100; ``audio_duration`` is in seconds.
     """
 
@@ -103,6 +104,7 @@ class Job:
     rendering: Rendering
     owner: str = ""
     synchronous: bool = False
+    streamed: bool = False
     source_url: str | None = field(default=None, repr=False)
     upload: Upload | None = None
     metadata: Mapping[str, str] | None = None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.jobs.estimate import Estimate
     from app.jobs.registry import Registry
     from app.jobs.spool import Spool
+    from app.jobs.watchers import Watchers
     from app.transcription.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ class Pipeline:
         downloader: AudioDownloader,
         uploader: PresignedUploader,
         estimate: Estimate,
+        watchers: Watchers,
     ) -> None:
         self._registry = registry
+        self._watchers = watchers
         self._spool = spool
         self._transcriber = transcriber
         self._downloader = downloader
@@ -91,7 +94,7 @@ class Pipeline:
             transcript = await self._transcriber.transcribe(
                 self._spool.audio(job.id),
                 job.options,
-                listener=_Progress(job.id, self._registry, self._estimate),
+                listener=_Progress(job.id, self._registry, self._estimate, self._watchers),
                 awaited=job.synchronous,
             )
         if self._registry.get(job.id).status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
@@ -150,8 +153,9 @@ class Pipeline:
 class _Progress(Listener):
     """Writes down in the registry how the transcription goes; what comes after the job's end is not heard."""
 
-    def __init__(self, job_id: str, registry: Registry, estimate: Estimate) -> None:
+    def __init__(self, job_id: str, registry: Registry, estimate: Estimate, watchers: Watchers) -> None:
         self._id = job_id
+        self._watchers = watchers
         self._registry = registry
         self._estimate = estimate
         self._seconds_done = 0.0
@@ -173,6 +177,8 @@ class _Progress(Listener):
         self._change(_on_the_model)
 
     def on_window(self, window: FinishedWindow) -> None:
+        if window.segments:
+            self._watchers.tell(self._id, window.segments)
         self._estimate.transcribed(max(0.0, window.seconds_done - self._seconds_done))
         self._seconds_done = window.seconds_done
         if window.duration is None:  # it is still being decoded

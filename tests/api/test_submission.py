@@ -165,10 +165,9 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
             "language detected.",
         ),
         (
-            {"stream": "true"},
+            {"stream": "true", "response_format": "vtt"},
             "stream",
-            "stream=true is not available on this server: send the request without it to get the transcript whole, "
-            "or use stored_output=true and poll the job.",
+            "stream=true gives text, not vtt: set response_format to json, or leave stream out.",
         ),
         (
             {"webhook_url": "https://a.example/hook"},

@@ -24,6 +24,7 @@ from app.jobs.pipeline import Pipeline
 from app.jobs.registry import Registry
 from app.jobs.runner import Runner
 from app.jobs.spool import Spool
+from app.jobs.watchers import Watchers
 from tests.support.fake_transcriber import FakeTranscriber
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ async def open_rig(root: Path, *, permits: int = 3, max_queued: int = 1000, atte
             ),
             uploader=PresignedUploader(client, policy=policy, total_timeout_seconds=60.0, clock=clock),
             estimate=estimate,
+            watchers=Watchers(),
         )
         runner = Runner(registry=registry, spool=spool, pipeline=pipeline, estimate=estimate, max_queued=max_queued)
         rig = Rig(
