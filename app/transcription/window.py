@@ -48,7 +48,8 @@ class Timeline:
 
     def of_phrase(self, start: float, end: float) -> tuple[float, float]:
         """Seconds of the recording for seconds of the window."""
-        first, last = self._piece(start), self._piece(end, ends=True)
+        first = self._piece(start)
+        last = max(first, self._piece(end, ends=True))
         if first < last and self._begin(first + 1) - start <= _EDGE_SECONDS:
             first += 1
             start = max(start, self._begin(first))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.transcription.speech import SAMPLE_RATE, Span
@@ -45,7 +45,11 @@ def test_words_lie_in_one_piece(start: float, end: float, expected: tuple[float,
     assert THREE.of_word(start, end) == pytest.approx(expected)
 
 
+@settings(max_examples=1000)
 @given(st.floats(0, 20), st.floats(0, 20))
+@example(10.0, 10.0)
+@example(9.8, 10.0)
+@example(10.0, 10.2)
 def test_order_is_kept(one: float, other: float) -> None:
     start, end = sorted((one, other))
     for moved in (THREE.of_phrase(start, end), THREE.of_word(start, end)):
