@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import random_model
 from benchmarks.recordings import recording
-from benchmarks.serving import service
+from benchmarks.serving import service, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def measure(*, clips: int) -> str:
         for count in (1, 3):
             with service(WHISPER_MODEL=model) as client:
                 for _ in range(count):
-                    _submit(client, long)
+                    submit(client, long)
                 _until_running(client, count)
                 for kind, send in (("synchronous", _wait_for), ("as a job", _poll_for)):
                     found[f"beside {count} of an hour, {kind}"] = _times(client, clip, send, clips, health)
@@ -70,15 +70,9 @@ def _wait_for(client: httpx.Client, clip: Path) -> None:
 
 
 def _poll_for(client: httpx.Client, clip: Path) -> None:
-    job = _submit(client, clip)
+    job = submit(client, clip)
     while client.get(f"/v1/jobs/{job}").json()["status"] != "completed":
         time.sleep(0.02)
-
-
-def _submit(client: httpx.Client, file: Path) -> str:
-    with file.open("rb") as audio:
-        answer = client.post(_URL, files={"file": audio}, data={"stored_output": "true"}, timeout=600)
-    return str(answer.raise_for_status().json()["job_id"])
 
 
 def _until_running(client: httpx.Client, count: int) -> None:

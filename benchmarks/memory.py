@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import random_model
 from benchmarks.recordings import recording
-from benchmarks.serving import SAMPLES, service_with_pid
+from benchmarks.serving import SAMPLES, service_with_pid, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,6 @@ _SEVERAL_SECONDS: Final = 240
 #: Windows of so few words make the model quick: what is measured here is what surrounds it.
 _TOKENS: Final = 4
 _MEGABYTE: Final = 1_000_000
-_URL: Final = "/v1/audio/transcriptions"
 
 
 @dataclass(slots=True)
@@ -75,12 +74,8 @@ def _row(model: str, file: Path, hours: float, count: int) -> str:
 
 def _transcribe(client: httpx.Client, file: Path, count: int, *, limit: float | None = None) -> None:
     """To the end, or for ``limit`` seconds."""
-    jobs = []
     started = time.monotonic()
-    for _ in range(count):
-        with file.open("rb") as audio:
-            answer = client.post(_URL, files={"file": audio}, data={"stored_output": "true"}, timeout=600)
-        jobs.append(answer.raise_for_status().json()["job_id"])
+    jobs = [submit(client, file) for _ in range(count)]
     while jobs:
         time.sleep(0.1)
         states = {job: client.get(f"/v1/jobs/{job}").json()["status"] for job in jobs}

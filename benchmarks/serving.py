@@ -24,16 +24,15 @@ SAMPLES = ROOT / "samples"
 @contextmanager
 def service(*, path: str = "/health/ready", **settings: str) -> Iterator[httpx.Client]:
     """A client for a service with the bundled model, once ``path`` answers 200."""
-    environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
-    with _serving(["-m", "app"], path, environment) as (client, _):
+    with service_with_pid(path=path, **settings) as (client, _):
         yield client
 
 
 @contextmanager
-def service_with_pid(**settings: str) -> Iterator[tuple[httpx.Client, int]]:
-    """The same, once it is ready, with the id of its process."""
+def service_with_pid(*, path: str = "/health/ready", **settings: str) -> Iterator[tuple[httpx.Client, int]]:
+    """The same, with the id of its process."""
     environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
-    with _serving(["-m", "app"], "/health/ready", environment) as running:
+    with _serving(["-m", "app"], path, environment) as running:
         yield running
 
 
@@ -67,6 +66,15 @@ def _serving(command: list[str], path: str, environment: dict[str, str]) -> Iter
         finally:
             process.terminate()
             process.wait(30)
+
+
+def submit(client: httpx.Client, file: Path) -> str:
+    """The id of a job whose result the service keeps."""
+    with file.open("rb") as audio:
+        answer = client.post(
+            "/v1/audio/transcriptions", files={"file": audio}, data={"stored_output": "true"}, timeout=600
+        )
+    return str(answer.raise_for_status().json()["job_id"])
 
 
 def _wait(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from app.api.answers import transcript_answer
 from app.api.fields import Fields
 from app.api.submission import chosen_format
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Rendering, ResponseFormat
+from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
-from app.jobs.document import body, success_document
+from app.jobs.document import success_document
 
 if TYPE_CHECKING:
     from app.api.views import JobViews
@@ -91,9 +92,7 @@ class Jobs:
                 code="no_result",
             )
         rendering = Rendering(format=wanted or ResponseFormat.JSON, granularities=job.rendering.granularities)
-        content = await asyncio.to_thread(self._rendered, job, rendering)
-        media_type = MEDIA_TYPES[rendering.format]
-        return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)
+        return await transcript_answer(self.spool, job, rendering)
 
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """Cancels a job that waits or runs; forgets one that has ended."""
@@ -102,10 +101,6 @@ class Jobs:
             return self.views.one(await self.runner.cancel(job_id))
         await self.runner.forget(job_id)
         return {"job_id": job_id, "deleted": True}
-
-    def _rendered(self, job: Job, rendering: Rendering) -> bytes:
-        transcript, processing_time = self.spool.result(job.id)
-        return body(job, rendering, transcript, processing_time=processing_time)
 
     def _result(self, job: Job) -> dict[str, Any]:
         transcript, processing_time = self.spool.result(job.id)

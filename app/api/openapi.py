@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from app.api.submission import NOT_IN_TRANSLATIONS
+
 
 def _field(kind: str, description: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, "description": description, **more}
@@ -132,5 +134,5 @@ def _operation(fields: dict[str, Any]) -> dict[str, Any]:
 
 TRANSCRIPTION: Final = _operation(_FIELDS)
 TRANSLATION: Final = _operation(
-    {name: value for name, value in _FIELDS.items() if name not in ("language", "timestamp_granularities[]")}
+    {name: value for name, value in _FIELDS.items() if name.removesuffix("[]") not in NOT_IN_TRANSLATIONS}
 )

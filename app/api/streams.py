@@ -23,7 +23,12 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
 def event(content: dict[str, Any]) -> bytes:
-    return b"data: " + to_json(content) + b"\n\n"
+    return as_event(to_json(content))
+
+
+def as_event(written: bytes) -> bytes:
+    """JSON that is written already, in one line."""
+    return b"data: " + written + b"\n\n"
 
 
 class TextDeltas:
@@ -56,7 +61,7 @@ class EventStream(Response):
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(client_gone(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while (chunk := await self._next(gone)) is not None:
@@ -78,6 +83,7 @@ class EventStream(Response):
         return None
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
+    """Returns when the client has closed its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

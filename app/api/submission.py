@@ -34,7 +34,8 @@ _IGNORED: Final = (
     "num_speakers",
 )
 
-_NOT_IN_TRANSLATIONS: Final = ("language", "timestamp_granularities")
+#: What says nothing about a translation into English.
+NOT_IN_TRANSLATIONS: Final = ("language", "timestamp_granularities")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class SubmissionReader:
         Raises:
             InvalidRequest: with a sentence, naming the field at fault.
         """
-        without = _NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
+        without = NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
         given = Fields(received)
         fields = given.without(*without)
         _refuse_what_is_not_served(fields)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from contextlib import ExitStack
@@ -14,15 +13,16 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION, TRANSLATION
-from app.api.streams import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, TextDeltas, event
+from app.api.streams import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, TextDeltas, as_event, client_gone, event
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, usage
+from app.domain.formats import usage
 from app.domain.job import Delivery, Job
 from app.domain.transcript import Task
-from app.jobs.document import body, extras
+from app.jobs.document import extras
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -160,7 +160,7 @@ class Transcriptions:
     async def _wait(self, request: Request, job: Job) -> Response:
         """The transcript, once it is there; a client that goes away takes its work with it."""
         outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
-        gone = asyncio.create_task(_client_gone(request), name=f"client of {job.id}")
+        gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
         try:
             await asyncio.wait({outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done():
@@ -169,9 +169,7 @@ class Transcriptions:
             error = outcome.result()
             if error is not None:
                 return error_response(error)
-            content = await asyncio.to_thread(self._rendered, job)
-            media_type = MEDIA_TYPES[job.rendering.format]
-            return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)
+            return await transcript_answer(self.spool, job, job.rendering)
         finally:
             gone.cancel()
             outcome.cancel()
@@ -191,7 +189,7 @@ class Transcriptions:
             await self.runner.cancel(job.id)
             await self.runner.forget(job.id)
 
-        gone = asyncio.create_task(_client_gone(request), name=f"client of {job.id}")
+        gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
         first = asyncio.create_task(segments.get())
         try:
             await asyncio.wait({first, gone}, timeout=FIRST_EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -230,17 +228,8 @@ class Transcriptions:
             coming = asyncio.create_task(segments.get())
         error = outcome.result()
         if error is not None:
-            yield event(json.loads(bytes(error_response(error).body)))
+            yield as_event(bytes(error_response(error).body))
             return
         transcript, _ = await asyncio.to_thread(self.spool.result, job.id)
         done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
         yield event({**done, **extras(job)})
-
-    def _rendered(self, job: Job) -> bytes:
-        transcript, processing_time = self.spool.result(job.id)
-        return body(job, job.rendering, transcript, processing_time=processing_time)
-
-
-async def _client_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

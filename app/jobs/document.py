@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app.domain.formats import Rendering
     from app.domain.job import Job
     from app.domain.transcript import Transcript
+    from app.jobs.spool import Spool
 
 
 def success_document(job: Job, transcript: Transcript, *, processing_time: float) -> dict[str, Any]:
@@ -59,6 +60,12 @@ def extras(job: Job) -> dict[str, Any]:
     if job.warnings:
         found["warnings"] = list(job.warnings)
     return found
+
+
+def stored_body(spool: Spool, job: Job, rendering: Rendering) -> bytes:
+    """The stored result of a job in any format. Blocks."""
+    transcript, processing_time = spool.result(job.id)
+    return body(job, rendering, transcript, processing_time=processing_time)
 
 
 def body(job: Job, rendering: Rendering, transcript: Transcript, *, processing_time: float) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.errors import DeliveryFailed, UnknownJob
 from app.domain.formats import MEDIA_TYPES, to_json
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress
-from app.jobs.document import body, failure_document
+from app.jobs.document import failure_document, stored_body
 from app.jobs.spool import full_disk_told
 from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
@@ -114,13 +114,8 @@ class Pipeline:
         job = self._change(job_id, progress=Progress.UPLOADING)
         logger.info("📤 Job %s: Uploading results to user URL...", job_id)
         assert job.upload is not None  # noqa: S101  # the caller has looked
-        result = await asyncio.to_thread(self._rendered, job)
+        result = await asyncio.to_thread(stored_body, self._spool, job, job.upload.rendering)
         await self._put(job, result, media_type=MEDIA_TYPES[job.upload.rendering.format])
-
-    def _rendered(self, job: Job) -> bytes:
-        assert job.upload is not None  # noqa: S101  # only such jobs are delivered
-        transcript, processing_time = self._spool.result(job.id)
-        return body(job, job.upload.rendering, transcript, processing_time=processing_time)
 
     async def _put(self, job: Job, content: bytes, *, media_type: str) -> None:
         assert job.upload is not None  # noqa: S101  # only such jobs are delivered

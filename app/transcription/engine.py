@@ -23,7 +23,7 @@ from app.transcription.front_door import PEEK_SECONDS, Entry, FrontDoor, Ticket
 from app.transcription.recording import Recording
 from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Cut, Span, WindowFinder, as_float
 from app.transcription.transcriber import FinishedWindow, Turn
-from app.transcription.whisper import temperatures
+from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ _FRONT_THREADS: Final = 4
 _OUTSTANDING_WAITING: Final = 2
 #: A recording of which more has been searched is not short, whatever is found in the rest.
 _LONG_SAMPLES: Final = round(PEEK_SECONDS * SAMPLE_RATE)
-#: With ``condition_on_previous_text``: tokens that are remembered, and how hot the text may have been.
-_MAX_PREVIOUS: Final = 223
+#: With ``condition_on_previous_text``: how hot the text may have been that is gone on from.
 _FORGET_ABOVE_TEMPERATURE: Final = 0.5
 #: What a recording in which nobody speaks is said to be in, as faster-whisper does.
 _NO_LANGUAGE: Final = "en"
@@ -266,7 +265,7 @@ class _Run:
                 self._previous.clear()
             else:
                 self._previous += segment.tokens
-        del self._previous[:-_MAX_PREVIOUS]
+        del self._previous[:-MAX_PROMPT_TOKENS]
 
     def _hand_on(self, segments: tuple[Segment, ...], samples: int, language: str | None = None) -> None:
         self._listener.on_window(

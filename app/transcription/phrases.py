@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Frames of the spectrogram are 10 ms apart, timestamps 20 ms.
 SECONDS_PER_FRAME: Final = 0.01
-_SECONDS_PER_TIMESTAMP: Final = 0.02
+SECONDS_PER_TIMESTAMP: Final = 0.02
 _FRAMES_PER_TIMESTAMP: Final = 2
 #: What the model left untranscribed at the end of a window is worth another pass if it is longer than this. The
 #: padding after the last speech is shorter.
@@ -62,7 +62,7 @@ def _phrase(tokens: tuple[int, ...], first_timestamp: int, duration: float) -> P
     """A phrase that does not say when it begins or ends reaches to the edge; none reaches beyond it."""
 
     def seconds(token: int, otherwise: float) -> float:
-        return (token - first_timestamp) * _SECONDS_PER_TIMESTAMP if token >= first_timestamp else otherwise
+        return (token - first_timestamp) * SECONDS_PER_TIMESTAMP if token >= first_timestamp else otherwise
 
     start = seconds(tokens[0], 0.0)
     end = seconds(tokens[-1], duration) if len(tokens) > 1 else duration

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from app.domain.errors import TranscriptionFailed
 from app.domain.transcript import Segment
 from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
 from app.transcription.features import LogMel
-from app.transcription.phrases import SECONDS_PER_FRAME, Phrase, phrases
+from app.transcription.phrases import SECONDS_PER_FRAME, SECONDS_PER_TIMESTAMP, Phrase, phrases
 from app.transcription.word_times import AlignedToken, held_within, words_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ T = TypeVar("T")
 _FRAMES: Final = 3000
 #: Text and prompt together; a prompt may take half of it.
 _MAX_TOKENS: Final = 448
-_MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
+MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
 #: A window's text begins within its first second, in timestamps of 20 ms.
 _MAX_INITIAL_TIMESTAMP: Final = 50
 #: So many texts are drawn at a temperature, of which the most probable is kept.
@@ -98,9 +99,9 @@ class WhisperModel:
     def prompt(self, options: TranscriptionOptions, previous: Sequence[int] = ()) -> tuple[int, ...]:
         """The tokens before ``<|startoftranscript|>``: hot words, the prompt and the text before, if there are any."""
         tokenizer = self._tokenizer("en", options.task.value)
-        hot = tokenizer.encode(" " + options.hotwords.strip())[:_MAX_PROMPT_TOKENS] if options.hotwords else []
+        hot = tokenizer.encode(" " + options.hotwords.strip())[:MAX_PROMPT_TOKENS] if options.hotwords else []
         said = [*(tokenizer.encode(" " + options.prompt.strip()) if options.prompt else []), *previous]
-        return (tokenizer.sot_prev, *hot, *said[-_MAX_PROMPT_TOKENS:]) if hot or said else ()
+        return (tokenizer.sot_prev, *hot, *said[-MAX_PROMPT_TOKENS:]) if hot or said else ()
 
     def encode(self, windows: Sequence[Window]) -> None:
         """Fills in ``encoded``, and ``language`` where it is to be detected, in one pass for all of them."""
@@ -183,7 +184,7 @@ class WhisperModel:
             else:
                 array = _to_array(output) if array is None else array
                 outcomes[index] = Doubtful(attempt=attempt, encoded=array[index].copy())
-        self._align([one for one in accepted if one.window.word_timestamps and self._texts_of(one)], output)
+        self._align([one for one in accepted if one.window.word_timestamps and any(one.texts)], output)
         for one in accepted:
             outcomes[one.row] = Accepted(segments=self._segments(one), frames_done=one.frames_done)
         return [outcomes[index] for index in range(len(windows))]
@@ -195,8 +196,15 @@ class WhisperModel:
             done = window.frames
         else:
             found, done = phrases(kept.tokens, first_timestamp=self._first_timestamp, frames=window.frames)
+        end_of_text = self._tokenizer("en", window.task.value).eot
         return _Accepting(
-            row=row, window=window, kept=kept, temperature=attempt.temperature, phrases=found, frames_done=done
+            row=row,
+            window=window,
+            kept=kept,
+            temperature=attempt.temperature,
+            phrases=found,
+            texts=[[token for token in phrase.tokens if token < end_of_text] for phrase in found],
+            frames_done=done,
         )
 
     def _align(self, rows: Sequence[_Accepting], output: Any) -> None:
@@ -207,7 +215,7 @@ class WhisperModel:
             by_start.setdefault(tuple(tokenizer.sot_sequence), []).append(row)
         for start, group in by_start.items():
             part = output if len(group) == output.shape[0] else _storage(_to_array(output)[[row.row for row in group]])
-            texts = [self._texts_of(row) for row in group]
+            texts = [list(chain.from_iterable(row.texts)) for row in group]
             found = self._model.align(part, list(start), texts, [row.window.frames for row in group])
             for row, text, alignment in zip(group, texts, found, strict=True):
                 row.words = self._words(row, text, alignment)
@@ -217,16 +225,9 @@ class WhisperModel:
         words, parts = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
         times = _token_times(alignment.alignments, len(text))
         aligned = [AlignedToken(*pair) for pair in zip(times, [*alignment.text_token_probs, 0.0], strict=True)]
-        lengths = [len(self._text_of(phrase)) for phrase in row.phrases]
+        lengths = [len(tokens) for tokens in row.texts]
         found = words_of(words[:-1], [len(part) for part in parts[:-1]], aligned, lengths)
         return [held_within(words, phrase.start, phrase.end) for words, phrase in zip(found, row.phrases, strict=True)]
-
-    def _texts_of(self, row: _Accepting) -> list[int]:
-        return [token for phrase in row.phrases for token in self._text_of(phrase)]
-
-    def _text_of(self, phrase: Phrase) -> list[int]:
-        end_of_text = self._tokenizer("en", "transcribe").eot
-        return [token for token in phrase.tokens if token < end_of_text]
 
     def _segments(self, row: _Accepting) -> tuple[Segment, ...]:
         window = row.window
@@ -264,13 +265,17 @@ class WhisperModel:
 
 @dataclass(slots=True, kw_only=True)
 class _Accepting:
-    """A row of a batch whose text is kept. ``temperature`` is that of the last attempt."""
+    """A row of a batch whose text is kept. ``temperature`` is that of the last attempt.
+
+    ``texts`` are the phrases' tokens without timestamps.
+    """
 
     row: int
     window: Window
     kept: Attempt
     temperature: float
     phrases: list[Phrase]
+    texts: list[list[int]]
     frames_done: int
     words: list[tuple[Word, ...]] | None = None
 
@@ -291,7 +296,7 @@ def _token_times(pairs: Sequence[tuple[int, int]], count: int) -> list[float]:
     before = -1
     for token, position in pairs:
         if token != before and token <= count:
-            times[token] = position * 0.02
+            times[token] = position * SECONDS_PER_TIMESTAMP
             before = token
     return times
 

@@ -50,6 +50,17 @@ def owners(scheduler: Scheduler, step: Step | None) -> list[Work]:
     return [scheduler.owner(one) for one in step.windows]
 
 
+def encoded_next(scheduler: Scheduler) -> Window:
+    """The one window that the device encodes now, and gives back."""
+    step = scheduler.next_step()
+    assert step is not None
+    assert not step.decode
+    (one,) = step.windows
+    one.encoded = np.zeros((1500, 4), np.float32)
+    scheduler.put_back(one)
+    return one
+
+
 def done(scheduler: Scheduler, step: Step) -> None:
     """The device has transcribed the windows; requests without any left go."""
     for one in step.windows:
@@ -208,31 +219,16 @@ def test_windows_of_another_key_wait_for_a_batch_of_their_own() -> None:
 def test_on_a_cpu_windows_are_encoded_one_by_one_and_a_short_one_steps_in_between() -> None:
     scheduler = Scheduler(permits=3, batch_size=4, encodes_apart=True)
     long = added(scheduler, 100)
-    encoded = []
-    for _ in range(2):
-        step = scheduler.next_step()
-        assert step is not None
-        assert not step.decode
-        (one,) = step.windows
-        one.encoded = np.zeros((1500, 4), np.float32)
-        scheduler.put_back(one)
-        encoded.append(one)
+    encoded = [encoded_next(scheduler) for _ in range(2)]
     short = added(scheduler, 1)
-    step = scheduler.next_step()
-    assert owners(scheduler, step) == [short]
-    assert step is not None
-    step.windows[0].encoded = np.zeros((1500, 4), np.float32)
-    scheduler.put_back(step.windows[0])
+    assert scheduler.owner(encoded_next(scheduler)) is short
     decoding = scheduler.next_step()
     assert decoding is not None
     assert decoding.decode
     assert owners(scheduler, decoding) == [short]
     done(scheduler, decoding)
     for _ in range(2):
-        step = scheduler.next_step()
-        assert step is not None
-        step.windows[0].encoded = np.zeros((1500, 4), np.float32)
-        scheduler.put_back(step.windows[0])
+        encoded_next(scheduler)
     together_at_last = scheduler.next_step()
     assert together_at_last is not None
     assert together_at_last.decode
