@@ -24,6 +24,7 @@ from app.delivery.presigned import PresignedUploader
 from app.delivery.retry import RetryPolicy
 from app.delivery.targets import UrlRules
 from app.domain.errors import ModelUnavailable, ServiceError
+from app.jobs.changes import Changes
 from app.jobs.download import AudioDownloader
 from app.jobs.estimate import Estimate
 from app.jobs.pipeline import DOWNLOADS, Pipeline
@@ -31,10 +32,12 @@ from app.jobs.registry import Registry
 from app.jobs.retention import Retention, sweep_forever
 from app.jobs.runner import Runner
 from app.jobs.spool import Spool
+from app.jobs.waiters import GRACE_SECONDS, Waiters
 from app.jobs.watchers import Watchers
+from app.transcription.catalogue import Catalogue
 from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.decoding import Decoder
-from app.transcription.loading import LoadingTranscriber
+from app.transcription.pool import ModelPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -56,24 +59,31 @@ class Service:
         self,
         settings: Settings,
         *,
-        load_model: Callable[[], Sequence[WhisperModel]],
+        load_model: Callable[[str], Sequence[WhisperModel]],
         stop: Callable[[int], None],
         clock: Clock,
+        grace_seconds: float,
     ) -> None:
         self.settings = settings
         self._stop = stop
         permits = settings.max_concurrent_requests
-        self.registry = Registry()
+        self.changes = Changes()
+        self.registry = Registry(self.changes)
         self.watchers = Watchers()
         self.spool = Spool(settings.data_dir)
         self.estimate = Estimate(permits=permits)
-        self.transcriber = LoadingTranscriber(
+        self.pool = ModelPool(
             load_model,
-            name=settings.whisper_model,
-            compute_type=settings.whisper_compute_type,
+            catalogue=Catalogue(
+                settings.whisper_model,
+                settings.whisper_models,
+                settings.whisper_model_aliases,
+                compute_type=settings.whisper_compute_type,
+            ),
             decoder=Decoder(max_seconds=settings.max_audio_seconds),
             permits=permits,
             batch_size=settings.batch_size,
+            max_loaded=settings.whisper_max_loaded_models,
             on_death=self._engine_died,
         )
         self.client = open_client(
@@ -87,7 +97,7 @@ class Service:
         self.pipeline = Pipeline(
             registry=self.registry,
             spool=self.spool,
-            transcriber=self.transcriber,
+            transcriber=self.pool,
             downloader=AudioDownloader(
                 self.client,
                 policy=policy,
@@ -108,6 +118,7 @@ class Service:
             estimate=self.estimate,
             max_queued=settings.max_queued_jobs,
         )
+        self.waiters = Waiters(self.runner, grace_seconds=grace_seconds)
         self.retention = Retention(
             finished_seconds=settings.job_retention_seconds,
             undelivered_seconds=settings.undelivered_retention_seconds,
@@ -115,6 +126,7 @@ class Service:
 
     async def drain(self) -> None:
         """Ends the work of this process within the grace period."""
+        await self.waiters.close()
         await self.runner.drain(self.settings.shutdown_grace_seconds)
 
     @asynccontextmanager
@@ -129,7 +141,7 @@ class Service:
                 return
             stack.callback(self.spool.close)
             stack.push_async_callback(self.client.aclose)
-            stack.push_async_callback(self.transcriber.close)
+            stack.push_async_callback(self.pool.close)
             self._log_settings()
             for name, work in (
                 ("model", self._load_model()),
@@ -141,7 +153,7 @@ class Service:
 
     async def _load_model(self) -> None:
         try:
-            await self.transcriber.load()
+            await self.pool.load()
         except ModelUnavailable as exc:
             self._give_up(exc)
 
@@ -196,10 +208,10 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def model_choice(settings: Settings) -> ModelChoice:
-    """Which model the settings ask for."""
+def model_choice(settings: Settings, name: str) -> ModelChoice:
+    """How the settings want the model of that name to be loaded."""
     return ModelChoice(
-        name=settings.whisper_model,
+        name=name,
         device=settings.whisper_device,
         compute_type=settings.whisper_compute_type,
         device_indexes=settings.whisper_device_index,
@@ -212,19 +224,21 @@ def create_app(
     settings: Settings,
     *,
     stop: Callable[[int], None],
-    load_model: Callable[[], Sequence[WhisperModel]] | None = None,
+    load_model: Callable[[str], Sequence[WhisperModel]] | None = None,
     clock: Clock | None = None,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> FastAPI:
     """The application.
 
-    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the model's replicas; ``clock`` is what
-    transfers wait by.
+    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the replicas of a model by its name;
+    ``clock`` is what transfers wait by; ``grace_seconds`` is how long work goes on whose client has gone.
     """
     service = Service(
         settings,
-        load_model=load_model or (lambda: load(model_choice(settings))),
+        load_model=load_model or (lambda name: load(model_choice(settings, name))),
         stop=stop,
         clock=clock or Clock(),
+        grace_seconds=grace_seconds,
     )
 
     @asynccontextmanager
@@ -250,24 +264,26 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     settings = service.settings
     transcriptions = Transcriptions(
         reader=SubmissionReader(UrlRules(settings.url_allowed_hosts)),
-        transcriber=service.transcriber,
+        pool=service.pool,
         registry=service.registry,
         runner=service.runner,
         spool=service.spool,
         estimate=service.estimate,
         watchers=service.watchers,
+        waiters=service.waiters,
         max_upload_bytes=settings.max_upload_bytes,
     )
     jobs = Jobs(
         registry=service.registry,
         runner=service.runner,
         spool=service.spool,
+        changes=service.changes,
         views=JobViews(service.registry, service.retention, service.estimate),
     )
     health = Health(
         registry=service.registry,
         runner=service.runner,
-        transcriber=service.transcriber,
+        pool=service.pool,
         permits=settings.max_concurrent_requests,
         timeouts=TransferTimeouts(
             upload=settings.upload_timeout_seconds,
@@ -276,5 +292,5 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             attempts=settings.upload_max_attempts,
         ),
     )
-    for part in (transcriptions, jobs, Models(transcriber=service.transcriber), health):
+    for part in (transcriptions, jobs, Models(pool=service.pool), health):
         app.include_router(part.router())

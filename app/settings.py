@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.delivery.targets import AllowedHosts
@@ -15,8 +15,6 @@ from app.delivery.targets import AllowedHosts
 GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
 _LATER: Final = (
-    "WHISPER_MODELS",
-    "WHISPER_MAX_LOADED_MODELS",
     "DELIVERY_MAX_AGE_SECONDS",
     "WEBHOOK_SECRET",
 )
@@ -37,6 +35,17 @@ class Settings(BaseSettings):
         min_length=1,
         description="A faster-whisper size, a hub id, a directory, or `demo` for the bundled model; "
         "`auto` is `large-v3-turbo` on CUDA and `small` on a CPU.",
+    )
+    whisper_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further models that a request may name, separated by commas; loaded on first use."
+    )
+    whisper_max_loaded_models: int = Field(
+        1, ge=1, description="Models in memory at once; beyond it the least recently used one that is idle gives way."
+    )
+    whisper_model_aliases: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        description="Further names for models, separated by commas: `alias=model`, or `alias` alone for WHISPER_MODEL; "
+        "`whisper-1` is one already.",
     )
     whisper_device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where the model runs.")
     whisper_compute_type: str = Field(
@@ -89,7 +98,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="For people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line.")
 
-    @field_validator("whisper_device_index", "api_keys", mode="before")
+    @field_validator("whisper_device_index", "whisper_models", "api_keys", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str | int):
@@ -101,6 +110,23 @@ class Settings(BaseSettings):
     def _at_least_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or any(index < 0 for index in value):
             raise ValueError("must be one or more numbers from 0, such as 0 or 0,1")
+        return value
+
+    @field_validator("whisper_model_aliases", mode="before")
+    @classmethod
+    def _aliases(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        return {alias.strip(): model.strip() for alias, _, model in pairs}
+
+    @field_validator("whisper_model_aliases")
+    @classmethod
+    def _of_served_models(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        served = (info.data.get("whisper_model"), *info.data.get("whisper_models", ()), "")
+        for alias, model in value.items():
+            if not alias or model not in served:
+                raise ValueError(f"{alias}={model} must name WHISPER_MODEL or one of WHISPER_MODELS behind the =")
         return value
 
     @field_validator("whisper_batch_size", mode="before")

@@ -14,7 +14,7 @@ from app.domain.job import JobStatus
 if TYPE_CHECKING:
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
-    from app.transcription.loading import LoadingTranscriber
+    from app.transcription.pool import ModelPool
 
 NOTE = "These bound transfers only: transcription itself has no timeout and runs as long as it needs."
 _RETRY_SECONDS = "10"
@@ -36,7 +36,7 @@ class Health:
 
     registry: Registry
     runner: Runner
-    transcriber: LoadingTranscriber
+    pool: ModelPool
     permits: int
     timeouts: TransferTimeouts
 
@@ -50,13 +50,14 @@ class Health:
 
     async def health(self) -> dict[str, Any]:
         """Always 200 while the process lives."""
-        model = self.transcriber.model
+        model = self.pool.catalogue.default
         return {
             "status": self._status(),
             "gpu_available": model.device == "cuda",
             "device": model.device,
             "version": __version__,
             "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
+            "models": [{"name": one.name, "loaded": one.loaded} for one in self.pool.catalogue.states],
             "concurrency": self._concurrency(),
             "timeouts": {
                 "upload_timeout_seconds": self.timeouts.upload,
@@ -76,15 +77,15 @@ class Health:
         return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": _RETRY_SECONDS})
 
     def _status(self) -> str:
-        if self.transcriber.failing:
+        if self.pool.failing:
             return "failing"
         if self.runner.draining:
             return "draining"
-        return "healthy" if self.transcriber.model.loaded else "loading"
+        return "healthy" if self.pool.ready else "loading"
 
     def _concurrency(self) -> dict[str, int]:
         counts = self.registry.counts()
-        held = self.transcriber.active
+        held = self.pool.active
         return {
             "max_concurrent_requests": self.permits,
             "active_transcriptions": held,

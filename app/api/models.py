@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter
 
-from app.api.submission import MODEL_ALIAS
-from app.domain.errors import UnknownModel
-
 if TYPE_CHECKING:
-    from app.transcription.loading import LoadingTranscriber
+    from app.transcription.pool import ModelPool
 
 _OWNER: Final = "transcription-service"
 
@@ -21,7 +18,7 @@ _OWNER: Final = "transcription-service"
 class Models:
     """What the routes need. ``started_at`` is what models are said to have been created at."""
 
-    transcriber: LoadingTranscriber
+    pool: ModelPool
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     def router(self) -> APIRouter:
@@ -31,23 +28,15 @@ class Models:
         return router
 
     async def list_models(self) -> dict[str, Any]:
-        """The served model and its alias."""
-        return {"object": "list", "data": [self._view(name) for name in self._names()]}
+        """The served models, the default first, and their aliases."""
+        self.pool.require_ready()
+        return {"object": "list", "data": [self._view(name) for name in self.pool.catalogue.names]}
 
     async def get_model(self, model_id: str) -> dict[str, Any]:
-        """The served model by its name or its alias; names may contain `/`."""
-        names = self._names()
-        if model_id not in names:
-            raise UnknownModel(
-                f"The model {model_id[:100]!r} is not served here: use {' or '.join(names)}.",
-                param="model",
-                code="model_not_found",
-            )
+        """A served model by its name or an alias; names may contain `/`."""
+        self.pool.require_ready()
+        self.pool.catalogue.find(model_id)
         return self._view(model_id)
-
-    def _names(self) -> list[str]:
-        self.transcriber.require_ready()
-        return [self.transcriber.model.name, MODEL_ALIAS]
 
     def _view(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started_at, "owned_by": _OWNER}

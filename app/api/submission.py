@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.api.fields import Fields, json_value
 from app.delivery.signatures import check_download_url, check_upload_url, expires_at
-from app.domain.errors import InvalidRequest, UnknownModel
+from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import language_code
@@ -16,10 +16,8 @@ from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 
 if TYPE_CHECKING:
     from app.delivery.targets import UrlRules
-    from app.transcription.loading import ModelState
+    from app.transcription.catalogue import Catalogue
 
-#: What OpenAI's clients ask for; here it is whichever model is served.
-MODEL_ALIAS: Final = "whisper-1"
 _UPLOAD_URL: Final = "upload_presigned_url"
 _SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
 _MAX_JSON_BYTES: Final = 4096
@@ -42,6 +40,7 @@ NOT_IN_TRANSLATIONS: Final = ("language", "timestamp_granularities")
 class Submission:
     """A valid request. ``synchronous`` says that its client waits for the transcript."""
 
+    model: str
     options: TranscriptionOptions
     rendering: Rendering
     source_url: str | None
@@ -63,7 +62,7 @@ class SubmissionReader:
         received: dict[str, list[str]],
         *,
         has_file: bool,
-        model: ModelState,
+        models: Catalogue,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """What the form asks for.
@@ -75,9 +74,9 @@ class SubmissionReader:
         given = Fields(received)
         fields = given.without(*without)
         _refuse_what_is_not_served(fields)
-        _check_model(fields, model)
-        if task is Task.TRANSLATE:
-            _check_translation(model)
+        model = models.find(fields.text("model"))
+        language = _language(fields)
+        model.require(task=task, language=language)
         granularities = fields.choices("timestamp_granularities", Granularity)
         rendering = Rendering(
             format=chosen_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
@@ -87,7 +86,10 @@ class SubmissionReader:
         upload = self._upload(fields, rendering)
         synchronous = upload is None and not fields.flag("stored_output", default=False)
         return Submission(
-            options=_options(fields, model, task, word_timestamps=Granularity.WORD in granularities),
+            model=model.name,
+            options=_options(
+                fields, model.name, task, language=language, word_timestamps=Granularity.WORD in granularities
+            ),
             rendering=rendering,
             source_url=source_url,
             upload=upload,
@@ -183,31 +185,14 @@ def _refuse_what_is_not_served(fields: Fields) -> None:
             raise InvalidRequest(f"{name} is not available on this server: {remedy}.", param=name)
 
 
-def _check_model(fields: Fields, model: ModelState) -> None:
-    given = fields.text("model")
-    if given is not None and given.strip() not in (MODEL_ALIAS, model.name):
-        raise UnknownModel(
-            f"The model {given[:100]!r} is not served here: use {model.name}, its alias {MODEL_ALIAS}, or leave model "
-            "out.",
-            param="model",
-            code="model_not_found",
-        )
-
-
-def _check_translation(model: ModelState) -> None:
-    if not model.can_translate:
-        raise InvalidRequest(
-            f"The model {model.name} can't translate: have WHISPER_MODEL set to a multilingual one that can, such as "
-            "medium or large-v3 (turbo, distil and .en models can't).",
-            param="model",
-        )
-
-
-def _options(fields: Fields, model: ModelState, task: Task, *, word_timestamps: bool) -> TranscriptionOptions:
+def _options(
+    fields: Fields, model: str, task: Task, *, language: str | None, word_timestamps: bool
+) -> TranscriptionOptions:
     keywords = fields.items("keywords")
     return TranscriptionOptions(
+        model=model,
         task=task,
-        language=_language(fields, model),
+        language=language,
         prompt=fields.text("prompt"),
         hotwords=", ".join(keywords) if keywords else None,
         temperature=fields.number("temperature", least=0, most=1) or 0.0,
@@ -220,7 +205,7 @@ def _options(fields: Fields, model: ModelState, task: Task, *, word_timestamps: 
     )
 
 
-def _language(fields: Fields, model: ModelState) -> str | None:
+def _language(fields: Fields) -> str | None:
     given = fields.text("language")
     if given is None:
         return None
@@ -229,12 +214,6 @@ def _language(fields: Fields, model: ModelState) -> str | None:
         raise InvalidRequest(
             f"language={given[:20]} is not known: send an ISO-639-1 code such as en or de, or leave it out to have "
             "the language detected.",
-            param="language",
-        )
-    if code != "en" and not model.is_multilingual:
-        raise InvalidRequest(
-            f"language={code} is not available: the model {model.name} knows English only. Have WHISPER_MODEL set to "
-            "a multilingual one.",
             param="language",
         )
     return code

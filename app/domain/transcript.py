@@ -30,12 +30,14 @@ class SpeechDetection:
 class TranscriptionOptions:
     """What a request asks of the model.
 
+    ``model`` is the name of one that is served, or None for the default.
     ``language`` is a code of :mod:`app.domain.languages`, or None to detect it. ``temperature`` 0 means greedy or
     beam search with hotter fallbacks for windows that fail; above 0 it is used as it is. ``beam_size`` None is
     the server's default. ``condition_on_previous_text`` has each window go on from the text of the one before;
     ``multichannel`` has each channel transcribed alone instead of their mixture.
     """
 
+    model: str | None = None
     task: Task = Task.TRANSCRIBE
     language: str | None = None
     prompt: str | None = None

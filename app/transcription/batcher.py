@@ -22,6 +22,7 @@ from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from app.transcription.permits import Permits
     from app.transcription.window import Window
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Batcher:
         self,
         replicas: Sequence[Replica],
         *,
-        permits: int,
+        permits: Permits,
         batch_size: int,
         encodes_apart: bool,
         on_death: Callable[[BaseException], None],
@@ -91,6 +92,7 @@ class Batcher:
         self._on_death = on_death
         self._death: BaseException | None = None
         self._changed = asyncio.Event()
+        self.scheduler.share.wake = self._changed.set
         self._executors = [ThreadPoolExecutor(1, thread_name_prefix=f"model-{index}") for index in range(len(replicas))]
         self._loops = [
             self._start(index, replica, executor)
@@ -107,7 +109,7 @@ class Batcher:
     def open(self, request: Request) -> None:
         """Takes a request whose windows will follow."""
         if self._death is not None:
-            request.fail(_dead(self._death))
+            request.fail(engine_failed(self._death))
         self.scheduler.add(request)
 
     def submit(self, request: Request, window: Window) -> None:
@@ -131,8 +133,14 @@ class Batcher:
             loop.remove_done_callback(self._died)
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        self.scheduler.share.leave()
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
+
+    async def idle(self) -> None:
+        """Returns when nothing is on the models any more, after :meth:`close`."""
+        for executor in self._executors:
+            await asyncio.to_thread(executor.shutdown)
 
     def _start(self, index: int, replica: Replica, executor: ThreadPoolExecutor) -> asyncio.Task[None]:
         task = asyncio.create_task(self._serve(replica, executor), name=f"batches of device {index}")
@@ -144,7 +152,7 @@ class Batcher:
         self._death = asyncio.CancelledError() if loop.cancelled() else loop.exception() or RuntimeError("it ended")
         logger.critical("The loop %r died", loop.get_name(), exc_info=self._death)
         for work in list(self.scheduler.works):
-            _request(work).fail(_dead(self._death))
+            _request(work).fail(engine_failed(self._death))
         self._on_death(self._death)
 
     async def _serve(self, replica: Replica, executor: ThreadPoolExecutor) -> None:
@@ -152,6 +160,7 @@ class Batcher:
             step = await self._next_step()
             await self._perform(step.windows, replica, executor, decode=step.decode, retried=False)
             self._changed.set()  # another device may be waiting for what this one gave back
+            self.scheduler.share.pass_on()
 
     async def _next_step(self) -> Step:
         while True:
@@ -255,7 +264,8 @@ def _request(work: Work) -> Request:
     return work
 
 
-def _dead(cause: BaseException) -> EngineFailed:
+def engine_failed(cause: BaseException) -> EngineFailed:
+    """What requests are told when the engine, or a part of it, has died."""
     return EngineFailed(
         f"The transcription engine has failed ({type(cause).__name__}) and the server restarts: send the file again.",
         retry_after_seconds=_RETRY_SECONDS,

@@ -7,10 +7,8 @@ of the model by a few windows and then waits.
 from __future__ import annotations
 
 import asyncio
-import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from app.domain.transcript import Transcript
 from app.transcription.assembly import Assembly
 from app.transcription.batcher import Batcher, Request
 from app.transcription.features import HOP_SAMPLES
-from app.transcription.front_door import PEEK_SECONDS, Entry, FrontDoor, Ticket
+from app.transcription.front_door import PEEK_SECONDS, Entry, Ticket
 from app.transcription.recording import Recording
 from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Cut, Span, WindowFinder, as_float
 from app.transcription.transcriber import FinishedWindow, Turn
@@ -31,15 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.transcript import Segment, TranscriptionOptions
-    from app.transcription.decoding import Decoder
+    from app.transcription.front import Front
+    from app.transcription.permits import Permits
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
     from app.transcription.window import Array
 
-T = TypeVar("T")
-
-#: Threads that look for speech and compute features, for all requests together.
-_FRONT_THREADS: Final = 4
 #: Windows that a request may have under way while it waits for its turn.
 _OUTSTANDING_WAITING: Final = 2
 #: A recording of which more has been searched is not short, whatever is found in the rest.
@@ -51,7 +46,7 @@ _NO_LANGUAGE: Final = "en"
 
 
 class WhisperTranscriber:
-    """Transcribes with the replicas of one model. ``permits`` requests are on it at a time, in turns.
+    """Transcribes with the replicas of one model, by turns and within the ``permits``, which other models may share.
 
     To be made on a running event loop. ``on_death`` is told when the engine has failed for good.
     """
@@ -60,14 +55,13 @@ class WhisperTranscriber:
         self,
         replicas: Sequence[WhisperModel],
         *,
-        decoder: Decoder,
-        permits: int,
+        front: Front,
+        permits: Permits,
         batch_size: int,
         on_death: Callable[[BaseException], None],
     ) -> None:
         self.model = replicas[0]
-        self._decoder = decoder
-        self._door = FrontDoor(permits=permits)
+        self._front = front
         self._batcher = Batcher(
             replicas,
             permits=permits,
@@ -75,8 +69,6 @@ class WhisperTranscriber:
             encodes_apart=self.model.device.kind == "cpu",
             on_death=on_death,
         )
-        threads = min(_FRONT_THREADS, max(1, len(os.sched_getaffinity(0))))
-        self._front = ThreadPoolExecutor(threads, thread_name_prefix="front")
 
     @property
     def active(self) -> int:
@@ -85,7 +77,11 @@ class WhisperTranscriber:
     async def close(self) -> None:
         """Takes no more work; a batch on the model is not waited for."""
         await self._batcher.close()
-        self._front.shutdown(wait=False, cancel_futures=True)
+
+    async def unload(self) -> None:
+        """Takes no more work, and returns when the model is in use no more."""
+        await self._batcher.close()
+        await self._batcher.idle()
 
     async def transcribe(
         self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
@@ -93,7 +89,7 @@ class WhisperTranscriber:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_turn(Turn.WAITING)
         recording = Recording(source.with_name(source.name + ".pcm"))
-        ticket = self._door.queue(awaited=awaited)
+        ticket = self._front.door.queue(awaited=awaited)
         try:
             whole = await self._come_in(ticket, source, recording, options)
             if whole:
@@ -112,7 +108,7 @@ class WhisperTranscriber:
     async def _come_in(self, ticket: Ticket, source: Path, recording: Recording, options: TranscriptionOptions) -> bool:
         """Waits before the door; whether the whole of the audio has been decoded in passing."""
         while await ticket.entered() is Entry.PEEK:
-            decoded = await self._decoder.decode(
+            decoded = await self._front.decoder.decode(
                 source, recording.path, separate_channels=options.multichannel, enough_seconds=PEEK_SECONDS
             )
             if decoded.ended:
@@ -130,7 +126,7 @@ class WhisperTranscriber:
         options: TranscriptionOptions,
         listener: Listener,
     ) -> None:
-        decoded = await self._decoder.decode(
+        decoded = await self._front.decoder.decode(
             source, recording.path, separate_channels=options.multichannel, on_progress=recording.grow
         )
         ticket.decoded()
@@ -144,7 +140,7 @@ class _Run:
     def __init__(
         self,
         batcher: Batcher,
-        front: ThreadPoolExecutor,
+        front: Front,
         model: WhisperModel,
         recording: Recording,
         options: TranscriptionOptions,
@@ -199,7 +195,7 @@ class _Run:
 
     async def _search_channel(self, channel: int) -> None:
         options = self._options
-        finder = await self._in_front(
+        finder = await self._front.run(
             lambda: WindowFinder(options.speech_detection, only_speech=options.vad_filter)  # its first use loads Silero
         )
         position = number = 0
@@ -208,7 +204,7 @@ class _Run:
             available = await self._recording.beyond(position)
             ended = available <= position
             end = min(available, position + BLOCK_SAMPLES)
-            for cut in await self._in_front(_found, self._recording, finder, channel, Span(position, end)):
+            for cut in await self._front.run(_found, self._recording, finder, channel, Span(position, end)):
                 if cut.samples < HOP_SAMPLES:
                     continue  # less than the model can tell apart
                 await self._submit(channel, number, cut)
@@ -224,7 +220,7 @@ class _Run:
             channel=channel,
             number=number,
             pieces=cut.pieces,
-            features=await self._in_front(_features, self._recording, self._model, channel, cut),
+            features=await self._front.run(_features, self._recording, self._model, channel, cut),
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
@@ -276,9 +272,6 @@ class _Run:
                 language=language_name(language or self._any_language()),
             )
         )
-
-    def _in_front(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._front, work, *arguments)
 
 
 def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[Cut]:

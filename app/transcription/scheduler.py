@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from app.transcription.permits import Permits
     from app.transcription.window import DecodeKey, Window
 
 #: A request is short once its end is known and so few windows are left: a minute of speech.
@@ -134,8 +135,8 @@ class Pace:
 class Scheduler:
     """All requests that have windows, or will have some. Not thread-safe: it belongs to the event loop."""
 
-    def __init__(self, *, permits: int, batch_size: int, encodes_apart: bool) -> None:
-        self.permits = permits
+    def __init__(self, *, permits: Permits, batch_size: int, encodes_apart: bool) -> None:
+        self.share = permits.share(held=lambda: self.held, give_up_idle=self._give_up_idle)
         self.batch_size = batch_size
         self.pace = Pace()
         self.works: list[Work] = []
@@ -183,6 +184,7 @@ class Scheduler:
     def next_step(self) -> Step | None:
         """What a device should do now, or None if there is nothing. Its windows are in flight from here on."""
         works = [work for work in self.works if any(work.takeable())]
+        self.share.want(sum(work in works or bool(work.in_flight) for work in self.works))
         if not works:
             return None
         batch = self._batch(self._turns(works))
@@ -235,16 +237,26 @@ class Scheduler:
     def _assign_permits(self, wanting: list[Work]) -> None:
         """Permits go to the first that want one. Others keep theirs while nobody wants it, or while they use it."""
         busy = [work for work in self.works if work.in_flight]
-        room = self.permits - len(busy)
+        room = self.share.limit - len(busy)
         chosen = [work for work in wanting if not work.in_flight][: max(room, 0)]
-        idle = [work for work in self.works if work.has_permit and not work.in_flight and work not in chosen]
-        for work in idle[max(room - len(chosen), 0) :]:
-            work.has_permit = False
-            work.on_turn(False)  # noqa: FBT003  # a callback with one argument
+        idle = [work for work in self._idle_holders() if work not in chosen]
+        self._take_back(idle[max(room - len(chosen), 0) :])
         for work in chosen:
             if not work.has_permit:
                 work.has_permit = True
                 work.on_turn(True)  # noqa: FBT003  # a callback with one argument
+
+    def _idle_holders(self) -> list[Work]:
+        return [work for work in self.works if work.has_permit and not work.in_flight]
+
+    def _give_up_idle(self, count: int) -> None:
+        """Another model's requests are due."""
+        self._take_back(self._idle_holders()[:count])
+
+    def _take_back(self, holders: list[Work]) -> None:
+        for work in holders:
+            work.has_permit = False
+            work.on_turn(False)  # noqa: FBT003  # a callback with one argument
 
     def _batch(self, holders: list[Work]) -> list[Window]:
         if not holders:

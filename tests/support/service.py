@@ -95,14 +95,20 @@ async def serving(
     data_dir: Path,
     load_model: Callable[[], WhisperModel],
     *,
+    load_by_name: Callable[[str], WhisperModel] | None = None,
     wait_for_model: bool = True,
     clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serves on a free port of the loopback until the block ends."""
+    """Serves on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
     listener = socket.create_server(("127.0.0.1", 0))
     chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
-    app = create_app(chosen, load_model=lambda: (load_model(),), clock=clock, stop=lambda code: server.stop(code))
+    app = create_app(
+        chosen,
+        load_model=lambda name: (load_by_name(name) if load_by_name else load_model(),),
+        clock=clock,
+        stop=lambda code: server.stop(code),
+    )
     service: Service = app.state.service
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
     server = Server(config, drain=service.drain)

@@ -14,6 +14,7 @@ from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher, Request
 from app.transcription.fallback import Attempt
+from app.transcription.permits import Permits
 from app.transcription.speech import Span
 from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 from app.transcription.window import Window
@@ -65,6 +66,7 @@ class Rig:
     def __init__(self, models: Sequence[Any], **settings: Any) -> None:
         self.deaths: list[BaseException] = []
         chosen = {"permits": 8, "batch_size": 4, "encodes_apart": False, **settings}
+        chosen["permits"] = Permits(chosen["permits"])
         self.batcher = Batcher(models, on_death=self.deaths.append, **chosen)
         self.finished: list[int] = []
 

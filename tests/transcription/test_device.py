@@ -15,6 +15,8 @@ from app.domain.transcript import TranscriptionOptions
 from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
 from app.transcription.device import Device, choose_device
 from app.transcription.engine import WhisperTranscriber
+from app.transcription.front import Front
+from app.transcription.permits import Permits
 from app.transcription.transcriber import Listener
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ async def test_demo_model_transcribes_on_the_gpu(samples: Path, tmp_path: Path, 
     ]
     replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cuda"))
     transcriber = WhisperTranscriber(
-        replicas, decoder=decoder, permits=3, batch_size=8, on_death=lambda cause: pytest.fail(str(cause))
+        replicas,
+        front=Front(decoder, permits=3),
+        permits=Permits(3),
+        batch_size=8,
+        on_death=lambda cause: pytest.fail(str(cause)),
     )
     options = TranscriptionOptions(word_timestamps=True)
     found = await asyncio.gather(*(transcriber.transcribe(source, options, listener=Listener()) for source in sources))

@@ -15,6 +15,8 @@ from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
 from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.engine import WhisperTranscriber
+from app.transcription.front import Front
+from app.transcription.permits import Permits
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 from tests.support.waiting import eventually
 
@@ -53,7 +55,9 @@ class Heard(Listener):
 @pytest.fixture
 async def transcriber(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
     deaths: list[BaseException] = []
-    made = WhisperTranscriber([model], decoder=decoder, permits=1, batch_size=8, on_death=deaths.append)
+    made = WhisperTranscriber(
+        [model], front=Front(decoder, permits=1), permits=Permits(1), batch_size=8, on_death=deaths.append
+    )
     yield made
     await made.close()
     assert deaths == []
@@ -153,7 +157,9 @@ async def test_transcripts_under_load_are_those_alone(
     names = list(references)
     options = TranscriptionOptions(word_timestamps=True)
     deaths: list[BaseException] = []
-    made = WhisperTranscriber([model], decoder=decoder, permits=16, batch_size=8, on_death=deaths.append)
+    made = WhisperTranscriber(
+        [model], front=Front(decoder, permits=16), permits=Permits(16), batch_size=8, on_death=deaths.append
+    )
     copies = {
         f"{name}-{copy}": Path(shutil.copy(samples / name, tmp_path / f"{copy}-{name}"))
         for name in names
@@ -184,7 +190,9 @@ async def test_transcripts_under_load_are_those_alone(
 
 async def test_two_replicas_on_one_cpu_share_the_work(decoder: Decoder, samples: Path, tmp_path: Path) -> None:
     replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cpu", device_indexes=(0, 1)))
-    made = WhisperTranscriber(replicas, decoder=decoder, permits=4, batch_size=2, on_death=lambda _: None)
+    made = WhisperTranscriber(
+        replicas, front=Front(decoder, permits=4), permits=Permits(4), batch_size=2, on_death=lambda _: None
+    )
     sources = [Path(shutil.copy(samples / "numbers.mp3", tmp_path / f"audio{number}")) for number in range(4)]
     found = await asyncio.gather(
         *(made.transcribe(source, TranscriptionOptions(), listener=Listener()) for source in sources)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
+from app.transcription.permits import Permits
 from app.transcription.scheduler import PATIENCE, Pace, Rank, Scheduler, Work
 from app.transcription.speech import Span
 from app.transcription.window import Window
@@ -32,7 +33,7 @@ def window(number: int = 0, *, language: str | None = "en", channel: int = 0, be
 
 def together(*, permits: int = 3, batch_size: int = 8) -> Scheduler:
     """A device that encodes and decodes a batch at once, as a GPU does."""
-    return Scheduler(permits=permits, batch_size=batch_size, encodes_apart=False)
+    return Scheduler(permits=Permits(permits), batch_size=batch_size, encodes_apart=False)
 
 
 def added(scheduler: Scheduler, windows: int, *, awaited: bool = False, complete: bool = True) -> Work:
@@ -217,7 +218,7 @@ def test_windows_of_another_key_wait_for_a_batch_of_their_own() -> None:
 
 
 def test_on_a_cpu_windows_are_encoded_one_by_one_and_a_short_one_steps_in_between() -> None:
-    scheduler = Scheduler(permits=3, batch_size=4, encodes_apart=True)
+    scheduler = Scheduler(permits=Permits(3), batch_size=4, encodes_apart=True)
     long = added(scheduler, 100)
     encoded = [encoded_next(scheduler) for _ in range(2)]
     short = added(scheduler, 1)
@@ -280,7 +281,7 @@ def test_everything_is_transcribed_once_within_the_permits(
     batch_size: int,
     encodes_apart: bool,  # noqa: FBT001  # given by hypothesis
 ) -> None:
-    scheduler = Scheduler(permits=permits, batch_size=batch_size, encodes_apart=encodes_apart)
+    scheduler = Scheduler(permits=Permits(permits), batch_size=batch_size, encodes_apart=encodes_apart)
     for windows, awaited in requests:
         added(scheduler, windows, awaited=awaited)
     transcribed: list[Window] = []
