@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
 from app.api.fields import Fields
+from app.api.streams import KEEP_ALIVE_SECONDS, EventStream, event
 from app.api.submission import chosen_format
-from app.domain.errors import InvalidRequest
+from app.domain.errors import InvalidRequest, UnknownJob
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
 from app.jobs.document import success_document
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from app.api.views import JobViews
     from app.domain.job import Job
+    from app.jobs.changes import Changes, Signal
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
@@ -32,6 +37,7 @@ class Jobs:
     registry: Registry
     runner: Runner
     spool: Spool
+    changes: Changes
     views: JobViews
 
     def router(self) -> APIRouter:
@@ -43,6 +49,13 @@ class Jobs:
             self.get_result,
             methods=["GET"],
             summary="Read a job's transcript",
+            response_class=Response,
+        )
+        router.add_api_route(
+            "/{job_id}/events",
+            self.get_events,
+            methods=["GET"],
+            summary="Follow a job",
             response_class=Response,
         )
         router.add_api_route("/{job_id}", self.delete_job, methods=["DELETE"], summary="Cancel or forget a job")
@@ -93,6 +106,46 @@ class Jobs:
             )
         rendering = Rendering(format=wanted or ResponseFormat.JSON, granularities=job.rendering.granularities)
         return await transcript_answer(self.spool, job, rendering)
+
+    async def get_events(
+        self,
+        request: Request,
+        job_id: str,
+        last_event_id: Annotated[
+            str | None, Header(description="The last event that was seen; browsers send it.")
+        ] = None,
+    ) -> Response:
+        """The job as server-sent events: on every change and every 15 s at least, to its end. It can be left and taken
+        up again at any time. Who has seen the end already is answered 204, which tells browsers to ask no more."""
+        job = self.registry.find(job_id, owner=request.state.owner)
+        seen = int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else None
+        if not job.is_active and job.revision == seen:
+            return Response(status_code=204)
+        stack = ExitStack()
+        signal = stack.enter_context(self.changes.watching(job_id))
+
+        async def end() -> None:
+            stack.close()
+
+        return EventStream(self._events(job, seen, signal), end=end)
+
+    async def _events(self, job: Job, seen: int | None, signal: Signal) -> AsyncIterator[bytes]:
+        due = job.revision != seen
+        sent: tuple[int, int | None] | None = None
+        while True:
+            signal.clear()
+            try:
+                job = self.registry.get(job.id)
+            except UnknownJob:
+                return
+            view = self.views.one(job)
+            state = job.revision, view.get("queue_position")
+            if due or sent not in (None, state):
+                yield event(view, number=job.revision)
+            if not job.is_active:
+                return
+            sent = state
+            due = not await signal.wait(KEEP_ALIVE_SECONDS)
 
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """Cancels a job that waits or runs; forgets one that has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import parse_qsl
@@ -30,10 +31,14 @@ _HOW_TO: Final = "send audio as multipart/form-data, as curl -F file=@audio.mp3 
 
 @dataclass(slots=True)
 class ReceivedForm:
-    """``fields`` holds every value of every name in order; ``file_bytes`` is None when no file came."""
+    """``fields`` holds every value of every name in order; ``file_bytes`` is None when no file came.
+
+    ``file_digest`` is the same for the same bytes, and empty where there is no file.
+    """
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     file_bytes: int | None = None
+    file_digest: str = ""
 
 
 async def read_form(
@@ -61,7 +66,9 @@ async def read_form(
         await writer.flush(parts)
     finally:
         writer.close()
-    return ReceivedForm(fields=parts.fields, file_bytes=writer.written if parts.has_file else None)
+    if not parts.has_file:
+        return ReceivedForm(fields=parts.fields)
+    return ReceivedForm(fields=parts.fields, file_bytes=writer.written, file_digest=writer.digest)
 
 
 class _Writer:
@@ -72,7 +79,13 @@ class _Writer:
         self._job_id = job_id
         self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
+        self._hash = hashlib.blake2b(digest_size=32)
         self.written = 0
+
+    @property
+    def digest(self) -> str:
+        """Of all that was written."""
+        return self._hash.hexdigest()
 
     async def take(self, parts: _Parts) -> None:
         if self.written + parts.pending_bytes > self._max_bytes:
@@ -89,6 +102,7 @@ class _Writer:
         if self._file is None:
             self._file = self._spool.create_audio(self._job_id)
         self._spool.write(self._file, data)
+        self._hash.update(data)
         self.written += len(data)
 
     def close(self) -> None:

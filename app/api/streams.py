@@ -22,8 +22,10 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
-def event(content: dict[str, Any]) -> bytes:
-    return as_event(to_json(content))
+def event(content: dict[str, Any], *, number: int | None = None) -> bytes:
+    """One event; ``number`` is what a client that comes again says it has seen."""
+    written = as_event(to_json(content))
+    return written if number is None else f"id: {number}\n".encode() + written
 
 
 def as_event(written: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -17,6 +17,7 @@ from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION, TRANSLATION
+from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
 from app.api.streams import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, TextDeltas, as_event, client_gone, event
 from app.domain.errors import InvalidRequest
 from app.domain.formats import usage
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
+    from app.jobs.waiters import Resend, Waiters
     from app.jobs.watchers import Segments, Watchers
-    from app.transcription.loading import LoadingTranscriber
+    from app.transcription.pool import ModelPool
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,13 @@ class Transcriptions:
     """What the route needs."""
 
     reader: SubmissionReader
-    transcriber: LoadingTranscriber
+    pool: ModelPool
     registry: Registry
     runner: Runner
     spool: Spool
     estimate: Estimate
     watchers: Watchers
+    waiters: Waiters
     max_upload_bytes: int
 
     def router(self) -> APIRouter:
@@ -84,11 +87,13 @@ class Transcriptions:
         return await self._answer(request, Task.TRANSLATE)
 
     async def _answer(self, request: Request, task: Task) -> Response:
-        job = await self._accept(request, task)
-        if job.streamed:
-            return await self._stream(request, job)
-        if job.synchronous:
-            return await self._wait(request, job)
+        self.pool.require_ready()
+        with self._resend(request) as resend:
+            job = await self._accept(request, task, resend)
+            if job.streamed:
+                return await self._stream(request, job)
+            if job.synchronous:
+                return await self._wait(request, job)
         path = f"/v1/jobs/{job.id}"
         answer = {
             "job_id": job.id,
@@ -99,25 +104,42 @@ class Transcriptions:
         warnings = {"warnings": list(job.warnings)} if job.warnings else {}
         return JSONResponse({**answer, **warnings}, headers={"Location": path})
 
-    async def _accept(self, request: Request, task: Task) -> Job:
-        """Receives the body and registers its job; whatever is refused leaves nothing behind."""
-        if "idempotency-key" in request.headers:
-            raise InvalidRequest(
-                "Idempotency-Key is not available on this server: leave it out, and look at /v1/jobs before "
-                "submitting again."
-            )
-        self.transcriber.require_ready()
-        with self.runner.place():
-            job_id = str(uuid4())
-            try:
-                job = await self._receive(request, job_id, task)
-                self.runner.submit(job)
-            except BaseException:
+    def _resend(self, request: Request) -> Resend:
+        """What the request may be a second sending of."""
+        if not is_resent(request.headers):
+            return self.waiters.none()
+        return self.waiters.resend(owner=request.state.owner, content_length=content_length(request.headers))
+
+    async def _accept(self, request: Request, task: Task, resend: Resend) -> Job:
+        """Receives the body and registers its job; whatever is refused, or known already, leaves nothing behind."""
+        key = idempotency_key(request.headers)
+        known = resend.is_expected or (key and self.registry.with_key(key, owner=request.state.owner))
+        job_id = str(uuid4())
+        job: Job | None = None
+        try:
+            with nullcontext() if known else self.runner.place():
+                received = await self._receive(request, job_id, task, key)
+                job = resend.joined(received.form_digest) or self._registered(received, has_place=not known)
+        finally:
+            if job is None or job.id != job_id:
                 await asyncio.to_thread(self.spool.discard, job_id)
-                raise
         return job
 
-    async def _receive(self, request: Request, job_id: str, task: Task) -> Job:
+    def _registered(self, job: Job, *, has_place: bool) -> Job:
+        """The job itself, or the one that was made with its idempotency key before."""
+        with nullcontext() if has_place else self.runner.place():
+            registered = self.runner.submit(job)
+        if registered is job:
+            return job
+        if registered.form_digest != job.form_digest:
+            raise InvalidRequest(
+                f"Idempotency-Key was used before, for another request (job {registered.id}): send a new key with a "
+                "new request, or the same form with this one.",
+                code="idempotency_key_reused",
+            )
+        return self.registry.update(registered.id, lambda known: known.with_fresh_upload(job.upload))
+
+    async def _receive(self, request: Request, job_id: str, task: Task, key: str | None) -> Job:
         form = await read_form(
             request.stream(),
             request.headers.get("content-type"),
@@ -125,14 +147,15 @@ class Transcriptions:
             job_id=job_id,
             max_file_bytes=self.max_upload_bytes,
         )
-        model = self.transcriber.model
-        submission = self.reader.read(form.fields, has_file=form.file_bytes is not None, model=model, task=task)
+        submission = self.reader.read(
+            form.fields, has_file=form.file_bytes is not None, models=self.pool.catalogue, task=task
+        )
         refuse_empty(form)
         upload = submission.upload
         return Job(
             id=job_id,
             accepted_at=time.time(),
-            model=model.name,
+            model=submission.model,
             options=submission.options,
             rendering=submission.rendering,
             owner=request.state.owner,
@@ -143,6 +166,8 @@ class Transcriptions:
             delivery=Delivery(expires_at=upload.expires_at) if upload else None,
             metadata=submission.metadata,
             warnings=submission.warnings + self._expiry_warning(submission),
+            form_digest=form_digest(form, task),
+            idempotency_key=key,
         )
 
     def _expiry_warning(self, submission: Submission) -> tuple[str, ...]:
@@ -158,23 +183,20 @@ class Transcriptions:
         )
 
     async def _wait(self, request: Request, job: Job) -> Response:
-        """The transcript, once it is there; a client that goes away takes its work with it."""
-        outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
-        gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
-        try:
-            await asyncio.wait({outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not outcome.done():
-                logger.info("Job %s: its client went away", job.id)
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-            error = outcome.result()
-            if error is not None:
-                return error_response(error)
-            return await transcript_answer(self.spool, job, job.rendering)
-        finally:
-            gone.cancel()
-            outcome.cancel()
-            await self.runner.cancel(job.id)
-            await self.runner.forget(job.id)
+        """The transcript, once it is there; what becomes of the work of a client that goes away, ``waiters`` know."""
+        async with self.waiters.waiting(job, content_length=content_length(request.headers)) as attended:
+            gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
+            try:
+                await asyncio.wait({attended.outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not attended.outcome.done():
+                    logger.info("Job %s: its client went away", job.id)
+                    return Response(status_code=CLIENT_CLOSED_REQUEST)
+                error = attended.outcome.result()
+                answer = error_response(error) if error else await transcript_answer(self.spool, job, job.rendering)
+                attended.answered = True
+                return answer
+            finally:
+                gone.cancel()
 
     async def _stream(self, request: Request, job: Job) -> Response:
         """What is said, as it is transcribed. What fails before anything was said is an answer like any other."""

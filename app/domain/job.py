@@ -93,7 +93,8 @@ class Job:
 
     ``owner`` is the fingerprint of the API key that made it, empty where none is needed. ``source_url`` is None
     when the audio came in the request. ``synchronous`` jobs belong to a client that waits; they are in no list.
-    ``streamed`` ones tell it what is said as it is transcribed.
+    ``streamed`` ones tell it what is said as it is transcribed. ``form_digest`` is the same for equal requests, and
+    ``idempotency_key`` the one that the client gave, if any. ``revision`` counts the changes.
     Times are Unix seconds; ``progress_percent`` is 0 to 100; ``audio_duration`` is in seconds.
     """
 
@@ -109,6 +110,9 @@ class Job:
     upload: Upload | None = None
     metadata: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    form_digest: str = ""
+    idempotency_key: str | None = None
+    revision: int = field(default=0, compare=False)
 
     status: JobStatus = JobStatus.QUEUED
     progress: Progress = Progress.WAITING
@@ -125,6 +129,18 @@ class Job:
     @property
     def is_active(self) -> bool:
         return not self.status.is_final
+
+    @property
+    def upload_has_begun(self) -> bool:
+        """Whether a further upload URL would come too late."""
+        tried = self.delivery is not None and self.delivery.attempts > 0
+        return tried or self.progress is Progress.UPLOADING or self.status.is_final
+
+    def with_fresh_upload(self, upload: Upload | None) -> Self:
+        """The job with a URL that was signed anew, unless its upload has begun."""
+        if upload is None or self.upload is None or self.upload_has_begun:
+            return self
+        return replace(self, upload=upload, delivery=Delivery(expires_at=upload.expires_at))
 
     def changed(self, **changes: Any) -> Self:
         """The same job with other values, its status excepted."""

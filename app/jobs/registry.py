@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from app.domain.errors import UnknownJob
 from app.domain.job import Job, JobStatus
+from app.jobs.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +27,28 @@ class Page:
 class Registry:
     """Every job that is known, in the order of acceptance. Safe to call from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes | None = None) -> None:
         self._jobs: dict[str, Job] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
         self._lock = Lock()
+        self._changes = changes or Changes()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job) -> Job:
+        """Registers a job; gives the one that has its idempotency key already, if there is one, else ``job``."""
         with self._lock:
+            key = _key(job)
+            if key is not None:
+                known = self._by_key.setdefault(key, job.id)
+                if known != job.id:
+                    return self._jobs[known]
             self._jobs[job.id] = job
+            return job
+
+    def with_key(self, key: str, *, owner: str) -> Job | None:
+        """The job of ``owner`` that was made with this idempotency key, if it is still known."""
+        with self._lock:
+            job_id = self._by_key.get((owner, key))
+            return None if job_id is None else self._jobs[job_id]
 
     def get(self, job_id: str) -> Job:
         """The job as it is now.
@@ -53,12 +69,22 @@ class Registry:
     def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         """Puts ``change(job)`` in the job's place, in one step, and gives it back."""
         with self._lock:
-            job = self._jobs[job_id] = change(self._get(job_id))
-            return job
+            before = self._get(job_id)
+            job = change(before)
+            if job is before:
+                return job
+            job = self._jobs[job_id] = replace(job, revision=before.revision + 1)
+        self._changes.announce(job_id)
+        if before.status is JobStatus.QUEUED and job.status is not JobStatus.QUEUED:
+            self._changes.announce_line()
+        return job
 
     def remove(self, job_id: str) -> None:
         with self._lock:
-            self._jobs.pop(job_id, None)
+            job = self._jobs.pop(job_id, None)
+            if job is not None and (key := _key(job)) is not None:
+                del self._by_key[key]
+        self._changes.announce(job_id)
 
     def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
         """The background jobs of ``owner``, those accepted before ``after``, at most ``limit`` of them.
@@ -103,6 +129,10 @@ class Registry:
             return self._jobs[job_id]
         except KeyError:
             raise _unknown(job_id) from None
+
+
+def _key(job: Job) -> tuple[str, str] | None:
+    return None if job.idempotency_key is None else (job.owner, job.idempotency_key)
 
 
 def _unknown(job_id: str) -> UnknownJob:

@@ -83,10 +83,15 @@ class Runner:
         finally:
             self._arriving -= 1
 
-    def submit(self, job: Job) -> None:
-        """Registers a job and starts its task. Its audio, if it came along, is in the spool already."""
-        self._registry.add(job)
-        self._start(job.id, self._supervise(job.id))
+    def submit(self, job: Job) -> Job:
+        """Registers a job and starts its task. Its audio, if it came along, is in the spool already.
+
+        Gives the job that was made with the same idempotency key before, if there is one; nothing is started then.
+        """
+        registered = self._registry.add(job)
+        if registered is job:
+            self._start(job.id, self._supervise(job.id))
+        return registered
 
     async def outcome(self, job_id: str) -> Exception | None:
         """Waits for the job's end, and says what went wrong, if anything; does not cancel it when cancelled."""

@@ -170,7 +170,7 @@ async def test_slow_receivers_hold_no_permit(tmp_path: Path, model: WhisperModel
         slow = [await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/k")) for _ in range(3)]
         for job_id in slow:
             await running.until_progress(job_id, "Uploading results")
-        assert running.service.transcriber.active == 0
+        assert running.service.pool.active == 0
         health = (await running.client.get("/health")).json()["concurrency"]
         assert (health["processing"], health["active_transcriptions"]) == (3, 0)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200

@@ -26,9 +26,9 @@ async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_wit
     tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
-        transcriber = running.service.transcriber._transcriber
-        assert transcriber is not None
-        transcriber._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
+        engine = running.service.pool._places["demo"].engine
+        assert engine is not None
+        engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
         answer = await running.transcribe(samples / "hello.wav")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
         assert "the server restarts: send the file again" in answer.json()["error"]["message"]

@@ -167,7 +167,7 @@ async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running,
         target.setparams(source.getparams())
         target.writeframes(source.readframes(source.getnframes()) * 60)
     ids = [await running.submit(long, stored_output="true") for _ in range(10)]
-    await eventually(lambda: running.service.transcriber.active == 3)
+    await eventually(lambda: running.service.pool.active == 3)
     health = (await running.client.get("/health")).json()["concurrency"]
     assert health["active_transcriptions"] == 3
     assert health["available_slots"] == 0
@@ -182,7 +182,7 @@ async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running,
     assert list(page.json()["jobs"]) == ids[-5::-1]
     for job_id in ids:
         await running.client.delete(f"/v1/jobs/{job_id}")
-    await eventually(lambda: not running.service.transcriber.active)
+    await eventually(lambda: not running.service.pool.active)
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 
@@ -192,7 +192,7 @@ async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, 
     await running.until(job_id, "processing")
     job = (await running.client.delete(f"/v1/jobs/{job_id}")).json()
     assert (job["status"], job["progress"]) == ("cancelled", "Cancelled")
-    await eventually(lambda: not running.service.transcriber.active)
+    await eventually(lambda: not running.service.pool.active)
     listing = await asyncio.to_thread(store.client().list_objects_v2, Bucket="results", Prefix="cancelled")
     assert "Contents" not in listing
     assert (await running.job(job_id))["status"] == "cancelled"

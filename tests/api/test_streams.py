@@ -97,7 +97,7 @@ async def test_closing_the_connection_cancels_the_work(running: Running, samples
         answer = await running.client.send(request, stream=True)
     await answer.aclose()
     await eventually(lambda: not running.service.registry.everything())
-    await eventually(lambda: running.service.transcriber.active == 0)
+    await eventually(lambda: running.service.pool.active == 0)
     assert not running.service.watchers._queues
 
 

@@ -12,13 +12,13 @@ from app.delivery.targets import AllowedHosts, UrlRules
 from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
 from app.domain.formats import Granularity, ResponseFormat
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
-from app.transcription.loading import ModelState
+from app.transcription.catalogue import Catalogue
 
 SEGMENT, WORD = Granularity
 URL: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=4102444800"
 EXPIRED: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=1000000000"
-MULTILINGUAL: Final = ModelState(name="small", loaded=True, device="cpu", compute_type="int8", is_multilingual=True)
-ENGLISH: Final = ModelState(name="small.en", loaded=True, device="cpu", compute_type="int8", is_multilingual=False)
+MULTILINGUAL: Final = Catalogue("small")
+ENGLISH: Final = Catalogue("small.en")
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 Values = str | list[str]
 
 
-def read(*, file: bool = True, model: ModelState = MULTILINGUAL, **fields: str) -> Submission:
-    return read_form(fields, file=file, model=model)
+def read(*, file: bool = True, models: Catalogue = MULTILINGUAL, **fields: str) -> Submission:
+    return read_form(fields, file=file, models=models)
 
 
-def read_form(fields: Mapping[str, Values], *, file: bool = True, model: ModelState = MULTILINGUAL) -> Submission:
+def read_form(fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL) -> Submission:
     received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
     reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")))
-    return reader.read(received, has_file=file, model=model)
+    return reader.read(received, has_file=file, models=models)
 
 
 def refused(
-    fields: Mapping[str, Values], *, file: bool = True, model: ModelState = MULTILINGUAL
+    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL
 ) -> tuple[str, str | None]:
     """The sentence and the field it names."""
     with pytest.raises(InvalidRequest) as caught:
-        read_form(fields, file=file, model=model)
+        read_form(fields, file=file, models=models)
     assert "secret" not in str(caught.value)
     return str(caught.value), caught.value.param
 
 
 def test_file_alone_asks_for_the_defaults() -> None:
     submission = read()
-    assert submission.options == TranscriptionOptions()
+    assert submission.options == TranscriptionOptions(model="small")
     assert submission.options.task is Task.TRANSCRIBE
     assert submission.rendering.format is ResponseFormat.JSON
     assert submission.rendering.granularities == {SEGMENT}
@@ -79,6 +79,7 @@ def test_every_option_reaches_the_model() -> None:
         }
     )
     assert submission.options == TranscriptionOptions(
+        model="small",
         language="de",
         prompt=" Kubernetes, ",
         hotwords="gRPC, etcd, Istio",
@@ -124,7 +125,7 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
     with pytest.raises(UnknownModel) as caught:
         read_form({"model": "gpt-4o-transcribe"})
     assert str(caught.value) == (
-        "The model 'gpt-4o-transcribe' is not served here: use small, its alias whisper-1, or leave model out."
+        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
@@ -233,8 +234,8 @@ def test_flags_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
 
 
 def test_other_languages_are_refused_by_an_english_model() -> None:
-    assert read(language="en-GB", model=ENGLISH).options.language == "en"
-    assert refused({"language": "de"}, model=ENGLISH) == (
+    assert read(language="en-GB", models=ENGLISH).options.language == "en"
+    assert refused({"language": "de"}, models=ENGLISH) == (
         "language=de is not available: the model small.en knows English only. Have WHISPER_MODEL set to a "
         "multilingual one.",
         "language",

@@ -136,9 +136,9 @@ async def test_nothing_of_a_synchronous_request_is_left(running: Running, sample
 
 async def test_client_that_goes_away_cancels_its_work(running: Running, samples: Path, tmp_path: Path) -> None:
     waiting = asyncio.create_task(running.transcribe(samples / "long.opus"))
-    await eventually(lambda: running.service.transcriber.active == 1)
+    await eventually(lambda: running.service.pool.active == 1)
     waiting.cancel()
-    await eventually(lambda: not running.service.transcriber.active and not running.service.registry.everything())
+    await eventually(lambda: not running.service.pool.active and not running.service.registry.everything())
     assert not list((tmp_path / "data" / "jobs").iterdir())
 
 

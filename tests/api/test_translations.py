@@ -12,7 +12,7 @@ from app.api.submission import SubmissionReader
 from app.delivery.targets import AllowedHosts, UrlRules
 from app.domain.errors import InvalidRequest
 from app.domain.transcript import Task
-from app.transcription.loading import ModelState
+from app.transcription.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +49,8 @@ async def test_fields_that_say_nothing_about_a_translation_give_a_warning(runnin
 
 @pytest.mark.parametrize("name", ["large-v3-turbo", "distil-large-v3", "small.en", "/models/faster-whisper-turbo"])
 def test_model_that_cannot_translate_is_400_with_the_setting(name: str) -> None:
-    model = ModelState(
-        name=name, loaded=True, device="cpu", compute_type="int8", is_multilingual=not name.endswith("en")
-    )
+    models = Catalogue(name)
     reader = SubmissionReader(UrlRules(AllowedHosts()))
     with pytest.raises(InvalidRequest, match="WHISPER_MODEL"):
-        reader.read({}, has_file=True, model=model, task=Task.TRANSLATE)
-    assert reader.read({}, has_file=True, model=model).options.task is Task.TRANSCRIBE
+        reader.read({}, has_file=True, models=models, task=Task.TRANSLATE)
+    assert reader.read({}, has_file=True, models=models).options.task is Task.TRANSCRIBE

@@ -1,0 +1,152 @@
+"""The clients that wait for their transcripts, and what becomes of the work when they go away.
+
+A client that goes away may only have lost patience: OpenAI's SDKs send the whole request again after a time-out. So
+the work goes on for a while, and longer while a re-send of it arrives, which then joins it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.domain.job import Job
+    from app.jobs.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+#: How long work goes on when nobody waits for it any more.
+GRACE_SECONDS: Final = 30.0
+#: A timer may go off so much too early.
+_EARLY_SECONDS: Final = 0.01
+
+
+@dataclass(slots=True, eq=False)
+class Attended:
+    """A synchronous job. ``expected`` counts re-sends that may be of it; ``deadline`` is in the loop's time.
+
+    ``outcome`` is what went wrong, or None; ``answered`` says that a client has been told.
+    """
+
+    job: Job
+    content_length: int | None
+    outcome: asyncio.Task[Exception | None]
+    waiters: int = 0
+    expected: int = 0
+    answered: bool = False
+    deadline: float | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.outcome.done() and self.outcome.result() is not None
+
+
+class Resend:
+    """A request that is on its way for a second time, and the jobs that it may be about, which are kept for it."""
+
+    def __init__(self, waiters: Waiters, candidates: list[Attended]) -> None:
+        self._waiters = waiters
+        self._kept = candidates
+        for one in candidates:
+            one.expected += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keep([])
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether there is a job that it may be about."""
+        return bool(self._kept)
+
+    def joined(self, form_digest: str) -> Job | None:
+        """The job that it is about, now that all of it is known; the others are kept no longer."""
+        found = next((one for one in self._kept if one.job.form_digest == form_digest and not one.has_failed), None)
+        self._keep([] if found is None else [found])
+        return None if found is None else found.job
+
+    def _keep(self, wanted: list[Attended]) -> None:
+        dropped = [one for one in self._kept if one not in wanted]
+        self._kept = wanted
+        for one in dropped:
+            one.expected -= 1
+            self._waiters.look_after(one)
+
+
+class Waiters:
+    """Ends synchronous jobs: at once when their client has its answer, after a while when it has gone."""
+
+    def __init__(self, runner: Runner, *, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._runner = runner
+        self._grace_seconds = grace_seconds
+        self._attended: dict[str, Attended] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def waiting(self, job: Job, *, content_length: int | None) -> AsyncIterator[Attended]:
+        """While a client waits for ``job``; others may wait for it too."""
+        attended = self._attended.get(job.id) or self._attend(job, content_length)
+        attended.waiters += 1
+        attended.deadline = None
+        try:
+            yield attended
+        finally:
+            attended.waiters -= 1
+            if not attended.waiters and attended.answered:
+                await self._end(attended)
+            elif not attended.waiters:
+                attended.deadline = asyncio.get_running_loop().time() + self._grace_seconds
+                asyncio.get_running_loop().call_at(attended.deadline, self.look_after, attended)
+
+    def resend(self, *, owner: str, content_length: int | None) -> Resend:
+        """A request that its client sends again begins to arrive."""
+        return Resend(
+            self,
+            [
+                one
+                for one in self._attended.values()
+                if content_length is not None and one.content_length == content_length and one.job.owner == owner
+            ],
+        )
+
+    def none(self) -> Resend:
+        """A request that is sent for the first time."""
+        return Resend(self, [])
+
+    def look_after(self, attended: Attended) -> None:
+        """Ends a job that nobody waits for any more, nor may come to wait for."""
+        if attended.waiters or attended.expected or attended.deadline is None:
+            return
+        due = attended.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time()
+        if due and attended.job.id in self._attended:
+            logger.info("Job %s: nobody waits for it any more", attended.job.id)
+            self._end_in_background(attended)
+
+    async def close(self) -> None:
+        """Ends what nobody waits for at once: no re-send will come to this process."""
+        for attended in list(self._attended.values()):
+            if not attended.waiters:
+                self._end_in_background(attended)
+        await asyncio.gather(*self._endings)
+
+    def _attend(self, job: Job, content_length: int | None) -> Attended:
+        outcome = asyncio.create_task(self._runner.outcome(job.id), name=f"outcome of {job.id}")
+        attended = self._attended[job.id] = Attended(job, content_length, outcome)
+        return attended
+
+    def _end_in_background(self, attended: Attended) -> None:
+        ending = asyncio.create_task(self._end(attended), name=f"end of {attended.job.id}")
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _end(self, attended: Attended) -> None:
+        self._attended.pop(attended.job.id, None)
+        await self._runner.cancel(attended.job.id)
+        await self._runner.forget(attended.job.id)
