@@ -15,6 +15,7 @@ from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
 from app.api.limits import ApiKeys, Limits, LingeringClose
 from app.api.models import Models
+from app.api.streaming import Streaming
 from app.api.submission import SubmissionReader
 from app.api.transcriptions import Transcriptions
 from app.api.views import JobViews
@@ -269,7 +270,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         runner=service.runner,
         spool=service.spool,
         estimate=service.estimate,
-        watchers=service.watchers,
+        streaming=Streaming(runner=service.runner, spool=service.spool, watchers=service.watchers),
         waiters=service.waiters,
         max_upload_bytes=settings.max_upload_bytes,
     )

@@ -12,10 +12,9 @@ from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
 from app.api.fields import Fields
+from app.api.renderings import later_rendering
 from app.api.streams import KEEP_ALIVE_SECONDS, EventStream, event
-from app.api.submission import chosen_format
 from app.domain.errors import InvalidRequest, UnknownJob
-from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
 from app.jobs.document import success_document
 
@@ -91,12 +90,21 @@ class Jobs:
         request: Request,
         job_id: str,
         response_format: Annotated[
-            str, Query(description="json, text, srt, vtt, verbose_json, or document, what is uploaded by default.")
+            str, Query(description="json, text, srt, vtt, verbose_json, diarized_json, or document, as it is uploaded.")
         ] = "json",
+        max_line_width: Annotated[str | None, Query(description="Characters in a line of srt or vtt.")] = None,
+        max_line_count: Annotated[str | None, Query(description="Lines in a cue of srt or vtt.")] = None,
+        highlight_words: Annotated[str | None, Query(description="Underline each word of srt or vtt.")] = None,
     ) -> Response:
         """The transcript in any format, from the one result that is stored."""
         job = self.registry.find(job_id, owner=request.state.owner)
-        wanted = chosen_format(Fields({"response_format": [response_format]}), "response_format")
+        given = {
+            "response_format": response_format,
+            "max_line_width": max_line_width,
+            "max_line_count": max_line_count,
+            "highlight_words": highlight_words,
+        }
+        rendering = later_rendering(Fields({name: [value] for name, value in given.items() if value}), job)
         if not job.has_result:
             state = f"is {job.status.value}" if job.error is None else f"{job.status.value}: {job.error}"
             raise InvalidRequest(
@@ -104,7 +112,6 @@ class Jobs:
                 "result_available.",
                 code="no_result",
             )
-        rendering = Rendering(format=wanted or ResponseFormat.JSON, granularities=job.rendering.granularities)
         return await transcript_answer(self.spool, job, rendering)
 
     async def get_events(

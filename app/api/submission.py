@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from app.api.fields import Fields, json_value
+from app.api.renderings import rendering_warnings, requested_rendering, upload_rendering
 from app.delivery.signatures import check_download_url, check_upload_url, expires_at
 from app.domain.errors import InvalidRequest
-from app.domain.formats import Granularity, Rendering, ResponseFormat
+from app.domain.formats import Granularity, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import language_code
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 
 if TYPE_CHECKING:
     from app.delivery.targets import UrlRules
+    from app.domain.formats import Rendering
     from app.transcription.catalogue import Catalogue
 
 _UPLOAD_URL: Final = "upload_presigned_url"
 _SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
 _MAX_JSON_BYTES: Final = 4096
-_NO_DOCUMENT: Final = frozenset({ResponseFormat.DOCUMENT})
-_DIARIZED: Final = "diarized_json"
+_STREAMED: Final = (ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON)
 #: Fields of OpenAI's or of other servers that can't be honoured, which changes nothing of the transcript.
 _IGNORED: Final = (
     "enable_diarization",
@@ -77,18 +78,19 @@ class SubmissionReader:
         model = models.find(fields.text("model"))
         language = _language(fields)
         model.require(task=task, language=language)
-        granularities = fields.choices("timestamp_granularities", Granularity)
-        rendering = Rendering(
-            format=chosen_format(fields, "response_format", without=_NO_DOCUMENT) or ResponseFormat.JSON,
-            granularities=granularities or frozenset({Granularity.SEGMENT}),
-        )
+        multichannel = fields.flag("multichannel", default=False)
+        rendering = requested_rendering(fields, multichannel=multichannel)
         source_url = self._source_url(fields, has_file=has_file)
-        upload = self._upload(fields, rendering)
+        upload = self._upload(fields, rendering, multichannel=multichannel)
         synchronous = upload is None and not fields.flag("stored_output", default=False)
         return Submission(
             model=model.name,
-            options=_options(
-                fields, model.name, task, language=language, word_timestamps=Granularity.WORD in granularities
+            options=replace(
+                _options(fields, rendering),
+                model=model.name,
+                task=task,
+                language=language,
+                multichannel=multichannel,
             ),
             rendering=rendering,
             source_url=source_url,
@@ -99,6 +101,7 @@ class SubmissionReader:
             warnings=(
                 *(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
                 *(f"{name} has no meaning for translations and was ignored." for name in without if given.has(name)),
+                *(rendering_warnings(fields, rendering) if synchronous else ()),
             ),
         )
 
@@ -119,10 +122,10 @@ class SubmissionReader:
         check_download_url(url, now=time.time(), param=name)
         return url
 
-    def _upload(self, fields: Fields, rendering: Rendering) -> Upload | None:
+    def _upload(self, fields: Fields, rendering: Rendering, *, multichannel: bool) -> Upload | None:
         given = fields.text(_UPLOAD_URL)
         headers = fields.strings_object("upload_headers", max_bytes=_MAX_JSON_BYTES) or {}
-        upload_format = chosen_format(fields, "upload_format")
+        uploaded = upload_rendering(fields, rendering, multichannel=multichannel)
         if given is None:
             for name in ("upload_headers", "upload_format"):
                 if fields.has(name):
@@ -133,30 +136,9 @@ class SubmissionReader:
         return Upload(
             url=url,
             headers=tuple(headers.items()),
-            rendering=Rendering(
-                format=upload_format or _upload_format(rendering.format),
-                granularities=rendering.granularities,
-            ),
+            rendering=uploaded,
             expires_at=expires_at(url),
         )
-
-
-def _upload_format(response_format: ResponseFormat) -> ResponseFormat:
-    """What is uploaded where no ``upload_format`` is given."""
-    plain = (ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT)
-    return response_format if response_format in plain else ResponseFormat.DOCUMENT
-
-
-def chosen_format(
-    fields: Fields, name: str, *, without: frozenset[ResponseFormat] = frozenset()
-) -> ResponseFormat | None:
-    """The format that a field names, or None where it is absent."""
-    if (fields.text(name) or "").strip().lower() == _DIARIZED:
-        raise InvalidRequest(
-            f"{name}={_DIARIZED} is not available: this server has no way to tell speakers apart. Use verbose_json.",
-            param=name,
-        )
-    return fields.choice(name, ResponseFormat, without=without)
 
 
 def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> bool:
@@ -168,38 +150,31 @@ def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> 
             "job.",
             param="stream",
         )
-    if rendering.format not in (ResponseFormat.JSON, ResponseFormat.TEXT):
+    if rendering.format not in _STREAMED:
         raise InvalidRequest(
-            f"stream=true gives text, not {rendering.format.value}: set response_format to json, or leave stream out.",
+            f"stream=true gives text, not {rendering.format.value}: set response_format to json, text or "
+            "diarized_json, or leave stream out.",
             param="stream",
         )
     return True
 
 
 def _refuse_what_is_not_served(fields: Fields) -> None:
-    for name, remedy in (
-        ("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),
-        ("include", "verbose_json has the average log probability of each segment"),
-    ):
+    for name, remedy in (("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),):
         if fields.has(name):
             raise InvalidRequest(f"{name} is not available on this server: {remedy}.", param=name)
 
 
-def _options(
-    fields: Fields, model: str, task: Task, *, language: str | None, word_timestamps: bool
-) -> TranscriptionOptions:
+def _options(fields: Fields, rendering: Rendering) -> TranscriptionOptions:
     keywords = fields.items("keywords")
     return TranscriptionOptions(
-        model=model,
-        task=task,
-        language=language,
         prompt=fields.text("prompt"),
         hotwords=", ".join(keywords) if keywords else None,
         temperature=fields.number("temperature", least=0, most=1) or 0.0,
         beam_size=fields.whole_number("beam_size", least=1, most=10),
-        word_timestamps=word_timestamps,
+        word_timestamps=Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
+        token_logprobs=rendering.logprobs,
         condition_on_previous_text=fields.flag("condition_on_previous_text", default=False),
-        multichannel=fields.flag("multichannel", default=False),
         vad_filter=fields.flag("vad_filter", default=True),
         speech_detection=_speech_detection(fields),
     )

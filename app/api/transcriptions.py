@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
@@ -18,30 +18,22 @@ from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import TRANSCRIPTION, TRANSLATION
 from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
-from app.api.streams import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, TextDeltas, as_event, client_gone, event
+from app.api.streams import client_gone
 from app.domain.errors import InvalidRequest
-from app.domain.formats import usage
 from app.domain.job import Delivery, Job
 from app.domain.transcript import Task
-from app.jobs.document import extras
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from app.api.streaming import Streaming
     from app.api.submission import Submission, SubmissionReader
-    from app.domain.transcript import Segment
     from app.jobs.estimate import Estimate
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
     from app.jobs.waiters import Resend, Waiters
-    from app.jobs.watchers import Segments, Watchers
     from app.transcription.pool import ModelPool
 
 logger = logging.getLogger(__name__)
-
-#: A stream begins with what is said first, or after so long, with its silence. What fails before that has a status.
-FIRST_EVENT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +46,7 @@ class Transcriptions:
     runner: Runner
     spool: Spool
     estimate: Estimate
-    watchers: Watchers
+    streaming: Streaming
     waiters: Waiters
     max_upload_bytes: int
 
@@ -91,7 +83,7 @@ class Transcriptions:
         with self._resend(request) as resend:
             job = await self._accept(request, task, resend)
             if job.streamed:
-                return await self._stream(request, job)
+                return await self.streaming.answer(request, job)
             if job.synchronous:
                 return await self._wait(request, job)
         path = f"/v1/jobs/{job.id}"
@@ -197,61 +189,3 @@ class Transcriptions:
                 return answer
             finally:
                 gone.cancel()
-
-    async def _stream(self, request: Request, job: Job) -> Response:
-        """What is said, as it is transcribed. What fails before anything was said is an answer like any other."""
-        stack = ExitStack()
-        segments = stack.enter_context(self.watchers.watching(job.id))
-        outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
-        outcome.add_done_callback(lambda _: segments.put_nowait(None))
-
-        async def end() -> None:
-            stack.close()
-            outcome.cancel()
-            await self.runner.cancel(job.id)
-            await self.runner.forget(job.id)
-
-        gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
-        first = asyncio.create_task(segments.get())
-        try:
-            await asyncio.wait({first, gone}, timeout=FIRST_EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-        if gone.done() and not gone.cancelled() and not first.done():
-            first.cancel()
-            await end()
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        error = outcome.result() if outcome.done() else None
-        if error is not None:
-            first.cancel()
-            await end()
-            return error_response(error)
-        return EventStream(self._events(job, first, segments, outcome), end=end)
-
-    async def _events(
-        self,
-        job: Job,
-        first: asyncio.Task[tuple[Segment, ...] | None],
-        segments: Segments,
-        outcome: asyncio.Task[Exception | None],
-    ) -> AsyncIterator[bytes]:
-        deltas = TextDeltas()
-        coming = first
-        while True:
-            await asyncio.wait({coming}, timeout=KEEP_ALIVE_SECONDS)
-            if not coming.done():
-                yield KEEP_ALIVE
-                continue
-            found = coming.result()
-            if found is None:
-                break
-            if text := deltas.of(found):
-                yield event({"type": "transcript.text.delta", "delta": text})
-            coming = asyncio.create_task(segments.get())
-        error = outcome.result()
-        if error is not None:
-            yield as_event(bytes(error_response(error).body))
-            return
-        transcript, _ = await asyncio.to_thread(self.spool.result, job.id)
-        done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
-        yield event({**done, **extras(job)})

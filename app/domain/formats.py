@@ -1,26 +1,22 @@
 """A transcript in each format that clients ask for.
 
-Sources: the OpenAI OpenAPI description for the JSON bodies, ``whisper/utils.py`` of OpenAI's release for SubRip
-and WebVTT.
+Source: the OpenAI OpenAPI description for the JSON bodies. Subtitles are written in :mod:`app.domain.subtitles`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from app.domain.transcript import Segment, Transcript, Word
-
-
-#: What would end a cue's times once more.
-_ARROW: Final = re.compile("-{2,}>")
+    from app.domain.transcript import Segment, TokenLogprob, Transcript, Word
 
 
 class ResponseFormat(StrEnum):
@@ -29,7 +25,12 @@ class ResponseFormat(StrEnum):
     SRT = "srt"
     VTT = "vtt"
     VERBOSE_JSON = "verbose_json"
+    DIARIZED_JSON = "diarized_json"
     DOCUMENT = "document"
+
+
+class Include(StrEnum):
+    LOGPROBS = "logprobs"
 
 
 class Granularity(StrEnum):
@@ -39,10 +40,12 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How a transcript is to be written down."""
+    """How a transcript is to be written down; ``logprobs`` says that each token's probability is to stand in JSON."""
 
     format: ResponseFormat = ResponseFormat.JSON
     granularities: frozenset[Granularity] = frozenset({Granularity.SEGMENT})
+    subtitles: SubtitleLayout = CUE_PER_SEGMENT
+    logprobs: bool = False
 
 
 #: The type of every answer that is not JSON.
@@ -51,6 +54,7 @@ PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 MEDIA_TYPES: Final = {
     ResponseFormat.JSON: "application/json",
     ResponseFormat.VERBOSE_JSON: "application/json",
+    ResponseFormat.DIARIZED_JSON: "application/json",
     ResponseFormat.DOCUMENT: "application/json",
     ResponseFormat.TEXT: PLAIN_TEXT,
     ResponseFormat.SRT: PLAIN_TEXT,
@@ -65,15 +69,20 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
     """
     match rendering.format:
         case ResponseFormat.JSON:
-            return to_json({"text": transcript.text, "usage": usage(transcript), **extras})
+            return to_json(
+                {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering), **extras}
+            )
         case ResponseFormat.VERBOSE_JSON:
-            return to_json({**verbose(transcript, rendering.granularities), **extras})
+            body = verbose(transcript, rendering.granularities)
+            return to_json({**body, **logprobs(transcript, rendering), **extras})
+        case ResponseFormat.DIARIZED_JSON:
+            return to_json({**diarized(transcript), **extras})
         case ResponseFormat.TEXT:
             return (transcript.text + "\n").encode()
         case ResponseFormat.SRT:
-            return srt(transcript).encode()
+            return srt(transcript, rendering.subtitles).encode()
         case ResponseFormat.VTT:
-            return vtt(transcript).encode()
+            return vtt(transcript, rendering.subtitles).encode()
         case ResponseFormat.DOCUMENT:
             raise ValueError("A document is made of a job and its transcript.")
 
@@ -100,6 +109,43 @@ def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> di
     if Granularity.SEGMENT in granularities:
         body["segments"] = [segment_object(segment) for segment in transcript.segments]
     return {**body, "usage": usage(transcript)}
+
+
+def diarized(transcript: Transcript) -> dict[str, Any]:
+    """The ``diarized_json`` body, in which the channels are the speakers."""
+    return {
+        "task": transcript.task.value,
+        "duration": transcript.duration,
+        "text": transcript.text,
+        "segments": [diarized_segment(segment) for segment in transcript.segments],
+        "usage": usage(transcript),
+    }
+
+
+def diarized_segment(segment: Segment) -> dict[str, Any]:
+    """OpenAI's ``transcript.text.segment``, of a body and of a stream alike."""
+    return {
+        "type": "transcript.text.segment",
+        "id": f"seg_{segment.id + 1:03d}",
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text.strip(),
+        "speaker": speaker(segment.channel or 0),
+    }
+
+
+def speaker(channel: int) -> str:
+    """``A`` for the first channel."""
+    return chr(ord("A") + channel)
+
+
+def logprobs(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
+    """The ``logprobs`` of a JSON body; nothing where they were not asked for."""
+    return {"logprobs": [logprob_object(one) for one in transcript.logprobs]} if rendering.logprobs else {}
+
+
+def logprob_object(one: TokenLogprob) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes)}
 
 
 def segment_object(segment: Segment) -> dict[str, Any]:
@@ -131,39 +177,3 @@ def word_object(word: Word) -> dict[str, Any]:
 
 def _channel(part: Segment | Word) -> dict[str, int]:
     return {} if part.channel is None else {"channel": part.channel}
-
-
-def srt(transcript: Transcript) -> str:
-    """SubRip. A transcript without text is an empty file."""
-    cues = (
-        f"{number}\n{timestamp(start, point=',', hours_always=True)} --> "
-        f"{timestamp(end, point=',', hours_always=True)}\n{text}\n\n"
-        for number, (start, end, text) in enumerate(_cues(transcript), start=1)
-    )
-    return "".join(cues)
-
-
-def vtt(transcript: Transcript) -> str:
-    """WebVTT. Hours appear once there are any."""
-    cues = (
-        f"{timestamp(start, point='.')} --> {timestamp(end, point='.')}\n{text}\n\n"
-        for start, end, text in _cues(transcript)
-    )
-    return "WEBVTT\n\n" + "".join(cues)
-
-
-def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    for segment in transcript.segments:
-        text = _ARROW.sub("->", " ".join(segment.text.split()))
-        if text:
-            yield segment.start, max(segment.end, segment.start), text
-
-
-def timestamp(seconds: float, *, point: str, hours_always: bool = False) -> str:
-    """``HH:MM:SS,mmm``, rounded to the millisecond before it is split, so that 59.9996 s is a whole minute."""
-    milliseconds = round(max(seconds, 0.0) * 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    whole, milliseconds = divmod(milliseconds, 1000)
-    prefix = f"{hours:02d}:" if hours or hours_always else ""
-    return f"{prefix}{minutes:02d}:{whole:02d}{point}{milliseconds:03d}"

@@ -45,6 +45,7 @@ class TranscriptionOptions:
     temperature: float = 0.0
     beam_size: int | None = None
     word_timestamps: bool = False
+    token_logprobs: bool = False
     condition_on_previous_text: bool = False
     multichannel: bool = False
     vad_filter: bool = True
@@ -66,6 +67,19 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How probable the model finds one token of the text: the natural logarithm, given the audio and what is before it.
+
+    Whisper measures it as it does for words: the text is read back without timestamps, and only tokens of text are
+    compared. ``bytes`` are those of UTF-8; a token may end in the middle of a character.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A phrase. Times are seconds from the start of the audio; ``seek`` is its window's start in units of 10 ms."""
 
@@ -80,6 +94,7 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     channel: int | None = None
 
 
@@ -105,6 +120,10 @@ class Transcript:
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
 
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return tuple(one for segment in self.segments for one in segment.logprobs)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -117,6 +136,9 @@ class Transcript:
                     **segment,
                     "tokens": tuple(segment["tokens"]),
                     "words": tuple(Word(**word) for word in segment["words"]),
+                    "logprobs": tuple(
+                        TokenLogprob(**{**one, "bytes": tuple(one["bytes"])}) for one in segment.get("logprobs", ())
+                    ),
                 }
             )
             for segment in stored["segments"]

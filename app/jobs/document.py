@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.domain.formats import (
     Granularity,
     ResponseFormat,
+    logprobs,
     render,
     segment_object,
     to_json,
@@ -35,6 +36,7 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
     if Granularity.WORD in job.rendering.granularities:
         document["words"] = [word_object(word) for word in transcript.words]
     document["usage"] = usage(transcript)
+    document.update(logprobs(transcript, job.rendering))
     document["model"] = job.model
     document["processing_time"] = round(processing_time, 3)
     return {**document, **extras(job)}

@@ -226,6 +226,7 @@ class _Run:
             temperatures=temperatures(self._options),
             prompt=self._model.prompt(self._options, self._previous) if self._previous else self._prompt,
             word_timestamps=self._options.word_timestamps,
+            token_logprobs=self._options.token_logprobs,
             language=self._options.language,
         )
         self._assembly.expect(window)

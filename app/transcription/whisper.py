@@ -5,6 +5,7 @@ The libraries are imported when a model is loaded, so that a server can answer b
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from app.domain.errors import TranscriptionFailed
-from app.domain.transcript import Segment
+from app.domain.transcript import Segment, TokenLogprob
 from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
 from app.transcription.features import LogMel
 from app.transcription.phrases import SECONDS_PER_FRAME, SECONDS_PER_TIMESTAMP, Phrase, phrases
+from app.transcription.tokens import token_bytes
 from app.transcription.word_times import AlignedToken, held_within, words_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _MAX_INITIAL_TIMESTAMP: Final = 50
 _BEST_OF: Final = 5
 #: Tokenizers kept, one for each language and task.
 _TOKENIZERS: Final = 256
+#: What OpenAI's API writes for a probability of nothing.
+_IMPOSSIBLE: Final = -9999.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +174,7 @@ class WhisperModel:
             text=tokenizer.decode(tokens).strip(),
             temperature=temperature,
             # The score is the mean without the end of text, which the thresholds count in.
-            avg_logprob=found.scores[0] * len(tokens) / (len(tokens) + 1),
+            avg_logprob=found.scores[0] * len(tokens) / (len(tokens) + 1) if tokens else -math.inf,
             no_speech_prob=found.no_speech_prob,
         )
 
@@ -184,7 +188,7 @@ class WhisperModel:
             else:
                 array = _to_array(output) if array is None else array
                 outcomes[index] = Doubtful(attempt=attempt, encoded=array[index].copy())
-        self._align([one for one in accepted if one.window.word_timestamps and any(one.texts)], output)
+        self._align([one for one in accepted if one.window.wants_alignment and any(one.texts)], output)
         for one in accepted:
             outcomes[one.row] = Accepted(segments=self._segments(one), frames_done=one.frames_done)
         return [outcomes[index] for index in range(len(windows))]
@@ -208,7 +212,8 @@ class WhisperModel:
         )
 
     def _align(self, rows: Sequence[_Accepting], output: Any) -> None:
-        """Finds the words' times, for all rows of one language and task at once."""
+        """Has the model read the texts back, for all rows of one language and task at once: that gives the words' times
+        and how probable each token is."""
         by_start: dict[tuple[int, ...], list[_Accepting]] = {}
         for row in rows:
             tokenizer = self._tokenizer(row.window.language, row.window.task.value)
@@ -218,7 +223,10 @@ class WhisperModel:
             texts = [list(chain.from_iterable(row.texts)) for row in group]
             found = self._model.align(part, list(start), texts, [row.window.frames for row in group])
             for row, text, alignment in zip(group, texts, found, strict=True):
-                row.words = self._words(row, text, alignment)
+                if row.window.word_timestamps:
+                    row.words = self._words(row, text, alignment)
+                if row.window.token_logprobs:
+                    row.logprobs = self._logprobs(row, alignment.text_token_probs)
 
     def _words(self, row: _Accepting, text: list[int], alignment: Any) -> list[tuple[Word, ...]]:
         tokenizer = self._tokenizer(row.window.language, row.window.task.value)
@@ -229,6 +237,19 @@ class WhisperModel:
         found = words_of(words[:-1], [len(part) for part in parts[:-1]], aligned, lengths)
         return [held_within(words, phrase.start, phrase.end) for words, phrase in zip(found, row.phrases, strict=True)]
 
+    def _logprobs(self, row: _Accepting, probabilities: Sequence[float]) -> list[tuple[TokenLogprob, ...]]:
+        """Those of each phrase's tokens."""
+        given = iter(probabilities)
+        return [tuple(self._logprob(token, next(given)) for token in text) for text in row.texts]
+
+    def _logprob(self, token: int, probability: float) -> TokenLogprob:
+        written = token_bytes(self._hf_tokenizer.id_to_token(token))
+        return TokenLogprob(
+            token=written.decode(errors="replace"),
+            logprob=round(math.log(probability), 6) if probability > 0 else _IMPOSSIBLE,
+            bytes=tuple(written),
+        )
+
     def _segments(self, row: _Accepting) -> tuple[Segment, ...]:
         window = row.window
         tokenizer = self._tokenizer(window.language, window.task.value)
@@ -236,7 +257,8 @@ class WhisperModel:
         offset = window.seek * SECONDS_PER_FRAME
         seek = round(timeline.of_word(offset, offset)[0] / SECONDS_PER_FRAME)
         found: list[Segment] = []
-        for phrase, words in zip(row.phrases, row.words or [()] * len(row.phrases), strict=True):
+        none: list[tuple[Any, ...]] = [()] * len(row.phrases)
+        for phrase, words, logprobs in zip(row.phrases, row.words or none, row.logprobs or none, strict=True):
             text = tokenizer.decode(phrase.tokens)
             if text.strip() and phrase.end > phrase.start:
                 start, end = timeline.of_phrase(offset + phrase.start, offset + phrase.end)
@@ -253,6 +275,7 @@ class WhisperModel:
                         compression_ratio=row.kept.compression_ratio,
                         no_speech_prob=row.kept.no_speech_prob,
                         words=tuple(_moved(word, offset, timeline) for word in words),
+                        logprobs=logprobs,
                     )
                 )
         return tuple(found)
@@ -278,6 +301,7 @@ class _Accepting:
     texts: list[list[int]]
     frames_done: int
     words: list[tuple[Word, ...]] | None = None
+    logprobs: list[tuple[TokenLogprob, ...]] | None = None
 
 
 def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:

@@ -99,6 +99,7 @@ class Window:
     temperatures: tuple[float, ...]
     prompt: tuple[int, ...] = ()
     word_timestamps: bool = False
+    token_logprobs: bool = False
     language: str | None = None
     seek: int = 0
     encoded: Array | None = None
@@ -109,6 +110,11 @@ class Window:
     def start(self) -> int:
         """The first sample."""
         return self.pieces[0].start
+
+    @property
+    def wants_alignment(self) -> bool:
+        """Whether its text is to be read back by the model."""
+        return self.word_timestamps or self.token_logprobs
 
     @property
     def timeline(self) -> Timeline:
