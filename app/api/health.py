@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from app import __version__
+from app.api.schemas import HealthReport, Readiness, answers
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
@@ -42,9 +43,21 @@ class Health:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Health"])
-        router.add_api_route("/health", self.health, methods=["GET"], summary="How the service is")
         router.add_api_route(
-            "/health/ready", self.ready, methods=["GET"], summary="Whether it takes work", response_model=None
+            "/health",
+            self.health,
+            methods=["GET"],
+            summary="How the service is",
+            response_model=None,
+            responses=answers(HealthReport, 500),
+        )
+        router.add_api_route(
+            "/health/ready",
+            self.ready,
+            methods=["GET"],
+            summary="Whether it takes work",
+            response_model=None,
+            responses={**answers(Readiness, 500), 503: {"model": Readiness, "description": "Not now."}},
         )
         return router
 

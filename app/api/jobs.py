@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
@@ -13,6 +13,18 @@ from fastapi.responses import Response
 from app.api.answers import transcript_answer
 from app.api.fields import Fields
 from app.api.renderings import later_rendering
+from app.api.schemas import (
+    DiarizedTranscription,
+    Document,
+    JobDeleted,
+    JobList,
+    Transcription,
+    VerboseTranscription,
+    answers,
+)
+from app.api.schemas import (
+    Job as JobSchema,
+)
 from app.api.streams import KEEP_ALIVE_SECONDS, EventStream, event
 from app.domain.errors import InvalidRequest, UnknownJob
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
@@ -29,6 +41,16 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
 
 
+class _Events(Response):
+    """For the description: what is really sent is an EventStream."""
+
+    media_type = "text/event-stream"
+
+
+_RESULT: Final = answers(Transcription | VerboseTranscription | DiarizedTranscription | Document, 400, 401, 404, 500)
+_RESULT[200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
     """What the routes need."""
@@ -41,23 +63,50 @@ class Jobs:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
-        router.add_api_route("", self.list_jobs, methods=["GET"], summary="List jobs")
-        router.add_api_route("/{job_id}", self.get_job, methods=["GET"], summary="Look at a job")
+        router.add_api_route(
+            "",
+            self.list_jobs,
+            methods=["GET"],
+            summary="List jobs",
+            response_model=None,
+            responses=answers(JobList, 400, 401, 404, 500),
+        )
+        router.add_api_route(
+            "/{job_id}",
+            self.get_job,
+            methods=["GET"],
+            summary="Look at a job",
+            response_model=None,
+            responses=answers(JobSchema, 400, 401, 404, 500),
+        )
         router.add_api_route(
             "/{job_id}/result",
             self.get_result,
             methods=["GET"],
             summary="Read a job's transcript",
-            response_class=Response,
+            response_model=None,
+            responses=_RESULT,
         )
         router.add_api_route(
             "/{job_id}/events",
             self.get_events,
             methods=["GET"],
             summary="Follow a job",
-            response_class=Response,
+            response_model=None,
+            response_class=_Events,
+            responses={
+                **answers(str, 401, 404, 500, description="`data: {the job}` lines, each with its `id:`."),
+                204: {"description": "`Last-Event-ID` was that of the last event."},
+            },
         )
-        router.add_api_route("/{job_id}", self.delete_job, methods=["DELETE"], summary="Cancel or forget a job")
+        router.add_api_route(
+            "/{job_id}",
+            self.delete_job,
+            methods=["DELETE"],
+            summary="Cancel or forget a job",
+            response_model=None,
+            responses=answers(JobSchema | JobDeleted, 401, 404, 500),
+        )
         return router
 
     async def list_jobs(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter
 
+from app.api.schemas import Model, ModelList, answers
+
 if TYPE_CHECKING:
     from app.transcription.pool import ModelPool
 
@@ -23,8 +25,22 @@ class Models:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1/models", tags=["Models"])
-        router.add_api_route("", self.list_models, methods=["GET"], summary="List models")
-        router.add_api_route("/{model_id:path}", self.get_model, methods=["GET"], summary="Look at a model")
+        router.add_api_route(
+            "",
+            self.list_models,
+            methods=["GET"],
+            summary="List models",
+            response_model=None,
+            responses=answers(ModelList, 401, 500, 503),
+        )
+        router.add_api_route(
+            "/{model_id:path}",
+            self.get_model,
+            methods=["GET"],
+            summary="Look at a model",
+            response_model=None,
+            responses=answers(Model, 401, 404, 500, 503),
+        )
         return router
 
     async def list_models(self) -> dict[str, Any]:

@@ -1,138 +1,226 @@
-"""The form of ``POST /v1/audio/transcriptions``, described by hand: its body is streamed, not parsed by FastAPI."""
+"""The OpenAPI description where FastAPI can't know: the forms, whose bodies are streamed, and what all routes share."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from app.api.schemas import (
+    DiarizedTranscription,
+    JobAccepted,
+    Transcription,
+    VerboseTranscription,
+    answers,
+)
 from app.api.submission import NOT_IN_TRANSLATIONS
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_STRING: Final = {"type": "string"}
 
 
 def _field(kind: str, description: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, "description": description, **more}
 
 
+def _list(description: str, items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "description": description}
+
+
+#: In the order in which a newcomer meets them. Examples stand in the text: what stands in ``example`` is filled into
+#: the form of ``/docs``, and would be sent.
 _FIELDS: Final = {
     "file": _field(
         "string",
-        "The audio, in any common format. Exactly one of this and `s3_presigned_url`.",
+        "The audio, in any common format. Send exactly one of this and `s3_presigned_url`.",
         format="binary",
     ),
     "s3_presigned_url": _field(
-        "string", "Download the audio from here instead. Aliases: `url`, `audio_url`.", format="uri"
+        "string",
+        "Download the audio from here instead of `file`; `url` and `audio_url` mean the same. Example: "
+        "`https://bucket.s3.amazonaws.com/call.mp3?X-Amz-Signature=…`.",
     ),
-    "model": _field("string", "The served model's name, or its alias `whisper-1`.", default="whisper-1"),
-    "language": _field("string", "ISO-639-1 code of what is spoken; detected where it is absent.", examples=["en"]),
-    "prompt": _field("string", "Text that leads the way: names, spelling, style."),
+    "model": _field(
+        "string",
+        "A served model or an alias, see `GET /v1/models`. Default: the model of the setting WHISPER_MODEL, which "
+        "`whisper-1` stands for. Example: `whisper-1`.",
+    ),
+    "language": _field(
+        "string", "ISO-639-1 code of what is spoken, or its English name. Default: detected. Example: `en`."
+    ),
+    "prompt": _field(
+        "string", "Text that leads the way: names, spelling, style. Default: none. Example: `Kubernetes, gRPC, etcd.`"
+    ),
     "response_format": _field(
         "string",
-        "What the answer looks like.",
-        enum=["json", "text", "srt", "vtt", "verbose_json"],
+        "What the answer looks like. `diarized_json` needs `multichannel=true`. Default: `json`.",
+        enum=["json", "text", "srt", "vtt", "verbose_json", "diarized_json"],
         default="json",
+    ),
+    "timestamp_granularities[]": _list(
+        "Times of segments, of words, or of both, in `verbose_json` and in documents. Default: `segment`. Example: "
+        "`word`.",
+        {"type": "string", "enum": ["segment", "word"]},
     ),
     "temperature": _field(
         "number",
-        "0 falls back to hotter decoding where the text looks wrong.",
+        "0 to 1; 0 falls back to hotter decoding where the text looks wrong. Default: `0`.",
         minimum=0,
         maximum=1,
         default=0,
     ),
-    "timestamp_granularities[]": {
-        "type": "array",
-        "items": {"type": "string", "enum": ["segment", "word"]},
-        "description": "Times of segments, of words, or of both, in `verbose_json` and in documents.",
-        "default": ["segment"],
-    },
-    "keywords[]": {
-        "type": "array",
-        "items": {"type": "string"},
-        "description": "Words to expect (hotwords).",
-    },
-    "chunking_strategy": _field(
-        "string",
-        '`auto`, or a JSON object `{"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 400, '
-        '"silence_duration_ms": 500}` that tunes the speech detection.',
-        default="auto",
-    ),
-    "vad_filter": _field("boolean", "Leave out what holds no speech.", default=True),
     "stream": _field(
         "boolean",
         "Answer with server-sent events, `transcript.text.delta` as windows are finished and `transcript.text.done` at "
-        "the end; with `response_format` json or text.",
+        "the end; with `response_format` json, text or diarized_json. Default: `false`.",
         default=False,
+    ),
+    "include[]": _list(
+        "`logprobs` adds each token's log probability to JSON answers. Default: nothing.",
+        {"type": "string", "enum": ["logprobs"]},
+    ),
+    "keywords[]": _list(
+        "Words to expect (hotwords); `hotwords` means the same. Default: none. Example: `etcd`.", dict(_STRING)
+    ),
+    "chunking_strategy": _field(
+        "string",
+        '`auto`, or a JSON object such as `{"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 400, '
+        '"silence_duration_ms": 500}` that tunes the speech detection. Default: `auto`.',
+    ),
+    "vad_filter": _field("boolean", "Leave out what holds no speech. Default: `true`.", default=True),
+    "beam_size": _field(
+        "integer",
+        "1 to 10 beams; more are slower and a little better. Default: the setting WHISPER_BEAM_SIZE, 5.",
+        minimum=1,
+        maximum=10,
     ),
     "multichannel": _field(
         "boolean",
-        "Transcribe each channel alone, with `channel` (from 0) on every segment and word, in the order of time.",
+        "Transcribe each channel alone, with `channel` (from 0) on every segment and word, in the order of time. "
+        "Default: `false`.",
         default=False,
     ),
     "condition_on_previous_text": _field(
         "boolean",
         "Have each window of 30 s go on from the text of the one before: a little more consistent, slower, as windows "
-        "can't go onto the model together, and errors may repeat.",
+        "can't go onto the model together, and errors may repeat. Default: `false`.",
         default=False,
     ),
-    "beam_size": _field("integer", "Beams; more are slower and a little better.", minimum=1, maximum=10),
-    "metadata": _field("string", "JSON object of strings, at most 4 KiB, given back with the job and its result."),
-    "stored_output": _field("boolean", "Answer with a job id at once and keep the result here.", default=False),
+    "max_line_width": _field(
+        "integer", "Characters in a line of srt and vtt. Default: no limit. Example: `42`.", minimum=1, maximum=1000
+    ),
+    "max_line_count": _field(
+        "integer",
+        "Lines in a cue of srt and vtt; together with `max_line_width` words flow over segments. Default: no limit. "
+        "Example: `2`.",
+        minimum=1,
+        maximum=100,
+    ),
+    "highlight_words": _field(
+        "boolean", "Underline each word of srt and vtt while it is spoken. Default: `false`.", default=False
+    ),
+    "metadata": _field(
+        "string",
+        "JSON object of strings, at most 4 KiB, given back with the job and its result. Default: none. Example: "
+        '`{"call": "4711"}`.',
+    ),
+    "stored_output": _field(
+        "boolean", "Answer with a job id at once and keep the result here. Default: `false`.", default=False
+    ),
     "upload_presigned_url": _field(
         "string",
-        "Answer with a job id at once and PUT the result there. Sign it for at least an hour.",
-        format="uri",
+        "Answer with a job id at once and PUT the result there. Sign it for at least an hour. Default: none. Example: "
+        "`https://bucket.s3.amazonaws.com/call.json?X-Amz-Signature=…`.",
     ),
     "upload_format": _field(
         "string",
-        "What is PUT there; the default is `response_format` where that is text, srt or vtt, else `document`.",
-        enum=["document", "json", "text", "srt", "vtt", "verbose_json"],
+        "What is PUT there. Default: `response_format` where that is text, srt or vtt, else `document`.",
+        enum=["document", "json", "text", "srt", "vtt", "verbose_json", "diarized_json"],
     ),
-    "upload_headers": _field("string", "JSON object of the headers that were signed into the URL."),
+    "upload_headers": _field(
+        "string",
+        'JSON object of the headers that were signed into the URL. Default: none. Example: `{"x-amz-acl": "private"}`.',
+    ),
 }
 
-_ERROR: Final = {
-    "description": "What was wrong, what is allowed, and what to do.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {
-                    "error": {
-                        "type": "object",
-                        "required": ["message", "type", "param", "code"],
-                        "properties": {
-                            "message": {"type": "string"},
-                            "type": {"type": "string"},
-                            "param": {"type": ["string", "null"]},
-                            "code": {"type": ["string", "null"]},
-                        },
-                    }
-                },
-            }
-        }
-    },
+_HEADERS: Final = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "A name of yours for this request, such as a UUID. The same form with the same key gives the "
+        "first job again, as long as that is kept; another form is 400.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    }
+]
+
+#: The responses of both forms, for FastAPI.
+SPOKEN: Final = answers(
+    Transcription | VerboseTranscription | DiarizedTranscription | JobAccepted,
+    *(400, 401, 404, 413, 429, 500, 503, 507),
+    description="The transcript, or the job's id where one of `upload_presigned_url` and `stored_output` is given.",
+)
+SPOKEN[200]["content"] = {
+    "text/plain": {"schema": _STRING},
+    "text/event-stream": {"schema": _STRING},
 }
 
 
-def _operation(fields: dict[str, Any]) -> dict[str, Any]:
+def _operation(form: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{form}"}
     return {
-        "requestBody": {
-            "required": True,
-            "content": {"multipart/form-data": {"schema": {"type": "object", "properties": fields}}},
-        },
-        "responses": {
-            "200": {
-                "description": "The transcript, or for an asynchronous request the job's id.",
-                "content": {
-                    "application/json": {"schema": {"type": "object"}},
-                    "text/plain": {"schema": {"type": "string"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
-                },
-            },
-            **dict.fromkeys(("400", "401", "404", "413", "429", "503", "507"), _ERROR),
-        },
+        "parameters": _HEADERS,
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
     }
 
 
-TRANSCRIPTION: Final = _operation(_FIELDS)
-TRANSLATION: Final = _operation(
-    {name: value for name, value in _FIELDS.items() if name.removesuffix("[]") not in NOT_IN_TRANSLATIONS}
-)
+#: What FastAPI is to add to the operations.
+TRANSCRIPTION: Final = _operation("TranscriptionForm")
+TRANSLATION: Final = _operation("TranslationForm")
+
+
+def _form(title: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "type": "object", "properties": fields}
+
+
+_FORMS: Final = {
+    "TranscriptionForm": _form("TranscriptionForm", _FIELDS),
+    "TranslationForm": _form(
+        "TranslationForm",
+        {name: value for name, value in _FIELDS.items() if name.removesuffix("[]") not in NOT_IN_TRANSLATIONS},
+    ),
+}
+#: FastAPI's own, which are never answered here: wrong parameters are 400, in the envelope.
+_UNUSED: Final = ("HTTPValidationError", "ValidationError")
+
+
+def complete(app: FastAPI) -> None:
+    """Has ``/openapi.json`` describe the forms and the key, and leave out what is never answered."""
+    made = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(made())
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's way to extend the description
+
+
+def _completed(description: dict[str, Any]) -> dict[str, Any]:
+    components = description["components"]
+    for name in _UNUSED:
+        components["schemas"].pop(name, None)
+    components["schemas"].update(_FORMS)
+    components["securitySchemes"] = {
+        "ApiKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "One of API_KEYS, where it is set.",
+        }
+    }
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if path.startswith("/v1/"):
+                operation["security"] = [{"ApiKey": []}, {}]
+    return description

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.multipart import read_form, refuse_empty
-from app.api.openapi import TRANSCRIPTION, TRANSLATION
+from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
 from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
 from app.api.streams import client_gone
 from app.domain.errors import InvalidRequest
@@ -57,7 +57,8 @@ class Transcriptions:
             self.transcribe,
             methods=["POST"],
             summary="Transcribe audio",
-            response_class=Response,
+            response_model=None,
+            responses=SPOKEN,
             openapi_extra=TRANSCRIPTION,
         )
         router.add_api_route(
@@ -65,7 +66,8 @@ class Transcriptions:
             self.translate,
             methods=["POST"],
             summary="Translate audio into English",
-            response_class=Response,
+            response_model=None,
+            responses=SPOKEN,
             openapi_extra=TRANSLATION,
         )
         return router

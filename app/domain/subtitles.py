@@ -107,16 +107,18 @@ def _cues(transcript: Transcript, layout: SubtitleLayout, *, escape: Callable[[s
 def _laid_out(transcript: Transcript, layout: SubtitleLayout) -> Iterator[list[_Timed]]:
     """The words of each cue; the first word of each further line begins with the line break."""
     for passage in _passages(transcript, layout):
-        lines = list(_lines(_tidy(passage), layout.max_line_width or math.inf))
+        lines = list(_lines(passage, layout.max_line_width or math.inf))
         count = layout.max_line_count or max(len(lines), 1)
         for first in range(0, len(lines), count):
             yield _broken(lines[first : first + count])
 
 
-def _passages(transcript: Transcript, layout: SubtitleLayout) -> Iterable[list[_Timed]]:
+def _passages(transcript: Transcript, layout: SubtitleLayout) -> Iterator[Iterable[_Timed]]:
     """Words that may share a cue."""
-    segments = [_words(segment, layout) for segment in transcript.segments]
-    return _between_pauses(chain.from_iterable(segments)) if layout.flows_over_segments else segments
+    segments = (_words(segment, layout) for segment in transcript.segments)
+    if layout.flows_over_segments:
+        return _between_pauses(_tidy(chain.from_iterable(segments)))
+    return (_tidy(words) for words in segments)
 
 
 def _words(segment: Segment, layout: SubtitleLayout) -> list[_Timed]:

@@ -59,9 +59,11 @@ class RecordingRegistry(Registry):
         self.history: dict[str, list[Job]] = {}
         self.removed = asyncio.Event()
 
-    def add(self, job: Job) -> None:
-        super().add(job)
-        self.history[job.id] = [job]
+    def add(self, job: Job) -> Job:
+        registered = super().add(job)
+        if registered is job:
+            self.history[job.id] = [job]
+        return registered
 
     def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         job = super().update(job_id, change)
