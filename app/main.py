@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import errors, openapi
+from app.api import docs, errors, openapi
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
 from app.api.limits import ApiKeys, Limits, LingeringClose
@@ -252,11 +252,14 @@ def create_app(
         version=__version__,
         description="Audio to text on your own hardware, with OpenAI's API and delivery to presigned URLs.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     _add_routes(app, service)
     errors.install(app)
     openapi.complete(app)
+    docs.install(app)
     app.add_middleware(Limits, keys=ApiKeys(settings.api_keys), max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(LingeringClose)
     return app

@@ -136,18 +136,18 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
         (
             {"response_format": "xml"},
             "response_format",
-            "response_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json.",
+            "response_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json.",
         ),
         (
             {"response_format": "document"},
             "response_format",
-            "response_format=document is not allowed: choose one of json, text, srt, vtt, verbose_json.",
+            "response_format=document is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json.",
         ),
         (
             {"response_format": "diarized_json"},
             "response_format",
-            "response_format=diarized_json is not available: this server has no way to tell speakers apart. Use "
-            "verbose_json.",
+            "response_format=diarized_json is not available for this request: this server has no way to tell speakers "
+            "apart but by their channels. Set multichannel=true where each speaker has a channel, or use verbose_json.",
         ),
         (
             {"timestamp_granularities[]": "sentence"},
@@ -168,7 +168,7 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
         (
             {"stream": "true", "response_format": "vtt"},
             "stream",
-            "stream=true gives text, not vtt: set response_format to json, or leave stream out.",
+            "stream=true gives text, not vtt: set response_format to json, text or diarized_json, or leave stream out.",
         ),
         (
             {"webhook_url": "https://a.example/hook"},
@@ -177,9 +177,9 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
             "upload_presigned_url names.",
         ),
         (
-            {"include[]": "logprobs"},
+            {"include[]": "usage"},
             "include",
-            "include is not available on this server: verbose_json has the average log probability of each segment.",
+            "include=usage is not allowed: choose one of logprobs.",
         ),
         ({"metadata": "{"}, "metadata", "metadata is not JSON: send it as a JSON object."),
         (
@@ -211,7 +211,8 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
         (
             {"upload_format": "xml", "upload_presigned_url": URL},
             "upload_format",
-            "upload_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, document.",
+            "upload_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json, "
+            "document.",
         ),
         (
             {"language": ["de", "en"]},
@@ -316,7 +317,8 @@ def test_upload_has_the_response_format_where_that_is_plain_text(response_format
 
 @pytest.mark.parametrize("upload_format", list(ResponseFormat))
 def test_upload_format_goes_before_the_response_format(upload_format: ResponseFormat) -> None:
-    upload = read(upload_presigned_url=URL, response_format="srt", upload_format=upload_format.value).upload
+    form = {"upload_presigned_url": URL, "response_format": "srt", "upload_format": upload_format.value}
+    upload = read_form({**form, "multichannel": "true"}).upload
     assert upload is not None
     assert upload.rendering.format is upload_format
 

@@ -134,12 +134,15 @@ async def test_nothing_of_a_synchronous_request_is_left(running: Running, sample
     assert (await running.client.get("/v1/jobs")).json() == {"total_jobs": 0, "jobs": {}}
 
 
-async def test_client_that_goes_away_cancels_its_work(running: Running, samples: Path, tmp_path: Path) -> None:
-    waiting = asyncio.create_task(running.transcribe(samples / "long.opus"))
-    await eventually(lambda: running.service.pool.active == 1)
-    waiting.cancel()
-    await eventually(lambda: not running.service.pool.active and not running.service.registry.everything())
-    assert not list((tmp_path / "data" / "jobs").iterdir())
+async def test_work_of_a_client_that_went_away_is_cancelled_after_the_grace(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, grace_seconds=0.3) as running:
+        waiting = asyncio.create_task(running.transcribe(samples / "long.opus"))
+        await eventually(lambda: running.service.pool.active == 1)
+        waiting.cancel()
+        await eventually(lambda: not running.service.pool.active and not running.service.registry.everything())
+        assert not list((tmp_path / "data" / "jobs").iterdir())
 
 
 async def test_audio_behind_a_url_that_fails_is_a_bad_request(tmp_path: Path, model: WhisperModel) -> None:

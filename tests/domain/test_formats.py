@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render, srt, timestamp, vtt
+from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render
+from app.domain.subtitles import SubtitleLayout
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
 
@@ -148,6 +147,13 @@ def test_vtt_is_exactly_this() -> None:
     )
 
 
+@pytest.mark.parametrize("format_", [ResponseFormat.SRT, ResponseFormat.VTT])
+def test_subtitles_follow_the_layout_of_the_rendering(format_: ResponseFormat) -> None:
+    rendering = Rendering(format=format_, subtitles=SubtitleLayout(highlight_words=True))
+    assert "\n<u>Grüße,</u>\n" in render(GREETING, rendering, extras={}).decode()
+    assert "<u>" not in rendered(format_).decode()
+
+
 def test_transcript_without_speech_is_empty_in_every_format() -> None:
     silent = a_transcript(duration=3.0)
     assert rendered(ResponseFormat.TEXT, transcript=silent) == b"\n"
@@ -166,86 +172,3 @@ def test_every_format_has_a_media_type() -> None:
     assert set(MEDIA_TYPES) == set(ResponseFormat)
     assert MEDIA_TYPES[ResponseFormat.VTT] == "text/vtt; charset=utf-8"
     assert MEDIA_TYPES[ResponseFormat.SRT] == MEDIA_TYPES[ResponseFormat.TEXT] == "text/plain; charset=utf-8"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "in_srt", "in_vtt"),
-    [
-        (0.0, "00:00:00,000", "00:00.000"),
-        (59.9994, "00:00:59,999", "00:59.999"),
-        (59.9996, "00:01:00,000", "01:00.000"),
-        (3599.9996, "01:00:00,000", "01:00:00.000"),
-        (3900.0, "01:05:00,000", "01:05:00.000"),
-        (360_000.5, "100:00:00,500", "100:00:00.500"),
-        (-0.02, "00:00:00,000", "00:00.000"),
-    ],
-)
-def test_times_are_rounded_before_they_are_split(seconds: float, in_srt: str, in_vtt: str) -> None:
-    assert timestamp(seconds, point=",", hours_always=True) == in_srt
-    assert timestamp(seconds, point=".") == in_vtt
-
-
-def test_empty_cues_are_left_out_and_the_others_counted_without_a_gap() -> None:
-    transcript = a_transcript(
-        a_segment(" one", 0, 1), a_segment("  \n", 1, 2), a_segment("", 2, 3), a_segment(" two", 3, 4)
-    )
-    assert srt(transcript) == "1\n00:00:00,000 --> 00:00:01,000\none\n\n2\n00:00:03,000 --> 00:00:04,000\ntwo\n\n"
-    assert vtt(transcript).count("-->") == 2
-
-
-@pytest.mark.parametrize("text", ["a --> b", "a ---> b", "a -----> b", "-->-->", "a\n-->\nb", "--\n>", "->", "<!-->"])
-def test_arrow_never_stands_in_a_cue(text: str) -> None:
-    transcript = a_transcript(a_segment(text))
-    assert srt(transcript).count("-->") == 1
-    assert vtt(transcript).count("-->") == 1
-
-
-def test_line_breaks_of_every_kind_become_spaces() -> None:
-    transcript = a_transcript(a_segment(" a\nb\r\nc\u2028d\x85e\x0bf\n\n2\n"))
-    assert srt(transcript).splitlines()[2:] == ["a b c d e f 2", ""]
-
-
-def test_cue_that_would_end_before_it_begins_ends_where_it_begins() -> None:
-    assert "00:00:02,000 --> 00:00:02,000" in srt(a_transcript(a_segment("x", 2.0, 1.5)))
-
-
-_TIME = re.compile(r"(?:(\d{2,}):)?([0-5]\d):([0-5]\d)[,.](\d{3})")
-
-
-def _parsed(text: str) -> float:
-    match = _TIME.fullmatch(text)
-    assert match, text
-    hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
-
-
-def _check_cues(blocks: list[list[str]], transcript: Transcript) -> None:
-    spoken = [segment for segment in transcript.segments if segment.text.split()]
-    assert len(blocks) == len(spoken)
-    times: list[float] = []
-    for (arrow, text), segment in zip(blocks, spoken, strict=True):
-        start, end = (_parsed(part) for part in arrow.split(" --> "))
-        assert start == pytest.approx(segment.start, abs=0.000_51)
-        assert end == pytest.approx(segment.end, abs=0.000_51)
-        assert "-->" not in text
-        assert text == " ".join(text.split()) != ""
-        times += [start, end]
-    assert all(before <= after for before, after in pairwise(times))
-
-
-@unhurried
-@given(transcripts())
-def test_srt_can_be_read_back(transcript: Transcript) -> None:
-    blocks = [block.split("\n") for block in srt(transcript).split("\n\n")]
-    assert blocks.pop() == [""]
-    assert [block[0] for block in blocks] == [str(number) for number in range(1, len(blocks) + 1)]
-    _check_cues([block[1:] for block in blocks], transcript)
-
-
-@unhurried
-@given(transcripts())
-def test_vtt_can_be_read_back(transcript: Transcript) -> None:
-    head, *blocks = [block.split("\n") for block in vtt(transcript).split("\n\n")]
-    assert head == ["WEBVTT"]
-    assert blocks.pop() == [""]
-    _check_cues(blocks, transcript)

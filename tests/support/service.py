@@ -11,6 +11,7 @@ import httpx
 import uvicorn
 
 from app.__main__ import Server
+from app.jobs.waiters import GRACE_SECONDS
 from app.main import Service, create_app
 from app.settings import Settings
 from tests.support.waiting import eventually
@@ -98,6 +99,7 @@ async def serving(
     load_by_name: Callable[[str], WhisperModel] | None = None,
     wait_for_model: bool = True,
     clock: Clock | None = None,
+    grace_seconds: float = GRACE_SECONDS,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serves on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
@@ -107,6 +109,7 @@ async def serving(
         chosen,
         load_model=lambda name: (load_by_name(name) if load_by_name else load_model(),),
         clock=clock,
+        grace_seconds=grace_seconds,
         stop=lambda code: server.stop(code),
     )
     service: Service = app.state.service

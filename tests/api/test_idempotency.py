@@ -1,0 +1,178 @@
+"""``Idempotency-Key``: the same request twice is one job."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.fault_server import answer as answering
+from tests.support.fault_server import fault_server, never_answer
+from tests.support.service import serving
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import httpx
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+pytestmark = pytest.mark.anyio
+
+
+async def submit(
+    running: Running, file: Path, key: str, *, path: str = "transcriptions", **fields: str
+) -> httpx.Response:
+    content = await asyncio.to_thread(file.read_bytes)
+    return await running.client.post(
+        f"/v1/audio/{path}",
+        files={"file": (file.name, content)},
+        data=fields,
+        headers={"Idempotency-Key": key},
+        timeout=30,
+    )
+
+
+async def test_same_form_with_the_same_key_gives_the_first_job_again(
+    running: Running, samples: Path, tmp_path: Path
+) -> None:
+    first = await submit(running, samples / "hello.wav", "one", stored_output="true", language="en")
+    again = await submit(running, samples / "hello.wav", "one", language="en", stored_output="true")
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    job = await running.finished(first.json()["job_id"])
+    assert job["status"] == "completed"
+    later = await submit(running, samples / "hello.wav", "one", stored_output="true", language="en")
+    assert later.json()["job_id"] == job["job_id"]
+    assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [job["job_id"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "fields"),
+    [
+        ("numbers.mp3", "transcriptions", {}),
+        ("hello.wav", "translations", {}),
+        ("hello.wav", "transcriptions", {"prompt": "other"}),
+        ("hello.wav", "transcriptions", {"timestamp_granularities[]": "word"}),
+    ],
+)
+async def test_another_form_with_the_same_key_is_refused_and_leaves_nothing(
+    running: Running, samples: Path, tmp_path: Path, file: str, path: str, fields: dict[str, str]
+) -> None:
+    first = await submit(running, samples / "hello.wav", "one", stored_output="true")
+    other = await submit(running, samples / file, "one", path=path, stored_output="true", **fields)
+    error = other.json()["error"]
+    assert (other.status_code, error["code"]) == (400, "idempotency_key_reused")
+    assert first.json()["job_id"] in error["message"]
+    assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [first.json()["job_id"]]
+
+
+async def test_ten_at_once_with_one_key_are_one_job(running: Running, samples: Path) -> None:
+    answers = await asyncio.gather(
+        *(submit(running, samples / "hello.wav", "one", stored_output="true") for _ in range(10))
+    )
+    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    assert (await running.client.get("/v1/jobs")).json()["total_jobs"] == 1
+
+
+async def test_url_that_was_signed_anew_takes_the_place_of_the_first(
+    tmp_path: Path, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let = threading.Event()
+    decode = model.decode
+
+    def held(windows: Any) -> Any:
+        let.wait(30)
+        return decode(windows)
+
+    monkeypatch.setattr(model, "decode", held)
+    async with (
+        fault_server(answering(200)) as target,
+        serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running,
+    ):
+        old, new = (target.url(f"/bucket/key?Signature={name}") for name in ("first", "second"))
+        first = await submit(running, samples / "hello.wav", "one", upload_presigned_url=old)
+        again = await submit(running, samples / "hello.wav", "one", upload_presigned_url=new)
+        assert again.json()["job_id"] == first.json()["job_id"]
+        let.set()
+        assert (await running.finished(first.json()["job_id"]))["status"] == "completed"
+        (put,) = target.requests
+        assert "Signature=second" in put.target
+        elsewhere = await submit(
+            running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/other?Signature=third")
+        )
+        assert elsewhere.status_code == 400
+
+
+async def test_url_that_comes_after_the_upload_has_begun_changes_nothing(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with (
+        fault_server(never_answer()) as target,
+        serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running,
+    ):
+        first = await submit(
+            running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/key?Signature=first")
+        )
+        job_id = first.json()["job_id"]
+        await running.until_progress(job_id, "Uploading results")
+        await submit(
+            running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/key?Signature=second")
+        )
+        upload = running.service.registry.get(job_id).upload
+        assert upload is not None
+        assert upload.url.endswith("first")
+        await running.client.delete(f"/v1/jobs/{job_id}")
+
+
+async def test_key_is_free_again_when_its_job_is_forgotten(running: Running, samples: Path) -> None:
+    first = await running.finished(
+        (await submit(running, samples / "hello.wav", "k", stored_output="1")).json()["job_id"]
+    )
+    await running.client.delete(f"/v1/jobs/{first['job_id']}")
+    second = await submit(running, samples / "numbers.mp3", "k", stored_output="true")
+    assert second.status_code == 200
+    assert second.json()["job_id"] != first["job_id"]
+
+
+async def test_two_keys_of_the_api_may_use_one_idempotency_key(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
+        ids = set()
+        for key in ("sk-one", "sk-two"):
+            running.client.headers["Authorization"] = f"Bearer {key}"
+            ids.add((await submit(running, samples / "hello.wav", "same", stored_output="true")).json()["job_id"])
+        assert len(ids) == 2
+
+
+async def test_waiting_client_with_a_key_joins_its_own_work(
+    running: Running, samples: Path, model: WhisperModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let, decoded = threading.Event(), []
+    decode = model.decode
+
+    def held(windows: Any) -> Any:
+        let.wait(30)
+        decoded.append(len(windows))
+        return decode(windows)
+
+    monkeypatch.setattr(model, "decode", held)
+    both = [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(2)]
+    await eventually(lambda: [one.waiters for one in running.service.waiters._attended.values()] == [2])
+    let.set()
+    assert [(await one).json()["text"].split()[0] for one in both] == ["hello", "hello"]
+    assert decoded == [1]
+    await eventually(lambda: not running.service.registry.everything())
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_key_of_a_wrong_length_is_refused(running: Running, samples: Path, key: str) -> None:
+    answer = await submit(running, samples / "hello.wav", key, stored_output="true")
+    assert answer.status_code == 400
+    assert "1 to 255 are allowed" in answer.json()["error"]["message"]

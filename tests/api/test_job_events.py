@@ -1,0 +1,176 @@
+"""``GET /v1/jobs/{id}/events``: a job as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.api import jobs
+from tests.support.service import serving
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import httpx
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+pytestmark = pytest.mark.anyio
+
+
+class Events:
+    """The events of one connection, as (number, job)."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[int, dict[str, Any]] | None:
+        number = None
+        async for line in self._lines:
+            if line.startswith("id: "):
+                number = int(line[4:])
+            elif line.startswith("data: "):
+                assert number is not None
+                return number, json.loads(line[6:])
+        return None
+
+    async def rest(self) -> list[tuple[int, dict[str, Any]]]:
+        found = []
+        while (event := await self.next()) is not None:
+            found.append(event)
+        return found
+
+
+@asynccontextmanager
+async def following(running: Running, job_id: str, *, seen: int | None = None) -> AsyncIterator[Events]:
+    headers = {} if seen is None else {"Last-Event-ID": str(seen)}
+    async with running.client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=30) as answer:
+        yield Events(answer)
+
+
+@pytest.fixture
+def gate(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Lets the model decode."""
+    let = threading.Event()
+    decode = model.decode
+
+    def held(windows: Any) -> Any:
+        let.wait(30)
+        return decode(windows)
+
+    monkeypatch.setattr(model, "decode", held)
+    return let
+
+
+async def test_job_is_followed_with_real_progress_to_its_end(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, whisper_batch_size="1") as running:
+        job_id = await running.submit(samples / "long.opus", stored_output="true")
+        async with following(running, job_id) as events:
+            assert events.answer.headers["content-type"].startswith("text/event-stream")
+            found = await events.rest()
+    numbers = [number for number, _ in found]
+    assert numbers == sorted(set(numbers))
+    percents = [job["progress_percent"] for _, job in found]
+    assert percents == sorted(percents)
+    assert any(0 < percent < 100 for percent in percents)
+    assert all(job["job_id"] == job_id for _, job in found)
+    assert [job["status"] for _, job in found if job["status"] in ("completed", "failed", "cancelled")] == ["completed"]
+    assert found[-1][1]["progress"] == "Done"
+
+
+async def test_who_comes_again_hears_only_what_is_new(running: Running, samples: Path, gate: threading.Event) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.until_progress(job_id, "Transcribing audio")
+    async with following(running, job_id) as events:
+        event = await events.next()
+        assert event is not None
+    await eventually(lambda: not running.service.changes._signals)
+    async with following(running, job_id, seen=event[0]) as events:
+        coming = asyncio.create_task(events.rest())
+        await eventually(lambda: bool(running.service.changes._signals))
+        gate.set()
+        found = await coming
+    assert all(number > event[0] for number, _ in found)
+    assert found[-1][1]["status"] == "completed"
+    async with following(running, job_id) as events:
+        assert [job["status"] for _, job in await events.rest()] == ["completed"]
+    async with following(running, job_id, seen=found[-1][0]) as events:
+        assert events.answer.status_code == 204
+
+
+async def test_place_in_the_line_is_told_when_it_changes(
+    tmp_path: Path, model: WhisperModel, samples: Path, gate: threading.Event
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_concurrent_requests=1) as running:
+        first, second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(3)]
+        await running.until_progress(first, "Transcribing audio")
+        async with following(running, third) as events:
+            event = await events.next()
+            assert event is not None
+            assert event[1]["queue_position"] == 2
+            await running.client.delete(f"/v1/jobs/{second}")
+            event = await events.next()
+            assert event is not None
+            assert event[1]["queue_position"] == 1
+            gate.set()
+            assert (await events.rest())[-1][1]["status"] == "completed"
+
+
+async def test_cancelled_job_ends_its_stream(running: Running, samples: Path, gate: threading.Event) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.until_progress(job_id, "Transcribing audio")
+    async with following(running, job_id) as events:
+        await events.next()
+        await running.client.delete(f"/v1/jobs/{job_id}")
+        gate.set()
+        assert (await events.rest())[-1][1]["status"] == "cancelled"
+
+
+async def test_nothing_new_is_told_again_after_a_while(
+    running: Running, samples: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "KEEP_ALIVE_SECONDS", 0.1)
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.until_progress(job_id, "Transcribing audio")
+    async with following(running, job_id) as events:
+        first, second = await events.next(), await events.next()
+        assert first is not None
+        assert second is not None
+        assert first[0] == second[0]
+        assert first[1]["elapsed_time"] < second[1]["elapsed_time"]
+        gate.set()
+        await events.rest()
+
+
+async def test_unknown_job_and_anothers_are_404(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
+        running.client.headers["Authorization"] = "Bearer sk-one"
+        job_id = await running.submit(samples / "hello.wav", stored_output="true")
+        running.client.headers["Authorization"] = "Bearer sk-two"
+        for path in (job_id, "none"):
+            answer = await running.client.get(f"/v1/jobs/{path}/events")
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "job_not_found"
+
+
+async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(
+    running: Running, samples: Path, gate: threading.Event
+) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    async with following(running, job_id) as events:
+        await events.next()
+        assert running.service.changes._signals
+    await eventually(lambda: not running.service.changes._signals)
+    gate.set()
+    assert (await running.finished(job_id))["status"] == "completed"

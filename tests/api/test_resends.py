@@ -1,0 +1,254 @@
+"""A synchronous request that its client sends again joins the work that is already running."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+from tests.support.service import serving
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+pytestmark = pytest.mark.anyio
+
+SAID = "hello this is a test the job is complete now"
+AGAIN = {"x-stainless-retry-count": "1"}
+
+
+class Held:
+    """A model that decodes when it is let, and counts the windows that it did."""
+
+    def __init__(self, model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.decoded = 0
+        decode = model.decode
+
+        def held(windows: Any) -> Any:
+            self.open.wait(30)
+            self.decoded += len(windows)
+            return decode(windows)
+
+        monkeypatch.setattr(model, "decode", held)
+
+
+@pytest.fixture
+def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(model, monkeypatch)
+
+
+@asynccontextmanager
+async def abandoned(running: Running, file: Path, **fields: Any) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """A request under way whose client goes away at the end of the block."""
+    first = asyncio.create_task(send(running, file, **fields))
+    await eventually(lambda: len(running.service.registry.everything()) == 1)
+    yield first
+    first.cancel()
+    await asyncio.wait([first])
+    await eventually(lambda: not attended(running)[0].waiters)
+
+
+def attended(running: Running) -> list[Any]:
+    return list(running.service.waiters._attended.values())
+
+
+async def send(running: Running, file: Path, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    content = await asyncio.to_thread(file.read_bytes)
+    return await running.client.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("audio.wav", content)},
+        data={"model": "whisper-1", **fields},
+        headers=headers,
+        timeout=30,
+    )
+
+
+async def test_openais_client_that_lost_patience_joins_its_own_work(
+    running: Running, samples: Path, held: Held
+) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=4, timeout=1.0)
+    asking = asyncio.create_task(
+        client.audio.transcriptions.create(model="whisper-1", file=samples / "hello.wav", response_format="json")
+    )
+    await eventually(lambda: bool(attended(running)) and attended(running)[0].deadline is not None)
+    await eventually(lambda: bool(attended(running)[0].waiters))  # it has come again
+    held.open.set()
+    assert (await asking).text == SAID
+    assert held.decoded == 1
+    await eventually(lambda: not running.service.registry.everything())
+    await client.close()
+
+
+async def test_resend_takes_the_result_that_was_finished_meanwhile(running: Running, samples: Path, held: Held) -> None:
+    async with abandoned(running, samples / "hello.wav"):
+        pass
+    held.open.set()
+    await eventually(lambda: attended(running)[0].outcome.done())
+    answer = await send(running, samples / "hello.wav", headers=AGAIN)
+    assert answer.json()["text"] == SAID
+    assert held.decoded == 1
+    await eventually(lambda: not running.service.registry.everything())
+
+
+async def test_resend_beside_a_client_that_still_waits_answers_both(
+    running: Running, samples: Path, held: Held
+) -> None:
+    first = asyncio.create_task(send(running, samples / "hello.wav"))
+    await eventually(lambda: len(attended(running)) == 1)
+    second = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
+    await eventually(lambda: attended(running)[0].waiters == 2)
+    held.open.set()
+    assert [(await one).json()["text"] for one in (first, second)] == [SAID, SAID]
+    assert held.decoded == 1
+    await eventually(lambda: not running.service.registry.everything())
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        ({}, {}),
+        ({"x-stainless-retry-count": "0"}, {}),
+        (AGAIN, {"language": "en"}),
+        (AGAIN, {"temperature": "0"}),
+    ],
+)
+async def test_request_that_is_another_one_or_the_first_is_work_of_its_own(
+    running: Running, samples: Path, held: Held, headers: dict[str, str], fields: dict[str, str]
+) -> None:
+    async with abandoned(running, samples / "hello.wav"):
+        pass
+    held.open.set()
+    answer = await send(running, samples / "hello.wav", headers=headers, **fields)
+    assert answer.json()["text"] == SAID
+    assert held.decoded == 2
+
+
+async def test_same_length_with_other_bytes_is_another_request(
+    running: Running, samples: Path, tmp_path: Path, held: Held
+) -> None:
+    content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+    other = tmp_path / "other.wav"
+    await asyncio.to_thread(other.write_bytes, content[:-2] + b"\x01\x00")
+    async with abandoned(running, samples / "hello.wav"):
+        pass
+    held.open.set()
+    assert (await send(running, other, headers=AGAIN)).json()["text"] == SAID
+    assert held.decoded == 2
+
+
+async def test_work_is_kept_while_a_resend_arrives_and_cancelled_where_it_proves_another(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, grace_seconds=0.2) as running:
+        async with abandoned(running, samples / "hello.wav", prompt="one"):
+            (work,) = attended(running)
+        boundary = "b" * 32
+        whole = await body(samples / "hello.wav", boundary, prompt="two")
+        arrived = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield whole[:1000]
+            await arrived.wait()
+            yield whole[1000:]
+
+        headers = {**AGAIN, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+        headers["Content-Length"] = str(work.content_length)
+        asking = asyncio.create_task(
+            running.client.post("/v1/audio/transcriptions", content=slowly(), headers=headers, timeout=30)
+        )
+        await eventually(lambda: work.expected == 1)
+        await eventually(lambda: asyncio.get_running_loop().time() > work.deadline + 0.2)
+        assert attended(running) == [work]
+        assert len(whole) == work.content_length
+        arrived.set()
+        await eventually(lambda: work not in attended(running))
+        held.open.set()
+        assert (await asking).json()["text"] == SAID
+        await eventually(lambda: not running.service.registry.everything())
+
+
+async def body(file: Path, boundary: str, **fields: Any) -> bytes:
+    """What ``send`` sends, with another boundary of the same length."""
+    content = await asyncio.to_thread(file.read_bytes)
+    request = httpx.Request(
+        "POST",
+        "http://127.0.0.1",
+        files={"file": ("audio.wav", content)},
+        data={"model": "whisper-1", **fields},
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    return request.read()
+
+
+async def test_resend_with_another_key_does_not_join(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
+        running.client.headers["Authorization"] = "Bearer sk-one"
+        async with abandoned(running, samples / "hello.wav"):
+            pass
+        held.open.set()
+        running.client.headers["Authorization"] = "Bearer sk-two"
+        assert (await send(running, samples / "hello.wav", headers=AGAIN)).status_code == 200
+        assert held.decoded == 2
+
+
+async def test_full_queue_does_not_refuse_a_resend(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
+        async with abandoned(running, samples / "hello.wav"):
+            await eventually(lambda: running.service.pool.active == 1)
+        job_id = await running.submit(samples / "numbers.mp3", stored_output="true")
+        refused = await send(running, samples / "hello.wav")
+        assert refused.status_code == 429
+        joined = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
+        await eventually(lambda: bool(attended(running)[0].waiters))
+        held.open.set()
+        assert (await joined).json()["text"] == SAID
+        await running.finished(job_id)
+
+
+async def test_work_that_failed_is_not_joined(
+    running: Running, samples: Path, model: WhisperModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    decode = model.decode
+
+    def failing(windows: Any) -> Any:
+        if not broken.is_set():
+            broken.wait(30)
+            raise RuntimeError("broken")
+        return decode(windows)
+
+    monkeypatch.setattr(model, "decode", failing)
+    async with abandoned(running, samples / "hello.wav"):
+        pass
+    broken.set()
+    monkeypatch.setattr(model, "decode", decode)
+    await eventually(lambda: attended(running)[0].outcome.done())
+    answer = await send(running, samples / "hello.wav", headers=AGAIN)
+    assert answer.json()["text"] == SAID
+
+
+async def test_shutdown_does_not_wait_for_work_that_nobody_waits_for(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, shutdown_grace_seconds=60) as running:
+        async with abandoned(running, samples / "hello.wav"):
+            pass
+        held.open.set()
+        async with asyncio.timeout(10):
+            await running.service.drain()
+        assert running.service.registry.everything() == []
