@@ -13,7 +13,7 @@ from app import __version__
 from app.api import docs, errors, openapi
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
-from app.api.limits import ApiKeys, Limits, LingeringClose
+from app.api.limits import ApiKeys, Limits, LingeringClose, OtherPrefix
 from app.api.models import Models
 from app.api.streaming import Streaming
 from app.api.submission import SubmissionReader
@@ -254,6 +254,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     _add_routes(app, service)
@@ -262,6 +263,7 @@ def create_app(
     docs.install(app)
     app.add_middleware(Limits, keys=ApiKeys(settings.api_keys), max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(LingeringClose)
+    app.add_middleware(OtherPrefix)
     return app
 
 

@@ -112,21 +112,37 @@ class Settings(BaseSettings):
             raise ValueError("must be one or more numbers from 0, such as 0 or 0,1")
         return value
 
+    @field_validator("whisper_models")
+    @classmethod
+    def _by_their_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "auto" in value:
+            raise ValueError("must name each further model, such as small; auto is for WHISPER_MODEL alone")
+        return value
+
     @field_validator("whisper_model_aliases", mode="before")
     @classmethod
     def _aliases(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        pairs = (part.partition("=") for part in value.split(",") if part.strip())
-        return {alias.strip(): model.strip() for alias, _, model in pairs}
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        aliases = {alias.strip(): model.strip() for alias, _, model in pairs}
+        if len(aliases) < len(pairs):
+            raise ValueError("must give each alias once")
+        return aliases
 
     @field_validator("whisper_model_aliases")
     @classmethod
     def _of_served_models(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        served = (info.data.get("whisper_model"), *info.data.get("whisper_models", ()), "")
+        if not {"whisper_model", "whisper_models"} <= info.data.keys():
+            return value  # which models are served is not known: that is told already
+        served = (info.data["whisper_model"], *info.data["whisper_models"])
         for alias, model in value.items():
-            if not alias or model not in served:
-                raise ValueError(f"{alias}={model} must name WHISPER_MODEL or one of WHISPER_MODELS behind the =")
+            if not alias:
+                raise ValueError("must be alias=model or an alias alone, separated by commas")
+            if alias in served:
+                raise ValueError(f"the alias {alias} is the name of a model itself")
+            if model and model not in served:
+                raise ValueError(f"must name WHISPER_MODEL or one of WHISPER_MODELS behind the = of {alias}")
         return value
 
     @field_validator("whisper_batch_size", mode="before")

@@ -9,23 +9,31 @@ from __future__ import annotations
 import json
 import math
 from enum import StrEnum
-from typing import Any, Final, Self, TypeVar
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from app.domain.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 E = TypeVar("E", bound=StrEnum)
 
 
 class Fields:
-    """The form's fields, looked at by name."""
+    """The form's fields, looked at by name; ``other_names`` are taken for those behind them."""
 
-    def __init__(self, received: dict[str, list[str]]) -> None:
+    def __init__(self, received: dict[str, list[str]], *, other_names: Mapping[str, str] = _NONE) -> None:
         self._values: dict[str, list[str]] = {}
-        for name, values in received.items():
-            self._values.setdefault(name.removesuffix("[]"), []).extend(values)
+        for given, values in received.items():
+            name = given.removesuffix("[]")
+            self._values.setdefault(other_names.get(name, name), []).extend(values)
 
     def without(self, *names: str) -> Self:
         """The same form, without what was sent for ``names``."""
@@ -40,7 +48,8 @@ class Fields:
 
     def asks_for(self, name: str) -> bool:
         """Whether the field says anything but no."""
-        return self.has(name) and (self.text(name) or "true").strip().lower() not in _FALSE
+        values = self._values.get(name, ["true"] if self.has(name) else [])
+        return any(value.strip().lower() not in _FALSE for value in values)
 
     def text(self, name: str) -> str | None:
         """The one value, or None where it is absent or empty."""
@@ -90,8 +99,9 @@ class Fields:
         return frozenset(_choice(name, given, choices, frozenset()) for given in self.items(name))
 
     def items(self, name: str) -> list[str]:
-        """The members of an array, repeated or separated by commas."""
-        return [item.strip() for value in self._values.get(name, ()) for item in value.split(",") if item.strip()]
+        """The members of an array: repeated, separated by commas, or written as JSON."""
+        parts = chain.from_iterable(_parts(value) for value in self._values.get(name, ()))
+        return [part.strip() for part in parts if part.strip()]
 
     def members(self, name: str) -> dict[str, str]:
         """An object sent as ``name[key]`` fields."""
@@ -127,6 +137,17 @@ def json_value(name: str, text: str) -> Any:
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"{name} is not JSON: send it as a JSON object.", param=name) from exc
     return value
+
+
+def _parts(value: str) -> list[str]:
+    if value.lstrip().startswith("["):
+        try:
+            parts = json.loads(value)
+        except (ValueError, RecursionError):
+            parts = None
+        if isinstance(parts, list) and all(isinstance(part, str) for part in parts):
+            return parts
+    return value.split(",")
 
 
 def _choice(name: str, given: str, choices: type[E], without: frozenset[E]) -> E:

@@ -41,13 +41,7 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
 
 
-class _Events(Response):
-    """For the description: what is really sent is an EventStream."""
-
-    media_type = "text/event-stream"
-
-
-_RESULT: Final = answers(Transcription | VerboseTranscription | DiarizedTranscription | Document, 400, 401, 404, 500)
+_RESULT: Final = answers(Document | VerboseTranscription | DiarizedTranscription | Transcription, 400, 401, 404, 500)
 _RESULT[200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -93,9 +87,9 @@ class Jobs:
             methods=["GET"],
             summary="Follow a job",
             response_model=None,
-            response_class=_Events,
+            response_class=Response,
             responses={
-                **answers(str, 401, 404, 500, description="`data: {the job}` lines, each with its `id:`."),
+                **answers(None, 401, 404, 500, description="`data: {the job}` lines, each with its `id:`."),
                 204: {"description": "`Last-Event-ID` was that of the last event."},
             },
         )

@@ -74,6 +74,19 @@ class Limits:
             raise body_too_large(self._max_upload_bytes)
 
 
+class OtherPrefix:
+    """Answers ``/openai/v1/…`` as ``/v1/…``: the SDK of Groq puts the prefix before whatever it is told to call."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/openai/v1/"):
+            path = scope["path"].removeprefix("/openai")
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await self._app(scope, receive, send)
+
+
 def body_too_large(max_upload_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(
         f"The file is too large: MAX_UPLOAD_BYTES allows {max_upload_bytes} bytes. Send compressed audio (Opus, "

@@ -20,15 +20,16 @@ _STRING: Final = {"type": "string"}
 
 
 def _field(kind: str, description: str, **more: Any) -> dict[str, Any]:
-    return {"type": kind, "description": description, **more}
+    return {"type": kind, "description": description, "example": "", **more}
 
 
 def _list(description: str, items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items, "description": description}
+    return {"type": "array", "items": items, "description": description, "example": []}
 
 
-#: In the order in which a newcomer meets them. Examples stand in the text: what stands in ``example`` is filled into
-#: the form of ``/docs``, and would be sent.
+#: In the order in which a newcomer meets them. Examples and defaults stand in the text: ``/docs`` fills what stands in
+#: ``example`` into its form, or something made up where there is none, and sends it; generated clients demand or send
+#: what stands in ``default``.
 _FIELDS: Final = {
     "file": _field(
         "string",
@@ -55,7 +56,6 @@ _FIELDS: Final = {
         "string",
         "What the answer looks like. `diarized_json` needs `multichannel=true`. Default: `json`.",
         enum=["json", "text", "srt", "vtt", "verbose_json", "diarized_json"],
-        default="json",
     ),
     "timestamp_granularities[]": _list(
         "Times of segments, of words, or of both, in `verbose_json` and in documents. Default: `segment`. Example: "
@@ -67,13 +67,11 @@ _FIELDS: Final = {
         "0 to 1; 0 falls back to hotter decoding where the text looks wrong. Default: `0`.",
         minimum=0,
         maximum=1,
-        default=0,
     ),
     "stream": _field(
         "boolean",
         "Answer with server-sent events, `transcript.text.delta` as windows are finished and `transcript.text.done` at "
         "the end; with `response_format` json, text or diarized_json. Default: `false`.",
-        default=False,
     ),
     "include[]": _list(
         "`logprobs` adds each token's log probability to JSON answers. Default: nothing.",
@@ -87,7 +85,7 @@ _FIELDS: Final = {
         '`auto`, or a JSON object such as `{"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 400, '
         '"silence_duration_ms": 500}` that tunes the speech detection. Default: `auto`.',
     ),
-    "vad_filter": _field("boolean", "Leave out what holds no speech. Default: `true`.", default=True),
+    "vad_filter": _field("boolean", "Leave out what holds no speech. Default: `true`."),
     "beam_size": _field(
         "integer",
         "1 to 10 beams; more are slower and a little better. Default: the setting WHISPER_BEAM_SIZE, 5.",
@@ -98,13 +96,11 @@ _FIELDS: Final = {
         "boolean",
         "Transcribe each channel alone, with `channel` (from 0) on every segment and word, in the order of time. "
         "Default: `false`.",
-        default=False,
     ),
     "condition_on_previous_text": _field(
         "boolean",
         "Have each window of 30 s go on from the text of the one before: a little more consistent, slower, as windows "
         "can't go onto the model together, and errors may repeat. Default: `false`.",
-        default=False,
     ),
     "max_line_width": _field(
         "integer", "Characters in a line of srt and vtt. Default: no limit. Example: `42`.", minimum=1, maximum=1000
@@ -116,17 +112,13 @@ _FIELDS: Final = {
         minimum=1,
         maximum=100,
     ),
-    "highlight_words": _field(
-        "boolean", "Underline each word of srt and vtt while it is spoken. Default: `false`.", default=False
-    ),
+    "highlight_words": _field("boolean", "Underline each word of srt and vtt while it is spoken. Default: `false`."),
     "metadata": _field(
         "string",
         "JSON object of strings, at most 4 KiB, given back with the job and its result. Default: none. Example: "
         '`{"call": "4711"}`.',
     ),
-    "stored_output": _field(
-        "boolean", "Answer with a job id at once and keep the result here. Default: `false`.", default=False
-    ),
+    "stored_output": _field("boolean", "Answer with a job id at once and keep the result here. Default: `false`."),
     "upload_presigned_url": _field(
         "string",
         "Answer with a job id at once and PUT the result there. Sign it for at least an hour. Default: none. Example: "
@@ -156,7 +148,7 @@ _HEADERS: Final = [
 
 #: The responses of both forms, for FastAPI.
 SPOKEN: Final = answers(
-    Transcription | VerboseTranscription | DiarizedTranscription | JobAccepted,
+    VerboseTranscription | DiarizedTranscription | Transcription | JobAccepted,  # the most particular first
     *(400, 401, 404, 413, 429, 500, 503, 507),
     description="The transcript, or the job's id where one of `upload_presigned_url` and `stored_output` is given.",
 )

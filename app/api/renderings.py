@@ -28,6 +28,8 @@ def requested_rendering(fields: Fields, *, multichannel: bool) -> Rendering:
         InvalidRequest: a value is not allowed.
     """
     granularities = fields.choices("timestamp_granularities", Granularity)
+    if not granularities and fields.flag("word_timestamps", default=False):  # what other servers call it
+        granularities = frozenset(Granularity)
     rendering = Rendering(
         format=fields.choice("response_format", ResponseFormat, without=_NO_DOCUMENT) or ResponseFormat.JSON,
         granularities=granularities or frozenset({Granularity.SEGMENT}),

@@ -21,17 +21,17 @@ Duration = Annotated[float, Field(description="Of the audio, in seconds.", examp
 TaskName = Annotated[Literal["transcribe", "translate"], Field(description="What was done.")]
 
 
-class ErrorDetail(TypedDict):
+class ErrorCause(TypedDict):
     message: Annotated[str, Field(description="What was wrong, what is allowed, and what to do.")]
     type: Annotated[str, Field(description="OpenAI's word for the kind.", examples=["invalid_request_error"])]
     param: Annotated[str | None, Field(description="The field at fault.", examples=["temperature"])]
     code: Annotated[str | None, Field(description="A stable word for programs.", examples=["queue_full"])]
 
 
-class Error(TypedDict):
+class ErrorBody(TypedDict):
     """Every error of every route."""
 
-    error: ErrorDetail
+    error: ErrorCause
 
 
 class Usage(TypedDict):
@@ -262,11 +262,19 @@ class Readiness(TypedDict):
 
 
 def answers(model: Any, *errors: int, description: str = "As asked for.") -> dict[int | str, dict[str, Any]]:
-    """What FastAPI's ``responses`` takes: the answer of success, and the errors that may come instead."""
+    """What FastAPI's ``responses`` takes: the answer of success, and the errors that may come instead.
+
+    ``model`` None is a stream of events.
+    """
     failures: dict[int | str, dict[str, Any]] = {
-        status: {"model": Error, "description": _MEANINGS[status]} for status in errors
+        status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in errors
     }
-    return {200: {"model": model, "description": description}, **failures}
+    success: dict[str, Any] = {"description": description}
+    if model is None:
+        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    else:
+        success["model"] = model
+    return {200: success, **failures}
 
 
 _MEANINGS = {

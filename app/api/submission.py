@@ -26,15 +26,18 @@ _MAX_JSON_BYTES: Final = 4096
 _STREAMED: Final = (ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON)
 #: Fields of OpenAI's or of other servers that can't be honoured, which changes nothing of the transcript.
 _IGNORED: Final = (
-    "enable_diarization",
-    "diarize",
-    "known_speaker_names",
-    "known_speaker_references",
-    "num_speakers",
+    *("enable_diarization", "diarize", "known_speaker_names", "known_speaker_references"),
+    *("num_speakers", "min_speakers", "max_speakers", "return_speaker_embeddings"),
+    *("without_timestamps", "output", "best_of", "patience", "length_penalty", "chunk_length", "vad_parameters"),
+    *("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold", "suppress_tokens"),
 )
+#: What other servers call fields that are known here.
+_OTHER_NAMES: Final = {"hotwords": "keywords", "initial_prompt": "prompt"}
 
+#: Values of ``language`` that other servers take for none.
+_DETECT: Final = frozenset({"auto", "detect"})
 #: What says nothing about a translation into English.
-NOT_IN_TRANSLATIONS: Final = ("language", "timestamp_granularities")
+NOT_IN_TRANSLATIONS: Final = ("language", "languages", "timestamp_granularities")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +75,9 @@ class SubmissionReader:
             InvalidRequest: with a sentence, naming the field at fault.
         """
         without = NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
-        given = Fields(received)
+        given = Fields(received, other_names=_OTHER_NAMES)
         fields = given.without(*without)
-        _refuse_what_is_not_served(fields)
+        _refuse_what_is_not_served(fields, task)
         model = models.find(fields.text("model"))
         language = _language(fields)
         model.require(task=task, language=language)
@@ -99,7 +102,7 @@ class SubmissionReader:
             streamed=_is_streamed(fields, rendering, synchronous=synchronous),
             metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
             warnings=(
-                *(f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)),
+                *_ignored(fields),
                 *(f"{name} has no meaning for translations and was ignored." for name in without if given.has(name)),
                 *(rendering_warnings(fields, rendering) if synchronous else ()),
             ),
@@ -141,6 +144,13 @@ class SubmissionReader:
         )
 
 
+def _ignored(fields: Fields) -> list[str]:
+    warnings = [f"{name} is not supported and was ignored." for name in _IGNORED if fields.asks_for(name)]
+    if len(fields.items("languages")) > 1:
+        warnings.append("languages names several and was ignored: send one.")
+    return warnings
+
+
 def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> bool:
     if not fields.flag("stream", default=False):
         return False
@@ -159,7 +169,13 @@ def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> 
     return True
 
 
-def _refuse_what_is_not_served(fields: Fields) -> None:
+def _refuse_what_is_not_served(fields: Fields, task: Task) -> None:
+    if fields.has("task") and (fields.text("task") or "").strip().lower() != task.value:
+        raise InvalidRequest(
+            f"task={(fields.text('task') or '')[:20]} is not allowed here: POST to /v1/audio/transcriptions to "
+            "transcribe, or to /v1/audio/translations to translate into English.",
+            param="task",
+        )
     for name, remedy in (("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),):
         if fields.has(name):
             raise InvalidRequest(f"{name} is not available on this server: {remedy}.", param=name)
@@ -182,7 +198,10 @@ def _options(fields: Fields, rendering: Rendering) -> TranscriptionOptions:
 
 def _language(fields: Fields) -> str | None:
     given = fields.text("language")
-    if given is None:
+    languages = fields.items("languages")
+    if given is None and len(languages) == 1:
+        given = languages[0]
+    if given is None or given.strip().lower() in _DETECT:
         return None
     code = language_code(given)
     if code is None:

@@ -25,6 +25,31 @@ LANGUAGES: Final = MappingProxyType(
     {code: name for code, _, name in (entry.strip().partition(" ") for entry in _TABLE.split(","))}
 )
 
+#: Further codes that people send, and further names that Whisper's own command knows.
+_ALIASES: Final = MappingProxyType(
+    {
+        "jv": "jw",
+        "nb": "no",
+        "iw": "he",
+        "in": "id",
+        "fil": "tl",
+        "cmn": "zh",
+        "ji": "yi",
+        "burmese": "my",
+        "valencian": "ca",
+        "flemish": "nl",
+        "haitian": "ht",
+        "letzeburgesch": "lb",
+        "pushto": "ps",
+        "panjabi": "pa",
+        "moldavian": "ro",
+        "moldovan": "ro",
+        "sinhalese": "si",
+        "castilian": "es",
+        "mandarin": "zh",
+    }
+)
+
 _CODES: Final = MappingProxyType({name: code for code, name in LANGUAGES.items()})
 
 
@@ -36,6 +61,7 @@ def language_code(given: str) -> str | None:
     if wanted in _CODES:
         return _CODES[wanted]
     primary = wanted.replace("_", "-").partition("-")[0]
+    primary = _ALIASES.get(primary, primary)
     return primary if primary in LANGUAGES else None
 
 

@@ -81,13 +81,14 @@ class Catalogue:
         Raises:
             UnknownModel: there is none.
         """
+        served = {state.name: state for state in self._states}
         wanted = (given or "").strip()
-        wanted = self._aliases.get(wanted, wanted)
-        for state in self._states:
-            if state.name == wanted or not wanted:
-                return state
+        meant = wanted if wanted in served else self._aliases.get(wanted, wanted)
+        if (state := served.get(meant or self.default.name)) is not None:
+            return state
         raise UnknownModel(
-            f"The model {wanted[:100]!r} is not served here: use {' or '.join(self.names)}, or leave model out.",
+            f"The model {wanted[:100]!r} is not served here: use {' or '.join(self.names)}, or leave model out. "
+            "WHISPER_MODEL_ALIASES and WHISPER_MODELS add names.",
             param="model",
             code="model_not_found",
         )
@@ -96,8 +97,9 @@ class Catalogue:
         """Writes down what has become known of a model, its real name included."""
         number = next(number for number, state in enumerate(self._states) if state.name == known_as)
         state = self._states[number] = replace(self._states[number], **changes)
-        # ``auto`` may have turned out to be one of the others.
+        # ``auto`` may have turned out to be one of the others, and has aliases of its own.
         self._states = [one for place, one in enumerate(self._states) if place == number or one.name != state.name]
+        self._aliases = {alias: state.name if name == known_as else name for alias, name in self._aliases.items()}
         return state
 
 

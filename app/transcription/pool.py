@@ -45,7 +45,10 @@ _RETRY_LOADING_SECONDS = 10
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One model: its engine while it is loaded, and how many requests use it. ``last_used`` counts uses."""
+    """One model: its engine while it is loaded, and how many requests use it.
+
+    ``last_used`` is larger the later a request came or left.
+    """
 
     name: str
     engine: WhisperTranscriber | None = None
@@ -160,6 +163,7 @@ class ModelPool:
                 self._line.remove(waiting)
             elif not waiting.came_on.exception():
                 place.users -= 1
+                self._touch(place)
             self._admit()
 
     def _admit(self) -> None:
@@ -173,10 +177,13 @@ class ModelPool:
 
     def _let_in(self, waiting: _Waiting, engine: WhisperTranscriber) -> None:
         self._line.remove(waiting)
-        self._uses += 1
         waiting.place.users += 1
-        waiting.place.last_used = self._uses
+        self._touch(waiting.place)
         waiting.came_on.set_result(engine)
+
+    def _touch(self, place: _Place) -> None:
+        self._uses += 1
+        place.last_used = self._uses
 
     def _start_loading(self, place: _Place) -> bool:
         """Begins to load a model, where the least recently used one gives way if it must; whether there is room."""

@@ -101,11 +101,23 @@ class WhisperModel:
         return self._log_mel(audio)
 
     def prompt(self, options: TranscriptionOptions, previous: Sequence[int] = ()) -> tuple[int, ...]:
-        """The tokens before ``<|startoftranscript|>``: hot words, the prompt and the text before, if there are any."""
-        tokenizer = self._tokenizer("en", options.task.value)
-        hot = tokenizer.encode(" " + options.hotwords.strip())[:MAX_PROMPT_TOKENS] if options.hotwords else []
-        said = [*(tokenizer.encode(" " + options.prompt.strip()) if options.prompt else []), *previous]
-        return (tokenizer.sot_prev, *hot, *said[-MAX_PROMPT_TOKENS:]) if hot or said else ()
+        """The tokens before ``<|startoftranscript|>``: hot words, the prompt and the text before, if there are any.
+
+        Where they are too many, the first of the hot words are kept and the last of the others, at least half of each.
+        """
+        hot = self._spelled(options.hotwords)
+        said = [*self._spelled(options.prompt), *previous]
+        hot = hot[: max(MAX_PROMPT_TOKENS // 2, MAX_PROMPT_TOKENS - len(said))]
+        said = said[-(MAX_PROMPT_TOKENS - len(hot)) :]
+        start: int = self._tokenizer("en", options.task.value).sot_prev
+        return (start, *hot, *said) if hot or said else ()
+
+    def _spelled(self, text: str | None) -> list[int]:
+        """The tokens of a text. Names of control tokens in it are left out: they would steer the model."""
+        if not text:
+            return []
+        tokenizer = self._tokenizer("en", "transcribe")
+        return [token for token in tokenizer.encode(" " + text.strip()) if token < tokenizer.eot]
 
     def encode(self, windows: Sequence[Window]) -> None:
         """Fills in ``encoded``, and ``language`` where it is to be detected, in one pass for all of them."""

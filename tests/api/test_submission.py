@@ -125,7 +125,8 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
     with pytest.raises(UnknownModel) as caught:
         read_form({"model": "gpt-4o-transcribe"})
     assert str(caught.value) == (
-        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out."
+        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out. WHISPER_MODEL_ALIASES and "
+        "WHISPER_MODELS add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 

@@ -1,0 +1,66 @@
+"""A running service behind a key, and the packages from npm that drive it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+NODE = Path(__file__).parent / "node"
+#: The client needs the global ``File``. It asks for 22; it says so when it is installed, and works all the same.
+OLDEST_NODE = 20
+#: Shorter than a test's limit, within which the first test that needs the packages has them installed.
+INSTALL_SECONDS = 90
+
+
+@pytest.fixture
+def key() -> str:
+    """The service's API key."""
+    return "sk-test"
+
+
+@pytest.fixture
+async def running(tmp_path: Path, model: WhisperModel, key: str) -> AsyncIterator[Running]:
+    async with serving(tmp_path / "data", lambda: model, api_keys=key) as service:
+        service.client.headers["Authorization"] = f"Bearer {key}"
+        yield service
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The folder of the packages that ``node/package-lock.json`` names, installed where that has not been done."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("node and npm are not installed")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    if int(version.removeprefix("v").split(".")[0]) < OLDEST_NODE:
+        pytest.skip(f"node is {version.strip()}: the client needs {OLDEST_NODE} or newer")
+    if not _is_installed():
+        _install(npm)
+    return NODE / "node_modules"
+
+
+def _is_installed() -> bool:
+    installed = NODE / "node_modules" / ".package-lock.json"  # what npm writes last
+    return installed.exists() and installed.stat().st_mtime >= (NODE / "package-lock.json").stat().st_mtime
+
+
+def _install(npm: str) -> None:
+    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
+    try:
+        subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm ci was not finished after {INSTALL_SECONDS} s")
+    except subprocess.CalledProcessError as exc:
+        pytest.skip(f"npm ci failed: {exc.stderr.strip()[-500:]}")
