@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app.domain import errors
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: What web servers write down for a client that did not wait for its answer.
 CLIENT_CLOSED_REQUEST: Final = 499
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 #: Read from top to bottom: the first class that fits.
 _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
@@ -100,14 +102,25 @@ def install(app: FastAPI) -> None:
 
 def _framework_error(request: Request, exc: HTTPException) -> JSONResponse:
     message = str(exc.detail)
+    headers = dict(exc.headers or {})
     if exc.status_code == HTTPStatus.NOT_FOUND:
         message = f"There is no {request.method} {request.url.path} here: see /docs for what there is."
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (exc.headers or {}).get("Allow", "another method")
-        message = f"{request.method} is not allowed on {request.url.path}: use {allowed}."
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+        message = f"{request.method} is not allowed on {request.url.path}: use {headers['Allow']}."
     response = envelope(exc.status_code, message)
-    response.headers.update(exc.headers or {})
+    response.headers.update(headers)
     return response
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What all routes of this path take; the framework names those of the first only."""
+
+    def is_taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if is_taken(method)]
 
 
 def _retry_after(exc: Exception) -> int | None:

@@ -46,6 +46,7 @@ class Health:
         router.add_api_route(
             "/health",
             self.health,
+            operation_id="get_health",
             methods=["GET"],
             summary="How the service is",
             response_model=None,
@@ -54,6 +55,7 @@ class Health:
         router.add_api_route(
             "/health/ready",
             self.ready,
+            operation_id="get_readiness",
             methods=["GET"],
             summary="Whether it takes work",
             response_model=None,

@@ -60,6 +60,7 @@ class Jobs:
         router.add_api_route(
             "",
             self.list_jobs,
+            operation_id="list_jobs",
             methods=["GET"],
             summary="List jobs",
             response_model=None,
@@ -68,6 +69,7 @@ class Jobs:
         router.add_api_route(
             "/{job_id}",
             self.get_job,
+            operation_id="get_job",
             methods=["GET"],
             summary="Look at a job",
             response_model=None,
@@ -76,6 +78,7 @@ class Jobs:
         router.add_api_route(
             "/{job_id}/result",
             self.get_result,
+            operation_id="get_job_result",
             methods=["GET"],
             summary="Read a job's transcript",
             response_model=None,
@@ -84,6 +87,7 @@ class Jobs:
         router.add_api_route(
             "/{job_id}/events",
             self.get_events,
+            operation_id="get_job_events",
             methods=["GET"],
             summary="Follow a job",
             response_model=None,
@@ -96,6 +100,7 @@ class Jobs:
         router.add_api_route(
             "/{job_id}",
             self.delete_job,
+            operation_id="delete_job",
             methods=["DELETE"],
             summary="Cancel or forget a job",
             response_model=None,

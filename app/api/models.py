@@ -28,6 +28,7 @@ class Models:
         router.add_api_route(
             "",
             self.list_models,
+            operation_id="list_models",
             methods=["GET"],
             summary="List models",
             response_model=None,
@@ -36,6 +37,7 @@ class Models:
         router.add_api_route(
             "/{model_id:path}",
             self.get_model,
+            operation_id="get_model",
             methods=["GET"],
             summary="Look at a model",
             response_model=None,

@@ -154,7 +154,7 @@ SPOKEN: Final = answers(
 )
 SPOKEN[200]["content"] = {
     "text/plain": {"schema": _STRING},
-    "text/event-stream": {"schema": _STRING},
+    "text/event-stream": {"schema": {}},
 }
 
 
@@ -165,6 +165,17 @@ def _operation(form: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
     }
 
+
+_JOB_LINKS: Final = {
+    name: {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}}
+    for name, operation in (
+        ("look at it", "get_job"),
+        ("follow it", "get_job_events"),
+        ("read its transcript", "get_job_result"),
+        ("cancel or forget it", "delete_job"),
+    )
+}
+SPOKEN[200]["links"] = _JOB_LINKS
 
 #: What FastAPI is to add to the operations.
 TRANSCRIPTION: Final = _operation("TranscriptionForm")

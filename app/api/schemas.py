@@ -271,7 +271,7 @@ def answers(model: Any, *errors: int, description: str = "As asked for.") -> dic
     }
     success: dict[str, Any] = {"description": description}
     if model is None:
-        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        success["content"] = {"text/event-stream": {"schema": {}}}
     else:
         success["model"] = model
     return {200: success, **failures}

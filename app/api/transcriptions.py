@@ -55,6 +55,7 @@ class Transcriptions:
         router.add_api_route(
             "/v1/audio/transcriptions",
             self.transcribe,
+            operation_id="create_transcription",
             methods=["POST"],
             summary="Transcribe audio",
             response_model=None,
@@ -64,6 +65,7 @@ class Transcriptions:
         router.add_api_route(
             "/v1/audio/translations",
             self.translate,
+            operation_id="create_translation",
             methods=["POST"],
             summary="Translate audio into English",
             response_model=None,
