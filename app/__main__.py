@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 
 from app import logs
+from app.api.protocol import EnvelopeProtocol
 from app.main import create_app
 from app.settings import Settings, WrongSettings, settings_without_effect
 
@@ -84,7 +85,7 @@ def main() -> int:
         return 1
     config = uvicorn.Config(
         app,
-        http="h11",  # httptools takes header blocks of any size into memory
+        http=EnvelopeProtocol,  # h11: httptools takes header blocks of any size into memory
         ws="none",
         lifespan="on",
         log_config=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -180,3 +182,59 @@ async def test_body_that_is_no_whole_form_is_refused(
         "/v1/audio/transcriptions", content=content, headers={"content-type": content_type}
     )
     assert words in error_of(answer, 400)["message"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\na: " + b"x" * 100_000],
+)
+async def test_what_is_no_http_is_told_in_the_envelope(running: Running, sent: bytes) -> None:
+    host, _, port = running.address.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["message"].startswith("Invalid HTTP request received.")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/jobs/some", "GET, DELETE"),
+        ("GET", "/v1/audio/transcriptions", "POST"),
+        ("POST", "/health", "GET"),
+        ("DELETE", "/v1/models", "GET"),
+    ],
+)
+async def test_method_that_a_path_does_not_take_is_405_with_those_that_it_does(
+    running: Running, method: str, path: str, allowed: str
+) -> None:
+    answer = await running.client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["error"]["message"] == f"{method} is not allowed on {path}: use {allowed}."
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/audio/transcriptions/", "/v1/jobs/", "/docs/assets/none.js", "/v2/models"]
+)
+async def test_path_that_does_not_exist_is_404_in_the_envelope(running: Running, path: str) -> None:
+    answer = await running.client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"There is no GET {path} here: see /docs for what there is."
+
+
+async def test_prefix_of_groqs_sdk_is_answered_and_behind_the_key(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test") as running:
+        refused = await running.client.get("/openai/v1/models")
+        assert refused.status_code == 401
+        content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+        answer = await running.client.post(
+            "/openai/v1/audio/transcriptions",
+            files={"file": ("hello.wav", content)},
+            headers={"Authorization": "Bearer sk-test"},
+        )
+    assert answer.json()["text"].startswith("hello this is a test")

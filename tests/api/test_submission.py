@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -125,8 +125,8 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
     with pytest.raises(UnknownModel) as caught:
         read_form({"model": "gpt-4o-transcribe"})
     assert str(caught.value) == (
-        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out. WHISPER_MODEL_ALIASES and "
-        "WHISPER_MODELS add names."
+        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out. "
+        "WHISPER_MODEL_ALIASES and WHISPER_MODELS add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
@@ -447,3 +447,53 @@ def test_known_field_that_changes_nothing_is_warned_of(name: str) -> None:
 @pytest.mark.parametrize("name", ["enable_diarization", "diarize"])
 def test_what_is_not_asked_for_is_not_warned_of(name: str) -> None:
     assert read_form({name: "false"}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({"hotwords": "etcd, gRPC"}, {"hotwords": "etcd, gRPC"}),
+        ({"keywords": '["etcd", "a, b"]'}, {"hotwords": "etcd, a, b"}),
+        ({"initial_prompt": "Names."}, {"prompt": "Names."}),
+        ({"languages[]": "de"}, {"language": "de"}),
+        ({"language": "auto"}, {}),
+        ({"language": "detect", "languages": ["de", "fr"]}, {}),
+        ({"language": "jv"}, {"language": "jw"}),
+        ({"language": "nb-NO"}, {"language": "no"}),
+        ({"language": "Mandarin"}, {"language": "zh"}),
+        ({"task": "transcribe"}, {}),
+        ({"word_timestamps": "true"}, {"word_timestamps": True}),
+        ({"max_line_width": "20"}, {"word_timestamps": True}),
+        ({"include[]": "logprobs"}, {"token_logprobs": True}),
+        ({"include": '["logprobs"]'}, {"token_logprobs": True}),
+    ],
+)
+def test_fields_of_other_servers_and_spellings_mean_what_they_mean_there(
+    fields: Mapping[str, Values], changed: dict[str, Any]
+) -> None:
+    assert read_form(fields).options == TranscriptionOptions(**{"model": "small", **changed})
+
+
+@pytest.mark.parametrize(
+    ("fields", "warnings"),
+    [
+        ({"known_speaker_names[]": ["A", "B"]}, ["known_speaker_names is not supported and was ignored."]),
+        ({"enable_diarization": "false"}, []),
+        ({"languages": ["de", "fr"]}, ["languages names several and was ignored: send one."]),
+        ({"highlight_words": "1"}, ["highlight_words is for srt and vtt and was ignored."]),
+        ({"highlight_words": "1", "response_format": "vtt"}, []),
+        (
+            {"timestamp_granularities": "word"},
+            ["timestamp_granularities is for response_format=verbose_json and was ignored."],
+        ),
+        ({"timestamp_granularities": "word", "stored_output": "true"}, []),
+        ({"best_of": "3"}, ["best_of is not supported and was ignored."]),
+    ],
+)
+def test_what_is_ignored_is_said(fields: Mapping[str, Values], warnings: list[str]) -> None:
+    assert list(read_form(fields).warnings) == warnings
+
+
+def test_other_task_is_refused_with_its_route() -> None:
+    message, param = refused({"task": "translate"})
+    assert (param, "/v1/audio/translations" in message) == ("task", True)

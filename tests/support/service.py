@@ -11,6 +11,7 @@ import httpx
 import uvicorn
 
 from app.__main__ import Server
+from app.api.protocol import EnvelopeProtocol
 from app.jobs.waiters import GRACE_SECONDS
 from app.main import Service, create_app
 from app.settings import Settings
@@ -113,7 +114,7 @@ async def serving(
         stop=lambda code: server.stop(code),
     )
     service: Service = app.state.service
-    config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=EnvelopeProtocol, ws="none", lifespan="on", log_config=None, access_log=False)
     server = Server(config, drain=service.drain)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
