@@ -25,7 +25,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.UnknownModel, 404, "model_not_found"),
     (errors.UnknownJob, 404, "job_not_found"),
     (errors.BodyTooLarge, 413, "too_large"),
-    (errors.AudioTooLong, 413, "audio_too_long"),
+    (errors.AudioTooLong, 413, None),
     (errors.InvalidRequest, 400, None),
     (errors.DownloadFailed, 400, "download_failed"),
     (errors.Unauthorized, 401, "invalid_api_key"),

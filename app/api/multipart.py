@@ -223,6 +223,8 @@ def _decoded(text: bytes, name: str | None) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as exc:
+        if name == "file":
+            raise InvalidRequest(f"The part file has no file name: {_HOW_TO}.", param=name) from exc
         place = "The form" if name is None else f"The field {name}"
         raise InvalidRequest(f"{place} is not UTF-8 text: encode it so, and {_HOW_TO}.", param=name) from exc
 

@@ -51,8 +51,8 @@ class RefusedUrl(InvalidRequest):
 class UnusableAudio(InvalidRequest):
     """The audio can't be transcribed."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, param="file", code="invalid_audio")
+    def __init__(self, message: str, *, code: str = "invalid_audio") -> None:
+        super().__init__(message, param="file", code=code)
 
 
 class UndecodableAudio(UnusableAudio):
@@ -61,6 +61,9 @@ class UndecodableAudio(UnusableAudio):
 
 class AudioTooLong(UnusableAudio):
     """The audio is longer than is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="audio_too_long")
 
 
 class BodyTooLarge(InvalidRequest):
