@@ -1,0 +1,122 @@
+"""Audio for which the model writes no token at all: an empty transcript, not a broken one."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from faster_whisper.audio import decode_audio
+
+from app.transcription.fallback import TEMPERATURES
+from app.transcription.whisper import _storage
+from tests.support.recording_model import Written, recording
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import httpx
+
+    from app.transcription.whisper import WhisperModel
+
+pytestmark = pytest.mark.anyio
+
+EVERYTHING = {
+    "response_format": "verbose_json",
+    "vad_filter": "false",
+    "timestamp_granularities[]": ["word", "segment"],
+    "include[]": "logprobs",
+}
+
+
+def nothing(*, no_speech_prob: float) -> Written:
+    return Written(sequences_ids=[[]], scores=[-math.inf], no_speech_prob=no_speech_prob)
+
+
+def strictly(answer: httpx.Response) -> dict[str, Any]:
+    """The body as JSON, which has no word for what is not a number."""
+    assert answer.status_code == 200, answer.text
+
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    body: dict[str, Any] = json.loads(answer.text, parse_constant=refused)
+    return body
+
+
+def assert_empty(body: dict[str, Any]) -> None:
+    assert body["text"] == ""
+    assert body["segments"] == body["words"] == body["logprobs"] == []
+
+
+def test_text_without_tokens_has_a_score_that_is_no_number(model: WhisperModel, samples: Path) -> None:
+    """The reason for all this."""
+    tokenizer = model._tokenizer("en", "transcribe")
+    features = model.features(np.asarray(decode_audio(str(samples / "silence.wav")), np.float32))
+    padded = np.pad(features, ((0, 0), (0, 3000 - features.shape[1])))[np.newaxis]
+    (written,) = model._model.generate(
+        _storage(padded),
+        [[*tokenizer.sot_sequence, tokenizer.no_timestamps]],
+        beam_size=1,
+        suppress_blank=False,
+        return_scores=True,
+    )
+    assert written.sequences_ids == [[]]
+    assert not math.isfinite(written.scores[0])
+
+
+async def test_silence_that_is_not_left_out_is_an_empty_transcript(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    wrapped, notebook = recording(model)
+    async with serving(tmp_path, lambda: wrapped) as running:
+        assert_empty(strictly(await running.transcribe(samples / "silence.wav", **EVERYTHING)))
+    (call,) = notebook.generations
+    assert text_of(model, call.texts) == [""]
+    assert notebook.readings == []
+
+
+@pytest.mark.parametrize(
+    ("no_speech_prob", "tried"),
+    [pytest.param(0.9, (0.0,), id="no-speech"), pytest.param(0.1, TEMPERATURES, id="speech")],
+)
+async def test_window_without_a_token_is_an_empty_transcript(
+    tmp_path: Path, model: WhisperModel, samples: Path, no_speech_prob: float, tried: tuple[float, ...]
+) -> None:
+    wrapped, notebook = recording(model, results=repeat(nothing(no_speech_prob=no_speech_prob)))
+    async with serving(tmp_path, lambda: wrapped) as running:
+        assert_empty(strictly(await running.transcribe(samples / "hello.wav", **EVERYTHING)))
+    assert tuple(call.options.get("sampling_temperature", 0.0) for call in notebook.generations) == tried
+
+
+async def test_attempt_that_wrote_nothing_gives_way_to_a_later_one(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    wrapped, notebook = recording(model, results=[nothing(no_speech_prob=0.1)])
+    async with serving(tmp_path, lambda: wrapped) as running:
+        body = strictly(await running.transcribe(samples / "hello.wav", **EVERYTHING))
+    assert len(notebook.generations) >= 2
+    assert body["text"]
+    assert all(segment["temperature"] > 0 for segment in body["segments"])
+    assert all(-10 < segment["avg_logprob"] < 0 for segment in body["segments"])
+
+
+async def test_channel_without_a_token_leaves_the_other_alone(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    wrapped, notebook = recording(model, results=[nothing(no_speech_prob=0.9)])
+    fields = {**EVERYTHING, "multichannel": "true"}
+    async with serving(tmp_path, lambda: wrapped) as running:
+        body = strictly(await running.transcribe(samples / "two_speakers_stereo.flac", **fields))
+    empty, written = (text for call in notebook.generations for text in call.texts)
+    assert empty == []
+    assert len({segment["channel"] for segment in body["segments"]}) == 1
+    assert [token for segment in body["segments"] for token in segment["tokens"]] == written
+
+
+def text_of(model: WhisperModel, texts: list[list[int]]) -> list[str]:
+    return [model._tokenizer("en", "transcribe").decode(text) for text in texts]
