@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidRequest, UnknownModel
+from app.domain.languages import LANGUAGES
 from app.domain.transcript import Task
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ _ENGLISH_ONLY: Final = re.compile(r"\.en\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
-    """What is known of a model. Before it is loaded ``name`` is what the settings say, and the rest is a guess."""
+    """What is known of a model. Before it is loaded ``name`` is what the settings say, and the rest is a guess.
+
+    ``languages`` are the codes of those that it has a token for.
+    """
 
     name: str
     loaded: bool = False
     device: str = "cpu"
     compute_type: str = "auto"
     is_multilingual: bool = True
+    languages: frozenset[str] = frozenset(LANGUAGES)
 
     @property
     def can_translate(self) -> bool:
@@ -46,6 +51,12 @@ class ModelState:
             raise InvalidRequest(
                 f"language={language} is not available: the model {self.name} knows English only. Have WHISPER_MODEL "
                 "set to a multilingual one.",
+                param="language",
+            )
+        if language is not None and language not in self.languages and self.is_multilingual:
+            raise InvalidRequest(
+                f"language={language} is not available: the model {self.name} does not know "
+                "it. Leave it out to have the language detected, or have WHISPER_MODEL set to a newer model.",
                 param="language",
             )
 

@@ -248,6 +248,7 @@ class ModelPool:
             device=model.device.kind,
             compute_type=model.device.compute_type,
             is_multilingual=model.is_multilingual,
+            languages=model.languages,
         )
         if model.name != place.name:  # the settings said auto
             del self._places[place.name]

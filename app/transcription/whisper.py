@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from app.domain.errors import TranscriptionFailed
+from app.domain.languages import LANGUAGES
 from app.domain.transcript import Segment, TokenLogprob
 from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
 from app.transcription.features import LogMel
@@ -89,6 +90,12 @@ class WhisperModel:
     def is_multilingual(self) -> bool:
         """Whether it knows other languages than English."""
         return bool(self._model.is_multilingual)
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """The codes of the languages that it has a token for."""
+        known = (code for code in LANGUAGES if self._hf_tokenizer.token_to_id(f"<|{code}|>") is not None)
+        return frozenset(known)
 
     @property
     def width(self) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.held_model import Held
 from tests.support.service import Running, serving
 
 if TYPE_CHECKING:
@@ -19,3 +20,9 @@ if TYPE_CHECKING:
 async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
     async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as service:
         yield service
+
+
+@pytest.fixture
+def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Keeps the model from decoding until the test lets it."""
+    return Held(model, monkeypatch)

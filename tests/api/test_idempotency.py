@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
     from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
@@ -81,16 +81,8 @@ async def test_ten_at_once_with_one_key_are_one_job(running: Running, samples: P
 
 
 async def test_url_that_was_signed_anew_takes_the_place_of_the_first(
-    tmp_path: Path, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
-    let = threading.Event()
-    decode = model.decode
-
-    def held(windows: Any) -> Any:
-        let.wait(30)
-        return decode(windows)
-
-    monkeypatch.setattr(model, "decode", held)
     async with (
         fault_server(answering(200)) as target,
         serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running,
@@ -99,7 +91,7 @@ async def test_url_that_was_signed_anew_takes_the_place_of_the_first(
         first = await submit(running, samples / "hello.wav", "one", upload_presigned_url=old)
         again = await submit(running, samples / "hello.wav", "one", upload_presigned_url=new)
         assert again.json()["job_id"] == first.json()["job_id"]
-        let.set()
+        held.open.set()
         assert (await running.finished(first.json()["job_id"]))["status"] == "completed"
         (put,) = target.requests
         assert "Signature=second" in put.target
@@ -151,23 +143,12 @@ async def test_two_keys_of_the_api_may_use_one_idempotency_key(
         assert len(ids) == 2
 
 
-async def test_waiting_client_with_a_key_joins_its_own_work(
-    running: Running, samples: Path, model: WhisperModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let, decoded = threading.Event(), []
-    decode = model.decode
-
-    def held(windows: Any) -> Any:
-        let.wait(30)
-        decoded.append(len(windows))
-        return decode(windows)
-
-    monkeypatch.setattr(model, "decode", held)
+async def test_waiting_client_with_a_key_joins_its_own_work(running: Running, samples: Path, held: Held) -> None:
     both = [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(2)]
     await eventually(lambda: [one.waiters for one in running.service.waiters._attended.values()] == [2])
-    let.set()
+    held.open.set()
     assert [(await one).json()["text"].split()[0] for one in both] == ["hello", "hello"]
-    assert decoded == [1]
+    assert held.decoded == 1
     await eventually(lambda: not running.service.registry.everything())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import httpx
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
     from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
@@ -57,20 +57,6 @@ async def following(running: Running, job_id: str, *, seen: int | None = None) -
         yield Events(answer)
 
 
-@pytest.fixture
-def gate(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Lets the model decode."""
-    let = threading.Event()
-    decode = model.decode
-
-    def held(windows: Any) -> Any:
-        let.wait(30)
-        return decode(windows)
-
-    monkeypatch.setattr(model, "decode", held)
-    return let
-
-
 async def test_job_is_followed_with_real_progress_to_its_end(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
@@ -89,7 +75,7 @@ async def test_job_is_followed_with_real_progress_to_its_end(
     assert found[-1][1]["progress"] == "Done"
 
 
-async def test_who_comes_again_hears_only_what_is_new(running: Running, samples: Path, gate: threading.Event) -> None:
+async def test_who_comes_again_hears_only_what_is_new(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     await running.until_progress(job_id, "Transcribing audio")
     async with following(running, job_id) as events:
@@ -99,7 +85,7 @@ async def test_who_comes_again_hears_only_what_is_new(running: Running, samples:
     async with following(running, job_id, seen=event[0]) as events:
         coming = asyncio.create_task(events.rest())
         await eventually(lambda: bool(running.service.changes._signals))
-        gate.set()
+        held.open.set()
         found = await coming
     assert all(number > event[0] for number, _ in found)
     assert found[-1][1]["status"] == "completed"
@@ -110,7 +96,7 @@ async def test_who_comes_again_hears_only_what_is_new(running: Running, samples:
 
 
 async def test_place_in_the_line_is_told_when_it_changes(
-    tmp_path: Path, model: WhisperModel, samples: Path, gate: threading.Event
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, max_concurrent_requests=1) as running:
         first, second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(3)]
@@ -123,22 +109,22 @@ async def test_place_in_the_line_is_told_when_it_changes(
             event = await events.next()
             assert event is not None
             assert event[1]["queue_position"] == 1
-            gate.set()
+            held.open.set()
             assert (await events.rest())[-1][1]["status"] == "completed"
 
 
-async def test_cancelled_job_ends_its_stream(running: Running, samples: Path, gate: threading.Event) -> None:
+async def test_cancelled_job_ends_its_stream(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     await running.until_progress(job_id, "Transcribing audio")
     async with following(running, job_id) as events:
         await events.next()
         await running.client.delete(f"/v1/jobs/{job_id}")
-        gate.set()
+        held.open.set()
         assert (await events.rest())[-1][1]["status"] == "cancelled"
 
 
 async def test_nothing_new_is_told_again_after_a_while(
-    running: Running, samples: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    running: Running, samples: Path, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "KEEP_ALIVE_SECONDS", 0.1)
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
@@ -149,7 +135,7 @@ async def test_nothing_new_is_told_again_after_a_while(
         assert second is not None
         assert first[0] == second[0]
         assert first[1]["elapsed_time"] < second[1]["elapsed_time"]
-        gate.set()
+        held.open.set()
         await events.rest()
 
 
@@ -164,13 +150,11 @@ async def test_unknown_job_and_anothers_are_404(tmp_path: Path, model: WhisperMo
             assert answer.json()["error"]["code"] == "job_not_found"
 
 
-async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(
-    running: Running, samples: Path, gate: threading.Event
-) -> None:
+async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     async with following(running, job_id) as events:
         await events.next()
         assert running.service.changes._signals
     await eventually(lambda: not running.service.changes._signals)
-    gate.set()
+    held.open.set()
     assert (await running.finished(job_id))["status"] == "completed"

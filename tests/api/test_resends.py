@@ -19,33 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
     from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
 
 SAID = "hello this is a test the job is complete now"
 AGAIN = {"x-stainless-retry-count": "1"}
-
-
-class Held:
-    """A model that decodes when it is let, and counts the windows that it did."""
-
-    def __init__(self, model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = threading.Event()
-        self.decoded = 0
-        decode = model.decode
-
-        def held(windows: Any) -> Any:
-            self.open.wait(30)
-            self.decoded += len(windows)
-            return decode(windows)
-
-        monkeypatch.setattr(model, "decode", held)
-
-
-@pytest.fixture
-def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
-    return Held(model, monkeypatch)
 
 
 @asynccontextmanager
