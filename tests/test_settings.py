@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from app.delivery.targets import AllowedHosts
 from app.settings import Settings, WrongSettings, _sentence, settings_without_effect
 
-#: The contract's table, of which this version knows all but the five that come later.
+#: The contract's table and aliases for models, without the two that this version does not know yet.
 DEFAULTS: Final[dict[str, Any]] = {
     "HOST": "127.0.0.1",
     "PORT": 8000,
     "WHISPER_MODEL": "auto",
+    "WHISPER_MODELS": (),
+    "WHISPER_MAX_LOADED_MODELS": 1,
+    "WHISPER_MODEL_ALIASES": {},
     "WHISPER_DEVICE": "auto",
     "WHISPER_COMPUTE_TYPE": "auto",
     "WHISPER_DEVICE_INDEX": (0,),
@@ -124,6 +127,16 @@ def test_several_wrong_values_give_a_sentence_each(monkeypatch: pytest.MonkeyPat
         ("MAX_CONCURRENT_REQUESTS", "0"),
         ("MAX_CONCURRENT_REQUESTS", "257"),
         ("MAX_CONCURRENT_REQUESTS", "2.5"),
+        ("WHISPER_MODELS", "tiny,auto"),
+        ("WHISPER_MAX_LOADED_MODELS", "0"),
+        ("WHISPER_MAX_LOADED_MODELS", "-1"),
+        ("WHISPER_MAX_LOADED_MODELS", "all"),
+        ("WHISPER_MODEL_ALIASES", "Fast=tiny"),
+        ("WHISPER_MODEL_ALIASES", "=auto"),
+        ("WHISPER_MODEL_ALIASES", "="),
+        ("WHISPER_MODEL_ALIASES", "fast=auto=small"),
+        ("WHISPER_MODEL_ALIASES", "fast,fast=auto"),
+        ("WHISPER_MODEL_ALIASES", "auto"),
         ("WHISPER_BEAM_SIZE", "11"),
         ("WHISPER_BATCH_SIZE", "0"),
         ("WHISPER_BATCH_SIZE", "65"),
@@ -181,6 +194,61 @@ def test_devices_are_separated_by_commas(text: str, indexes: tuple[int, ...], mo
     assert Settings.load().whisper_device_index == indexes
 
 
+@pytest.mark.parametrize(
+    ("text", "models"),
+    [("tiny", ("tiny",)), (" tiny , /models/a b,, org/name", ("tiny", "/models/a b", "org/name")), (",", ())],
+)
+def test_further_models_are_separated_by_commas(
+    text: str, models: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHISPER_MODELS", text)
+    assert Settings.load().whisper_models == models
+
+
+@pytest.mark.parametrize(
+    ("text", "aliases"),
+    [
+        ("fast=tiny", {"fast": "tiny"}),
+        ("best", {"best": ""}),
+        ("best=", {"best": ""}),
+        (" fast = tiny , best=large-v3,, team/asr ", {"fast": "tiny", "best": "large-v3", "team/asr": ""}),
+        ("whisper-1=tiny", {"whisper-1": "tiny"}),
+        (",", {}),
+    ],
+)
+def test_aliases_are_separated_by_commas_and_name_a_model_or_none(
+    text: str, aliases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHISPER_MODEL", "large-v3")
+    monkeypatch.setenv("WHISPER_MODELS", "tiny")
+    monkeypatch.setenv("WHISPER_MODEL_ALIASES", text)
+    assert Settings.load().whisper_model_aliases == aliases
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Fast=base", "must name WHISPER_MODEL or one of WHISPER_MODELS behind the = of Fast"),
+        ("a=tiny=b", "must name WHISPER_MODEL or one of WHISPER_MODELS behind the = of a"),
+        ("=tiny", "must be alias=model or an alias alone, separated by commas"),
+        ("fast=tiny,fast=small", "must give each alias once"),
+        ("tiny=small", "the alias tiny is the name of a model itself"),
+        ("small", "the alias small is the name of a model itself"),
+    ],
+)
+def test_wrong_alias_is_quoted_as_it_was_given(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, WHISPER_MODEL="small", WHISPER_MODELS="tiny", WHISPER_MODEL_ALIASES=text)
+    assert sentence == f"WHISPER_MODEL_ALIASES={text} is wrong: {reason}. Correct it in the environment or in .env."
+
+
+def test_aliases_are_not_blamed_for_models_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, WHISPER_MODELS="tiny,auto", WHISPER_MODEL_ALIASES="fast=tiny")
+    assert sentence == (
+        "WHISPER_MODELS=tiny,auto is wrong: must name each further model, such as small; auto is for WHISPER_MODEL "
+        "alone. Correct it in the environment or in .env."
+    )
+
+
 def test_allowed_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URL_ALLOWED_HOSTS", "minio.local:9000, 10.0.0.5")
     allowed = Settings.load().url_allowed_hosts
@@ -214,6 +282,8 @@ def test_settings_that_come_later_are_named_where_somebody_has_set_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert settings_without_effect() == []
-    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nWHISPER_MODELS=\n")
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nDELIVERY_MAX_AGE_SECONDS=\nWHISPER_MODELS=small\n")
     monkeypatch.setenv("WHISPER_MODELS", "tiny")
-    assert settings_without_effect() == ["WHISPER_MODELS", "WEBHOOK_SECRET"]
+    assert settings_without_effect() == ["WEBHOOK_SECRET"]
+    monkeypatch.setenv("DELIVERY_MAX_AGE_SECONDS", "60")
+    assert settings_without_effect() == ["DELIVERY_MAX_AGE_SECONDS", "WEBHOOK_SECRET"]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 
 from app.api.schemas import Model, ModelList, answers
 
@@ -53,6 +53,8 @@ class Models:
     async def get_model(self, model_id: str) -> dict[str, Any]:
         """A served model by its name or an alias; names may contain `/`."""
         self.pool.require_ready()
+        if not model_id.strip():
+            raise HTTPException(404)
         self.pool.catalogue.find(model_id)
         return self._view(model_id)
 

@@ -206,6 +206,7 @@ class Runner:
     def _mark_failed(self, job_id: str, error: Exception) -> Job:
         message = without_queries(str(error)) or type(error).__name__
         _log_failure(self._registry.get(job_id), error, message)
+        error.__traceback__ = error.__cause__ = error.__context__ = None  # they keep what the job has used in memory
         return self._registry.update(
             job_id,
             lambda job: job.moved_to(JobStatus.FAILED, at=time.time(), error=message, error_type=type(error).__name__),

@@ -87,7 +87,7 @@ class Catalogue:
         return tuple(dict.fromkeys((*(state.name for state in self._states), *self._aliases)))
 
     def find(self, given: str | None) -> ModelState:
-        """The model of that name or alias; the default for None.
+        """The model of that name or alias; the default for None or nothing.
 
         Raises:
             UnknownModel: there is none.

@@ -205,7 +205,7 @@ class ModelPool:
             if gives_way is not None:
                 await gives_way.unload()
                 del gives_way
-                gc.collect()  # an engine and its loops know each other
+                await asyncio.to_thread(gc.collect)  # an engine and its loops know each other
             place.engine = await self._loaded(place)
         except ModelUnavailable as exc:
             self._refuse(place, exc)
@@ -263,7 +263,13 @@ class ModelPool:
 
     def _load_and_measure(self, name: str) -> tuple[Sequence[WhisperModel], int]:
         replicas = self._load_model(name)
-        return replicas, self._batch_size or auto_batch_size(replicas[0])
+        try:
+            return replicas, self._batch_size or auto_batch_size(replicas[0])
+        except RuntimeError as exc:  # what CTranslate2 raises
+            raise ModelUnavailable(
+                f"The model {name} leaves no memory to work with ({exc}): set WHISPER_MAX_LOADED_MODELS or "
+                "WHISPER_BATCH_SIZE lower, or WHISPER_COMPUTE_TYPE=int8_float16."
+            ) from exc
 
     def _died(self, cause: BaseException) -> None:
         self.failing = True

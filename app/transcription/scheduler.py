@@ -231,8 +231,10 @@ class Scheduler:
         rank = due if self._passed[due] >= PATIENCE else min(work.rank for work in works)
         lead = min((work for work in works if work.rank == rank), key=_had_least)
         others = sorted((work for work in works if work is not lead), key=lambda work: (work.rank, _had_least(work)))
-        self._assign_permits([lead, *others])
-        return [work for work in (lead, *others) if work.has_permit]
+        wanting = [lead, *others]
+        self._assign_permits(wanting)
+        # Who is on another device has a permit, but must not be served here before those that are due.
+        return [work for work in wanting[: self.share.limit] if work.has_permit]
 
     def _assign_permits(self, wanting: list[Work]) -> None:
         """Permits go to the first that want one. Others keep theirs while nobody wants it, or while they use it."""

@@ -217,7 +217,7 @@ async def test_method_that_a_path_does_not_take_is_405_with_those_that_it_does(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/audio/transcriptions/", "/v1/jobs/", "/docs/assets/none.js", "/v2/models"]
+    "path", ["/", "/v1", "/v1/audio/transcriptions/", "/v1/jobs/", "/v1/models/", "/docs/assets/none.js", "/v2/models"]
 )
 async def test_path_that_does_not_exist_is_404_in_the_envelope(running: Running, path: str) -> None:
     answer = await running.client.get(path)
