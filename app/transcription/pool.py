@@ -8,6 +8,7 @@ the same model when it has been loaded come in together.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import time
@@ -205,7 +206,7 @@ class ModelPool:
             if gives_way is not None:
                 await gives_way.unload()
                 del gives_way
-                await asyncio.to_thread(gc.collect)  # an engine and its loops know each other
+                await asyncio.to_thread(_give_back_memory)
             place.engine = await self._loaded(place)
         except ModelUnavailable as exc:
             self._refuse(place, exc)
@@ -274,6 +275,18 @@ class ModelPool:
     def _died(self, cause: BaseException) -> None:
         self.failing = True
         self._on_death(cause)
+
+
+def _give_back_memory() -> None:
+    """Frees what was unloaded. An engine and its loops know each other, so that it takes the collector.
+
+    glibc keeps freed memory for later: two models of base dimensions that took turns came to 492 MB, and to 355 MB when
+    it was told to give it back.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 async def _in_own_thread(load: Callable[[], T]) -> T:
