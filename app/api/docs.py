@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+from html import escape
 from importlib.resources import files
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Final
 
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.staticfiles import StaticFiles
+from fastapi import HTTPException
+from fastapi.responses import FileResponse, HTMLResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from fastapi.responses import HTMLResponse
 
-_ASSETS: Final = "/docs/assets"
+#: The files of Swagger UI and their types.
+_ASSETS: Final = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+#: Addresses are relative, so that the page works behind a proxy that adds a prefix. Swagger UI would send every empty
+#: field of a form unless a box under it is unticked: without the boxes, empty fields stay out.
+_PAGE: Final = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<link rel="icon" href="docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  displayRequestDuration: true,
+  validatorUrl: null,
+  plugins: [() => ({ wrapComponents: { ParameterIncludeEmpty: () => () => null } })],
+});
+</script>
+</body>
+</html>
+""")
 
 
 def install(app: FastAPI) -> None:
     """Adds the page. The application is to be made without one of its own."""
-    app.mount(_ASSETS, StaticFiles(directory=str(files("fastapi_swagger.resources")), check_dir=False))
+    folder = Path(str(files("fastapi_swagger.resources")))
+    content = _PAGE.substitute(title=escape(f"{app.title}: API"))
 
     async def page() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="openapi.json",
-            title=f"{app.title}: API",
-            swagger_js_url="docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="docs/assets/swagger-ui.css",
-            swagger_favicon_url="docs/assets/favicon-32x32.png",
-            swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
-        )
+        return HTMLResponse(content)
 
+    async def asset(name: str) -> FileResponse:
+        if name not in _ASSETS:
+            raise HTTPException(404)
+        return FileResponse(folder / name, media_type=_ASSETS[name])
+
+    app.add_api_route("/docs/assets/{name}", asset, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", page, methods=["GET"], include_in_schema=False)

@@ -50,7 +50,7 @@ class Health:
             methods=["GET"],
             summary="How the service is",
             response_model=None,
-            responses=answers(HealthReport, 500),
+            responses=answers(HealthReport, 500, description="The process lives."),
         )
         router.add_api_route(
             "/health/ready",
@@ -59,7 +59,10 @@ class Health:
             methods=["GET"],
             summary="Whether it takes work",
             response_model=None,
-            responses={**answers(Readiness, 500), 503: {"model": Readiness, "description": "Not now."}},
+            responses={
+                **answers(Readiness, 500, description="It takes work."),
+                503: {"model": Readiness, "description": "Not now."},
+            },
         )
         return router
 

@@ -41,8 +41,27 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
 
 
-_RESULT: Final = answers(Document | VerboseTranscription | DiarizedTranscription | Transcription, 400, 401, 404, 500)
-_RESULT[200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+_JOB_EXAMPLE: Final = {
+    "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "status": "processing",
+    "progress": "Transcribing audio",
+    "progress_percent": 40.0,
+    "start_time": 1790000000.0,
+    "elapsed_time": 2.5,
+    "eta_seconds": 3.8,
+    "input_source": "file",
+    "audio_duration": 61.4,
+    "language": "english",
+    "model": "large-v3-turbo",
+    "result_available": False,
+}
+_RESULT: Final = answers(
+    Document | VerboseTranscription | DiarizedTranscription | Transcription,
+    *(400, 401, 404, 500),
+    description="The transcript in the format that was asked for.",
+    example={"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}},
+)
+_RESULT[200]["content"] |= {"text/plain": {"schema": {"type": "string"}}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +83,12 @@ class Jobs:
             methods=["GET"],
             summary="List jobs",
             response_model=None,
-            responses=answers(JobList, 400, 401, 404, 500),
+            responses=answers(
+                JobList,
+                *(400, 401, 404, 500),
+                description="A page of jobs.",
+                example={"total_jobs": 1, "jobs": {_JOB_EXAMPLE["job_id"]: _JOB_EXAMPLE}},
+            ),
         )
         router.add_api_route(
             "/{job_id}",
@@ -73,7 +97,9 @@ class Jobs:
             methods=["GET"],
             summary="Look at a job",
             response_model=None,
-            responses=answers(JobSchema, 400, 401, 404, 500),
+            responses=answers(
+                JobSchema, *(400, 401, 404, 500), description="The job as it is now.", example=_JOB_EXAMPLE
+            ),
         )
         router.add_api_route(
             "/{job_id}/result",
@@ -104,7 +130,12 @@ class Jobs:
             methods=["DELETE"],
             summary="Cancel or forget a job",
             response_model=None,
-            responses=answers(JobSchema | JobDeleted, 401, 404, 500),
+            responses=answers(
+                JobSchema | JobDeleted,
+                *(401, 404, 500),
+                description="The job, cancelled; or that it was forgotten.",
+                example={"job_id": _JOB_EXAMPLE["job_id"], "deleted": True},
+            ),
         )
         return router
 
@@ -115,7 +146,7 @@ class Jobs:
         limit: Annotated[int, Query(ge=1, le=1000, description="At most so many jobs.")] = 100,
         after: Annotated[str | None, Query(description="Go on after this job, the last of a page.")] = None,
     ) -> dict[str, Any]:
-        """The jobs of this API key, newest first, as an object keyed by their ids."""
+        """The jobs of this API key, newest first, keyed by their ids. Requests whose client waits are no jobs."""
         page = self.registry.page(owner=request.state.owner, status=status, limit=limit, after=after)
         return {"total_jobs": page.total, "jobs": self.views.many(page.jobs)}
 

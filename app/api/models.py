@@ -32,7 +32,7 @@ class Models:
             methods=["GET"],
             summary="List models",
             response_model=None,
-            responses=answers(ModelList, 401, 500, 503),
+            responses=answers(ModelList, *(401, 500, 503), description="What `model` may be."),
         )
         router.add_api_route(
             "/{model_id:path}",
@@ -41,7 +41,7 @@ class Models:
             methods=["GET"],
             summary="Look at a model",
             response_model=None,
-            responses=answers(Model, 401, 404, 500, 503),
+            responses=answers(Model, *(401, 404, 500, 503), description="It is served."),
         )
         return router
 

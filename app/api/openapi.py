@@ -140,8 +140,8 @@ _HEADERS: Final = [
         "name": "Idempotency-Key",
         "in": "header",
         "required": False,
-        "description": "A name of yours for this request, such as a UUID. The same form with the same key gives the "
-        "first job again, as long as that is kept; another form is 400.",
+        "description": "A name of yours for this request, such as a UUID, in case you have to send it again: the same "
+        "form with the same name gives the first job again, as long as that is kept. Default: none.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     }
 ]
@@ -151,8 +151,9 @@ SPOKEN: Final = answers(
     VerboseTranscription | DiarizedTranscription | Transcription | JobAccepted,  # the most particular first
     *(400, 401, 404, 413, 429, 500, 503, 507),
     description="The transcript, or the job's id where one of `upload_presigned_url` and `stored_output` is given.",
+    example={"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}},
 )
-SPOKEN[200]["content"] = {
+SPOKEN[200]["content"] |= {
     "text/plain": {"schema": _STRING},
     "text/event-stream": {"schema": {}},
 }
@@ -218,7 +219,7 @@ def _completed(description: dict[str, Any]) -> dict[str, Any]:
         "ApiKey": {
             "type": "http",
             "scheme": "bearer",
-            "description": "One of API_KEYS, where it is set.",
+            "description": "One of the keys in API_KEYS; leave it empty where the server has none.",
         }
     }
     for path, operations in description["paths"].items():

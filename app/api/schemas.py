@@ -3,7 +3,7 @@ says so."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -261,29 +261,85 @@ class Readiness(TypedDict):
     status: Literal["healthy", "loading", "draining", "failing"]
 
 
-def answers(model: Any, *errors: int, description: str = "As asked for.") -> dict[int | str, dict[str, Any]]:
+def answers(model: Any, *errors: int, description: str, example: Any = None) -> dict[int | str, dict[str, Any]]:
     """What FastAPI's ``responses`` takes: the answer of success, and the errors that may come instead.
 
     ``model`` None is a stream of events.
     """
-    failures: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in errors
-    }
     success: dict[str, Any] = {"description": description}
     if model is None:
         success["content"] = {"text/event-stream": {"schema": {}}}
     else:
         success["model"] = model
-    return {200: success, **failures}
+    if example is not None:
+        success["content"] = {"application/json": {"example": example}}
+    return {200: success, **{status: _failure(status) for status in errors}}
 
 
-_MEANINGS = {
-    400: "A field is wrong, contradictory or can't be honoured; the audio can't be decoded.",
-    401: "The key is missing or wrong.",
-    404: "There is no such job or model.",
-    413: "The file or the audio is over the limit.",
-    429: "The queue is full; `Retry-After` says when to try again.",
-    500: "The server failed. Trying again won't help (`x-should-retry: false`).",
-    503: "The model is being loaded, or the server is shutting down; `Retry-After` says when to try again.",
-    507: "The server has no disk space left; `Retry-After` says when to try again.",
+def _failure(status: int) -> dict[str, Any]:
+    meaning, kind, message, param, code = _FAILURES[status]
+    example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"model": ErrorBody, "description": meaning, "content": {"application/json": {"example": example}}}
+
+
+#: What it means, and an example of each: type, message, param, code.
+_FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
+    400: (
+        "A field is wrong, contradictory or can't be honoured; the audio can't be decoded.",
+        "invalid_request_error",
+        "temperature=7 is not allowed: it must be a number from 0 to 1.",
+        "temperature",
+        None,
+    ),
+    401: (
+        "The key is missing or wrong.",
+        "invalid_request_error",
+        "The API key is wrong: send the header 'Authorization: Bearer KEY' with one of the keys in API_KEYS.",
+        None,
+        "invalid_api_key",
+    ),
+    404: (
+        "There is no such job or model.",
+        "invalid_request_error",
+        "There is no job '1f0c': it never existed, it was forgotten after its retention time, or it was made with "
+        "another API key.",
+        None,
+        "job_not_found",
+    ),
+    413: (
+        "The file or the audio is over the limit.",
+        "invalid_request_error",
+        "The file is too large: MAX_UPLOAD_BYTES allows 2147483648 bytes. Send compressed audio (Opus, MP3), or split "
+        "it.",
+        "file",
+        "too_large",
+    ),
+    429: (
+        "The queue is full; `Retry-After` says when to try again.",
+        "rate_limit_error",
+        "The queue is full: 1000 requests wait and MAX_QUEUED_JOBS allows 1000. Try again later.",
+        None,
+        "queue_full",
+    ),
+    500: (
+        "The server failed. Trying again won't help (`x-should-retry: false`).",
+        "server_error",
+        "The server failed; its log says why.",
+        None,
+        None,
+    ),
+    503: (
+        "The model is being loaded, or the server is shutting down; `Retry-After` says when to try again.",
+        "server_error",
+        "The service is shutting down and takes no new work: try again in a while.",
+        None,
+        "draining",
+    ),
+    507: (
+        "The server has no disk space left; `Retry-After` says when to try again.",
+        "server_error",
+        "The server has no disk space left for this request: try again later, or have its operator free some.",
+        None,
+        "disk_full",
+    ),
 }

@@ -12,26 +12,9 @@ from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseForm
 from app.domain.subtitles import SubtitleLayout
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
+from tests.support.segments import a_segment
 
 SEGMENT, WORD = Granularity
-
-
-def a_segment(
-    text: str, start: float = 0.0, end: float = 1.0, *, number: int = 0, words: tuple[Word, ...] = ()
-) -> Segment:
-    return Segment(
-        id=number,
-        seek=0,
-        start=start,
-        end=end,
-        text=text,
-        tokens=(50364, 2425, 11),
-        temperature=0.0,
-        avg_logprob=-0.25,
-        compression_ratio=1.5,
-        no_speech_prob=0.01,
-        words=words,
-    )
 
 
 def a_transcript(*segments: Segment, duration: float = 8.25) -> Transcript:

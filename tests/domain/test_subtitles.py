@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, timestamp, vtt
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
+from tests.support.segments import a_segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,25 +33,6 @@ def some_words(text: str, start: float = 0.0, *, seconds: float = 0.5) -> tuple[
     return tuple(
         Word(word=word, start=start + index * seconds, end=start + (index + 1) * seconds, probability=0.9)
         for index, word in enumerate(re.findall(r"\s*\S+", text))
-    )
-
-
-def a_segment(
-    text: str, start: float = 0.0, end: float = 1.0, *, words: tuple[Word, ...] = (), channel: int | None = None
-) -> Segment:
-    return Segment(
-        id=0,
-        seek=0,
-        start=start,
-        end=end,
-        text=text,
-        tokens=(),
-        temperature=0.0,
-        avg_logprob=-0.25,
-        compression_ratio=1.5,
-        no_speech_prob=0.01,
-        words=words,
-        channel=channel,
     )
 
 

@@ -1,0 +1,114 @@
+"""``/docs`` as a person uses it. Everything here blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from selenium.webdriver.chrome.webdriver import WebDriver
+    from selenium.webdriver.remote.webelement import WebElement
+
+#: Where the browser finds the service. Swagger UI has requests of its own that it leaves out on ``127.0.0.1``.
+HOST: Final = "transcription.example"
+
+_WAIT_SECONDS: Final = 30
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the page shows as the server's answer."""
+
+    status: str
+    body: str
+
+
+class DocsPage:
+    """The page of the service at ``address``."""
+
+    def __init__(self, driver: WebDriver, address: str) -> None:
+        self._driver = driver
+        self.address = address.replace("127.0.0.1", HOST)
+
+    def open(self) -> None:
+        self._driver.get(f"{self.address}/docs")
+        self.wait(lambda: self._driver.find_elements(By.CLASS_NAME, "opblock"))
+
+    def wait(self, found: Callable[[], T]) -> T:
+        """What ``found`` gives, once it is something."""
+        return WebDriverWait(self._driver, _WAIT_SECONDS, poll_frequency=0.05).until(lambda _: found())
+
+    def loaded(self) -> set[str]:
+        """The URLs of what the page is made of."""
+        script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+        return set(self._driver.execute_script(script))
+
+    def console_errors(self) -> list[str]:
+        """What went wrong since the last call."""
+        entries = self._driver.get_log("browser")  # type: ignore[no-untyped-call]  # Selenium's own omission
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+    def operations(self) -> set[tuple[str, str]]:
+        """Method and path of each operation that can be seen."""
+        blocks = [block for block in self._driver.find_elements(By.CLASS_NAME, "opblock") if block.is_displayed()]
+        return {(_text(block, ".opblock-summary-method").lower(), _path(block)) for block in blocks}
+
+    def operation(self, method: str, path: str) -> Operation:
+        """The operation, opened."""
+        blocks = self._driver.find_elements(By.CSS_SELECTOR, f".opblock-{method}")
+        (block,) = [block for block in blocks if _path(block) == path]
+        block.find_element(By.CLASS_NAME, "opblock-summary-control").click()
+        self.wait(lambda: block.find_elements(By.CLASS_NAME, "execute"))
+        return Operation(self, block)
+
+    def authorize(self, key: str) -> None:
+        self._driver.find_element(By.CSS_SELECTOR, ".auth-wrapper > .authorize").click()
+        dialog = self.wait(lambda: self._driver.find_element(By.CLASS_NAME, "dialog-ux"))
+        dialog.find_element(By.CSS_SELECTOR, "input").send_keys(key)
+        dialog.find_element(By.CSS_SELECTOR, "button.authorize").click()
+        dialog.find_element(By.CSS_SELECTOR, "button.btn-done").click()
+
+
+class Operation:
+    """One operation of the page, open."""
+
+    def __init__(self, page: DocsPage, block: WebElement) -> None:
+        self._page = page
+        self._block = block
+
+    def fields(self) -> dict[str, str]:
+        """The description of each field of the form, as it is read."""
+        rows = self._block.find_elements(By.CSS_SELECTOR, "tr[data-property-name]")
+        return {str(row.get_attribute("data-property-name")): _text(row, ".renderedMarkdown") for row in rows}
+
+    def choose_file(self, file: Path) -> None:
+        self._input("file", "input[type=file]").send_keys(str(file))
+
+    def choose(self, field: str, value: str) -> None:
+        Select(self._input(field, "select")).select_by_visible_text(value)
+
+    def _input(self, field: str, selector: str) -> WebElement:
+        return self._block.find_element(By.CSS_SELECTOR, f"tr[data-property-name={field}] {selector}")
+
+    def execute(self) -> Answer:
+        for clear in self._block.find_elements(By.CLASS_NAME, "btn-clear"):
+            clear.click()
+        self._block.find_element(By.CLASS_NAME, "execute").click()
+        shown = self._page.wait(lambda: self._block.find_elements(By.CLASS_NAME, "live-responses-table"))[0]
+        return Answer(_text(shown, ".response .response-col_status"), _text(shown, ".highlight-code code"))
+
+
+def _path(block: WebElement) -> Any:
+    return block.find_element(By.CLASS_NAME, "opblock-summary-path").get_attribute("data-path")
+
+
+def _text(within: WebElement, selector: str) -> str:
+    """The text with its line breaks, which Selenium's own ``text`` loses where it is coloured."""
+    return (within.find_element(By.CSS_SELECTOR, selector).get_attribute("textContent") or "").strip()
