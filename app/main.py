@@ -119,7 +119,7 @@ class Service:
             estimate=self.estimate,
             max_queued=settings.max_queued_jobs,
         )
-        self.waiters = Waiters(self.runner, grace_seconds=grace_seconds)
+        self.waiters = Waiters(self.runner, self.registry, grace_seconds=grace_seconds)
         self.retention = Retention(
             finished_seconds=settings.job_retention_seconds,
             undelivered_seconds=settings.undelivered_retention_seconds,

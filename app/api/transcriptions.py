@@ -115,16 +115,18 @@ class Transcriptions:
         try:
             with nullcontext() if known else self.runner.place():
                 received = await self._receive(request, job_id, task, key)
-                job = resend.joined(received.form_digest) or self._registered(received, has_place=not known)
+                job = resend.joined(received.form_digest) or self._registered(received, resend, has_place=not known)
         finally:
             if job is None or job.id != job_id:
                 await asyncio.to_thread(self.spool.discard, job_id)
         return job
 
-    def _registered(self, job: Job, *, has_place: bool) -> Job:
+    def _registered(self, job: Job, resend: Resend, *, has_place: bool) -> Job:
         """The job itself, or the one that was made with its idempotency key before."""
-        with nullcontext() if has_place else self.runner.place():
-            registered = self.runner.submit(job)
+        registered = job.idempotency_key and self.registry.with_key(job.idempotency_key, owner=job.owner)
+        if not registered:
+            with nullcontext() if has_place else self.runner.place():
+                registered = self.runner.submit(job)
         if registered is job:
             return job
         if registered.form_digest != job.form_digest:
@@ -133,6 +135,7 @@ class Transcriptions:
                 "new request, or the same form with this one.",
                 code="idempotency_key_reused",
             )
+        resend.is_of(registered)
         return self.registry.update(registered.id, lambda known: known.with_fresh_upload(job.upload))
 
     async def _receive(self, request: Request, job_id: str, task: Task, key: str | None) -> Job:
@@ -163,7 +166,7 @@ class Transcriptions:
             metadata=submission.metadata,
             warnings=submission.warnings + self._expiry_warning(submission),
             form_digest=form_digest(form, task),
-            idempotency_key=key,
+            idempotency_key=None if submission.streamed else key,  # what is gone of a stream can't be given again
         )
 
     def _expiry_warning(self, submission: Submission) -> tuple[str, ...]:

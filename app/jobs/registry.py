@@ -79,6 +79,14 @@ class Registry:
             self._changes.announce_line()
         return job
 
+    def release_key(self, job_id: str) -> None:
+        """Makes the job's idempotency key free for another one."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is not None and (key := _key(job)) is not None:
+                del self._by_key[key]
+                self._jobs[job_id] = replace(job, idempotency_key=None)
+
     def remove(self, job_id: str) -> None:
         with self._lock:
             job = self._jobs.pop(job_id, None)

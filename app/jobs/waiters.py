@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.domain.job import Job
+    from app.jobs.registry import Registry
     from app.jobs.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,13 @@ class Resend:
         self._keep([] if found is None else [found])
         return None if found is None else found.job
 
+    def is_of(self, job: Job) -> None:
+        """It is known to be about ``job``, which is kept for it, if a client waits for such jobs at all."""
+        attended = self._waiters.attended(job.id)
+        if attended is not None:
+            attended.expected += 1
+            self._kept.append(attended)
+
     def _keep(self, wanted: list[Attended]) -> None:
         dropped = [one for one in self._kept if one not in wanted]
         self._kept = wanted
@@ -83,8 +91,9 @@ class Resend:
 class Waiters:
     """Ends synchronous jobs: at once when their client has its answer, after a while when it has gone."""
 
-    def __init__(self, runner: Runner, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, runner: Runner, registry: Registry, *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._runner = runner
+        self._registry = registry
         self._grace_seconds = grace_seconds
         self._attended: dict[str, Attended] = {}
         self._endings: set[asyncio.Task[None]] = set()
@@ -104,6 +113,9 @@ class Waiters:
             elif not attended.waiters:
                 attended.deadline = asyncio.get_running_loop().time() + self._grace_seconds
                 asyncio.get_running_loop().call_at(attended.deadline, self.look_after, attended)
+
+    def attended(self, job_id: str) -> Attended | None:
+        return self._attended.get(job_id)
 
     def resend(self, *, owner: str, content_length: int | None) -> Resend:
         """A request that its client sends again begins to arrive."""
@@ -148,5 +160,6 @@ class Waiters:
 
     async def _end(self, attended: Attended) -> None:
         self._attended.pop(attended.job.id, None)
+        self._registry.release_key(attended.job.id)  # the same request would find what is half gone
         await self._runner.cancel(attended.job.id)
         await self._runner.forget(attended.job.id)

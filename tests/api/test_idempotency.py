@@ -157,3 +157,39 @@ async def test_key_of_a_wrong_length_is_refused(running: Running, samples: Path,
     answer = await submit(running, samples / "hello.wav", key, stored_output="true")
     assert answer.status_code == 400
     assert "1 to 255 are allowed" in answer.json()["error"]["message"]
+
+
+async def test_waiting_clients_with_one_key_all_get_their_answer_however_they_meet(
+    running: Running, samples: Path
+) -> None:
+    answers = []
+    for _ in range(6):
+        both = [asyncio.create_task(submit(running, samples / "hello.wav", "one"))]
+        await asyncio.wait(both, timeout=0.3)
+        both += [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(4)]
+        answers += await asyncio.gather(*both)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["text"] for answer in answers}) == 1
+    await eventually(lambda: not running.service.registry.everything())
+
+
+async def test_full_queue_does_not_refuse_what_was_accepted_before(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
+        first = await submit(running, samples / "hello.wav", "one", stored_output="true")
+        await running.until_progress(first.json()["job_id"], "Transcribing audio")
+        second = await submit(running, samples / "numbers.mp3", "two", stored_output="true")
+        assert (await submit(running, samples / "hello.wav", "three", stored_output="true")).status_code == 429
+        again = await submit(running, samples / "numbers.mp3", "two", stored_output="true")
+        assert again.json()["job_id"] == second.json()["job_id"]
+        held.open.set()
+        await running.finished(second.json()["job_id"])
+
+
+async def test_each_stream_is_work_of_its_own_whatever_its_key(running: Running, samples: Path, held: Held) -> None:
+    both = [asyncio.create_task(submit(running, samples / "hello.wav", "one", stream="true")) for _ in range(2)]
+    await eventually(lambda: len(running.service.registry.everything()) == 2)
+    held.open.set()
+    for answer in await asyncio.gather(*both):
+        assert '"type":"transcript.text.done"' in answer.text
