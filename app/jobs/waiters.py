@@ -69,7 +69,7 @@ class Resend:
 
     def joined(self, form_digest: str) -> Job | None:
         """The job that it is about, now that all of it is known; the others are kept no longer."""
-        found = next((one for one in self._kept if one.job.form_digest == form_digest and not one.has_failed), None)
+        found = next((one for one in self._kept if self._is_there(one) and one.job.form_digest == form_digest), None)
         self._keep([] if found is None else [found])
         return None if found is None else found.job
 
@@ -79,6 +79,10 @@ class Resend:
         if attended is not None:
             attended.expected += 1
             self._kept.append(attended)
+
+    def _is_there(self, one: Attended) -> bool:
+        """Whether it can still be joined: it has not failed, and was not ended by a shutdown."""
+        return not one.has_failed and self._waiters.attended(one.job.id) is one
 
     def _keep(self, wanted: list[Attended]) -> None:
         dropped = [one for one in self._kept if one not in wanted]
