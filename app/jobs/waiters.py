@@ -7,7 +7,6 @@ the work goes on for a while, and longer while a re-send of it arrives, which th
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
-
-logger = logging.getLogger(__name__)
 
 #: How long work goes on when nobody waits for it any more.
 GRACE_SECONDS: Final = 30.0
@@ -112,11 +109,8 @@ class Waiters:
             yield attended
         finally:
             attended.waiters -= 1
-            if not attended.waiters and attended.answered:
-                await self._end(attended)
-            elif not attended.waiters:
-                attended.deadline = asyncio.get_running_loop().time() + self._grace_seconds
-                asyncio.get_running_loop().call_at(attended.deadline, self.look_after, attended)
+            if not attended.waiters:
+                await self._left(attended)
 
     def attended(self, job_id: str) -> Attended | None:
         return self._attended.get(job_id)
@@ -140,9 +134,7 @@ class Waiters:
         """Ends a job that nobody waits for any more, nor may come to wait for."""
         if attended.waiters or attended.expected or attended.deadline is None:
             return
-        due = attended.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time()
-        if due and attended.job.id in self._attended:
-            logger.info("Job %s: nobody waits for it any more", attended.job.id)
+        if attended.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time():
             self._end_in_background(attended)
 
     async def close(self) -> None:
@@ -157,13 +149,28 @@ class Waiters:
         attended = self._attended[job.id] = Attended(job, content_length, outcome)
         return attended
 
+    async def _left(self, attended: Attended) -> None:
+        """The last client that waited has its answer, or has gone."""
+        if attended.answered and not attended.expected:
+            if self._take_out(attended):
+                await self._end(attended.job.id)
+            return
+        loop = asyncio.get_running_loop()
+        attended.deadline = loop.time() + (0 if attended.answered else self._grace_seconds)
+        loop.call_at(attended.deadline, self.look_after, attended)
+
     def _end_in_background(self, attended: Attended) -> None:
-        ending = asyncio.create_task(self._end(attended), name=f"end of {attended.job.id}")
+        if not self._take_out(attended):
+            return
+        ending = asyncio.create_task(self._end(attended.job.id), name=f"end of {attended.job.id}")
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
-    async def _end(self, attended: Attended) -> None:
-        self._attended.pop(attended.job.id, None)
-        self._registry.release_key(attended.job.id)  # the same request would find what is half gone
-        await self._runner.cancel(attended.job.id)
-        await self._runner.forget(attended.job.id)
+    def _take_out(self, attended: Attended) -> bool:
+        """From here on nobody joins it: the same request would find what is half gone. Whether it was still there."""
+        self._registry.release_key(attended.job.id)
+        return self._attended.pop(attended.job.id, None) is not None
+
+    async def _end(self, job_id: str) -> None:
+        await self._runner.cancel(job_id)
+        await self._runner.forget(job_id)
