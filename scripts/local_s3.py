@@ -55,7 +55,8 @@ class LocalS3:
                 _rclone(),
                 *("serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self.port}"),
                 *("--auth-key", f"{self.access_key},{self.secret_key}"),
-                *("--vfs-cache-mode", "off", "--dir-cache-time", "0s", str(self.folder)),
+                # With a time of 0 some starts keep a core busy for ever (seen with rclone 1.75.2).
+                *("--vfs-cache-mode", "off", "--dir-cache-time", "1s", str(self.folder)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ async def test_made_up_requests_find_no_server_error_and_no_answer_that_is_not_d
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=10_000) as running:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, PROGRAM, running.address, "--examples", "8"),
+            *(sys.executable, PROGRAM, running.address, "--examples", "4"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -35,4 +35,4 @@ async def test_made_up_requests_find_no_server_error_and_no_answer_that_is_not_d
     assert process.returncode == 0, report[-20_000:]
     counted = re.search(r"^(\d+) requests in", report, re.MULTILINE)
     assert counted is not None
-    assert int(counted[1]) > 400
+    assert int(counted[1]) > 300
