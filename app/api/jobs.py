@@ -216,8 +216,9 @@ class Jobs:
         return EventStream(self._events(job, seen, signal), end=end)
 
     async def _events(self, job: Job, seen: int | None, signal: Signal) -> AsyncIterator[bytes]:
-        due = job.revision != seen
-        sent: tuple[int, int | None] | None = None
+        told = seen
+        place = self.views.one(job).get("queue_position")
+        due = False
         while True:
             signal.clear()
             try:
@@ -225,12 +226,11 @@ class Jobs:
             except UnknownJob:
                 return
             view = self.views.one(job)
-            state = job.revision, view.get("queue_position")
-            if due or sent not in (None, state):
+            if due or told != job.revision or place != view.get("queue_position"):
                 yield event(view, number=job.revision)
             if not job.is_active:
                 return
-            sent = state
+            told, place = job.revision, view.get("queue_position")
             due = not await signal.wait(KEEP_ALIVE_SECONDS)
 
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:

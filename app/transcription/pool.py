@@ -98,7 +98,6 @@ class ModelPool:
         self.failing = False
         self.ready = False
         self._load_model = load_model
-        self._decoder = decoder
         self._permits = Permits(permits)
         self._front = Front(decoder, permits=permits)
         self._batch_size = batch_size
