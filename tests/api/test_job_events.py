@@ -106,7 +106,8 @@ async def test_place_in_the_line_is_told_when_it_changes(
             assert event is not None
             assert event[1]["queue_position"] == 2
             await running.client.delete(f"/v1/jobs/{second}")
-            event = await events.next()
+            while event is not None and event[1]["queue_position"] == 2:  # its audio may be decoded meanwhile
+                event = await events.next()
             assert event is not None
             assert event[1]["queue_position"] == 1
             held.open.set()
