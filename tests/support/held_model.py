@@ -1,4 +1,4 @@
-"""The demo model, which decodes when it is let."""
+"""The demo model, which works when it is let."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ class Held:
     def __init__(self, model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.decoded = 0
-        decode = model.decode
+        encode, decode = model.encode, model.decode
 
-        def held(windows: Any) -> Any:
+        def held_encode(windows: Any) -> None:
+            self.open.wait(30)
+            encode(windows)
+
+        def held_decode(windows: Any) -> Any:
             self.open.wait(30)
             self.decoded += len(windows)
             return decode(windows)
 
-        monkeypatch.setattr(model, "decode", held)
+        monkeypatch.setattr(model, "encode", held_encode)
+        monkeypatch.setattr(model, "decode", held_decode)
