@@ -14,7 +14,7 @@ import uvicorn
 from app import logs
 from app.api.protocol import EnvelopeProtocol
 from app.main import create_app
-from app.settings import Settings, WrongSettings, settings_without_effect
+from app.settings import Settings, WrongSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -70,8 +70,6 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)
-    for name in settings_without_effect():
-        logger.warning("%s has no effect in this version", name)
     app = create_app(settings, stop=lambda code: server.stop(code))
     try:
         listener = listen(settings.host, settings.port)

@@ -18,21 +18,30 @@ from app.api.models import Models
 from app.api.streaming import Streaming
 from app.api.submission import SubmissionReader
 from app.api.transcriptions import Transcriptions
-from app.api.views import JobViews
 from app.delivery.attempts import Clock
 from app.delivery.network import open_client
 from app.delivery.presigned import PresignedUploader
-from app.delivery.retry import RetryPolicy
+from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.targets import UrlRules
+from app.delivery.webhooks import WebhookSender
 from app.domain.errors import ModelUnavailable, ServiceError
 from app.jobs.changes import Changes
+from app.jobs.deliveries import Deliveries
+from app.jobs.destinations import Bucket, WebhookReceiver
 from app.jobs.download import AudioDownloader
+from app.jobs.endings import Endings
 from app.jobs.estimate import Estimate
+from app.jobs.ledger import Ledger
 from app.jobs.pipeline import DOWNLOADS, Pipeline
+from app.jobs.recovery import Recovery
 from app.jobs.registry import Registry
-from app.jobs.retention import Retention, sweep_forever
+from app.jobs.retention import Retention, Sweeper
 from app.jobs.runner import Runner
+from app.jobs.space import Space
 from app.jobs.spool import Spool
+from app.jobs.sqlite_journal import SqliteJournal
+from app.jobs.uptime import Uptime
+from app.jobs.views import JobViews
 from app.jobs.waiters import GRACE_SECONDS, Waiters
 from app.jobs.watchers import Watchers
 from app.transcription.catalogue import Catalogue
@@ -43,6 +52,8 @@ from app.transcription.pool import ModelPool
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from app.jobs.destinations import Destination
+    from app.jobs.journal import Journal
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
 
@@ -63,16 +74,28 @@ class Service:
         load_model: Callable[[str], Sequence[WhisperModel]],
         stop: Callable[[int], None],
         clock: Clock,
+        uptime: Uptime,
+        journal: Journal,
         grace_seconds: float,
     ) -> None:
         self.settings = settings
         self._stop = stop
+        self.journal = journal
         permits = settings.max_concurrent_requests
         self.changes = Changes()
         self.registry = Registry(self.changes)
+        self.ledger = Ledger(self.registry, journal)
         self.watchers = Watchers()
-        self.spool = Spool(settings.data_dir)
         self.estimate = Estimate(permits=permits)
+        self.spool = Spool(
+            settings.data_dir,
+            Space(
+                settings.data_dir,
+                max_bytes=settings.spool_max_bytes,
+                min_free_bytes=settings.spool_min_free_bytes,
+                next_free_seconds=self.estimate.next_place_seconds,
+            ),
+        )
         self.pool = ModelPool(
             load_model,
             catalogue=Catalogue(
@@ -94,9 +117,30 @@ class Service:
             pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
             max_connections=UPLOADS + DOWNLOADS,
         )
+        self.retention = Retention(
+            finished_seconds=settings.job_retention_seconds,
+            undelivered_seconds=settings.undelivered_retention_seconds,
+            uptime=uptime,
+        )
+        self.views = JobViews(self.registry, self.retention, self.estimate)
+        self._make_the_way_of_a_job(clock, uptime)
+        self.waiters = Waiters(self.runner, self.registry, grace_seconds=grace_seconds)
+        self.sweeper = Sweeper(
+            registry=self.registry,
+            runner=self.runner,
+            ledger=self.ledger,
+            journal=journal,
+            retention=self.retention,
+        )
+
+    def _make_the_way_of_a_job(self, clock: Clock, uptime: Uptime) -> None:
+        settings = self.settings
         policy = RetryPolicy(attempts=settings.upload_max_attempts)
+        schedule = RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds)
+        endings = Endings(self.views, uptime)
         self.pipeline = Pipeline(
             registry=self.registry,
+            ledger=self.ledger,
             spool=self.spool,
             transcriber=self.pool,
             downloader=AudioDownloader(
@@ -106,24 +150,61 @@ class Service:
                 total_timeout_seconds=settings.download_timeout_seconds,
                 max_bytes=settings.max_upload_bytes,
             ),
-            uploader=PresignedUploader(
-                self.client, policy=policy, clock=clock, total_timeout_seconds=settings.upload_timeout_seconds
-            ),
             estimate=self.estimate,
             watchers=self.watchers,
+            endings=endings,
+            uptime=uptime,
+        )
+        self.deliveries = Deliveries(
+            registry=self.registry,
+            ledger=self.ledger,
+            destinations=self._destinations(policy, clock, endings),
+            schedule=schedule,
+            uptime=uptime,
+            clock=clock,
+            at_once=UPLOADS,
+            on_death=self._job_died,
         )
         self.runner = Runner(
             registry=self.registry,
+            ledger=self.ledger,
             spool=self.spool,
             pipeline=self.pipeline,
+            deliveries=self.deliveries,
+            endings=endings,
             estimate=self.estimate,
+            uptime=uptime,
             max_queued=settings.max_queued_jobs,
+            on_death=self._job_died,
         )
-        self.waiters = Waiters(self.runner, self.registry, grace_seconds=grace_seconds)
-        self.retention = Retention(
-            finished_seconds=settings.job_retention_seconds,
-            undelivered_seconds=settings.undelivered_retention_seconds,
+        self.recovery = Recovery(
+            registry=self.registry,
+            ledger=self.ledger,
+            journal=self.journal,
+            spool=self.spool,
+            pipeline=self.pipeline,
+            deliveries=self.deliveries,
+            runner=self.runner,
+            uptime=uptime,
+            clock=clock,
         )
+
+    def _destinations(self, policy: RetryPolicy, clock: Clock, endings: Endings) -> list[Destination]:
+        settings = self.settings
+        uploader = PresignedUploader(
+            self.client, policy=policy, clock=clock, total_timeout_seconds=settings.upload_timeout_seconds
+        )
+        found: list[Destination] = [Bucket(spool=self.spool, uploader=uploader, endings=endings)]
+        if settings.webhook_secret is not None:
+            sender = WebhookSender(
+                self.client,
+                settings.webhook_secret,
+                policy=policy,
+                clock=clock,
+                total_timeout_seconds=settings.upload_timeout_seconds,
+            )
+            found.append(WebhookReceiver(sender=sender))
+        return found
 
     async def drain(self) -> None:
         """Ends the work of this process within the grace period."""
@@ -136,17 +217,20 @@ class Service:
         async with AsyncExitStack() as stack:
             try:
                 await asyncio.to_thread(self.spool.open)
+                stack.callback(self.spool.close)
+                stack.push_async_callback(asyncio.to_thread, self.journal.close)
+                await self.recovery.restore()
             except ServiceError as exc:
                 self._give_up(exc)
                 yield
                 return
-            stack.callback(self.spool.close)
             stack.push_async_callback(self.client.aclose)
             stack.push_async_callback(self.pool.close)
             self._log_settings()
             for name, work in (
+                ("deliveries", self.deliveries.run()),
                 ("model", self._load_model()),
-                ("retention", sweep_forever(self.registry, self.runner, self.retention)),
+                ("retention", self.sweeper.run()),
             ):
                 stack.push_async_callback(_end, self._start(name, work))
             stack.push_async_callback(self.drain)
@@ -157,6 +241,8 @@ class Service:
             await self.pool.load()
         except ModelUnavailable as exc:
             self._give_up(exc)
+            return
+        await self.recovery.resume(self.pool.catalogue)
 
     def _give_up(self, exc: ServiceError) -> None:
         """What stands in the way is for the operator to change: one sentence, no trace."""
@@ -173,6 +259,11 @@ class Service:
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.critical("The task %r died: stopping.", task.get_name(), exc_info=exc)
             self._stop(70)
+
+    def _job_died(self, cause: BaseException) -> None:
+        """What has been accepted can't be written down any more. A supervisor starts the process anew."""
+        logger.critical("❌ A job can't go on (%s): stopping.", cause, exc_info=cause)
+        self._stop(70)
 
     def _engine_died(self, _cause: BaseException) -> None:
         """All its requests have failed by now. A supervisor starts the process anew."""
@@ -193,10 +284,12 @@ class Service:
             settings.max_queued_jobs,
         )
         logger.info(
-            "Timeouts: connect %gs, upload %gs (%d attempts), download %gs, shutdown %gs; transcription has none",
+            "Timeouts: connect %gs, upload %gs (%d attempts, rounds for %gs), download %gs, shutdown %gs; "
+            "transcription has none",
             settings.upload_connect_timeout_seconds,
             settings.upload_timeout_seconds,
             settings.upload_max_attempts,
+            settings.delivery_max_age_seconds,
             settings.download_timeout_seconds,
             settings.shutdown_grace_seconds,
         )
@@ -227,18 +320,24 @@ def create_app(
     stop: Callable[[int], None],
     load_model: Callable[[str], Sequence[WhisperModel]] | None = None,
     clock: Clock | None = None,
+    uptime: Uptime | None = None,
+    journal: Journal | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> FastAPI:
     """The application.
 
     ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the replicas of a model by its name;
-    ``clock`` is what transfers wait by; ``grace_seconds`` is how long work goes on whose client has gone.
+    ``clock`` is what transfers wait by, ``uptime`` what further rounds and retention do; ``journal`` is the one in
+    ``DATA_DIR`` unless another is given; ``grace_seconds`` is how long work goes on whose client has gone.
     """
+    uptime = uptime or Uptime()
     service = Service(
         settings,
         load_model=load_model or (lambda name: load(model_choice(settings, name))),
         stop=stop,
         clock=clock or Clock(),
+        uptime=uptime,
+        journal=journal or SqliteJournal(settings.data_dir / "journal.sqlite3", uptime),
         grace_seconds=grace_seconds,
     )
 
@@ -269,10 +368,14 @@ def create_app(
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     settings = service.settings
+    reader = SubmissionReader(
+        UrlRules(settings.url_allowed_hosts), has_webhook_secret=settings.webhook_secret is not None
+    )
     transcriptions = Transcriptions(
-        reader=SubmissionReader(UrlRules(settings.url_allowed_hosts)),
+        reader=reader,
         pool=service.pool,
         registry=service.registry,
+        ledger=service.ledger,
         runner=service.runner,
         spool=service.spool,
         estimate=service.estimate,
@@ -285,12 +388,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         runner=service.runner,
         spool=service.spool,
         changes=service.changes,
-        views=JobViews(service.registry, service.retention, service.estimate),
+        views=service.views,
+        reader=reader,
     )
     health = Health(
         registry=service.registry,
         runner=service.runner,
         pool=service.pool,
+        recovery=service.recovery,
         permits=settings.max_concurrent_requests,
         timeouts=TransferTimeouts(
             upload=settings.upload_timeout_seconds,

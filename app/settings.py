@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from dotenv import dotenv_values
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.delivery.targets import AllowedHosts
+from app.delivery.webhooks import WebhookSecret
 
 GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
-_LATER: Final = (
-    "DELIVERY_MAX_AGE_SECONDS",
-    "WEBHOOK_SECRET",
-)
+MIB: Final = 1024**2
+#: Settings whose values are shown nowhere.
+_SECRETS: Final = ("API_KEYS", "WEBHOOK_SECRET")
 
 
 class Settings(BaseSettings):
@@ -73,8 +71,18 @@ class Settings(BaseSettings):
     upload_connect_timeout_seconds: float = Field(30, gt=0, description="To connect, uploads and downloads.")
     upload_max_attempts: int = Field(3, ge=1, le=10, description="Attempts to upload or download.")
     download_timeout_seconds: float = Field(3600, gt=0, description="The whole of one attempt to download.")
+    delivery_max_age_seconds: float = Field(
+        86400, ge=0, description="How long an undelivered result or event is tried again; 0 is one round of attempts."
+    )
+    webhook_secret: Annotated[WebhookSecret | None, NoDecode] = Field(
+        None,
+        repr=False,
+        description="What events are signed with: `whsec_` and the base64 of random bytes; empty is no webhooks.",
+    )
     shutdown_grace_seconds: float = Field(
-        30, ge=0, description="From SIGTERM to the end, in which running jobs finish or report their failure."
+        30,
+        ge=0,
+        description="From SIGTERM to the end, in which running jobs finish; others go on after the next start.",
     )
     job_retention_seconds: float = Field(3600, ge=0, description="How long a finished job is kept after its end.")
     undelivered_retention_seconds: float = Field(
@@ -83,7 +91,13 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(2 * GIB, ge=1, description="Largest file, sent or downloaded.")
     max_audio_seconds: float = Field(43200, gt=0, description="Longest audio.")
-    data_dir: Path = Field(Path("data"), description="Where audio and results are kept meanwhile.")
+    data_dir: Path = Field(Path("data"), description="The journal, and audio and results as long as they are kept.")
+    spool_max_bytes: int = Field(
+        0, ge=0, description="Audio in DATA_DIR at once, waiting or in work; beyond it 507. 0 is no limit."
+    )
+    spool_min_free_bytes: int = Field(
+        256 * MIB, ge=0, description="What must stay free on the disk of DATA_DIR; new audio below it is 507."
+    )
 
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -163,6 +177,18 @@ class Settings(BaseSettings):
     def _hosts(cls, value: Any) -> Any:
         return AllowedHosts.parse(value) if isinstance(value, str) else value
 
+    @field_validator("webhook_secret", mode="before")
+    @classmethod
+    def _secret(cls, value: Any) -> Any:
+        return WebhookSecret.parse(value.strip()) if isinstance(value, str) else value
+
+    @field_validator("spool_max_bytes")
+    @classmethod
+    def _takes_the_largest_file(cls, value: int, info: ValidationInfo) -> int:
+        if 0 < value < info.data.get("max_upload_bytes", 0):
+            raise ValueError("must be at least MAX_UPLOAD_BYTES, or 0 for no limit")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
@@ -181,12 +207,6 @@ class Settings(BaseSettings):
             raise WrongSettings([_sentence(error) for error in exc.errors()]) from None
 
 
-def settings_without_effect() -> list[str]:
-    """Settings that somebody has set and that this version does not know yet."""
-    given = {**dotenv_values(".env"), **os.environ}
-    return [name for name in _LATER if given.get(name)]
-
-
 class WrongSettings(Exception):
     """``sentences`` holds one for each wrong value."""
 
@@ -197,6 +217,6 @@ class WrongSettings(Exception):
 
 def _sentence(error: Any) -> str:
     name = str(error["loc"][0]).upper()
-    given = "" if name == "API_KEYS" else f"={error['input']}"
+    given = "" if name in _SECRETS else f"={error['input']}"
     reason = error["msg"].removeprefix("Value error, ").removeprefix(f"{name}: ").removesuffix(".")
     return f"{name}{given} is wrong: {reason[0].lower()}{reason[1:]}. Correct it in the environment or in .env."

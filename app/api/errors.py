@@ -35,6 +35,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.ShutDown, 503, "draining"),
     (errors.EngineFailed, 503, "engine_failed"),
     (errors.DiskFull, 507, "disk_full"),
+    (errors.JournalFailed, 500, "journal_failed"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from app.api.schemas import HealthReport, Readiness, answers
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
+    from app.jobs.recovery import Recovery
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.transcription.pool import ModelPool
@@ -38,6 +39,7 @@ class Health:
     registry: Registry
     runner: Runner
     pool: ModelPool
+    recovery: Recovery
     permits: int
     timeouts: TransferTimeouts
 
@@ -77,6 +79,7 @@ class Health:
             "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
             "models": [{"name": one.name, "loaded": one.loaded} for one in self.pool.catalogue.states],
             "concurrency": self._concurrency(),
+            "recovered": asdict(self.recovery.recovered),
             "timeouts": {
                 "upload_timeout_seconds": self.timeouts.upload,
                 "upload_timeout_minutes": round(self.timeouts.upload / 60, 2),

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
 from app.api.fields import Fields
+from app.api.openapi import REDELIVERY
 from app.api.renderings import later_rendering
 from app.api.schemas import (
     DiarizedTranscription,
@@ -33,14 +34,15 @@ from app.jobs.document import success_document
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from app.api.views import JobViews
+    from app.api.submission import SubmissionReader
     from app.domain.job import Job
     from app.jobs.changes import Changes, Signal
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
+    from app.jobs.views import JobViews
 
-
+_MAX_BODY_BYTES: Final = 64 * 1024
 _JOB_EXAMPLE: Final = {
     "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
     "status": "processing",
@@ -73,6 +75,7 @@ class Jobs:
     spool: Spool
     changes: Changes
     views: JobViews
+    reader: SubmissionReader
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
@@ -124,6 +127,18 @@ class Jobs:
             },
         )
         router.add_api_route(
+            "/{job_id}/redeliver",
+            self.redeliver,
+            operation_id="redeliver_job",
+            methods=["POST"],
+            summary="Deliver a job's result again",
+            response_model=None,
+            responses=answers(
+                JobSchema, *(400, 401, 404, 500, 507), description="The job, on its way again.", example=_JOB_EXAMPLE
+            ),
+            openapi_extra=REDELIVERY,
+        )
+        router.add_api_route(
             "/{job_id}",
             self.delete_job,
             operation_id="delete_job",
@@ -132,7 +147,7 @@ class Jobs:
             response_model=None,
             responses=answers(
                 JobSchema | JobDeleted,
-                *(401, 404, 500),
+                *(401, 404, 500, 507),
                 description="The job, cancelled; or that it was forgotten.",
                 example={"job_id": _JOB_EXAMPLE["job_id"], "deleted": True},
             ),
@@ -233,6 +248,13 @@ class Jobs:
             told, place = job.revision, view.get("queue_position")
             due = not await signal.wait(KEEP_ALIVE_SECONDS)
 
+    async def redeliver(self, request: Request, job_id: str) -> dict[str, Any]:
+        """PUTs the stored result of a job that has ended again: to a fresh URL, or to the one that it was submitted
+        with if that is still kept and has not expired."""
+        job = self.registry.find(job_id, owner=request.state.owner)
+        upload = self.reader.fresh_upload(await _small_body(request), job)
+        return self.views.one(await self.runner.redeliver(job_id, upload))
+
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """Cancels a job that waits or runs; forgets one that has ended."""
         job = self.registry.find(job_id, owner=request.state.owner)
@@ -244,3 +266,12 @@ class Jobs:
     def _result(self, job: Job) -> dict[str, Any]:
         transcript, processing_time = self.spool.result(job.id)
         return success_document(job, transcript, processing_time=processing_time)
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise InvalidRequest(f"The body is too large: at most {_MAX_BODY_BYTES} bytes are allowed.")
+    return bytes(body)

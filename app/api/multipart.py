@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from python_multipart import MultipartParser
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from python_multipart.multipart import MultipartCallbacks
 
-    from app.jobs.spool import Spool
+    from app.jobs.spool import AudioFile, Spool
 
 _MAX_PARTS: Final = 256
 _MAX_TEXT_BYTES: Final = 1024 * 1024
@@ -44,7 +44,7 @@ class ReceivedForm:
 async def read_form(
     body: AsyncIterator[bytes], content_type: str | None, *, spool: Spool, job_id: str, max_file_bytes: int
 ) -> ReceivedForm:
-    """Reads a whole form, writing its ``file`` as the audio of ``job_id``.
+    """Reads a whole form, writing its ``file`` as the audio of ``job_id``, which is still to be kept.
 
     Raises:
         InvalidRequest: it is no form, or a broken one.
@@ -78,7 +78,7 @@ class _Writer:
         self._spool = spool
         self._job_id = job_id
         self._max_bytes = max_bytes
-        self._file: BinaryIO | None = None
+        self._file: AudioFile | None = None
         self._hash = hashlib.blake2b(digest_size=32)
         self.written = 0
 
@@ -101,7 +101,7 @@ class _Writer:
     def _write(self, data: bytes) -> None:
         if self._file is None:
             self._file = self._spool.create_audio(self._job_id)
-        self._spool.write(self._file, data)
+        self._file.write(data)
         self._hash.update(data)
         self.written += len(data)
 

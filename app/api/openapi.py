@@ -124,6 +124,11 @@ _FIELDS: Final = {
         "Answer with a job id at once and PUT the result there. Sign it for at least an hour. Default: none. Example: "
         "`https://bucket.s3.amazonaws.com/call.json?X-Amz-Signature=…`.",
     ),
+    "webhook_url": _field(
+        "string",
+        "Answer with a job id at once and POST the job there when it has ended, signed with the setting WEBHOOK_SECRET "
+        "as Standard Webhooks has it. Default: none. Example: `https://example.com/hooks/transcripts`.",
+    ),
     "upload_format": _field(
         "string",
         "What is PUT there. Default: `response_format` where that is text, srt or vtt, else `document`.",
@@ -150,7 +155,8 @@ _HEADERS: Final = [
 SPOKEN: Final = answers(
     VerboseTranscription | DiarizedTranscription | Transcription | JobAccepted,  # the most particular first
     *(400, 401, 404, 413, 429, 500, 503, 507),
-    description="The transcript, or the job's id where one of `upload_presigned_url` and `stored_output` is given.",
+    description="The transcript, or the job's id where one of `upload_presigned_url`, `webhook_url` and "
+    "`stored_output` is given.",
     example={"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}},
 )
 SPOKEN[200]["content"] |= {
@@ -173,11 +179,38 @@ _JOB_LINKS: Final = {
         ("look at it", "get_job"),
         ("follow it", "get_job_events"),
         ("read its transcript", "get_job_result"),
+        ("deliver it again", "redeliver_job"),
         ("cancel or forget it", "delete_job"),
     )
 }
 SPOKEN[200]["links"] = _JOB_LINKS
 
+#: The JSON body of a redelivery, which may be left out.
+REDELIVERY: Final = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "Redelivery",
+                    "type": "object",
+                    "properties": {
+                        "upload_presigned_url": {
+                            "type": "string",
+                            "description": "A fresh URL. Default: the one that the job was submitted with, if it is "
+                            "still kept and has not expired.",
+                        },
+                        "upload_headers": {
+                            "type": "object",
+                            "additionalProperties": {"type": "string"},
+                            "description": "Headers that were signed into the fresh URL. Default: none.",
+                        },
+                    },
+                },
+            }
+        },
+    }
+}
 #: What FastAPI is to add to the operations.
 TRANSCRIPTION: Final = _operation("TranscriptionForm")
 TRANSLATION: Final = _operation("TranslationForm")

@@ -41,11 +41,15 @@ def requested_rendering(fields: Fields, *, multichannel: bool) -> Rendering:
 
 
 def upload_rendering(fields: Fields, rendering: Rendering, *, multichannel: bool) -> Rendering:
-    """The same as it is uploaded: in ``upload_format``; where that is absent, in a plain format or as a document."""
-    default = rendering.format if rendering.format in _PLAIN else ResponseFormat.DOCUMENT
-    chosen = fields.choice("upload_format", ResponseFormat) or default
+    """The same as it is uploaded, in ``upload_format`` if that is given."""
+    chosen = fields.choice("upload_format", ResponseFormat) or default_upload(rendering).format
     _check_speakers(chosen, "upload_format", multichannel=multichannel)
     return replace(rendering, format=chosen)
+
+
+def default_upload(rendering: Rendering) -> Rendering:
+    """What is uploaded where nothing was said of it."""
+    return rendering if rendering.format in _PLAIN else replace(rendering, format=ResponseFormat.DOCUMENT)
 
 
 def later_rendering(fields: Fields, job: Job) -> Rendering:

@@ -153,10 +153,11 @@ class JobAccepted(TypedDict):
 
 
 class Delivery(TypedDict):
-    """How far the upload has come."""
+    """How far an upload, or the telling of a webhook, has come."""
 
     status: Literal["pending", "delivered", "failed"]
-    attempts: Annotated[int, Field(examples=[1])]
+    attempts: Annotated[int, Field(description="In all rounds.", examples=[1])]
+    next_attempt_at: NotRequired[Annotated[float, Field(description="When the next round begins, in Unix time.")]]
     last_error: NotRequired[Annotated[str, Field(examples=["HTTP 503 (attempt 1/3) to https://bucket.example/key"])]]
     expires_at: NotRequired[Annotated[float, Field(description="When the upload URL expires, in Unix time.")]]
 
@@ -183,7 +184,9 @@ class Job(TypedDict):
     audio_duration: NotRequired[Duration]
     language: NotRequired[LanguageName]
     model: Annotated[str, Field(examples=["large-v3-turbo"])]
-    delivery: NotRequired[Delivery]
+    attempts: NotRequired[Annotated[int, Field(description="How often work on the audio has begun.", examples=[1])]]
+    delivery: NotRequired[Annotated[Delivery, Field(description="With an upload URL.")]]
+    webhook: NotRequired[Annotated[Delivery, Field(description="With a webhook, once the job has ended.")]]
     error: NotRequired[Annotated[str, Field(description="Why it failed.")]]
     error_type: NotRequired[Annotated[str, Field(examples=["DeliveryFailed"])]]
     result_available: bool
@@ -246,6 +249,14 @@ class Timeouts(TypedDict):
     note: str
 
 
+class Recovery(TypedDict):
+    """What an earlier process left, when this one was started."""
+
+    jobs: Annotated[int, Field(description="All of them, those that had ended too.")]
+    requeued: Annotated[int, Field(description="Went back to the queue.")]
+    undelivered: Annotated[int, Field(description="Had a result, a failure or an event to deliver.")]
+
+
 class HealthReport(TypedDict):
     status: Literal["healthy", "loading", "draining", "failing"]
     gpu_available: bool
@@ -254,6 +265,7 @@ class HealthReport(TypedDict):
     model: DefaultModel
     models: Annotated[list[ModelInMemory], Field(description="All that are served, the default first.")]
     concurrency: Concurrency
+    recovered: Recovery
     timeouts: Timeouts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from app.api.fields import Fields, json_value
-from app.api.renderings import rendering_warnings, requested_rendering, upload_rendering
+from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
 from app.delivery.signatures import check_download_url, check_upload_url, expires_at
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, ResponseFormat
@@ -18,9 +18,11 @@ from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 if TYPE_CHECKING:
     from app.delivery.targets import UrlRules
     from app.domain.formats import Rendering
+    from app.domain.job import Job
     from app.transcription.catalogue import Catalogue
 
 _UPLOAD_URL: Final = "upload_presigned_url"
+_WEBHOOK_URL: Final = "webhook_url"
 _SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
 _MAX_JSON_BYTES: Final = 4096
 _STREAMED: Final = (ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON)
@@ -49,6 +51,7 @@ class Submission:
     rendering: Rendering
     source_url: str | None
     upload: Upload | None
+    webhook_url: str | None
     synchronous: bool
     streamed: bool
     metadata: dict[str, str] | None
@@ -56,10 +59,11 @@ class Submission:
 
 
 class SubmissionReader:
-    """Reads forms by the rules of this server."""
+    """Reads forms by the rules of this server, which signs events if ``has_webhook_secret``."""
 
-    def __init__(self, rules: UrlRules) -> None:
+    def __init__(self, rules: UrlRules, *, has_webhook_secret: bool) -> None:
         self._rules = rules
+        self._has_webhook_secret = has_webhook_secret
 
     def read(
         self,
@@ -77,7 +81,7 @@ class SubmissionReader:
         without = NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
         given = Fields(received, other_names=_OTHER_NAMES)
         fields = given.without(*without)
-        _refuse_what_is_not_served(fields, task)
+        _refuse_other_task(fields, task)
         model = models.find(fields.text("model"))
         language = _language(fields)
         model.require(task=task, language=language)
@@ -85,7 +89,9 @@ class SubmissionReader:
         rendering = requested_rendering(fields, multichannel=multichannel)
         source_url = self._source_url(fields, has_file=has_file)
         upload = self._upload(fields, rendering, multichannel=multichannel)
-        synchronous = upload is None and not fields.flag("stored_output", default=False)
+        webhook_url = self._webhook_url(fields)
+        stored = fields.flag("stored_output", default=False)
+        synchronous = upload is None and webhook_url is None and not stored
         return Submission(
             model=model.name,
             options=replace(
@@ -98,6 +104,7 @@ class SubmissionReader:
             rendering=rendering,
             source_url=source_url,
             upload=upload,
+            webhook_url=webhook_url,
             synchronous=synchronous,
             streamed=_is_streamed(fields, rendering, synchronous=synchronous),
             metadata=fields.strings_object("metadata", max_bytes=_MAX_JSON_BYTES),
@@ -134,14 +141,48 @@ class SubmissionReader:
                 if fields.has(name):
                     raise InvalidRequest(f"{name} goes with {_UPLOAD_URL}: send both or neither.", param=name)
             return None
+        return self._checked(given, headers, uploaded)
+
+    def fresh_upload(self, body: bytes, job: Job) -> Upload | None:
+        """Where a stored result is to be delivered instead, from a JSON body; None where that does not say.
+
+        Raises:
+            InvalidRequest: with a sentence, naming the member at fault.
+        """
+        if not body.strip():
+            return None
+        value = json_value("The body", body.decode("utf-8", "replace"))
+        if not isinstance(value, dict):
+            raise InvalidRequest(
+                f'The body is not allowed: send a JSON object such as {{"{_UPLOAD_URL}": "https://…"}}.'
+            )
+        given, headers = value.get(_UPLOAD_URL), value.get("upload_headers", {})
+        if given is None:
+            return None
+        if not isinstance(given, str):
+            raise InvalidRequest(f"{_UPLOAD_URL} is not allowed: it must be a string.", param=_UPLOAD_URL)
+        if not isinstance(headers, dict) or not all(isinstance(one, str) for one in headers.values()):
+            raise InvalidRequest(
+                "upload_headers is not allowed: it must be an object of strings.", param="upload_headers"
+            )
+        return self._checked(given, headers, job.upload.rendering if job.upload else default_upload(job.rendering))
+
+    def _checked(self, given: str, headers: dict[str, str], rendering: Rendering) -> Upload:
         url = self._rules.check(given, param=_UPLOAD_URL)
         check_upload_url(url, headers=headers, now=time.time())
-        return Upload(
-            url=url,
-            headers=tuple(headers.items()),
-            rendering=uploaded,
-            expires_at=expires_at(url),
-        )
+        return Upload(url=url, headers=tuple(headers.items()), rendering=rendering, expires_at=expires_at(url))
+
+    def _webhook_url(self, fields: Fields) -> str | None:
+        given = fields.text(_WEBHOOK_URL)
+        if given is None:
+            return None
+        if not self._has_webhook_secret:
+            raise InvalidRequest(
+                f"{_WEBHOOK_URL} is not available on this server: have WEBHOOK_SECRET set, which events are signed "
+                "with, or poll /v1/jobs/<id>.",
+                param=_WEBHOOK_URL,
+            )
+        return self._rules.check(given, param=_WEBHOOK_URL)
 
 
 def _ignored(fields: Fields) -> list[str]:
@@ -156,8 +197,8 @@ def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> 
         return False
     if not synchronous:
         raise InvalidRequest(
-            "stream=true is for a client that waits: leave out upload_presigned_url and stored_output, or poll the "
-            "job.",
+            "stream=true is for a client that waits: leave out upload_presigned_url, webhook_url and stored_output, or "
+            "poll the job.",
             param="stream",
         )
     if rendering.format not in _STREAMED:
@@ -169,16 +210,13 @@ def _is_streamed(fields: Fields, rendering: Rendering, *, synchronous: bool) -> 
     return True
 
 
-def _refuse_what_is_not_served(fields: Fields, task: Task) -> None:
+def _refuse_other_task(fields: Fields, task: Task) -> None:
     if fields.has("task") and (fields.text("task") or "").strip().lower() != task.value:
         raise InvalidRequest(
             f"task={(fields.text('task') or '')[:20]} is not allowed here: POST to /v1/audio/transcriptions to "
             "transcribe, or to /v1/audio/translations to translate into English.",
             param="task",
         )
-    for name, remedy in (("webhook_url", "poll /v1/jobs/<id>, or watch the object that upload_presigned_url names"),):
-        if fields.has(name):
-            raise InvalidRequest(f"{name} is not available on this server: {remedy}.", param=name)
 
 
 def _options(fields: Fields, rendering: Rendering) -> TranscriptionOptions:

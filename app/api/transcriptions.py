@@ -20,13 +20,15 @@ from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
 from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
 from app.api.streams import client_gone
 from app.domain.errors import InvalidRequest
-from app.domain.job import Delivery, Job
+from app.domain.job import Delivery, Job, Webhook
 from app.domain.transcript import Task
+from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
     from app.api.streaming import Streaming
     from app.api.submission import Submission, SubmissionReader
     from app.jobs.estimate import Estimate
+    from app.jobs.ledger import Ledger
     from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
@@ -43,6 +45,7 @@ class Transcriptions:
     reader: SubmissionReader
     pool: ModelPool
     registry: Registry
+    ledger: Ledger
     runner: Runner
     spool: Spool
     estimate: Estimate
@@ -75,7 +78,8 @@ class Transcriptions:
         return router
 
     async def transcribe(self, request: Request) -> Response:
-        """Waits for the transcript, or registers a job when `upload_presigned_url` or `stored_output` is given."""
+        """Waits for the transcript, or registers a job when `upload_presigned_url`, `webhook_url` or
+        `stored_output` is given."""
         return await self._answer(request, Task.TRANSCRIBE)
 
     async def translate(self, request: Request) -> Response:
@@ -111,22 +115,26 @@ class Transcriptions:
         key = idempotency_key(request.headers)
         known = resend.is_expected or (key and self.registry.with_key(key, owner=request.state.owner))
         job_id = str(uuid4())
-        job: Job | None = None
         try:
             with nullcontext() if known else self.runner.place():
+                await asyncio.to_thread(self.spool.space.claim, job_id, content_length(request.headers) or 0)
                 received = await self._receive(request, job_id, task, key)
-                job = resend.joined(received.form_digest) or self._registered(received, resend, has_place=not known)
+                job = resend.joined(received.form_digest) or await self._registered(
+                    received, resend, has_place=not known
+                )
         finally:
-            if job is None or job.id != job_id:
-                await asyncio.to_thread(self.spool.discard, job_id)
+            if not self.registry.knows(job_id):
+                await to_its_end(self.spool.discard, job_id)
         return job
 
-    def _registered(self, job: Job, resend: Resend, *, has_place: bool) -> Job:
-        """The job itself, or the one that was made with its idempotency key before."""
+    async def _registered(self, job: Job, resend: Resend, *, has_place: bool) -> Job:
+        """The job itself, or the one that was made with its idempotency key before. From here on it is not lost."""
         registered = job.idempotency_key and self.registry.with_key(job.idempotency_key, owner=job.owner)
         if not registered:
             with nullcontext() if has_place else self.runner.place():
-                registered = self.runner.submit(job)
+                if job.source_url is None:
+                    await to_its_end(self.spool.keep_audio, job.id, durably=not job.synchronous)
+                registered = await self.runner.submit(job)
         if registered is job:
             return job
         if registered.form_digest != job.form_digest:
@@ -136,7 +144,7 @@ class Transcriptions:
                 code="idempotency_key_reused",
             )
         resend.is_of(registered)
-        return self.registry.update(registered.id, lambda known: known.with_fresh_upload(job.upload))
+        return await self.ledger.commit(registered.id, lambda known: known.with_fresh_upload(job.upload))
 
     async def _receive(self, request: Request, job_id: str, task: Task, key: str | None) -> Job:
         form = await read_form(
@@ -162,6 +170,7 @@ class Transcriptions:
             streamed=submission.streamed,
             source_url=submission.source_url,
             upload=upload,
+            webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
             delivery=Delivery(expires_at=upload.expires_at) if upload else None,
             metadata=submission.metadata,
             warnings=submission.warnings + self._expiry_warning(submission),
@@ -173,7 +182,7 @@ class Transcriptions:
         if submission.upload is None or submission.upload.expires_at is None:
             return ()
         left = submission.upload.expires_at - time.time()
-        wait = self.estimate.wait_seconds(len(self.registry.waiting()))
+        wait = self.estimate.wait_seconds(self.registry.waiting_count)
         if left > wait:
             return ()
         return (

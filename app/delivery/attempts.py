@@ -87,6 +87,7 @@ async def run_attempts(
         f"{failed} (attempt {number}/{policy.attempts}) {transfer.preposition} {redacted(transfer.url)}",
         attempts=number,
         retryable=failed.retryable,
+        retry_after_seconds=failed.retry_after_seconds if _asks_for_more(failed, policy) else None,
     ) from failed
 
 

@@ -44,6 +44,28 @@ class RetryPolicy:
         return self.backoff_before(attempt) * (1 + self.jitter * (2 * random() - 1))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSchedule:
+    """Further rounds of a delivery whose last one failed for a passing reason.
+
+    ``waits`` are the seconds after the first, the second, … round, the last of them after all further ones;
+    ``jitter`` is the share by which they vary either way. Nothing is tried ``max_age_seconds`` after the delivery
+    became due; 0 is one round.
+    """
+
+    waits: tuple[float, ...] = (30.0, 120.0, 600.0, 1800.0, 3600.0)
+    jitter: float = 0.2
+    max_age_seconds: float = 86400.0
+
+    @property
+    def longest_wait(self) -> float:
+        return max(self.waits) * (1 + self.jitter)
+
+    def wait_after(self, rounds: int, *, random: Callable[[], float]) -> float:
+        """Seconds from the end of round number ``rounds`` to the next; ``random`` gives numbers from 0 to 1."""
+        return self.waits[min(rounds, len(self.waits)) - 1] * (1 + self.jitter * (2 * random() - 1))
+
+
 def is_retryable_status(status: int, code: str | None) -> bool:
     """Whether an HTTP status may be another one next time; ``code`` is the store's own error code.
 

@@ -20,6 +20,9 @@
     * DownloadFailed
     * DeliveryFailed
   * TranscriptionFailed       the model raised an error
+  * TooManyStarts             the process died again and again while it worked on this job
+  * AudioLost                 the audio of an accepted job is not there any more
+  * JournalFailed             the journal can't be written; the process ends, to be started again
   * ShutDown                  the service ended before the job did
   * ModelUnavailable          the model can't be loaded; the start ends
   * IllegalTransition         a job can't go from this status to that one: a bug of ours
@@ -113,13 +116,17 @@ class DiskFull(Unavailable):
 class TransferFailed(ServiceError):
     """A download or an upload failed for good.
 
-    ``attempts`` counts those made; ``retryable`` says whether the last one failed for a passing reason.
+    ``attempts`` counts those made; ``retryable`` says whether the last one failed for a passing reason, and
+    ``retry_after_seconds`` what the other side asked for, if it asked for more than a round lasts.
     """
 
-    def __init__(self, message: str, *, attempts: int, retryable: bool) -> None:
+    def __init__(
+        self, message: str, *, attempts: int, retryable: bool, retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(message)
         self.attempts = attempts
         self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DownloadFailed(TransferFailed):
@@ -127,11 +134,23 @@ class DownloadFailed(TransferFailed):
 
 
 class DeliveryFailed(TransferFailed):
-    """The result could not be put where the user wants it."""
+    """The result, or word of it, could not be put where the user wants it."""
 
 
 class TranscriptionFailed(ServiceError):
     """The model raised an error of its own."""
+
+
+class TooManyStarts(ServiceError):
+    """The process died each time while it worked on this job, which is tried no more."""
+
+
+class AudioLost(ServiceError):
+    """The audio of a job that was accepted is not where it was put."""
+
+
+class JournalFailed(ServiceError):
+    """What must survive a crash can't be written down."""
 
 
 class ShutDown(ServiceError):

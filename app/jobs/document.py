@@ -42,8 +42,9 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
     return {**document, **extras(job)}
 
 
-def failure_document(job: Job, *, processing_time: float) -> dict[str, Any]:
-    """What tells a program of a failed job."""
+def failure_document(job: Job) -> dict[str, Any]:
+    """What tells a program of a failed job; the same each time."""
+    processing_time = max(0.0, (job.ended_at or 0.0) - job.started_at) if job.started_at else 0.0
     document: dict[str, Any] = {
         "job_id": job.id,
         "status": "failed",

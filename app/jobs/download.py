@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
 
-import anyio
 import httpx
 
 from app.delivery.attempts import Clock, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import rejection, renamed_failures
 from app.delivery.retry import RetryPolicy
 from app.domain.errors import BodyTooLarge, DownloadFailed
+from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _CHUNK_BYTES: Final = 1 << 20
+
+
+class Sink(Protocol):
+    """A file that blocks."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class AudioDownloader:
@@ -46,22 +54,22 @@ class AudioDownloader:
     async def fetch(
         self,
         url: str,
-        destination: Path,
+        create: Callable[[], Sink],
         *,
         on_attempt: Callable[[int, str | None], None] = ignore_attempt,
     ) -> int:
-        """Write the bytes behind ``url``, as they are stored there, to ``destination``; the number written.
+        """Write the bytes behind ``url``, as they are stored there, to a file; the number written.
 
-        After a failure the file may be there in part.
+        ``create``, which blocks, gives a new file for each attempt. After a failure it may be there in part.
 
         Raises:
             DownloadFailed: its sentence names the last cause and the URL without its query.
             BodyTooLarge: there are more than ``max_bytes``.
-            OSError: the file can't be written.
+            OSError, DiskFull: the file can't be written.
         """
 
         async def attempt(_number: int) -> int:
-            return await self._fetch_once(url, destination)
+            return await self._fetch_once(url, create)
 
         return await run_attempts(
             attempt,
@@ -72,24 +80,27 @@ class AudioDownloader:
             clock=self._clock,
         )
 
-    async def _fetch_once(self, url: str, destination: Path) -> int:
+    async def _fetch_once(self, url: str, create: Callable[[], Sink]) -> int:
         with renamed_failures(self._timeout):
             async with self._client.stream("GET", url, timeout=self._timeout) as response:
                 if response.is_success:
-                    return await self._save(response, destination)
+                    return await self._save(response, create)
                 failure = await rejection(response, now=self._clock.now())
         raise failure
 
-    async def _save(self, response: httpx.Response, destination: Path) -> int:
+    async def _save(self, response: httpx.Response, create: Callable[[], Sink]) -> int:
         announced = response.headers.get("Content-Length", "")
         self._check_size(int(announced) if announced.isdecimal() else 0)
         written = 0
-        async with await anyio.open_file(destination, "wb") as file:
+        file = await asyncio.to_thread(create)
+        try:
             with renamed_failures(self._timeout, while_reading="Connection closed before the end of the file"):
                 async for chunk in response.aiter_raw(_CHUNK_BYTES):
                     written += len(chunk)
                     self._check_size(written)
-                    await file.write(chunk)
+                    await to_its_end(file.write, chunk)
+        finally:
+            file.close()
         return written
 
     def _check_size(self, size: int) -> None:

@@ -1,160 +1,217 @@
-"""What becomes of a job: fetch → transcribe → store the result → deliver."""
+"""What becomes of a job until it has a result: fetch → transcribe → store. Its delivery comes after."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from app.domain.errors import DeliveryFailed, UnknownJob
-from app.domain.formats import MEDIA_TYPES, to_json
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress
-from app.jobs.document import failure_document, stored_body
-from app.jobs.spool import full_disk_told
+from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
+from app.domain.job import Delivery, Job, JobStatus, Progress
 from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from app.delivery.presigned import PresignedUploader
+    from app.domain.transcript import Transcript
     from app.jobs.download import AudioDownloader
+    from app.jobs.endings import Endings
     from app.jobs.estimate import Estimate
+    from app.jobs.ledger import Ledger
     from app.jobs.registry import Registry
     from app.jobs.spool import Spool
+    from app.jobs.uptime import Uptime
     from app.jobs.watchers import Watchers
     from app.transcription.transcriber import Transcriber
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 #: So many downloads run at once.
 DOWNLOADS: Final = 8
+#: How often work on a file may begin whose end the process did not live to see.
+MAX_STARTS: Final = 3
+#: How long a job waits for space on a full disk before it tries again.
+_FULL_DISK_SECONDS: Final = 5.0
 
 
 class Pipeline:
-    """Works on jobs by their ids alone: all that it needs to know is in the registry and the spool."""
+    """Works on jobs by their ids alone: all that it needs to know is in the registry and the spool.
+
+    What a job has behind it is not done again: after a restart it goes on where the ledger last saw it.
+    """
 
     def __init__(
         self,
         *,
         registry: Registry,
+        ledger: Ledger,
         spool: Spool,
         transcriber: Transcriber,
         downloader: AudioDownloader,
-        uploader: PresignedUploader,
         estimate: Estimate,
         watchers: Watchers,
+        endings: Endings,
+        uptime: Uptime,
     ) -> None:
         self._registry = registry
+        self._ledger = ledger
         self._watchers = watchers
         self._spool = spool
         self._transcriber = transcriber
         self._downloader = downloader
-        self._uploader = uploader
         self._estimate = estimate
+        self._endings = endings
+        self._uptime = uptime
         self._downloads = asyncio.Semaphore(DOWNLOADS)
+        self._suspects = asyncio.Lock()
 
     async def process(self, job_id: str) -> None:
-        """Takes a job from its acceptance to its success.
+        """Takes a job from its acceptance to its result, and to its success where nothing is to be delivered.
 
         Raises:
             Exception: whatever went wrong, for the supervisor to make a failure of.
         """
         job = self._registry.get(job_id)
-        if job.source_url is not None:
-            await self._fetch(job_id, job.source_url)
-        await self._transcribe(job)
+        if not job.has_result:
+            if job.source_url:
+                await self._with_space(job, lambda: self._fetch(job_id, job.source_url or ""))
+            await self._store(job, await self._with_space(job, lambda: self._transcribe(job_id)))
         await to_its_end(self._spool.discard_audio, job_id)
-        if job.upload is not None:
-            await self._deliver(job_id)
-        self._registry.update(job_id, lambda job: job.moved_to(JobStatus.COMPLETED, at=time.time()))
 
-    async def report_failure(self, job_id: str) -> None:
-        """PUTs the failure document of a failed job where its result would have gone, if it has such a place."""
-        job = self._registry.get(job_id)
-        if job.upload is None:
-            return
-        document = failure_document(job, processing_time=_seconds_since_start(job))
-        await self._put(job, to_json(document), media_type="application/json")
+    async def _with_space(self, job: Job, step: Callable[[], Awaitable[T]]) -> T:
+        """What ``step`` gives. On a full disk it is tried again and again, as long as no client waits for the job."""
+        while True:
+            try:
+                return await step()
+            except DiskFull:
+                if job.synchronous:
+                    raise
+                logger.warning("⚠️ Job %s: the disk is full; waiting for space", job.id)
+            self._change(job.id, progress=Progress.WAITING)
+            await asyncio.sleep(_FULL_DISK_SECONDS)
 
     async def _fetch(self, job_id: str, url: str) -> None:
-        async with self._downloads:
-            logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
-            self._change(job_id, progress=Progress.DOWNLOADING)
-            await to_its_end(self._spool.make_room, job_id)
-            with full_disk_told():
-                await self._downloader.fetch(url, self._spool.audio(job_id))
-        self._change(job_id, progress=Progress.WAITING)
+        if not await asyncio.to_thread(self._spool.has_audio, job_id):
+            async with self._downloads:
+                logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
+                self._change(job_id, progress=Progress.DOWNLOADING)
+                await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
+                durably = not self._registry.get(job_id).synchronous
+                await to_its_end(self._spool.keep_audio, job_id, durably=durably)
+        await self._ledger.commit_patiently(job_id, lambda job: job.changed(source_url="", progress=Progress.WAITING))
 
-    async def _transcribe(self, job: Job) -> None:
-        with self._estimate.at_work():
-            transcript = await self._transcriber.transcribe(
-                self._spool.audio(job.id),
-                job.options,
-                listener=_Progress(job.id, self._registry, self._estimate, self._watchers),
-                awaited=job.synchronous,
+    async def _transcribe(self, job_id: str) -> _Transcribed:
+        job = self._registry.get(job_id)
+        if job.attempts >= MAX_STARTS:
+            raise TooManyStarts(
+                f"The service died each of the {job.attempts} times that it worked on this file, which is not tried "
+                "again: convert the file, or have the server's operator look into its log."
             )
-        if self._registry.get(job.id).status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
-            self._registry.update(job.id, _on_the_model)
-        seconds = _seconds_since_start(self._registry.get(job.id))
-        self._estimate.finished(seconds, transcript.duration)
-        await to_its_end(self._spool.store_result, job.id, transcript, processing_time=seconds)
-        self._change(
-            job.id,
-            has_result=True,
-            language=transcript.language,
-            audio_duration=transcript.duration,
-            progress_percent=100.0,
+        listener = _Progress(job.id, self._registry, self._ledger, self._estimate, self._watchers)
+        async with self._alone_if_suspect(job):
+            try:
+                with self._estimate.at_work():
+                    transcript = await self._transcriber.transcribe(
+                        self._spool.audio(job.id), job.options, listener=listener, awaited=job.synchronous
+                    )
+            except (DiskFull, asyncio.CancelledError):
+                await self._take_back(listener)
+                raise
+            except FileNotFoundError as exc:
+                raise AudioLost("The audio of this job is not in DATA_DIR any more: submit it again.") from exc
+        return _Transcribed(transcript, listener.seconds_on_model)
+
+    async def _take_back(self, listener: _Progress) -> None:
+        """The work has begun and was stopped, for no fault of the file's."""
+        if listener.has_started:
+            with suppress(DiskFull, UnknownJob):  # then it counts
+                await self._ledger.commit(listener.job_id, lambda job: job.changed(attempts=job.attempts - 1))
+
+    @asynccontextmanager
+    async def _alone_if_suspect(self, job: Job) -> AsyncIterator[None]:
+        """One at a time of those whose next start is their last: what kills the process takes no other one along."""
+        if job.attempts < MAX_STARTS - 1:
+            yield
+            return
+        async with self._suspects:
+            yield
+
+    async def _store(self, job: Job, done: _Transcribed) -> None:
+        self._estimate.finished(done.seconds, done.transcript.duration)
+        await self._with_space(
+            job,
+            lambda: to_its_end(
+                self._spool.store_result,
+                job.id,
+                done.transcript,
+                processing_time=done.seconds,
+                durably=not job.synchronous,
+            ),
         )
+        await self._ledger.commit_patiently(job.id, self.finished(done.transcript))
 
-    async def _deliver(self, job_id: str) -> None:
-        job = self._change(job_id, progress=Progress.UPLOADING)
-        logger.info("📤 Job %s: Uploading results to user URL...", job_id)
-        assert job.upload is not None  # noqa: S101  # the caller has looked
-        result = await asyncio.to_thread(stored_body, self._spool, job, job.upload.rendering)
-        await self._put(job, result, media_type=MEDIA_TYPES[job.upload.rendering.format])
+    def finished(self, transcript: Transcript) -> Callable[[Job], Job]:
+        """What it makes of a job that its transcript is stored."""
+        at, uptime, completed = time.time(), self._uptime.seconds, self._endings.completed()
 
-    async def _put(self, job: Job, content: bytes, *, media_type: str) -> None:
-        assert job.upload is not None  # noqa: S101  # only such jobs are delivered
-        try:
-            await self._uploader.put(
-                job.upload.url,
-                content,
-                headers=dict(job.upload.headers),
-                media_type=media_type,
-                on_attempt=self._attempt_noted(job.id),
+        def change(job: Job) -> Job:
+            if not job.is_active:
+                return job
+            if job.status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
+                job = job.moved_to(JobStatus.PROCESSING, at=at)
+            job = job.changed(
+                has_result=True,
+                language=transcript.language,
+                audio_duration=transcript.duration,
+                progress_percent=100.0,
             )
-        except DeliveryFailed as exc:
-            self._change_delivery(job.id, status=DeliveryStatus.FAILED, last_error=str(exc))
-            raise
-        self._change_delivery(job.id, status=DeliveryStatus.DELIVERED, last_error=None)
+            if job.upload is None:
+                return completed(job)
+            due = Delivery(since=uptime, next_round=uptime, expires_at=job.upload.expires_at)
+            return job.changed(progress=Progress.UPLOADING, delivery=due)
 
-    def _attempt_noted(self, job_id: str) -> Callable[[int, str | None], None]:
-        def noted(attempt: int, error: str | None) -> None:
-            self._change_delivery(job_id, attempts=attempt, last_error=error)
-
-        return noted
-
-    def _change_delivery(self, job_id: str, **changes: Any) -> None:
-        self._registry.update(job_id, lambda job: job.changed(delivery=replace(job.delivery or Delivery(), **changes)))
+        return change
 
     def _change(self, job_id: str, **changes: Any) -> Job:
         return self._registry.update(job_id, lambda job: job.changed(**changes))
 
 
+class _Transcribed:
+    """A transcript, and how many seconds it took since the job's first permit."""
+
+    def __init__(self, transcript: Transcript, seconds: float) -> None:
+        self.transcript = transcript
+        self.seconds = seconds
+
+
 class _Progress(Listener):
     """Writes down in the registry how the transcription goes; what comes after the job's end is not heard."""
 
-    def __init__(self, job_id: str, registry: Registry, estimate: Estimate, watchers: Watchers) -> None:
-        self._id = job_id
+    def __init__(self, job_id: str, registry: Registry, ledger: Ledger, estimate: Estimate, watchers: Watchers) -> None:
+        self.job_id = job_id
+        self.has_started = False
         self._watchers = watchers
         self._registry = registry
+        self._ledger = ledger
         self._estimate = estimate
         self._seconds_done = 0.0
         self._heard: set[Turn] = set()
+        self._first_permit: float | None = None
+
+    @property
+    def seconds_on_model(self) -> float:
+        """Since the job's first permit; 0 if it never had one."""
+        return 0.0 if self._first_permit is None else time.monotonic() - self._first_permit
+
+    async def on_start(self) -> None:
+        # Before the work begins: if it kills the process, the next one knows how often that has happened.
+        await self._ledger.commit_patiently(self.job_id, lambda job: job.changed(attempts=job.attempts + 1))
+        self.has_started = True
 
     def on_decoded(self, duration: float) -> None:
         self._change(lambda job: job.changed(audio_duration=duration))
@@ -164,16 +221,18 @@ class _Progress(Listener):
         level = logging.DEBUG if turn in self._heard else logging.INFO
         self._heard.add(turn)
         if turn is Turn.WAITING:
-            logger.log(level, "⏳ Job %s waiting for GPU availability...", self._id)
+            logger.log(level, "⏳ Job %s waiting for GPU availability...", self.job_id)
             self._change(lambda job: job.changed(progress=Progress.WAITING))
             return
-        logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self._id)
-        logger.log(level, "🎙️ Job %s: Starting transcription...", self._id)
+        if self._first_permit is None:
+            self._first_permit = time.monotonic()
+        logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self.job_id)
+        logger.log(level, "🎙️ Job %s: Starting transcription...", self.job_id)
         self._change(_on_the_model)
 
     def on_window(self, window: FinishedWindow) -> None:
         if window.segments:
-            self._watchers.tell(self._id, window.segments)
+            self._watchers.tell(self.job_id, window.segments)
         self._estimate.transcribed(max(0.0, window.seconds_done - self._seconds_done))
         self._seconds_done = window.seconds_done
         if window.duration is None:  # it is still being decoded
@@ -184,15 +243,10 @@ class _Progress(Listener):
 
     def _change(self, change: Callable[[Job], Job]) -> None:
         with suppress(UnknownJob):  # it was forgotten while its last window was on the model
-            self._registry.update(self._id, lambda job: change(job) if job.is_active else job)
+            self._registry.update(self.job_id, lambda job: change(job) if job.is_active else job)
 
 
 def _on_the_model(job: Job) -> Job:
     if job.status is JobStatus.QUEUED:
         return job.moved_to(JobStatus.PROCESSING, at=time.time(), progress=Progress.TRANSCRIBING)
     return job.changed(progress=Progress.TRANSCRIBING)
-
-
-def _seconds_since_start(job: Job) -> float:
-    """Since the job's first permit; 0 if it never had one."""
-    return 0.0 if job.started_at is None else max(0.0, time.time() - job.started_at)

@@ -13,7 +13,7 @@ from app.domain.job import Job, JobStatus
 from app.jobs.changes import Changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +25,18 @@ class Page:
 
 
 class Registry:
-    """Every job that is known, in the order of acceptance. Safe to call from any thread."""
+    """Every job that is known, in the order of acceptance. Safe to call from any thread.
+
+    What is asked for at every request (the line, counts, an owner's jobs) is kept beside the dict, not searched for.
+    """
 
     def __init__(self, changes: Changes | None = None) -> None:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
+        self._waiting: dict[str, None] = {}
+        self._under_way: dict[str, None] = {}
+        self._of_owner: dict[str, dict[str, None]] = {}
+        self._counts: Counter[tuple[str, JobStatus]] = Counter()
         self._lock = Lock()
         self._changes = changes or Changes()
 
@@ -41,7 +48,7 @@ class Registry:
                 known = self._by_key.setdefault(key, job.id)
                 if known != job.id:
                     return self._jobs[known]
-            self._jobs[job.id] = job
+            self._put(job)
             return job
 
     def with_key(self, key: str, *, owner: str) -> Job | None:
@@ -59,6 +66,9 @@ class Registry:
         with self._lock:
             return self._get(job_id)
 
+    def knows(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
     def find(self, job_id: str, *, owner: str) -> Job:
         """The background job ``job_id`` of ``owner``; another's is as unknown as one that never was."""
         job = self.get(job_id)
@@ -73,7 +83,9 @@ class Registry:
             job = change(before)
             if job is before:
                 return job
-            job = self._jobs[job_id] = replace(job, revision=before.revision + 1)
+            job = replace(job, revision=before.revision + 1)
+            self._take_out(before, job)
+            self._put(job)
         self._changes.announce(job_id)
         if before.status is JobStatus.QUEUED and job.status is not JobStatus.QUEUED:
             self._changes.announce_line()
@@ -90,8 +102,10 @@ class Registry:
     def remove(self, job_id: str) -> None:
         with self._lock:
             job = self._jobs.pop(job_id, None)
-            if job is not None and (key := _key(job)) is not None:
-                del self._by_key[key]
+            if job is not None:
+                self._take_out(job, None)
+                if (key := _key(job)) is not None:
+                    del self._by_key[key]
         self._changes.announce(job_id)
 
     def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
@@ -100,43 +114,81 @@ class Registry:
         Raises:
             UnknownJob: ``after`` is none of them.
         """
-        with self._lock:
-            newest_first = list(reversed(self._jobs.values()))
-        begin = 0
         if after is not None:
             self.find(after, owner=owner)
-            begin = [job.id for job in newest_first].index(after) + 1
-
-        def listed(job: Job) -> bool:
-            return not job.synchronous and job.owner == owner and status in (None, job.status)
-
-        page = islice(filter(listed, newest_first[begin:]), limit)
-        return Page(jobs=tuple(page), total=sum(map(listed, newest_first)))
+        with self._lock:
+            newest_first = reversed(self._of_owner.get(owner, {}))
+            if after is not None:
+                _skip_to(newest_first, after)
+            jobs = (self._jobs[job_id] for job_id in newest_first)
+            page = tuple(islice((job for job in jobs if status in (None, job.status)), limit))
+            counted = JobStatus if status is None else (status,)
+            return Page(jobs=page, total=sum(self._counts[owner, one] for one in counted))
 
     def counts(self) -> Counter[JobStatus]:
         """How many background jobs there are in each status."""
+        counts: Counter[JobStatus] = Counter()
         with self._lock:
-            return Counter(job.status for job in self._jobs.values() if not job.synchronous)
+            for (_, status), number in self._counts.items():
+                counts[status] += number
+        return +counts
+
+    @property
+    def waiting_count(self) -> int:
+        """How many wait for their first permit, synchronous ones too."""
+        return len(self._waiting)
 
     def waiting(self) -> list[str]:
         """The ids of all that wait for their first permit, synchronous ones too, first come first."""
         with self._lock:
-            return [job.id for job in self._jobs.values() if job.status is JobStatus.QUEUED]
+            return list(self._waiting)
 
     def under_way(self) -> list[Job]:
         """All that have no result yet and may get one, synchronous ones too, first come first."""
         with self._lock:
-            return [job for job in self._jobs.values() if job.is_active and not job.has_result]
+            return [self._jobs[job_id] for job_id in self._under_way]
 
     def everything(self) -> list[Job]:
         with self._lock:
             return list(self._jobs.values())
+
+    def _put(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        if job.status is JobStatus.QUEUED:
+            self._waiting[job.id] = None
+        if job.is_active and not job.has_result:
+            self._under_way[job.id] = None
+        if not job.synchronous:
+            self._of_owner.setdefault(job.owner, {})[job.id] = None
+            self._counts[job.owner, job.status] += 1
+
+    def _take_out(self, before: Job, after: Job | None) -> None:
+        """Makes the indexes forget what ``before`` was; where it stays what it was it keeps its place in them."""
+        if after is None or after.status is not JobStatus.QUEUED:
+            self._waiting.pop(before.id, None)
+        if after is None or not after.is_active or after.has_result:
+            self._under_way.pop(before.id, None)
+        if before.synchronous:
+            return
+        self._counts[before.owner, before.status] -= 1
+        if after is None:
+            del self._of_owner[before.owner][before.id]
+            if not self._of_owner[before.owner]:
+                del self._of_owner[before.owner]
+                for status in JobStatus:
+                    self._counts.pop((before.owner, status), None)
 
     def _get(self, job_id: str) -> Job:
         try:
             return self._jobs[job_id]
         except KeyError:
             raise _unknown(job_id) from None
+
+
+def _skip_to(ids: Iterator[str], wanted: str) -> None:
+    """Leaves an iterator behind ``wanted``."""
+    while next(ids, wanted) != wanted:
+        pass
 
 
 def _key(job: Job) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Submit, cancel, supervise, drain: every job is a named task that somebody awaits."""
+"""Submit, cancel, supervise, drain: every job that is worked on is a named task that somebody awaits."""
 
 from __future__ import annotations
 
@@ -7,54 +7,70 @@ import logging
 import math
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from app.domain.current import CurrentJob, current_job
-from app.domain.errors import (
-    DeliveryFailed,
-    Draining,
-    QueueFull,
-    ServiceError,
-    ShutDown,
-    TranscriptionFailed,
-    UnknownJob,
-)
-from app.domain.job import Job, JobStatus
-from app.domain.redaction import without_queries
-from app.jobs.threads import to_its_end
+from app.domain.errors import Draining, EngineFailed, InvalidRequest, QueueFull, ShutDown, UnknownJob
+from app.domain.job import Delivery, Job, JobStatus, Progress
+from app.jobs.endings import message_of
+from app.jobs.supervision import caught, forget_frames, kind_of, log_failure
+from app.jobs.threads import carried_through, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
+    from app.domain.job import Upload
+    from app.jobs.deliveries import Deliveries
+    from app.jobs.endings import Endings
     from app.jobs.estimate import Estimate
+    from app.jobs.ledger import Ledger
     from app.jobs.pipeline import Pipeline
     from app.jobs.registry import Registry
     from app.jobs.spool import Spool
+    from app.jobs.uptime import Uptime
 
 logger = logging.getLogger(__name__)
 
-#: Of the grace period so much is kept, at most, to tell the users' URLs of jobs that will not be finished.
-_REPORT_SECONDS: Final = 10.0
+#: Of the grace period so much is kept, at most, to end what has not come to its end.
+_UNWIND_SECONDS: Final = 2.0
 #: How often a shutdown looks whether the last request has arrived.
 _ARRIVAL_SECONDS: Final = 0.1
-#: When a client may hope for the next process, in seconds.
-_RETRY_DRAINING_SECONDS: Final = 30
+#: How long the next process may take to start, in seconds.
+_START_SECONDS: Final = 10
 _SHUT_DOWN: Final = "The service was shut down before the job had finished: submit it again."
 
 
 class Runner:
-    """Owns the task of every job that runs."""
+    """Owns the task of every job that is worked on. ``on_death`` is told when one ended as none may."""
 
     def __init__(
-        self, *, registry: Registry, spool: Spool, pipeline: Pipeline, estimate: Estimate, max_queued: int
+        self,
+        *,
+        registry: Registry,
+        ledger: Ledger,
+        spool: Spool,
+        pipeline: Pipeline,
+        deliveries: Deliveries,
+        endings: Endings,
+        estimate: Estimate,
+        uptime: Uptime,
+        max_queued: int,
+        on_death: Callable[[BaseException], None],
     ) -> None:
         self._registry = registry
+        self._ledger = ledger
         self._spool = spool
         self._pipeline = pipeline
+        self._deliveries = deliveries
+        self._endings = endings
         self._estimate = estimate
+        self._uptime = uptime
         self._max_queued = max_queued
+        self._on_death = on_death
         self._arriving = 0
         self._tasks: dict[str, asyncio.Task[Exception | None]] = {}
+        self._drained_at = 0.0
         self.draining = False
 
     @contextmanager
@@ -68,9 +84,9 @@ class Runner:
         if self.draining:
             raise Draining(
                 "The service is shutting down and takes no new work: try again in a while.",
-                retry_after_seconds=_RETRY_DRAINING_SECONDS,
+                retry_after_seconds=math.ceil(max(0.0, self._drained_at - time.monotonic())) + _START_SECONDS,
             )
-        waiting = len(self._registry.waiting()) + self._arriving
+        waiting = self._registry.waiting_count + self._arriving
         if waiting >= self._max_queued:
             raise QueueFull(
                 f"The queue is full: {waiting} requests wait and MAX_QUEUED_JOBS allows {self._max_queued}. Try again "
@@ -83,18 +99,31 @@ class Runner:
         finally:
             self._arriving -= 1
 
-    def submit(self, job: Job) -> Job:
-        """Registers a job and starts its task. Its audio, if it came along, is in the spool already.
+    async def submit(self, job: Job) -> Job:
+        """Takes a job in and starts its task. Its audio, if it came along, is in the spool already.
 
         Gives the job that was made with the same idempotency key before, if there is one; nothing is started then.
+
+        Raises:
+            DiskFull, JournalFailed: it was not taken.
         """
-        registered = self._registry.add(job)
+        return await carried_through(self._submit(job))
+
+    async def _submit(self, job: Job) -> Job:
+        registered = await self._ledger.admit(job)
         if registered is job:
-            self._start(job.id, self._supervise(job.id))
+            self.start(job.id)
         return registered
 
+    def start(self, job_id: str) -> None:
+        """Has a job that is known go on, from wherever it is."""
+        task = asyncio.create_task(self._supervise(job_id), name=f"job {job_id}")
+        self._tasks[job_id] = task
+        task.add_done_callback(lambda task: self._ended(job_id, task))
+
     async def outcome(self, job_id: str) -> Exception | None:
-        """Waits for the job's end, and says what went wrong, if anything; does not cancel it when cancelled."""
+        """Waits until the job has its result or has failed, and says what went wrong, if anything; does not cancel it
+        when cancelled."""
         task = self._tasks.get(job_id)
         if task is None:
             return None
@@ -105,42 +134,73 @@ class Runner:
 
     async def cancel(self, job_id: str) -> Job:
         """Ends a job at once, with nothing delivered; a finished one stays as it is."""
-        job = self._registry.update(
-            job_id, lambda job: job.moved_to(JobStatus.CANCELLED, at=time.time()) if job.is_active else job
-        )
-        if job.status is JobStatus.CANCELLED:
+        before = self._registry.get(job_id)
+        job = await self._ledger.commit(job_id, self._endings.cancelled())
+        if job.status is not JobStatus.CANCELLED:
+            return job
+        if before.is_active:
             logger.info("🛑 Job %s cancelled", job_id)
-        await self._stop(job_id)
+        await self.stop(job_id)
+        await self._discard(job_id)
+        self._deliveries.attend(job_id)  # its webhook is told
         return job
 
     async def forget(self, job_id: str) -> None:
         """Removes all trace of a job; what still runs of it is stopped."""
-        await self._stop(job_id)
-        self._registry.remove(job_id)
+        await self.stop(job_id)
+        with suppress(UnknownJob):
+            await self._ledger.forget(job_id)
         await to_its_end(self._spool.discard, job_id)
 
+    async def redeliver(self, job_id: str, upload: Upload | None) -> Job:
+        """Has the stored result of a job that has ended delivered again: to ``upload``, or to where it was to go.
+
+        Raises:
+            InvalidRequest: it has no result, or has not ended; or there is no URL that can still be used.
+        """
+        due = Delivery(since=self._uptime.seconds, next_round=self._uptime.seconds)
+        at = time.time()
+
+        def change(job: Job) -> Job:
+            chosen = upload or job.upload
+            _check_redeliverable(job, chosen, now=at)
+            assert chosen is not None  # noqa: S101  # checked
+            return job.moved_to(
+                JobStatus.PROCESSING,
+                at=at,
+                ended_at=None,
+                progress=Progress.UPLOADING,
+                upload=chosen,
+                delivery=replace(due, expires_at=chosen.expires_at),
+                notification=None,
+            )
+
+        job = await self._ledger.commit(job_id, change)
+        self._deliveries.attend(job_id)
+        return job
+
     def is_running(self, job_id: str) -> bool:
-        return job_id in self._tasks
+        return job_id in self._tasks or self._deliveries.is_busy(job_id)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Takes no new work; lets what runs finish, or has its users told, within ``grace_seconds``."""
+        """Takes no new work; lets what is on the model finish, and has clients that wait answered, within
+        ``grace_seconds``. What has not finished goes back to the queue, for the next start."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_seconds
+        self._drained_at = time.monotonic() + grace_seconds
         self.draining = True
-        reserve = min(_REPORT_SECONDS, grace_seconds / 3)
-        if self._tasks:
-            logger.info("Waiting up to %gs for %d running jobs", grace_seconds - reserve, len(self._tasks))
-        deadline = asyncio.get_running_loop().time() + grace_seconds
-        await self._wait_until(deadline - reserve)
-        await asyncio.gather(*(self._give_up(job_id) for job_id in list(self._tasks)))
-        await self._wait_until(deadline)
-        for job_id in list(self._tasks):
-            logger.error("Job %s: there was no time left to tell the user's URL of its end", job_id)
-            await self._stop(job_id)
-            self._end_by_shutdown(job_id)
-
-    def _start(self, job_id: str, work: Coroutine[None, None, Exception | None]) -> None:
-        task = asyncio.create_task(work, name=f"job {job_id}")
-        self._tasks[job_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+        await asyncio.gather(*(self._put_back(job.id) for job in self._registry.under_way() if not _goes_on(job)))
+        if self._tasks or self._deliveries.running:
+            logger.info(
+                "Waiting up to %gs for %d jobs and %d deliveries; the rest goes on after the next start",
+                grace_seconds,
+                len(self._tasks),
+                self._deliveries.running,
+            )
+        end = deadline - min(_UNWIND_SECONDS, grace_seconds / 3)
+        await self._wait_until(end)
+        await asyncio.gather(*(self._put_back(job_id) for job_id in list(self._tasks)))
+        await self._deliveries.drain(end)
 
     async def _wait_until(self, deadline: float) -> None:
         """Until the deadline, in the loop's time, or until nothing runs and nothing arrives any more."""
@@ -151,94 +211,87 @@ class Runner:
             else:
                 await asyncio.sleep(min(left, _ARRIVAL_SECONDS))
 
-    async def _give_up(self, job_id: str) -> None:
-        """Makes a failure of a job that has no result yet, and tells its user's URL."""
-        job = self._registry.get(job_id)
-        if job.has_result or not job.is_active:
-            return  # it is being delivered: that may go on until the end
+    async def _put_back(self, job_id: str) -> None:
+        """Stops the work on a job. A background job is in the journal; a waiting client is told."""
+        if job_id not in self._tasks:
+            return
         await self._stop(job_id)
-        if self._end_by_shutdown(job_id) and job.upload is not None:
-            self._start(job_id, self._report_shutdown(job))
-
-    def _end_by_shutdown(self, job_id: str) -> bool:
-        """Makes a failure of a job that has not ended; whether it had not."""
         with suppress(UnknownJob):
-            if self._registry.get(job_id).is_active:
-                self._mark_failed(job_id, ShutDown(_SHUT_DOWN))
-                return True
-        return False
+            job = self._registry.get(job_id)
+            if job.synchronous:
+                if job.is_active:
+                    log_failure(job, ShutDown(_SHUT_DOWN), _SHUT_DOWN)
+                    await self._ledger.commit(job_id, self._endings.failed(ShutDown(_SHUT_DOWN)))
+                await self._discard(job_id)
+            elif job.is_active and not job.has_result:
+                logger.info("Job %s goes back to the queue, for the next start", job_id)
 
-    async def _report_shutdown(self, job: Job) -> Exception | None:
-        current_job.set(CurrentJob(job.id, job.accepted_at))
-        await self._report(job.id)
-        return ShutDown(_SHUT_DOWN)
+    async def stop(self, job_id: str) -> None:
+        """Ends whatever is done for the job; what the ledger holds of it stays."""
+        await self._stop(job_id)
+        await self._deliveries.stop(job_id)
 
     async def _stop(self, job_id: str) -> None:
-        """Cancels the job's task and waits for its end. A task cancelled before its first step runs no clean-up."""
+        """Cancels the job's task and waits for its end."""
         task = self._tasks.get(job_id)
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        await self._discard(self._registry.get(job_id))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
-    async def _discard(self, job: Job) -> None:
+    async def _discard(self, job_id: str) -> None:
         """Removes what an ended job needs no more: everything but its result."""
-        await to_its_end(self._spool.discard_audio if job.has_result else self._spool.discard, job.id)
+        with suppress(UnknownJob):
+            job = self._registry.get(job_id)
+            await to_its_end(self._spool.discard_audio if job.has_result else self._spool.discard, job_id)
 
     async def _supervise(self, job_id: str) -> Exception | None:
         """The job's task: its outcome is what went wrong, or None."""
         job = self._registry.get(job_id)
         current_job.set(CurrentJob(job_id, job.accepted_at))
-        error = await _caught(self._pipeline.process, job_id)
-        if error is not None:
+        error = await caught(self._pipeline.process(job_id))
+        if isinstance(error, EngineFailed) and not job.synchronous:
+            logger.error("Job %s goes back to the queue, for the next start: %s", job_id, error)
+        elif error is not None:
             await self._fail(job_id, error)
-            return error
-        logger.info("✅ %s %s completed successfully in %.1fs", _kind(job), job_id, time.time() - job.accepted_at)
-        return None
+        elif self._registry.get(job_id).status is JobStatus.COMPLETED:
+            logger.info("✅ %s %s completed successfully in %.1fs", kind_of(job), job_id, time.time() - job.accepted_at)
+        return error
 
     async def _fail(self, job_id: str, error: Exception) -> None:
-        job = self._mark_failed(job_id, error)
-        await self._discard(job)
-        if not isinstance(error, DeliveryFailed):
-            await self._report(job_id)
+        message = message_of(error)
+        log_failure(self._registry.get(job_id), error, message)
+        await self._ledger.commit_patiently(job_id, self._endings.failed(error))
+        forget_frames(error)
+        await self._discard(job_id)
 
-    def _mark_failed(self, job_id: str, error: Exception) -> Job:
-        message = without_queries(str(error)) or type(error).__name__
-        _log_failure(self._registry.get(job_id), error, message)
-        error.__traceback__ = error.__cause__ = error.__context__ = None  # they keep what the job has used in memory
-        return self._registry.update(
-            job_id,
-            lambda job: job.moved_to(JobStatus.FAILED, at=time.time(), error=message, error_type=type(error).__name__),
+    def _ended(self, job_id: str, task: asyncio.Task[Exception | None]) -> None:
+        self._tasks.pop(job_id, None)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._on_death(error)
+        else:
+            self._deliveries.attend(job_id)
+
+
+def _goes_on(job: Job) -> bool:
+    """Whether a shutdown waits for it: a client does, or it is on the model already."""
+    return job.synchronous or job.status is JobStatus.PROCESSING
+
+
+def _check_redeliverable(job: Job, upload: Upload | None, *, now: float) -> None:
+    if job.is_active:
+        raise InvalidRequest(
+            f"Job {job.id} has not ended: wait until its status is completed or failed, then ask again.",
+            code="job_not_ended",
         )
-
-    async def _report(self, job_id: str) -> None:
-        """Tells the user's URL, if there is one, of the job's failure."""
-        unreported = await _caught(self._pipeline.report_failure, job_id)
-        if unreported is not None:
-            _log_unreported(job_id, unreported)
-
-
-async def _caught(step: Callable[[str], Awaitable[None]], job_id: str) -> Exception | None:
-    """What a step raised, or None. The one place where any exception is caught: it becomes the job's failure."""
-    try:
-        await step(job_id)
-    except Exception as exc:  # noqa: BLE001  # see above
-        return exc
-    return None
-
-
-def _log_failure(job: Job, error: Exception, message: str) -> None:
-    logger.error("❌ %s %s failed: %s: %s", _kind(job), job.id, type(error).__name__, message)
-    expected = isinstance(error, ServiceError) and not isinstance(error, TranscriptionFailed)
-    logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)
-
-
-def _kind(job: Job) -> str:
-    return "Request" if job.synchronous else "Background job"
-
-
-def _log_unreported(job_id: str, error: Exception) -> None:
-    logger.error("Job %s: its failure could not be reported to the user's URL: %s", job_id, error)
-    expected = isinstance(error, ServiceError)
-    logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)
+    if job.status is JobStatus.CANCELLED:
+        raise InvalidRequest(f"Job {job.id} was cancelled: submit it again.", code="no_result")
+    if not job.has_result:
+        raise InvalidRequest(f"Job {job.id} has no result that could be delivered: submit it again.", code="no_result")
+    if upload is None or not upload.is_kept or (upload.expires_at is not None and upload.expires_at <= now):
+        raise InvalidRequest(
+            "The URL that this job was submitted with is not kept any more, or has expired: send a fresh one as "
+            '{"upload_presigned_url": "https://…"}.',
+            param="upload_presigned_url",
+        )

@@ -1,50 +1,86 @@
 """Audio and results on disk, a folder for each job.
 
-Folders are named by job ids, never by what a client calls its file. Every method that touches the disk blocks.
+Folders are named by job ids, never by what a client calls its file. A file is written under another name, synced, and
+renamed: what has its name is whole, also after a loss of power. Every method that touches the disk blocks.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from app.domain.errors import DiskFull, ServiceError
+from app.domain.errors import ServiceError
 from app.domain.transcript import Transcript
+from app.jobs.space import Space, full_disk_told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection
     from pathlib import Path
 
-#: How soon a client may hope for disk space, in seconds.
-_RETRY_FULL_DISK_SECONDS: Final = 60
+#: What is received is synced each time so much has come, so that little is left to sync before the answer.
+_SYNC_BYTES: Final = 8 * 1024 * 1024
 
 
 class SpoolInUse(ServiceError):
     """Another process works in the same folder."""
 
 
+class AudioFile:
+    """Audio that arrives; it has its name once :meth:`Spool.keep_audio` has been called. Every method blocks."""
+
+    def __init__(self, file: BinaryIO, job_id: str, space: Space) -> None:
+        self._file = file
+        self._job_id = job_id
+        self._space = space
+        self._unsynced = 0
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Appends to the file.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
+        self._space.claim(self._job_id, self.size + len(data))
+        with full_disk_told():
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+            self._unsynced += len(data)
+            if self._unsynced >= _SYNC_BYTES:
+                os.fdatasync(self._file.fileno())
+                self._unsynced = 0
+        self.size += len(data)
+        self._space.written(self._job_id, self.size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Spool:
     """The folder ``DATA_DIR``. Not usable before :meth:`open`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, space: Space | None = None) -> None:
         self._root = root
         self._jobs = root / "jobs"
         self._lock: int | None = None
+        self.space = space or Space(root)
 
     def open(self) -> None:
-        """Makes the folder if need be, locks it, and removes what an earlier process left.
+        """Makes the folder if need be, and locks it.
 
         Raises:
             SpoolInUse: another process holds the lock.
             ServiceError: the folder can't be made or written.
         """
         try:
-            self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root.parent.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            self._jobs.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ServiceError(
@@ -57,43 +93,68 @@ class Spool:
             raise SpoolInUse(
                 f"DATA_DIR={self._root} is in use by another process: stop that one, or name another folder."
             ) from exc
-        for leftover in self._jobs.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
 
     def close(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def sweep(self, known: Collection[str]) -> None:
+        """Removes what an earlier process left: folders of no ``known`` job, and files that were not finished."""
+        for folder in self._jobs.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            for path in folder.iterdir():
+                if path not in (self.audio(folder.name), self._result(folder.name)):
+                    path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self.space.settle(folder.name, self.audio(folder.name).stat().st_size)
+
     def audio(self, job_id: str) -> Path:
-        """Where the audio lies as it was received."""
+        """Where the audio lies as it was received, once it is whole."""
         return self._folder(job_id) / "audio"
 
-    def make_room(self, job_id: str) -> None:
-        """The job's folder."""
+    def has_audio(self, job_id: str) -> bool:
+        return self.audio(job_id).exists()
+
+    def has_result(self, job_id: str) -> bool:
+        return self._result(job_id).exists()
+
+    def create_audio(self, job_id: str) -> AudioFile:
+        """A file for audio that arrives, in the place of one that did not arrive whole."""
         with full_disk_told():
             self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
+            return AudioFile(_create(self._partial_audio(job_id), buffering=0), job_id, self.space)
 
-    def create_audio(self, job_id: str) -> BinaryIO:
-        """A new file for the audio, open for writing."""
-        self.make_room(job_id)
+    def keep_audio(self, job_id: str, *, durably: bool = True) -> None:
+        """All of the audio has arrived; ``durably``, it survives a loss of power from here on."""
+        partial, final = self._partial_audio(job_id), self.audio(job_id)
         with full_disk_told():
-            return self.audio(job_id).open("xb", buffering=0)
+            if durably:
+                _sync(partial)
+            partial.rename(final)
+            if durably:
+                sync_folder(final.parent)
+                sync_folder(self._jobs)
+        self.space.settle(job_id, final.stat().st_size)
 
-    def write(self, file: BinaryIO, data: bytes) -> None:
-        with full_disk_told():
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-
-    def store_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
+    def store_result(
+        self, job_id: str, transcript: Transcript, *, processing_time: float, durably: bool = True
+    ) -> None:
         """Keeps the result, whole or not at all. ``processing_time`` is in seconds."""
         stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
         final = self._result(job_id)
         partial = final.with_suffix(".partial")
         with full_disk_told():
-            partial.write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
+            with _create(partial) as file:
+                file.write(json.dumps(stored, ensure_ascii=False).encode())
+                file.flush()
+                if durably:
+                    os.fsync(file.fileno())
             partial.replace(final)
+            if durably:
+                sync_folder(final.parent)
 
     def result(self, job_id: str) -> tuple[Transcript, float]:
         """The transcript and its processing time in seconds."""
@@ -106,27 +167,37 @@ class Spool:
             for path in self._folder(job_id).iterdir():
                 if path != self._result(job_id):
                     path.unlink(missing_ok=True)
+        self.space.release(job_id)
 
     def discard(self, job_id: str) -> None:
         """Removes all that the job has here."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
+        self.space.release(job_id)
 
     def _folder(self, job_id: str) -> Path:
         return self._jobs / job_id
+
+    def _partial_audio(self, job_id: str) -> Path:
+        return self._folder(job_id) / "audio.partial"
 
     def _result(self, job_id: str) -> Path:
         return self._folder(job_id) / "result.json"
 
 
-@contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Makes DiskFull of the operating system's word for it."""
+def _create(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """A new file, or an emptied one, that its owner only may read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "wb", buffering)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield
-    except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(
-            "The server has no disk space left for this request: try again later, or have its operator free some.",
-            retry_after_seconds=_RETRY_FULL_DISK_SECONDS,
-        ) from exc
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in ``folder`` survive a loss of power. Blocks."""
+    _sync(folder)

@@ -128,6 +128,7 @@ class Decoder:
             limit=_MAX_LINE_BYTES,
             env={name: os.environ[name] for name in _INHERITED if name in os.environ},
             close_fds=True,
+            umask=0o077,  # what it writes is for this service only
             start_new_session=True,  # the terminal's Ctrl-C is for the service, which drains
         )
         code, answer, messages = await _outcome(child, on_progress)

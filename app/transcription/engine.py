@@ -91,6 +91,8 @@ class WhisperTranscriber:
         recording = Recording(source.with_name(source.name + ".pcm"))
         ticket = self._front.door.queue(awaited=awaited)
         try:
+            await ticket.entered()
+            await listener.on_start()
             whole = await self._come_in(ticket, source, recording, options)
             if whole:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)

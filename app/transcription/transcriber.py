@@ -35,6 +35,9 @@ class FinishedWindow:
 class Listener:
     """Hears how a transcription goes, on the event loop, in order. This one does nothing with it."""
 
+    async def on_start(self) -> None:
+        """Work on the file itself is about to begin, and waits for this."""
+
     def on_decoded(self, duration: float) -> None:
         """The audio can be read and is so many seconds long."""
 

@@ -7,25 +7,36 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from app.delivery.attempts import Clock
 from app.delivery.network import open_client
 from app.delivery.presigned import PresignedUploader
-from app.delivery.retry import RetryPolicy
+from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.targets import AllowedHosts
+from app.delivery.webhooks import WebhookSecret, WebhookSender
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, Upload
 from app.domain.transcript import TranscriptionOptions
+from app.jobs.deliveries import Deliveries
+from app.jobs.destinations import Bucket, WebhookReceiver
 from app.jobs.download import AudioDownloader
+from app.jobs.endings import Endings
 from app.jobs.estimate import Estimate
+from app.jobs.journal import Journal, NoJournal
+from app.jobs.ledger import Ledger
 from app.jobs.pipeline import Pipeline
+from app.jobs.recovery import Recovery
 from app.jobs.registry import Registry
+from app.jobs.retention import Retention, Sweeper
 from app.jobs.runner import Runner
 from app.jobs.spool import Spool
+from app.jobs.views import JobViews
 from app.jobs.watchers import Watchers
 from tests.support.fake_transcriber import FakeTranscriber
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,6 +55,9 @@ def a_job(**changes: Any) -> Job:
         "rendering": Rendering(),
     }
     return Job(**values | changes)
+
+
+SECRET: Final = WebhookSecret.parse("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYg==")
 
 
 def upload_to(url: str, response_format: ResponseFormat = ResponseFormat.DOCUMENT) -> dict[str, Any]:
@@ -88,30 +102,50 @@ class RecordingRegistry(Registry):
 class Rig:
     root: Path
     registry: RecordingRegistry
+    ledger: Ledger
     spool: Spool
     transcriber: FakeTranscriber
     estimate: Estimate
     pipeline: Pipeline
+    deliveries: Deliveries
     runner: Runner
+    recovery: Recovery
+    sweeper: Sweeper
+    uptime: FakeUptime
     waits: list[float] = field(default_factory=list)
+    deaths: list[BaseException] = field(default_factory=list)
 
     async def submit(self, *, audio: bytes | None = AUDIO, **changes: Any) -> Job:
         """A job that runs, with its audio in the spool unless it comes from a URL."""
         job = a_job(**changes)
         if audio is not None and job.source_url is None:
-            await asyncio.to_thread(self._store, job.id, audio)
-        self.runner.submit(job)
+            await asyncio.to_thread(self.store, job.id, audio)
+        await self.runner.submit(job)
         return job
 
-    def _store(self, job_id: str, audio: bytes) -> None:
-        with self.spool.create_audio(job_id) as file:
-            self.spool.write(file, audio)
+    def store(self, job_id: str, audio: bytes) -> None:
+        """Puts audio into the spool as the API does. Blocks."""
+        file = self.spool.create_audio(job_id)
+        file.write(audio)
+        file.close()
+        self.spool.keep_audio(job_id)
 
     async def ended(self, job: Job) -> Job:
-        """The job once nothing of it runs any more."""
+        """The job once nothing of it runs any more, and nothing is due."""
         async with asyncio.timeout(10):
             await self.runner.outcome(job.id)
-        return self.registry.get(job.id)
+        await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id), seconds=10)
+        return self.now(job)
+
+    async def put_off(self, job: Job, *, rounds: int) -> Job:
+        """The job once so many rounds of a delivery have failed."""
+
+        def has_failed() -> bool:
+            states = (self.now(job).delivery, self.now(job).notification)
+            return any(state is not None and state.rounds == rounds for state in states)
+
+        await eventually(lambda: has_failed() and not self.runner.is_running(job.id), seconds=10)
+        return self.now(job)
 
     def now(self, job: Job) -> Job:
         return self.registry.get(job.id)
@@ -125,7 +159,20 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(root: Path, *, permits: int = 3, max_queued: int = 1000, attempts: int = 3) -> AsyncIterator[Rig]:
+async def open_rig(
+    root: Path,
+    *,
+    permits: int = 3,
+    max_queued: int = 1000,
+    attempts: int = 3,
+    max_age_seconds: float = 0.0,
+    journal: Journal | None = None,
+    uptime: FakeUptime | None = None,
+    forget: bool = True,
+) -> AsyncIterator[Rig]:
+    """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
+    ``forget`` everything stays as it is at the end, for another rig in the same folder."""
+    journal, uptime = journal or NoJournal(), uptime or FakeUptime()
     spool = Spool(root)
     await asyncio.to_thread(spool.open)
     waits: list[float] = []
@@ -135,6 +182,10 @@ async def open_rig(root: Path, *, permits: int = 3, max_queued: int = 1000, atte
 
     clock, policy = Clock(sleep=sleep, random=lambda: 0.5), RetryPolicy(attempts=attempts)
     registry, estimate, transcriber = RecordingRegistry(), Estimate(permits=permits), FakeTranscriber(permits=permits)
+    ledger = Ledger(registry, journal)
+    retention = Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0, uptime=uptime)
+    endings = Endings(JobViews(registry, retention, estimate), uptime)
+    deaths: list[BaseException] = []
     async with open_client(
         allowed=AllowedHosts.parse("127.0.0.1"),
         connect_timeout_seconds=5.0,
@@ -143,31 +194,83 @@ async def open_rig(root: Path, *, permits: int = 3, max_queued: int = 1000, atte
         max_connections=100,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     ) as client:
+        uploader = PresignedUploader(client, policy=policy, total_timeout_seconds=60.0, clock=clock)
+        sender = WebhookSender(client, SECRET, policy=policy, total_timeout_seconds=60.0, clock=clock)
         pipeline = Pipeline(
             registry=registry,
+            ledger=ledger,
             spool=spool,
             transcriber=transcriber,
             downloader=AudioDownloader(
                 client, policy=policy, total_timeout_seconds=60.0, max_bytes=1_000_000, clock=clock
             ),
-            uploader=PresignedUploader(client, policy=policy, total_timeout_seconds=60.0, clock=clock),
             estimate=estimate,
             watchers=Watchers(),
+            endings=endings,
+            uptime=uptime,
         )
-        runner = Runner(registry=registry, spool=spool, pipeline=pipeline, estimate=estimate, max_queued=max_queued)
+        deliveries = Deliveries(
+            registry=registry,
+            ledger=ledger,
+            destinations=[
+                Bucket(spool=spool, uploader=uploader, endings=endings),
+                WebhookReceiver(sender=sender),
+            ],
+            schedule=RoundSchedule(max_age_seconds=max_age_seconds),
+            uptime=uptime,
+            clock=clock,
+            at_once=64,
+            on_death=deaths.append,
+        )
+        runner = Runner(
+            registry=registry,
+            ledger=ledger,
+            spool=spool,
+            pipeline=pipeline,
+            deliveries=deliveries,
+            endings=endings,
+            estimate=estimate,
+            uptime=uptime,
+            max_queued=max_queued,
+            on_death=deaths.append,
+        )
         rig = Rig(
             root=root,
             registry=registry,
+            ledger=ledger,
             spool=spool,
             transcriber=transcriber,
             estimate=estimate,
             pipeline=pipeline,
+            deliveries=deliveries,
             runner=runner,
+            recovery=Recovery(
+                registry=registry,
+                ledger=ledger,
+                journal=journal,
+                spool=spool,
+                pipeline=pipeline,
+                deliveries=deliveries,
+                runner=runner,
+                uptime=uptime,
+                clock=clock,
+            ),
+            sweeper=Sweeper(registry=registry, runner=runner, ledger=ledger, journal=journal, retention=retention),
+            uptime=uptime,
             waits=waits,
+            deaths=deaths,
         )
+        running = asyncio.create_task(deliveries.run())
         try:
+            await rig.recovery.restore()
             yield rig
         finally:
             for job in registry.everything():
-                await runner.forget(job.id)
+                if forget:
+                    await runner.forget(job.id)
+                else:
+                    await runner.stop(job.id)
+            running.cancel()
+            await asyncio.wait([running])
+            await asyncio.to_thread(journal.close)
     await asyncio.to_thread(spool.close)

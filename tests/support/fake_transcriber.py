@@ -114,6 +114,7 @@ class FakeTranscriber:
 
     async def _transcribe(self, listener: Listener) -> Transcript:
         listener.on_turn(Turn.WAITING)
+        await listener.on_start()
         await self.decoding.pass_by()
         if self.undecodable is not None:
             raise self.undecodable

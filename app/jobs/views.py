@@ -49,7 +49,9 @@ class JobViews:
             "audio_duration": job.audio_duration,
             "language": job.language,
             "model": job.model,
+            "attempts": job.attempts or None,
             "delivery": _delivery(job.delivery) if job.delivery else None,
+            "webhook": _delivery(job.notification) if job.notification else None,
             "error": job.error,
             "error_type": job.error_type,
             "result_available": job.has_result,
@@ -75,8 +77,7 @@ def _audio_left(job: Job) -> float | None:
 
 def _delivery(delivery: Delivery) -> dict[str, Any]:
     view: dict[str, Any] = {"status": delivery.status.value, "attempts": delivery.attempts}
-    if delivery.last_error is not None:
-        view["last_error"] = delivery.last_error
-    if delivery.expires_at is not None:
-        view["expires_at"] = delivery.expires_at
+    for name in ("next_attempt_at", "last_error", "expires_at"):
+        if (value := getattr(delivery, name)) is not None:
+            view[name] = value
     return view

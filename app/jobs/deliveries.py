@@ -1,0 +1,244 @@
+"""Deliveries on their schedule: rounds of attempts, hours apart if need be, until one arrives or it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from app.domain.current import CurrentJob, current_job
+from app.domain.errors import DeliveryFailed, UnknownJob
+from app.domain.job import Delivery, JobStatus
+from app.jobs.endings import message_of
+from app.jobs.supervision import caught, forget_frames, kind_of, log_cause, log_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.delivery.attempts import Clock
+    from app.delivery.retry import RoundSchedule
+    from app.domain.job import Job
+    from app.jobs.destinations import Destination
+    from app.jobs.ledger import Ledger
+    from app.jobs.registry import Registry
+    from app.jobs.uptime import Uptime
+
+logger = logging.getLogger(__name__)
+
+_UNREPORTED: Final = "its failure could not be reported to the user's URL"
+
+
+class Deliveries:
+    """Owns the task of every round that runs, and the times of those to come, which cost no task.
+
+    At most ``at_once`` rounds run. Times are the service's uptime: no wall clock puts a round off. ``on_death`` is told
+    when a round ended as none may.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        ledger: Ledger,
+        destinations: Sequence[Destination],
+        schedule: RoundSchedule,
+        uptime: Uptime,
+        clock: Clock,
+        at_once: int,
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._destinations = {one.name: one for one in destinations}
+        self._schedule = schedule
+        self._uptime = uptime
+        self._clock = clock
+        self._at_once = at_once
+        self._on_death = on_death
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._line: list[tuple[float, int, str, str]] = []
+        self._numbers = count()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def attend(self, job_id: str) -> None:
+        """Takes up what the job has to deliver by now; what is due begins at once."""
+        with suppress(UnknownJob):
+            job = self._registry.get(job_id)
+            for destination in self._destinations.values():
+                if (state := destination.due(job)) is not None:
+                    self._put_in_line(job_id, destination, state)
+
+    def is_busy(self, job_id: str) -> bool:
+        """Whether a round of the job runs."""
+        return any((job_id, name) in self._tasks for name in self._destinations)
+
+    @property
+    def running(self) -> int:
+        """How many rounds run."""
+        return len(self._tasks)
+
+    async def run(self) -> None:
+        """Begins rounds when they are due, for as long as the service lives."""
+        while True:
+            self._changed.clear()
+            while self._has_room and self._is_due:
+                _, _, job_id, name = heapq.heappop(self._line)
+                self._begin(job_id, self._destinations[name])
+            await self._uptime.wait(self._changed, until=self._line[0][0] if self._has_room and self._line else None)
+
+    @property
+    def _is_due(self) -> bool:
+        return bool(self._line) and self._line[0][0] <= self._uptime.seconds
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._tasks) < self._at_once
+
+    async def stop(self, job_id: str) -> None:
+        """Ends the job's rounds, in mid-attempt if need be; what is due stays due."""
+        tasks = [task for (one, _), task in list(self._tasks.items()) if one == job_id]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def drain(self, deadline: float) -> None:
+        """Lets the rounds that run or are due come to their ends until ``deadline``, in the loop's time."""
+        loop = asyncio.get_running_loop()
+        while (self._tasks or self._is_due) and (left := deadline - loop.time()) > 0:
+            if self._tasks:
+                await asyncio.wait(list(self._tasks.values()), timeout=left)
+            else:
+                await asyncio.sleep(0)  # they are about to begin
+        self._closed = True
+        for task in (tasks := list(self._tasks.values())):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _put_in_line(self, job_id: str, destination: Destination, state: Delivery) -> None:
+        """The next round, or the look whether it is too late for one, whichever comes first."""
+        wake = min(state.next_round, state.since + self._schedule.max_age_seconds) if state.rounds else state.next_round
+        if state.expires_at is not None:
+            wake = min(wake, self._uptime.seconds + max(0.0, state.expires_at - self._clock.now()))
+        heapq.heappush(self._line, (wake, next(self._numbers), job_id, destination.name))
+        self._changed.set()
+
+    def _begin(self, job_id: str, destination: Destination) -> None:
+        if self._closed or (job_id, destination.name) in self._tasks:
+            return
+        task = asyncio.create_task(self._round(job_id, destination), name=f"{destination.name} of job {job_id}")
+        self._tasks[job_id, destination.name] = task
+        task.add_done_callback(lambda task: self._ended(job_id, destination, task))
+
+    def _ended(self, job_id: str, destination: Destination, task: asyncio.Task[None]) -> None:
+        del self._tasks[job_id, destination.name]
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_death(error)
+        elif not task.cancelled():
+            self.attend(job_id)
+
+    async def _round(self, job_id: str, destination: Destination) -> None:
+        with suppress(UnknownJob):  # it was forgotten
+            job = self._registry.get(job_id)
+            state = destination.due(job)
+            if state is None:
+                return
+            current_job.set(CurrentJob(job.id, job.accepted_at))
+            error = await caught(self._send(job, destination, state))
+            if error is None:
+                _log_end(await self._ledger.commit_patiently(job_id, destination.delivered()), destination)
+            elif isinstance(error, DeliveryFailed) and error.retryable and not self._is_too_old(state):
+                await self._put_off(job_id, destination, error)
+            elif not isinstance(error, _TooEarly):
+                await self._give_up(job, destination, error)
+
+    async def _send(self, job: Job, destination: Destination, state: Delivery) -> None:
+        destination.check(job, now=self._clock.now())
+        if state.rounds and self._is_too_old(state):
+            raise DeliveryFailed(
+                f"{state.last_error}; given up after {state.attempts} attempts in {state.rounds} rounds",
+                attempts=state.attempts,
+                retryable=False,
+            )
+        if state.next_round > self._uptime.seconds:
+            raise _TooEarly
+        if destination.name == "upload":
+            logger.info("📤 Job %s: Uploading results to user URL...", job.id)
+        await destination.send(job, _Noted(self._registry, job.id, destination, state.attempts))
+
+    def _is_too_old(self, state: Delivery) -> bool:
+        return self._uptime.seconds - state.since >= self._schedule.max_age_seconds
+
+    async def _put_off(self, job_id: str, destination: Destination, error: DeliveryFailed) -> None:
+        message, uptime, now = message_of(error), self._uptime.seconds, self._clock.now()
+        rounds = 1 + (destination.due(self._registry.get(job_id)) or Delivery()).rounds
+        wait = error.retry_after_seconds or self._schedule.wait_after(rounds, random=self._clock.random)
+
+        def change(job: Job) -> Job:
+            state = destination.due(job)
+            if state is None:  # cancelled meanwhile
+                return job
+            later = replace(
+                state, rounds=rounds, next_round=uptime + wait, next_attempt_at=now + wait, last_error=message
+            )
+            return destination.with_state(job, later)
+
+        await self._ledger.commit_patiently(job_id, change)
+        at = datetime.fromtimestamp(now + wait, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        logger.info("🔄 Job %s: next round of %s attempts in %.0fs, at %s", job_id, destination.name, wait, at)
+
+    async def _give_up(self, job: Job, destination: Destination, error: Exception) -> None:
+        change = destination.given_up(error)
+        after = await self._ledger.commit_patiently(
+            job.id, lambda job: change(job) if destination.due(job) is not None else job
+        )
+        if job.is_active and after.status is JobStatus.FAILED:
+            log_failure(job, error, message_of(error))
+        else:
+            what = "its end could not be told to its webhook" if destination.name == "webhook" else _UNREPORTED
+            logger.error("Job %s: %s: %s", job.id, what, message_of(error))
+            log_cause(error)
+        forget_frames(error)
+
+
+class _TooEarly(Exception):
+    """The next round is not due yet, nor is it too late for one."""
+
+
+class _Noted:
+    """Writes the attempts of a round down on the job, in memory: the journal hears of the round's end."""
+
+    def __init__(self, registry: Registry, job_id: str, destination: Destination, before: int) -> None:
+        self._registry = registry
+        self._job_id = job_id
+        self._destination = destination
+        self._before = before
+
+    def __call__(self, attempt: int, error: str | None) -> None:
+        def change(job: Job) -> Job:
+            state = self._destination.due(job)
+            if state is None:
+                return job
+            return self._destination.with_state(
+                job, replace(state, attempts=self._before + attempt, last_error=error, next_attempt_at=None)
+            )
+
+        with suppress(UnknownJob):
+            self._registry.update(self._job_id, change)
+
+
+def _log_end(job: Job, destination: Destination) -> None:
+    if destination.name == "upload" and job.status is JobStatus.COMPLETED:
+        seconds = time.time() - job.accepted_at
+        logger.info("✅ %s %s completed successfully in %.1fs", kind_of(job), job.id, seconds)
+    elif destination.name == "webhook":
+        logger.info("🔔 Job %s: its webhook was told", job.id)

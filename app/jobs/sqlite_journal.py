@@ -1,0 +1,206 @@
+"""The journal as a SQLite database with one writer, which commits together whatever has come together.
+
+WAL with ``synchronous=FULL``: a commit has been synced to the disk before anybody hears of it. Erased secrets are
+overwritten (``secure_delete``); the copies in the write-ahead log go with the next checkpoint, a moment later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain.errors import DiskFull, JournalFailed, ServiceError
+from app.domain.job import Job
+from app.jobs.space import disk_full
+from app.jobs.spool import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from app.jobs.uptime import Uptime
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+    CREATE TABLE jobs (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL) STRICT;
+    CREATE TABLE uptime (one INTEGER PRIMARY KEY CHECK (one = 1), seconds REAL NOT NULL) STRICT;
+"""
+_WRITE: Final = "INSERT INTO jobs (id, job) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET job = excluded.job"
+_DELETE: Final = "DELETE FROM jobs WHERE id = ?"
+_BEAT: Final = "INSERT INTO uptime (one, seconds) VALUES (1, ?) ON CONFLICT DO UPDATE SET seconds = excluded.seconds"
+#: At most so many changes share a commit.
+_MOST_TOGETHER: Final = 512
+#: The log is emptied when nothing has come for so long, and after so many commits in any case.
+_IDLE_SECONDS: Final = 1.0
+_COMMITS_BETWEEN_CHECKPOINTS: Final = 1000
+#: Below this much free space an error of the disk is taken for a full one.
+_NEARLY_FULL_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One statement, and who waits for it to be durable."""
+
+    statement: str
+    values: tuple[Any, ...]
+    durable: Future[None] = field(default_factory=Future)
+
+
+class SqliteJournal:
+    """A journal in the file ``path``, readable by its owner only. ``transactions`` counts the commits."""
+
+    def __init__(self, path: Path, uptime: Uptime) -> None:
+        self._path = path
+        self._uptime = uptime
+        self._jobs: TypeAdapter[Job] = TypeAdapter(Job)
+        self._changes: SimpleQueue[_Change | None] = SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
+        self._writer: threading.Thread | None = None
+        self._since_checkpoint = 0
+        self.transactions = 0
+
+    def open(self) -> Sequence[Job]:
+        """See :meth:`Journal.open`."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(connection)
+                jobs = self._read(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except (OSError, sqlite3.Error, ValidationError) as exc:
+            raise ServiceError(
+                f"The journal {self._path} can't be read ({_reason(exc)}): put a backup of DATA_DIR in its place, or "
+                "move the folder away to begin without the jobs in it."
+            ) from exc
+        self._connection = connection
+        self._writer = threading.Thread(target=self._write_forever, name="journal", daemon=True)
+        self._writer.start()
+        return jobs
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        for pragma in ("secure_delete=ON", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
+            connection.execute(f"PRAGMA {pragma}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise ServiceError(
+                f"The journal {self._path} was written by a later version of this service: start that one, or name "
+                "another DATA_DIR."
+            )
+        if version == 0:
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT")
+            sync_folder(self._path.parent)
+
+    def _read(self, connection: sqlite3.Connection) -> list[Job]:
+        for (seconds,) in connection.execute("SELECT seconds FROM uptime"):
+            self._uptime.continue_from(seconds)
+        return [self._jobs.validate_json(job) for (job,) in connection.execute("SELECT job FROM jobs ORDER BY number")]
+
+    async def write(self, job: Job) -> None:
+        """See :meth:`Journal.write`."""
+        await self._durably(_Change(_WRITE, (job.id, self._jobs.dump_json(job).decode())))
+
+    async def delete(self, job_id: str) -> None:
+        """See :meth:`Journal.delete`."""
+        await self._durably(_Change(_DELETE, (job_id,)))
+
+    async def beat(self) -> None:
+        """See :meth:`Journal.beat`."""
+        await self._durably(_Change(_BEAT, (self._uptime.seconds,)))
+
+    def close(self) -> None:
+        """See :meth:`Journal.close`."""
+        if self._writer is None or self._connection is None:
+            return
+        self._changes.put(_Change(_BEAT, (self._uptime.seconds,)))
+        self._changes.put(None)
+        self._writer.join()
+        self._connection.close()
+        self._writer = self._connection = None
+
+    async def _durably(self, change: _Change) -> None:
+        if self._writer is None:
+            raise JournalFailed("The journal is closed.")
+        self._changes.put(change)
+        await asyncio.wrap_future(change.durable)
+
+    def _write_forever(self) -> None:
+        assert self._connection is not None  # noqa: S101  # opened before the thread was started
+        going_on = True
+        while going_on:
+            changes = self._next()
+            if None in changes:
+                going_on = False
+            if wanted := [change for change in changes if change is not None]:
+                self._commit(self._connection, wanted)
+            if not changes or not going_on or self._since_checkpoint >= _COMMITS_BETWEEN_CHECKPOINTS:
+                self._empty_log(self._connection)
+
+    def _next(self) -> list[_Change | None]:
+        """What is to be written together; nothing if nothing came for a while and the log is to be emptied."""
+        changes: list[_Change | None] = []
+        with suppress(Empty):
+            changes.append(self._changes.get(timeout=_IDLE_SECONDS if self._since_checkpoint else None))
+            while len(changes) < _MOST_TOGETHER:
+                changes.append(self._changes.get_nowait())
+        return changes
+
+    def _commit(self, connection: sqlite3.Connection, changes: list[_Change]) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for change in changes:
+                connection.execute(change.statement, change.values)
+            connection.execute(_BEAT, (self._uptime.seconds,))
+            connection.execute("COMMIT")
+        except sqlite3.Error as exc:
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            error = self._renamed(exc)
+            for change in changes:
+                _resolve(change.durable, error)
+            return
+        self.transactions += 1
+        self._since_checkpoint += 1
+        for change in changes:
+            _resolve(change.durable, None)
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        with suppress(sqlite3.Error):  # then the log stays as it is until the next time
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._since_checkpoint = 0
+
+    def _renamed(self, exc: sqlite3.Error) -> DiskFull | JournalFailed:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        space = os.statvfs(self._path.parent)
+        if code == sqlite3.SQLITE_FULL or (
+            code == sqlite3.SQLITE_IOERR and space.f_bavail * space.f_frsize < _NEARLY_FULL_BYTES
+        ):
+            return disk_full()
+        return JournalFailed(f"The journal {self._path} can't be written ({exc}): see to the disk and start again.")
+
+
+def _resolve(future: Future[None], error: Exception | None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        return f"a job in it is not understood: {exc.errors()[0]['msg']}"
+    return str(exc)

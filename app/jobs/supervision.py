@@ -1,0 +1,44 @@
+"""Where any exception of a job is caught: it becomes the job's failure, and a line of the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from app.domain.errors import ServiceError, TranscriptionFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from app.domain.job import Job
+
+logger = logging.getLogger(__name__)
+
+
+async def caught(step: Awaitable[None]) -> Exception | None:
+    """What a step raised, or None."""
+    try:
+        await step
+    except Exception as exc:  # noqa: BLE001  # the one place, see above
+        return exc
+    return None
+
+
+def log_failure(job: Job, error: Exception, message: str) -> None:
+    """One line; the trace of what was not expected stands below it, that of anything else at DEBUG."""
+    logger.error("❌ %s %s failed: %s: %s", kind_of(job), job.id, type(error).__name__, message)
+    log_cause(error)
+
+
+def log_cause(error: Exception) -> None:
+    expected = isinstance(error, ServiceError) and not isinstance(error, TranscriptionFailed)
+    logger.log(logging.DEBUG if expected else logging.ERROR, "The cause:", exc_info=error)
+
+
+def kind_of(job: Job) -> str:
+    return "Request" if job.synchronous else "Background job"
+
+
+def forget_frames(error: Exception) -> None:
+    """They keep what the job has used in memory."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
