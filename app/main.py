@@ -20,30 +20,14 @@ from app.api.submission import SubmissionReader
 from app.api.transcriptions import Transcriptions
 from app.delivery.attempts import Clock
 from app.delivery.network import open_client
-from app.delivery.presigned import PresignedUploader
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.targets import UrlRules
-from app.delivery.webhooks import WebhookSender
 from app.domain.errors import ModelUnavailable, ServiceError
-from app.jobs.changes import Changes
-from app.jobs.deliveries import Deliveries
-from app.jobs.destinations import Bucket, WebhookReceiver
-from app.jobs.download import AudioDownloader
-from app.jobs.endings import Endings
-from app.jobs.estimate import Estimate
-from app.jobs.ledger import Ledger
-from app.jobs.pipeline import DOWNLOADS, Pipeline
-from app.jobs.recovery import Recovery
-from app.jobs.registry import Registry
-from app.jobs.retention import Retention, Sweeper
-from app.jobs.runner import Runner
-from app.jobs.space import Space
-from app.jobs.spool import Spool
+from app.jobs.pipeline import DOWNLOADS
 from app.jobs.sqlite_journal import SqliteJournal
+from app.jobs.system import DELIVERIES, JobLimits, JobSystem
 from app.jobs.uptime import Uptime
-from app.jobs.views import JobViews
 from app.jobs.waiters import GRACE_SECONDS, Waiters
-from app.jobs.watchers import Watchers
 from app.transcription.catalogue import Catalogue
 from app.transcription.checkpoint import ModelChoice, load
 from app.transcription.decoding import Decoder
@@ -52,7 +36,6 @@ from app.transcription.pool import ModelPool
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from app.jobs.destinations import Destination
     from app.jobs.journal import Journal
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
@@ -60,8 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOL_TIMEOUT_SECONDS = 10.0
-#: Uploads that run at once; further ones wait for a connection, up to the pool's timeout.
-UPLOADS = 64
 
 
 class Service:
@@ -80,22 +61,6 @@ class Service:
     ) -> None:
         self.settings = settings
         self._stop = stop
-        self.journal = journal
-        permits = settings.max_concurrent_requests
-        self.changes = Changes()
-        self.registry = Registry(self.changes)
-        self.ledger = Ledger(self.registry, journal)
-        self.watchers = Watchers()
-        self.estimate = Estimate(permits=permits)
-        self.spool = Spool(
-            settings.data_dir,
-            Space(
-                settings.data_dir,
-                max_bytes=settings.spool_max_bytes,
-                min_free_bytes=settings.spool_min_free_bytes,
-                next_free_seconds=self.estimate.next_place_seconds,
-            ),
-        )
         self.pool = ModelPool(
             load_model,
             catalogue=Catalogue(
@@ -105,7 +70,7 @@ class Service:
                 compute_type=settings.whisper_compute_type,
             ),
             decoder=Decoder(max_seconds=settings.max_audio_seconds),
-            permits=permits,
+            permits=settings.max_concurrent_requests,
             batch_size=settings.batch_size,
             max_loaded=settings.whisper_max_loaded_models,
             on_death=self._engine_died,
@@ -115,111 +80,37 @@ class Service:
             connect_timeout_seconds=settings.upload_connect_timeout_seconds,
             read_write_timeout_seconds=settings.upload_timeout_seconds,
             pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
-            max_connections=UPLOADS + DOWNLOADS,
+            max_connections=DELIVERIES + DOWNLOADS,
         )
-        self.retention = Retention(
-            finished_seconds=settings.job_retention_seconds,
-            undelivered_seconds=settings.undelivered_retention_seconds,
-            uptime=uptime,
-        )
-        self.views = JobViews(self.registry, self.retention, self.estimate)
-        self._make_the_way_of_a_job(clock, uptime)
-        self.waiters = Waiters(self.runner, self.registry, grace_seconds=grace_seconds)
-        self.sweeper = Sweeper(
-            registry=self.registry,
-            runner=self.runner,
-            ledger=self.ledger,
-            journal=journal,
-            retention=self.retention,
-        )
-
-    def _make_the_way_of_a_job(self, clock: Clock, uptime: Uptime) -> None:
-        settings = self.settings
-        policy = RetryPolicy(attempts=settings.upload_max_attempts)
-        schedule = RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds)
-        endings = Endings(self.views, uptime)
-        self.pipeline = Pipeline(
-            registry=self.registry,
-            ledger=self.ledger,
-            spool=self.spool,
+        self.jobs = JobSystem(
+            settings.data_dir,
             transcriber=self.pool,
-            downloader=AudioDownloader(
-                self.client,
-                policy=policy,
-                clock=clock,
-                total_timeout_seconds=settings.download_timeout_seconds,
-                max_bytes=settings.max_upload_bytes,
-            ),
-            estimate=self.estimate,
-            watchers=self.watchers,
-            endings=endings,
-            uptime=uptime,
-        )
-        self.deliveries = Deliveries(
-            registry=self.registry,
-            ledger=self.ledger,
-            destinations=self._destinations(policy, clock, endings),
-            schedule=schedule,
+            client=self.client,
+            journal=journal,
             uptime=uptime,
             clock=clock,
-            at_once=UPLOADS,
+            policy=RetryPolicy(attempts=settings.upload_max_attempts),
+            schedule=RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds),
+            webhook_secret=settings.webhook_secret,
+            limits=job_limits(settings),
             on_death=self._job_died,
         )
-        self.runner = Runner(
-            registry=self.registry,
-            ledger=self.ledger,
-            spool=self.spool,
-            pipeline=self.pipeline,
-            deliveries=self.deliveries,
-            endings=endings,
-            estimate=self.estimate,
-            uptime=uptime,
-            max_queued=settings.max_queued_jobs,
-            on_death=self._job_died,
-        )
-        self.recovery = Recovery(
-            registry=self.registry,
-            ledger=self.ledger,
-            journal=self.journal,
-            spool=self.spool,
-            pipeline=self.pipeline,
-            deliveries=self.deliveries,
-            runner=self.runner,
-            uptime=uptime,
-            clock=clock,
-        )
-
-    def _destinations(self, policy: RetryPolicy, clock: Clock, endings: Endings) -> list[Destination]:
-        settings = self.settings
-        uploader = PresignedUploader(
-            self.client, policy=policy, clock=clock, total_timeout_seconds=settings.upload_timeout_seconds
-        )
-        found: list[Destination] = [Bucket(spool=self.spool, uploader=uploader, endings=endings)]
-        if settings.webhook_secret is not None:
-            sender = WebhookSender(
-                self.client,
-                settings.webhook_secret,
-                policy=policy,
-                clock=clock,
-                total_timeout_seconds=settings.upload_timeout_seconds,
-            )
-            found.append(WebhookReceiver(sender=sender))
-        return found
+        self.waiters = Waiters(self.jobs.runner, self.jobs.registry, grace_seconds=grace_seconds)
 
     async def drain(self) -> None:
         """Ends the work of this process within the grace period."""
         await self.waiters.close()
-        await self.runner.drain(self.settings.shutdown_grace_seconds)
+        await self.jobs.runner.drain(self.settings.shutdown_grace_seconds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """From the first request that may be answered to the last."""
         async with AsyncExitStack() as stack:
             try:
-                await asyncio.to_thread(self.spool.open)
-                stack.callback(self.spool.close)
-                stack.push_async_callback(asyncio.to_thread, self.journal.close)
-                await self.recovery.restore()
+                await asyncio.to_thread(self.jobs.spool.open)
+                stack.callback(self.jobs.spool.close)
+                stack.push_async_callback(asyncio.to_thread, self.jobs.journal.close)
+                await self.jobs.recovery.restore()
             except ServiceError as exc:
                 self._give_up(exc)
                 yield
@@ -228,9 +119,9 @@ class Service:
             stack.push_async_callback(self.pool.close)
             self._log_settings()
             for name, work in (
-                ("deliveries", self.deliveries.run()),
+                ("deliveries", self.jobs.deliveries.run()),
                 ("model", self._load_model()),
-                ("retention", self.sweeper.run()),
+                ("retention", self.jobs.sweeper.run()),
             ):
                 stack.push_async_callback(_end, self._start(name, work))
             stack.push_async_callback(self.drain)
@@ -242,7 +133,7 @@ class Service:
         except ModelUnavailable as exc:
             self._give_up(exc)
             return
-        await self.recovery.resume(self.pool.catalogue)
+        await self.jobs.recovery.resume(self.pool.catalogue)
 
     def _give_up(self, exc: ServiceError) -> None:
         """What stands in the way is for the operator to change: one sentence, no trace."""
@@ -300,6 +191,21 @@ class Service:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+
+
+def job_limits(settings: Settings) -> JobLimits:
+    """What the settings say of how much there may be of everything."""
+    return JobLimits(
+        permits=settings.max_concurrent_requests,
+        queued=settings.max_queued_jobs,
+        file_bytes=settings.max_upload_bytes,
+        spool_bytes=settings.spool_max_bytes,
+        free_bytes=settings.spool_min_free_bytes,
+        upload_seconds=settings.upload_timeout_seconds,
+        download_seconds=settings.download_timeout_seconds,
+        finished_seconds=settings.job_retention_seconds,
+        undelivered_seconds=settings.undelivered_retention_seconds,
+    )
 
 
 def model_choice(settings: Settings, name: str) -> ModelChoice:
@@ -367,35 +273,35 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    settings = service.settings
+    settings, parts = service.settings, service.jobs
     reader = SubmissionReader(
         UrlRules(settings.url_allowed_hosts), has_webhook_secret=settings.webhook_secret is not None
     )
     transcriptions = Transcriptions(
         reader=reader,
         pool=service.pool,
-        registry=service.registry,
-        ledger=service.ledger,
-        runner=service.runner,
-        spool=service.spool,
-        estimate=service.estimate,
-        streaming=Streaming(runner=service.runner, spool=service.spool, watchers=service.watchers),
+        registry=parts.registry,
+        ledger=parts.ledger,
+        runner=parts.runner,
+        spool=parts.spool,
+        estimate=parts.estimate,
+        streaming=Streaming(runner=parts.runner, spool=parts.spool, watchers=parts.watchers),
         waiters=service.waiters,
         max_upload_bytes=settings.max_upload_bytes,
     )
     jobs = Jobs(
-        registry=service.registry,
-        runner=service.runner,
-        spool=service.spool,
-        changes=service.changes,
-        views=service.views,
+        registry=parts.registry,
+        runner=parts.runner,
+        spool=parts.spool,
+        changes=parts.changes,
+        views=parts.views,
         reader=reader,
     )
     health = Health(
-        registry=service.registry,
-        runner=service.runner,
+        registry=parts.registry,
+        runner=parts.runner,
         pool=service.pool,
-        recovery=service.recovery,
+        recovery=parts.recovery,
         permits=settings.max_concurrent_requests,
         timeouts=TransferTimeouts(
             upload=settings.upload_timeout_seconds,

@@ -37,6 +37,14 @@ def service_with_pid(*, path: str = "/health/ready", **settings: str) -> Iterato
 
 
 @contextmanager
+def forgetful_service(**settings: str) -> Iterator[httpx.Client]:
+    """The same service, but nothing that it accepts survives it."""
+    environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
+    with _serving(["-m", "benchmarks.forgetful_server"], "/health/ready", environment) as (client, _):
+        yield client
+
+
+@contextmanager
 def plain_service(model: str) -> Iterator[httpx.Client]:
     """A client for the server that the service is compared with."""
     with _serving(["-m", "benchmarks.plain_server", model, "{port}"], "/health/ready", {}) as (client, _):

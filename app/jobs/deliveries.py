@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How often a shutdown looks whether what is due has begun.
+_BEGIN_SECONDS: Final = 0.01
 _UNREPORTED: Final = "its failure could not be reported to the user's URL"
 
 
@@ -116,7 +118,7 @@ class Deliveries:
             if self._tasks:
                 await asyncio.wait(list(self._tasks.values()), timeout=left)
             else:
-                await asyncio.sleep(0)  # they are about to begin
+                await asyncio.sleep(_BEGIN_SECONDS)  # they are about to begin
         self._closed = True
         for task in (tasks := list(self._tasks.values())):
             task.cancel()

@@ -115,9 +115,9 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookReceiver:
-    """The URL that is told of the job's end."""
+    """The URL that is told of the job's end. Without a ``sender`` there is no secret to sign events with."""
 
-    sender: WebhookSender
+    sender: WebhookSender | None
     name: str = "webhook"
 
     def due(self, job: Job) -> Delivery | None:
@@ -131,6 +131,8 @@ class WebhookReceiver:
 
     async def send(self, job: Job, on_attempt: Callable[[int, str | None], None]) -> None:
         assert job.webhook is not None  # noqa: S101  # only such jobs are due
+        if self.sender is None:
+            raise DeliveryFailed("WEBHOOK_SECRET is not set any more", attempts=0, retryable=False)
         await self.sender.post(
             job.webhook.url, job.webhook.body.encode(), event_id=job.webhook.event_id, on_attempt=on_attempt
         )

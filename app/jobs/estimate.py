@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: The weight of the newest job in the means.
 _NEWEST: Final = 0.2
@@ -61,18 +63,10 @@ class Estimate:
         """Seconds of audio a second; None before anything has been transcribed."""
         return self._audio / self._work if self._audio > 0 and self._work > 0 else None
 
-    def seconds_left(self, own: float | None, others: Iterable[float | None]) -> float | None:
-        """When a request with so much audio left will be done, beside others with so much; None if nobody knows.
-
-        All that are shorter are done by then, and as much of the longer ones: they take turns. A length that is not
-        known yet counts as the mean.
-        """
-        speed = self.speed
-        if speed is None:
-            return None
-        own_audio = self._or_mean(own)
-        shared = sum(min(self._or_mean(other), own_audio) for other in others)
-        return (own_audio + shared) / speed
+    def backlog(self, lengths: Iterable[float | None]) -> Backlog:
+        """All that is to be transcribed, in seconds of audio; a length that is not known yet counts as the mean."""
+        mean = self._mean_audio or 0.0
+        return Backlog([mean if length is None else length for length in lengths], speed=self.speed, mean=mean)
 
     def wait_seconds(self, queued: int) -> float:
         """When a job that finds ``queued`` others before it would be finished, by the mean of those before."""
@@ -86,15 +80,33 @@ class Estimate:
     def _mean(self) -> float:
         return _FIRST_GUESS_SECONDS if self._mean_seconds is None else self._mean_seconds
 
-    def _or_mean(self, audio_seconds: float | None) -> float:
-        return (self._mean_audio or 0.0) if audio_seconds is None else audio_seconds
-
     def _pass_time(self) -> None:
         now = self._clock()
         elapsed, self._since = max(0.0, now - self._since), now
         fading = math.exp(-elapsed / _MEMORY_SECONDS)
         self._work = self._work * fading + elapsed
         self._audio *= fading
+
+
+class Backlog:
+    """The lengths of what is to be done, sorted once: what lies before each of many requests is then found at once."""
+
+    def __init__(self, lengths: Sequence[float], *, speed: float | None, mean: float) -> None:
+        self._lengths = sorted(lengths)
+        self._sums = [0.0, *accumulate(self._lengths)]
+        self._speed = speed
+        self._mean = mean
+
+    def seconds_left(self, own: float | None) -> float | None:
+        """When the request of that length, one of all, will be done; None if nobody knows.
+
+        All that are shorter are done by then, and as much of the longer ones: they take turns.
+        """
+        if self._speed is None:
+            return None
+        length = self._mean if own is None else own
+        shorter = bisect_right(self._lengths, length)
+        return (self._sums[shorter] + length * (len(self._lengths) - shorter)) / self._speed
 
 
 def _moved(mean: float | None, newest: float) -> float:

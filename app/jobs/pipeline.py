@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.job import Delivery, Job, JobStatus, Progress
+from app.jobs.ledger import FULL_DISK_SECONDS
 from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 DOWNLOADS: Final = 8
 #: How often work on a file may begin whose end the process did not live to see.
 MAX_STARTS: Final = 3
-#: How long a job waits for space on a full disk before it tries again.
-_FULL_DISK_SECONDS: Final = 5.0
 
 
 class Pipeline:
@@ -93,7 +92,7 @@ class Pipeline:
                     raise
                 logger.warning("⚠️ Job %s: the disk is full; waiting for space", job.id)
             self._change(job.id, progress=Progress.WAITING)
-            await asyncio.sleep(_FULL_DISK_SECONDS)
+            await asyncio.sleep(FULL_DISK_SECONDS)
 
     async def _fetch(self, job_id: str, url: str) -> None:
         if not await asyncio.to_thread(self._spool.has_audio, job_id):

@@ -81,6 +81,7 @@ class Spool:
             self._root.parent.mkdir(parents=True, exist_ok=True)
             self._root.mkdir(mode=0o700, exist_ok=True)
             self._jobs.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self._root)
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ServiceError(

@@ -72,7 +72,7 @@ class SqliteJournal:
         """See :meth:`Journal.open`."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
             try:
                 self._prepare(connection)
                 jobs = self._read(connection)

@@ -10,7 +10,7 @@ from app.jobs.document import extras
 
 if TYPE_CHECKING:
     from app.domain.job import Delivery, Job
-    from app.jobs.estimate import Estimate
+    from app.jobs.estimate import Backlog, Estimate
     from app.jobs.registry import Registry
     from app.jobs.retention import Retention
 
@@ -30,10 +30,10 @@ class JobViews:
         under_way = self._registry.under_way() if any(job.is_active for job in jobs) else []
         waiting = (job.id for job in under_way if job.status is JobStatus.QUEUED)
         places = {job_id: place for place, job_id in enumerate(waiting, start=1)}
-        left = {job.id: _audio_left(job) for job in under_way}
-        return {job.id: self._view(job, places, left) for job in jobs}
+        backlog = self._estimate.backlog(_audio_left(job) for job in under_way)
+        return {job.id: self._view(job, places, backlog) for job in jobs}
 
-    def _view(self, job: Job, places: dict[str, int], left: dict[str, float | None]) -> dict[str, Any]:
+    def _view(self, job: Job, places: dict[str, int], backlog: Backlog) -> dict[str, Any]:
         now = time.time()
         view: dict[str, Any] = {
             "job_id": job.id,
@@ -44,7 +44,7 @@ class JobViews:
             "elapsed_time": round(max(0.0, (job.ended_at or now) - job.accepted_at), 3),
             "end_time": job.ended_at,
             "queue_position": places.get(job.id),
-            "eta_seconds": self._eta(job, places.get(job.id), left),
+            "eta_seconds": self._eta(job, places.get(job.id), backlog),
             "input_source": "file" if job.source_url is None else "url",
             "audio_duration": job.audio_duration,
             "language": job.language,
@@ -59,12 +59,11 @@ class JobViews:
         }
         return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}
 
-    def _eta(self, job: Job, place: int | None, left: dict[str, float | None]) -> float | None:
+    def _eta(self, job: Job, place: int | None, backlog: Backlog) -> float | None:
         """Seconds until the transcript is there: from the model's speed, or else from the line."""
-        if job.id not in left:
+        if not job.is_active or job.has_result:
             return None
-        others = (audio for job_id, audio in left.items() if job_id != job.id)
-        seconds = self._estimate.seconds_left(left[job.id], others)
+        seconds = backlog.seconds_left(_audio_left(job))
         if seconds is None and place is not None:
             seconds = self._estimate.wait_seconds(place - 1)
         return None if seconds is None else round(seconds, 1)

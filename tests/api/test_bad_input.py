@@ -77,7 +77,7 @@ async def test_wrong_field_is_refused_with_a_sentence(
     assert error["param"] == param
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
-    assert not running.service.registry.everything()
+    assert not running.service.jobs.registry.everything()
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 

@@ -201,7 +201,7 @@ async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, 
 async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, job_retention_seconds=0.2) as running:
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
-        await eventually(lambda: not running.service.registry.everything())
+        await eventually(lambda: not running.service.jobs.registry.everything())
         assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
         await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
@@ -227,7 +227,7 @@ async def test_undelivered_result_stays_longer_than_others(
 
 
 async def test_expired_within_the_queue_time_is_a_warning(running: Running, samples: Path, store: LocalS3) -> None:
-    running.service.estimate.finished(500.0)
+    running.service.jobs.estimate.finished(500.0)
     url = store.presign_put("results", "soon.json", expires_in=60)
     answer = await running.transcribe(samples / "hello.wav", upload_presigned_url=url)
     (warning,) = answer.json()["warnings"]

@@ -32,7 +32,7 @@ AGAIN = {"x-stainless-retry-count": "1"}
 async def abandoned(running: Running, file: Path, **fields: Any) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """A request under way whose client goes away at the end of the block."""
     first = asyncio.create_task(send(running, file, **fields))
-    await eventually(lambda: len(running.service.registry.everything()) == 1)
+    await eventually(lambda: len(running.service.jobs.registry.everything()) == 1)
     yield first
     first.cancel()
     await asyncio.wait([first])
@@ -66,7 +66,7 @@ async def test_openais_client_that_lost_patience_joins_its_own_work(
     held.open.set()
     assert (await asking).text == SAID
     assert held.decoded == 1
-    await eventually(lambda: not running.service.registry.everything())
+    await eventually(lambda: not running.service.jobs.registry.everything())
     await client.close()
 
 
@@ -78,7 +78,7 @@ async def test_resend_takes_the_result_that_was_finished_meanwhile(running: Runn
     answer = await send(running, samples / "hello.wav", headers=AGAIN)
     assert answer.json()["text"] == SAID
     assert held.decoded == 1
-    await eventually(lambda: not running.service.registry.everything())
+    await eventually(lambda: not running.service.jobs.registry.everything())
 
 
 async def test_resend_beside_a_client_that_still_waits_answers_both(
@@ -91,7 +91,7 @@ async def test_resend_beside_a_client_that_still_waits_answers_both(
     held.open.set()
     assert [(await one).json()["text"] for one in (first, second)] == [SAID, SAID]
     assert held.decoded == 1
-    await eventually(lambda: not running.service.registry.everything())
+    await eventually(lambda: not running.service.jobs.registry.everything())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_work_is_kept_while_a_resend_arrives_and_cancelled_where_it_proves
         await eventually(lambda: work not in attended(running))
         held.open.set()
         assert (await asking).json()["text"] == SAID
-        await eventually(lambda: not running.service.registry.everything())
+        await eventually(lambda: not running.service.jobs.registry.everything())
 
 
 async def body(file: Path, boundary: str, **fields: Any) -> bytes:
@@ -231,4 +231,4 @@ async def test_shutdown_does_not_wait_for_work_that_nobody_waits_for(
         held.open.set()
         async with asyncio.timeout(10):
             await running.service.drain()
-        assert running.service.registry.everything() == []
+        assert running.service.jobs.registry.everything() == []

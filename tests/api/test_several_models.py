@@ -228,5 +228,5 @@ async def test_failure_that_is_still_being_reported_keeps_no_model_in_memory(
         engine_in_memory = weakref.ref(engine)
         del engine
         await text_of(running, samples / "hello.wav", model=other)
-        assert running.service.runner.is_running(job_id)
+        assert running.service.jobs.runner.is_running(job_id)
         assert engine_in_memory() is None

@@ -388,7 +388,7 @@ async def test_stream_may_be_left_in_the_middle(
     first = await client.call(anext if isinstance(stream, openai.AsyncStream) else next, stream)
     assert type(first) is TranscriptionTextDeltaEvent
     await client.call(stream.close)
-    await eventually(lambda: not running.service.registry.everything())
+    await eventually(lambda: not running.service.jobs.registry.everything())
     assert (await client.transcribe(hello)).text == HELLO
 
 
@@ -582,4 +582,4 @@ async def test_blocking_client_that_lost_patience_joins_its_own_work(
         gate.set()
         assert (await asking).text == HELLO
         assert client.sent >= 2
-        await eventually(lambda: not running.service.registry.everything())
+        await eventually(lambda: not running.service.jobs.registry.everything())

@@ -12,28 +12,15 @@ from uuid import uuid4
 
 from app.delivery.attempts import Clock
 from app.delivery.network import open_client
-from app.delivery.presigned import PresignedUploader
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.targets import AllowedHosts
-from app.delivery.webhooks import WebhookSecret, WebhookSender
+from app.delivery.webhooks import WebhookSecret
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, Upload
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.deliveries import Deliveries
-from app.jobs.destinations import Bucket, WebhookReceiver
-from app.jobs.download import AudioDownloader
-from app.jobs.endings import Endings
-from app.jobs.estimate import Estimate
 from app.jobs.journal import Journal, NoJournal
-from app.jobs.ledger import Ledger
-from app.jobs.pipeline import Pipeline
-from app.jobs.recovery import Recovery
 from app.jobs.registry import Registry
-from app.jobs.retention import Retention, Sweeper
-from app.jobs.runner import Runner
-from app.jobs.spool import Spool
-from app.jobs.views import JobViews
-from app.jobs.watchers import Watchers
+from app.jobs.system import JobLimits, JobSystem
 from tests.support.fake_transcriber import FakeTranscriber
 from tests.support.uptime import FakeUptime
 from tests.support.waiting import eventually
@@ -41,6 +28,15 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from app.jobs.deliveries import Deliveries
+    from app.jobs.estimate import Estimate
+    from app.jobs.ledger import Ledger
+    from app.jobs.pipeline import Pipeline
+    from app.jobs.recovery import Recovery
+    from app.jobs.runner import Runner
+    from app.jobs.spool import Spool
+    from app.jobs.sweeper import Sweeper
 
 AUDIO = b"RIFF and so on"
 
@@ -168,23 +164,18 @@ async def open_rig(
     max_age_seconds: float = 0.0,
     journal: Journal | None = None,
     uptime: FakeUptime | None = None,
+    now: Callable[[], float] = time.time,
     forget: bool = True,
 ) -> AsyncIterator[Rig]:
     """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
     ``forget`` everything stays as it is at the end, for another rig in the same folder."""
     journal, uptime = journal or NoJournal(), uptime or FakeUptime()
-    spool = Spool(root)
-    await asyncio.to_thread(spool.open)
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    clock, policy = Clock(sleep=sleep, random=lambda: 0.5), RetryPolicy(attempts=attempts)
-    registry, estimate, transcriber = RecordingRegistry(), Estimate(permits=permits), FakeTranscriber(permits=permits)
-    ledger = Ledger(registry, journal)
-    retention = Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0, uptime=uptime)
-    endings = Endings(JobViews(registry, retention, estimate), uptime)
+    registry, transcriber = RecordingRegistry(), FakeTranscriber(permits=permits)
     deaths: list[BaseException] = []
     async with open_client(
         allowed=AllowedHosts.parse("127.0.0.1"),
@@ -194,83 +185,50 @@ async def open_rig(
         max_connections=100,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     ) as client:
-        uploader = PresignedUploader(client, policy=policy, total_timeout_seconds=60.0, clock=clock)
-        sender = WebhookSender(client, SECRET, policy=policy, total_timeout_seconds=60.0, clock=clock)
-        pipeline = Pipeline(
-            registry=registry,
-            ledger=ledger,
-            spool=spool,
+        jobs = JobSystem(
+            root,
             transcriber=transcriber,
-            downloader=AudioDownloader(
-                client, policy=policy, total_timeout_seconds=60.0, max_bytes=1_000_000, clock=clock
-            ),
-            estimate=estimate,
-            watchers=Watchers(),
-            endings=endings,
+            client=client,
+            journal=journal,
             uptime=uptime,
-        )
-        deliveries = Deliveries(
-            registry=registry,
-            ledger=ledger,
-            destinations=[
-                Bucket(spool=spool, uploader=uploader, endings=endings),
-                WebhookReceiver(sender=sender),
-            ],
+            clock=Clock(sleep=sleep, now=now, random=lambda: 0.5),
+            policy=RetryPolicy(attempts=attempts),
             schedule=RoundSchedule(max_age_seconds=max_age_seconds),
-            uptime=uptime,
-            clock=clock,
-            at_once=64,
+            webhook_secret=SECRET,
+            limits=JobLimits(
+                permits=permits, queued=max_queued, file_bytes=1_000_000, upload_seconds=60.0, download_seconds=60.0
+            ),
             on_death=deaths.append,
-        )
-        runner = Runner(
             registry=registry,
-            ledger=ledger,
-            spool=spool,
-            pipeline=pipeline,
-            deliveries=deliveries,
-            endings=endings,
-            estimate=estimate,
-            uptime=uptime,
-            max_queued=max_queued,
-            on_death=deaths.append,
         )
+        await asyncio.to_thread(jobs.spool.open)
         rig = Rig(
             root=root,
             registry=registry,
-            ledger=ledger,
-            spool=spool,
+            ledger=jobs.ledger,
+            spool=jobs.spool,
             transcriber=transcriber,
-            estimate=estimate,
-            pipeline=pipeline,
-            deliveries=deliveries,
-            runner=runner,
-            recovery=Recovery(
-                registry=registry,
-                ledger=ledger,
-                journal=journal,
-                spool=spool,
-                pipeline=pipeline,
-                deliveries=deliveries,
-                runner=runner,
-                uptime=uptime,
-                clock=clock,
-            ),
-            sweeper=Sweeper(registry=registry, runner=runner, ledger=ledger, journal=journal, retention=retention),
+            estimate=jobs.estimate,
+            pipeline=jobs.pipeline,
+            deliveries=jobs.deliveries,
+            runner=jobs.runner,
+            recovery=jobs.recovery,
+            sweeper=jobs.sweeper,
             uptime=uptime,
             waits=waits,
             deaths=deaths,
         )
-        running = asyncio.create_task(deliveries.run())
+        running = asyncio.create_task(jobs.deliveries.run())
         try:
-            await rig.recovery.restore()
+            await jobs.recovery.restore()
             yield rig
         finally:
             for job in registry.everything():
                 if forget:
-                    await runner.forget(job.id)
+                    await jobs.runner.forget(job.id)
                 else:
-                    await runner.stop(job.id)
+                    await jobs.runner.stop(job.id)
             running.cancel()
             await asyncio.wait([running])
             await asyncio.to_thread(journal.close)
-    await asyncio.to_thread(spool.close)
+    await asyncio.to_thread(jobs.spool.close)

@@ -58,7 +58,7 @@ def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
     watch = Watch()
     estimate = Estimate(permits=3, clock=watch)
     assert estimate.speed is None
-    assert estimate.seconds_left(60.0, []) is None
+    assert estimate.backlog([60.0]).seconds_left(60.0) is None
     for _ in range(3):
         with estimate.at_work(), estimate.at_work():
             watch.now += 10
@@ -73,10 +73,10 @@ def test_requests_take_turns_so_a_short_one_waits_for_little_of_a_long_one() -> 
     with estimate.at_work():
         watch.now += 1
         estimate.transcribed(10.0)
-    assert estimate.seconds_left(5.0, [3600.0, 3600.0]) == pytest.approx(1.5)
-    assert estimate.seconds_left(3600.0, [5.0]) == pytest.approx(360.5)
+    assert estimate.backlog([5.0, 3600.0, 3600.0]).seconds_left(5.0) == pytest.approx(1.5)
+    assert estimate.backlog([5.0, 3600.0]).seconds_left(3600.0) == pytest.approx(360.5)
     estimate.finished(4.0, 40.0)
-    assert estimate.seconds_left(None, [None]) == pytest.approx(8.0)
+    assert estimate.backlog([None, None]).seconds_left(None) == pytest.approx(8.0)
 
 
 def test_recent_speed_counts_more() -> None:

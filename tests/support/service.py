@@ -88,7 +88,7 @@ class Running:
     async def finished(self, job_id: str) -> dict[str, Any]:
         """The job at its end, its failure document delivered or not."""
         job = await self.until(job_id, "completed", "failed", "cancelled")
-        await eventually(lambda: not self.service.runner.is_running(job_id), seconds=60)
+        await eventually(lambda: not self.service.jobs.runner.is_running(job_id), seconds=60)
         return await self.job(job_id) if job["status"] != "cancelled" else job
 
 

@@ -1,0 +1,124 @@
+"""The program as an operator runs it, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+ROOT: Final = Path(__file__).parents[2]
+PROGRAM: Final = (sys.executable, "-m", "app")
+
+_SECONDS: Final = 60
+
+
+def free_port() -> str:
+    """A port of the loopback that nobody listens on, for ``PORT``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+class Program:
+    """``python -m app``, or another ``command``, with a client for it. Its output goes to ``log`` in ``folder``."""
+
+    def __init__(self, folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> None:
+        environment.setdefault("PORT", free_port())
+        self.log = folder / "log"
+        inherited = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "LD_"))}
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={
+                    **inherited,
+                    "PYTHONPATH": str(ROOT),
+                    "HOME": str(folder),
+                    "WHISPER_MODEL": "demo",
+                    "URL_ALLOWED_HOSTS": "127.0.0.1",
+                    **environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}", trust_env=False, timeout=30)
+
+    def until_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return self.client.get("/health/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        self.eventually(is_ready, pause=0.05)
+
+    def submit(self, file: Path, **fields: str) -> str:
+        with file.open("rb") as audio:
+            accepted = self.client.post("/v1/audio/transcriptions", files={"file": audio}, data=fields)
+        assert accepted.status_code == 200, accepted.text
+        return str(accepted.json()["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
+        return job
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """All jobs by their ids."""
+        found: dict[str, dict[str, Any]] = {}
+        more: dict[str, str] = {}
+        while page := self.client.get("/v1/jobs", params={"limit": "1000", **more}).json()["jobs"]:
+            found |= page
+            more = {"after": list(page)[-1]}
+        return found
+
+    def until(self, job_id: str, status: str) -> dict[str, Any]:
+        self.eventually(lambda: self.job(job_id)["status"] == status)
+        return self.job(job_id)
+
+    def eventually(self, condition: Callable[[], bool], *, seconds: float = _SECONDS, pause: float = 0.01) -> None:
+        """Returns once ``condition()`` is true; fails after ``seconds``, with the log."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(pause)
+
+    def ends_with(self, seconds: float = 150) -> int:
+        return self.process.wait(seconds)
+
+    def stop(self) -> int:
+        """Ends it as an operator does; gives the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.ends_with()
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def program(folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> Iterator[Program]:
+    running = Program(folder, command, **environment)
+    try:
+        yield running
+    finally:
+        running.close()
