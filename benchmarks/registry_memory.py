@@ -31,7 +31,7 @@ def _bytes_per_job(*, with_url: bool) -> float:
     registry = Registry()
     tracemalloc.start()
     for number in range(JOBS):
-        job = _job(number, with_url=with_url)
+        job = made_job(number, with_url=with_url)
         registry.add(job)
         for change in (_processed, _delivered, _completed):
             registry.update(job.id, change)
@@ -44,7 +44,7 @@ def _url(number: int) -> str:
     return f"https://bucket.s3.amazonaws.com/transcripts/{number:06d}.json?{QUERY}"
 
 
-def _job(number: int, *, with_url: bool) -> Job:
+def made_job(number: int, *, with_url: bool) -> Job:
     rendering = Rendering(format=ResponseFormat.DOCUMENT)
     return Job(
         id=str(uuid.uuid4()),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.api.fields import Fields, json_value
 from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
@@ -151,11 +152,7 @@ class SubmissionReader:
         """
         if not body.strip():
             return None
-        value = json_value("The body", body.decode("utf-8", "replace"))
-        if not isinstance(value, dict):
-            raise InvalidRequest(
-                f'The body is not allowed: send a JSON object such as {{"{_UPLOAD_URL}": "https://…"}}.'
-            )
+        value = _json_object(body)
         given, headers = value.get(_UPLOAD_URL), value.get("upload_headers", {})
         if given is None:
             return None
@@ -183,6 +180,18 @@ class SubmissionReader:
                 param=_WEBHOOK_URL,
             )
         return self._rules.check(given, param=_WEBHOOK_URL)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest(
+            f'The body is not a JSON object: send one such as {{"{_UPLOAD_URL}": "https://…"}}, or none at all.'
+        )
+    return value
 
 
 def _ignored(fields: Fields) -> list[str]:
