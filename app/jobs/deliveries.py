@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.delivery.retry import RoundSchedule
     from app.domain.job import Job
     from app.jobs.destinations import Destination
+    from app.jobs.endings import Change
     from app.jobs.ledger import Ledger
     from app.jobs.registry import Registry
     from app.jobs.uptime import Uptime
@@ -157,7 +158,7 @@ class Deliveries:
             current_job.set(CurrentJob(job.id, job.accepted_at))
             error = await caught(self._send(job, destination, state))
             if error is None:
-                _log_end(await self._ledger.commit_patiently(job_id, destination.delivered()), destination)
+                await self._deliver(job_id, destination)
             elif isinstance(error, DeliveryFailed) and error.retryable and not self._is_too_old(state):
                 await self._put_off(job_id, destination, error)
             elif not isinstance(error, _TooEarly):
@@ -180,6 +181,10 @@ class Deliveries:
     def _is_too_old(self, state: Delivery) -> bool:
         return self._uptime.seconds - state.since >= self._schedule.max_age_seconds
 
+    async def _deliver(self, job_id: str, destination: Destination) -> None:
+        job = await self._ledger.commit_patiently(job_id, _if_due(destination, destination.delivered()))
+        _log_end(job, destination)
+
     async def _put_off(self, job_id: str, destination: Destination, error: DeliveryFailed) -> None:
         message, uptime, now = message_of(error), self._uptime.seconds, self._clock.now()
         rounds = 1 + (destination.due(self._registry.get(job_id)) or Delivery()).rounds
@@ -199,10 +204,7 @@ class Deliveries:
         logger.info("🔄 Job %s: next round of %s attempts in %.0fs, at %s", job_id, destination.name, wait, at)
 
     async def _give_up(self, job: Job, destination: Destination, error: Exception) -> None:
-        change = destination.given_up(error)
-        after = await self._ledger.commit_patiently(
-            job.id, lambda job: change(job) if destination.due(job) is not None else job
-        )
+        after = await self._ledger.commit_patiently(job.id, _if_due(destination, destination.given_up(error)))
         if job.is_active and after.status is JobStatus.FAILED:
             log_failure(job, error, message_of(error))
         else:
@@ -236,6 +238,11 @@ class _Noted:
 
         with suppress(UnknownJob):
             self._registry.update(self._job_id, change)
+
+
+def _if_due(destination: Destination, change: Change) -> Change:
+    """The change, but for a job that was cancelled meanwhile."""
+    return lambda job: change(job) if destination.due(job) is not None else job
 
 
 def _log_end(job: Job, destination: Destination) -> None:
