@@ -31,7 +31,10 @@ PORT: Final = 8000
 START_SECONDS: Final = 90.0
 JOB_SECONDS: Final = 120.0
 #: Settings of the operator that would make another server of this one.
-FOREIGN: Final = ("API_KEYS", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS")
+FOREIGN: Final = (
+    *("API_KEYS", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS"),
+    *("SPOOL_MAX_BYTES", "SPOOL_MIN_FREE_BYTES"),
+)
 
 
 class DemoFailed(Exception):

@@ -12,12 +12,16 @@ from typing import Any, Final
 
 import pytest
 
+from app.delivery.retry import RoundSchedule
+from app.domain.job import TRANSITIONS
+from app.main import create_app
 from app.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README: Final = ROOT / "README.md"
 TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
+JOBS: Final = ROOT / "docs" / "jobs.md"
 EXAMPLE: Final = ROOT / ".env.example"
 
 #: The variables of the environment that are this service's own.
@@ -33,13 +37,6 @@ ELSEWHERE: Final = frozenset(
     | {"PRELOAD_MODELS", "STT_MODEL_TTL", "SUBTITLE_HIGHLIGHT_WORDS", "SUBTITLE_MAX_LINE_COUNT"}
     | {"SUBTITLE_MAX_LINE_WIDTH", "UVICORN_HOST", "UVICORN_PORT"}
 )
-#: What the README says is to come.
-PROMISED: Final = frozenset(
-    {
-        "DELIVERY_MAX_AGE_SECONDS",
-        "WEBHOOK_SECRET",
-    }
-)
 #: Made when the service or a program runs, so not in the repository.
 MADE_LATER: Final = (".env", ".venv", "build", "data")
 
@@ -49,6 +46,10 @@ _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN: Final = re.compile(r"`([^`\n]+)`")
 _LINK: Final = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+_ROUTE: Final = re.compile(r"(GET|POST|PUT|DELETE) (/[^\s?]*)(?:\?\S*)?")
+_TRANSITION: Final = re.compile(r"^\| `(\w+)` \| `(\w+)` \|", re.MULTILINE)
+_ROUND: Final = re.compile(r"^\| (\d+)(?: and more)? \| (\d+) (s|min|h) \|$", re.MULTILINE)
+_UNITS: Final = {"s": 1, "min": 60, "h": 3600}
 _PATH: Final = re.compile(r"(?:\.?/)?[\w.-]+(?:/[\w.-]+)*/?")
 
 
@@ -73,7 +74,10 @@ def prose(text: str) -> str:
 
 def meaning(written: dict[str, str]) -> dict[str, Any]:
     """What the service makes of values as they are written down."""
-    given: dict[str, Any] = {name.lower(): value for name, value in written.items()}
+    nothing = {name.lower() for name, default in defaults(frozenset(written)).items() if default is None}
+    given: dict[str, Any] = {
+        name.lower(): None if not value and name.lower() in nothing else value for name, value in written.items()
+    }
     read = Settings(_env_file=None, **given)
     return {name: getattr(read, name.lower()) for name in written}
 
@@ -88,6 +92,24 @@ def named_variables(text: str) -> set[str]:
     code = "\n".join(block for _, block in _BLOCK.findall(text))
     set_there = set(re.findall(r"(?:^|(?<=[\s(]))([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)=", code, re.MULTILINE))
     return {name for name in spans if _VARIABLE.fullmatch(name)} | set_there
+
+
+def named_routes(text: str) -> set[tuple[str, str]]:
+    """Methods and paths in code spans, their parameters left open."""
+    found = (_ROUTE.fullmatch(span) for span in _SPAN.findall(prose(text)))
+    return {(match[1], _open(match[2])) for match in found if match}
+
+
+def _open(path: str) -> str:
+    return re.sub(r"\{\w+(?::\w+)?\}|<\w+>", "{}", path)
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
+    settings = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("data"))
+    app = create_app(settings, stop=lambda _: None)
+    described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    return {(method, _open(path)) for method, path in described | {("GET", "/docs"), ("GET", "/openapi.json")}}
 
 
 def anchors(text: str) -> set[str]:
@@ -145,14 +167,50 @@ def test_timeout_document_begins_with_transcription_having_none() -> None:
     assert first.startswith("**Transcription has no timeout in any mode: it runs as long as it needs.**")
 
 
-def test_what_is_not_available_yet_is_not_a_setting() -> None:
-    assert named_variables(section(text_of(README), "Not available yet")) >= PROMISED
-    assert not PROMISED & SETTINGS
+def test_timeout_document_has_the_waits_between_rounds() -> None:
+    waits = _ROUND.findall(section(text_of(TIMEOUTS), "Rounds"))
+    assert [int(number) for number, _, _ in waits] == list(range(1, len(waits) + 1))
+    assert tuple(int(number) * _UNITS[unit] for _, number, unit in waits) == RoundSchedule().waits
+
+
+def test_jobs_document_has_every_transition_and_no_other() -> None:
+    written = _TRANSITION.findall(section(text_of(JOBS), "States"))
+    assert sorted(written) == sorted(
+        (here.value, there.value) for here, others in TRANSITIONS.items() for there in others
+    )
+
+
+def test_jobs_document_draws_every_status() -> None:
+    (drawing,) = (block for _, block in _BLOCK.findall(section(text_of(JOBS), "States")))
+    assert {status for status in TRANSITIONS if status.value not in drawing} == set()
+
+
+def test_what_is_not_available_yet_is_neither_a_setting_nor_a_route(routes: set[tuple[str, str]]) -> None:
+    promised = section(text_of(README), "Not available yet")
+    assert named_variables(promised) & SETTINGS == set()
+    assert named_routes(promised)
+    assert named_routes(promised) & routes == set()
+
+
+# docs/migration.md names those of other services.
+@pytest.mark.parametrize(
+    "document", [one for one in DOCUMENTS if one.name != "migration.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_documents_name_no_route_that_does_not_exist(document: Path, routes: set[tuple[str, str]]) -> None:
+    text = text_of(document)
+    if document == README:
+        text = text.replace(section(text, "Not available yet"), "")
+    assert named_routes(text) - routes == set()
+
+
+def test_the_documents_name_the_routes_that_they_are_known_to_name() -> None:
+    """The search above finds something."""
+    assert ("POST", "/v1/jobs/{}/redeliver") in named_routes(text_of(JOBS)) & named_routes(text_of(TIMEOUTS))
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_no_variable_that_does_not_exist(document: Path) -> None:
-    unknown = named_variables(text_of(document)) - SETTINGS - FOREIGN - PROMISED
+    unknown = named_variables(text_of(document)) - SETTINGS - FOREIGN
     if document.name == "migration.md":
         unknown -= ELSEWHERE
     assert {name for name in unknown if not name.startswith("AWS_")} == set()

@@ -19,7 +19,7 @@ from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
 from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
 from app.api.streams import client_gone
-from app.domain.errors import InvalidRequest
+from app.domain.errors import DiskFull, InvalidRequest
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.transcript import Task
 from app.jobs.threads import to_its_end
@@ -122,6 +122,9 @@ class Transcriptions:
                 job = resend.joined(received.form_digest) or await self._registered(
                     received, resend, has_place=not known
                 )
+        except DiskFull as exc:
+            logger.warning("⚠️ A request was refused: %s", exc)
+            raise
         finally:
             if not self.registry.knows(job_id):
                 await to_its_end(self.spool.discard, job_id)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +20,13 @@ class CurrentJob:
 
 
 current_job: ContextVar[CurrentJob | None] = ContextVar("current_job", default=None)
+
+
+@contextmanager
+def speaking_of(job: CurrentJob) -> Iterator[None]:
+    """What is logged inside is about ``job``, whichever task does it."""
+    token = current_job.set(job)
+    try:
+        yield
+    finally:
+        current_job.reset(token)

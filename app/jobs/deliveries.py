@@ -160,7 +160,7 @@ class Deliveries:
             if error is None:
                 await self._deliver(job_id, destination)
             elif isinstance(error, DeliveryFailed) and error.retryable and not self._is_too_old(state):
-                await self._put_off(job_id, destination, error)
+                await self._put_off(job_id, destination, state, error)
             elif not isinstance(error, _TooEarly):
                 await self._give_up(job, destination, error)
 
@@ -168,7 +168,8 @@ class Deliveries:
         destination.check(job, now=self._clock.now())
         if state.rounds and self._is_too_old(state):
             raise DeliveryFailed(
-                f"{state.last_error}; given up after {state.attempts} attempts in {state.rounds} rounds",
+                f"{state.last_error}; given up after {state.attempts} attempts in {state.rounds} "
+                f"round{'s' if state.rounds > 1 else ''}",
                 attempts=state.attempts,
                 retryable=False,
             )
@@ -176,6 +177,8 @@ class Deliveries:
             raise _TooEarly
         if destination.name == "upload":
             logger.info("📤 Job %s: Uploading results to user URL...", job.id)
+        else:
+            logger.info("🔔 Job %s: Telling its webhook...", job.id)
         await destination.send(job, _Noted(self._registry, job.id, destination, state.attempts))
 
     def _is_too_old(self, state: Delivery) -> bool:
@@ -185,23 +188,33 @@ class Deliveries:
         job = await self._ledger.commit_patiently(job_id, _if_due(destination, destination.delivered()))
         _log_end(job, destination)
 
-    async def _put_off(self, job_id: str, destination: Destination, error: DeliveryFailed) -> None:
+    async def _put_off(self, job_id: str, destination: Destination, state: Delivery, error: DeliveryFailed) -> None:
         message, uptime, now = message_of(error), self._uptime.seconds, self._clock.now()
-        rounds = 1 + (destination.due(self._registry.get(job_id)) or Delivery()).rounds
+        rounds = state.rounds + 1
         wait = error.retry_after_seconds or self._schedule.wait_after(rounds, random=self._clock.random)
+        comes = wait < self._time_left(state, uptime=uptime, now=now)
 
         def change(job: Job) -> Job:
-            state = destination.due(job)
-            if state is None:  # cancelled meanwhile
-                return job
             later = replace(
-                state, rounds=rounds, next_round=uptime + wait, next_attempt_at=now + wait, last_error=message
+                destination.due(job) or state,
+                rounds=rounds,
+                next_round=uptime + wait,
+                next_attempt_at=now + wait if comes else None,
+                last_error=message,
             )
             return destination.with_state(job, later)
 
-        await self._ledger.commit_patiently(job_id, change)
-        at = datetime.fromtimestamp(now + wait, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        logger.info("🔄 Job %s: next round of %s attempts in %.0fs, at %s", job_id, destination.name, wait, at)
+        await self._ledger.commit_patiently(job_id, _if_due(destination, change))
+        if comes:
+            at = datetime.fromtimestamp(now + wait, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            logger.info("🔄 Job %s: next round of %s attempts in %.0fs, at %s", job_id, destination.name, wait, at)
+        else:
+            logger.info("Job %s: no further round of %s attempts fits in", job_id, destination.name)
+
+    def _time_left(self, state: Delivery, *, uptime: float, now: float) -> float:
+        """Seconds until the delivery is given up."""
+        left = state.since + self._schedule.max_age_seconds - uptime
+        return left if state.expires_at is None else min(left, state.expires_at - now)
 
     async def _give_up(self, job: Job, destination: Destination, error: Exception) -> None:
         after = await self._ledger.commit_patiently(job.id, _if_due(destination, destination.given_up(error)))

@@ -106,7 +106,7 @@ class Bucket:
         has_expired = isinstance(error.__cause__, RefusedUrl)
 
         def change(job: Job) -> Job:
-            if has_expired:
+            if has_expired or not job.has_result:  # nothing will be delivered there any more
                 job = job.changed(upload=job.upload and job.upload.erased())
             return failed(job) if job.is_active else job.changed(delivery=given_up(job.delivery, error))
 

@@ -46,7 +46,12 @@ class Endings:
     def _failing(self, error: Exception, state: Callable[[Job], Delivery | None]) -> Change:
         return self._ending(
             JobStatus.FAILED,
-            lambda job: job.changed(delivery=state(job), error=message_of(error), error_type=type(error).__name__),
+            lambda job: job.changed(
+                delivery=state(job),
+                error=message_of(error),
+                error_type=type(error).__name__,
+                source_url=job.source_url and "",
+            ),
         )
 
     def _ending(self, status: JobStatus, prepared: Change) -> Change:

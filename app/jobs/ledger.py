@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -83,7 +84,7 @@ class Ledger:
             before = self._registry.get(job_id)
             job = change(before)
             if job is not before and not job.synchronous:
-                await self._journal.write(job)
+                await self._journal.write(replace(job, revision=before.revision + 1))  # as the registry counts
             return self._registry.update(job_id, change)
 
     async def _forget(self, job_id: str) -> None:

@@ -8,6 +8,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from app.domain.current import CurrentJob, speaking_of
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.job import Delivery, Job, JobStatus, Progress
 from app.jobs.ledger import FULL_DISK_SECONDS
@@ -111,7 +112,7 @@ class Pipeline:
                 f"The service died each of the {job.attempts} times that it worked on this file, which is not tried "
                 "again: convert the file, or have the server's operator look into its log."
             )
-        listener = _Progress(job.id, self._registry, self._ledger, self._estimate, self._watchers)
+        listener = _Progress(job, self._registry, self._ledger, self._estimate, self._watchers)
         async with self._alone_if_suspect(job):
             try:
                 with self._estimate.at_work():
@@ -191,8 +192,9 @@ class _Transcribed:
 class _Progress(Listener):
     """Writes down in the registry how the transcription goes; what comes after the job's end is not heard."""
 
-    def __init__(self, job_id: str, registry: Registry, ledger: Ledger, estimate: Estimate, watchers: Watchers) -> None:
-        self.job_id = job_id
+    def __init__(self, job: Job, registry: Registry, ledger: Ledger, estimate: Estimate, watchers: Watchers) -> None:
+        self.job_id = job.id
+        self._current = CurrentJob(job.id, job.accepted_at)
         self.has_started = False
         self._watchers = watchers
         self._registry = registry
@@ -225,8 +227,9 @@ class _Progress(Listener):
             return
         if self._first_permit is None:
             self._first_permit = time.monotonic()
-        logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self.job_id)
-        logger.log(level, "🎙️ Job %s: Starting transcription...", self.job_id)
+        with speaking_of(self._current):  # this is called by the model's task
+            logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self.job_id)
+            logger.log(level, "🎙️ Job %s: Starting transcription...", self.job_id)
         self._change(_on_the_model)
 
     def on_window(self, window: FinishedWindow) -> None:

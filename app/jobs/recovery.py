@@ -102,7 +102,9 @@ class Recovery:
 
     def _read(self) -> tuple[Sequence[Job], set[str]]:
         jobs = self._journal.open()
-        self._spool.sweep({job.id for job in jobs})
+        unknown = self._spool.sweep({job.id for job in jobs})
+        if unknown:
+            logger.warning("Removed what was left of %d submissions that had not been accepted", unknown)
         with_result = {job.id for job in jobs if self._spool.has_result(job.id)}
         for job in jobs:
             if job.id in with_result or not job.is_active:
@@ -111,6 +113,8 @@ class Recovery:
 
     def _put_right(self, job: Job, *, has_result: bool) -> Job:
         """The job as it stands now that its process has ended."""
+        if job.is_active:  # nobody has seen a later revision
+            job = job.changed(revision=max(job.revision + 1, int(1000 * self._clock.now())))
         if job.is_active and not (job.has_result and has_result):
             return job.requeued().changed(has_result=False)
         return job.changed(

@@ -286,7 +286,7 @@ def _check_redeliverable(job: Job, upload: Upload | None, *, now: float) -> None
             code="job_not_ended",
         )
     if job.status is JobStatus.CANCELLED:
-        raise InvalidRequest(f"Job {job.id} was cancelled: submit it again.", code="no_result")
+        raise InvalidRequest(f"Job {job.id} was cancelled: submit it again.", code="job_cancelled")
     if not job.has_result:
         raise InvalidRequest(f"Job {job.id} has no result that could be delivered: submit it again.", code="no_result")
     if upload is None or not upload.is_kept or (upload.expires_at is not None and upload.expires_at <= now):

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _RETRY_SECONDS: Final = 60
 
 
-def disk_full(*, retry_after_seconds: float = _RETRY_SECONDS) -> DiskFull:
-    return DiskFull(
-        "The server has no disk space left for this request: try again later, or have its operator free some.",
-        retry_after_seconds=math.ceil(retry_after_seconds),
-    )
+NO_SPACE: Final = "The server has no disk space left for this request: try again later, or have its operator free some."
+
+
+def disk_full(message: str = NO_SPACE, *, retry_after_seconds: float = _RETRY_SECONDS) -> DiskFull:
+    return DiskFull(message, retry_after_seconds=math.ceil(retry_after_seconds))
 
 
 @contextmanager
@@ -76,10 +76,12 @@ class Space:
                 return
             more = size - self._claimed.get(job_id, 0)
             if self._max_bytes and sum(self._claimed.values()) + more > self._max_bytes:
-                raise self._no_room()
+                raise self._no_room(
+                    f"The server holds as much audio as SPOOL_MAX_BYTES={self._max_bytes} allows: try again later."
+                )
             outstanding = sum(self._claimed.values()) - sum(self._written.values())
             if _free_bytes(self._folder) - outstanding - more < self._min_free_bytes:
-                raise self._no_room()
+                raise self._no_room(NO_SPACE)
             self._claimed[job_id] = size
 
     def written(self, job_id: str, size: int) -> None:
@@ -99,10 +101,10 @@ class Space:
             self._claimed.pop(job_id, None)
             self._written.pop(job_id, None)
 
-    def _no_room(self) -> DiskFull:
+    def _no_room(self, message: str) -> DiskFull:
         if self._next_free_seconds is None or not any(self._claimed.values()):
-            return disk_full()
-        return disk_full(retry_after_seconds=self._next_free_seconds())
+            return disk_full(message)
+        return disk_full(message, retry_after_seconds=self._next_free_seconds())
 
 
 def _free_bytes(folder: Path) -> int:

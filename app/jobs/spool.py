@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 #: What is received is synced each time so much has come, so that little is left to sync before the answer.
 _SYNC_BYTES: Final = 8 * 1024 * 1024
+_JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SpoolInUse(ServiceError):
@@ -100,17 +102,22 @@ class Spool:
             os.close(self._lock)
             self._lock = None
 
-    def sweep(self, known: Collection[str]) -> None:
-        """Removes what an earlier process left: folders of no ``known`` job, and files that were not finished."""
+    def sweep(self, known: Collection[str]) -> int:
+        """Removes what an earlier process left: folders of no ``known`` job, whose number it gives, and files that were
+        not finished. What is not named like a job is nobody's of ours, and stays."""
+        removed = 0
         for folder in self._jobs.iterdir():
             if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
+                if _JOB_ID.fullmatch(folder.name):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
                 continue
             for path in folder.iterdir():
                 if path not in (self.audio(folder.name), self._result(folder.name)):
                     path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self.space.settle(folder.name, self.audio(folder.name).stat().st_size)
+        return removed
 
     def audio(self, job_id: str) -> Path:
         """Where the audio lies as it was received, once it is whole."""

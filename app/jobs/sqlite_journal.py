@@ -42,6 +42,8 @@ _MOST_TOGETHER: Final = 512
 #: The log is emptied when nothing has come for so long, and after so many commits in any case.
 _IDLE_SECONDS: Final = 1.0
 _COMMITS_BETWEEN_CHECKPOINTS: Final = 1000
+#: How long a commit waits for somebody who looks into the file.
+_BUSY_MILLISECONDS: Final = 30_000
 #: Below this much free space an error of the disk is taken for a full one.
 _NEARLY_FULL_BYTES: Final = 1 << 20
 
@@ -65,6 +67,7 @@ class SqliteJournal:
         self._changes: SimpleQueue[_Change | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._writer: threading.Thread | None = None
+        self._taking = threading.Lock()
         self._since_checkpoint = 0
         self.transactions = 0
 
@@ -72,7 +75,7 @@ class SqliteJournal:
         """See :meth:`Journal.open`."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(connection)
                 jobs = self._read(connection)
@@ -90,7 +93,13 @@ class SqliteJournal:
         return jobs
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        for pragma in ("secure_delete=ON", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304"):
+        for pragma in (
+            "secure_delete=ON",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "journal_size_limit=4194304",
+            f"busy_timeout={_BUSY_MILLISECONDS}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
@@ -121,18 +130,21 @@ class SqliteJournal:
 
     def close(self) -> None:
         """See :meth:`Journal.close`."""
-        if self._writer is None or self._connection is None:
-            return
-        self._changes.put(_Change(_BEAT, (self._uptime.seconds,)))
-        self._changes.put(None)
-        self._writer.join()
+        with self._taking:  # nothing comes after the last change, where nobody would write it
+            writer, self._writer = self._writer, None
+            if writer is None or self._connection is None:
+                return
+            self._changes.put(_Change(_BEAT, (self._uptime.seconds,)))
+            self._changes.put(None)
+        writer.join()
         self._connection.close()
-        self._writer = self._connection = None
+        self._connection = None
 
     async def _durably(self, change: _Change) -> None:
-        if self._writer is None:
-            raise JournalFailed("The journal is closed.")
-        self._changes.put(change)
+        with self._taking:
+            if self._writer is None:
+                raise JournalFailed("The journal is closed.")
+            self._changes.put(change)
         await asyncio.wrap_future(change.durable)
 
     def _write_forever(self) -> None:
@@ -177,9 +189,15 @@ class SqliteJournal:
             _resolve(change.durable, None)
 
     def _empty_log(self, connection: sqlite3.Connection) -> None:
-        with suppress(sqlite3.Error):  # then the log stays as it is until the next time
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._since_checkpoint = 0
+        """Where somebody reads the journal meanwhile, this is tried again a moment later."""
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            busy = True
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+        if not busy:
+            self._since_checkpoint = 0
 
     def _renamed(self, exc: sqlite3.Error) -> DiskFull | JournalFailed:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
