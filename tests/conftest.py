@@ -21,6 +21,29 @@ if TYPE_CHECKING:
 SAMPLES = Path(__file__).parent.parent / "samples"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="run what takes minutes, and more often what is left to chance"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes its time; skipped without --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes its time: --long runs it"))
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for more."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

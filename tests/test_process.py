@@ -3,97 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from app.__main__ import listen
 from tests.support.fault_server import answer, fault_server_in_thread
+from tests.support.program import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parent.parent
-
-
-class Program:
-    """``python -m app`` with a client for it."""
-
-    def __init__(self, folder: Path, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.log = folder / "log"
-        inherited = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "LD_"))}
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app"],
-                cwd=folder,
-                env={
-                    **inherited,
-                    "PYTHONPATH": str(ROOT),
-                    "HOME": str(folder),
-                    "WHISPER_MODEL": "demo",
-                    "PORT": str(port),
-                    "URL_ALLOWED_HOSTS": "127.0.0.1",
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
-
-    def until_ready(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if self.client.get("/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
-
-    def submit(self, file: Path, **fields: str) -> str:
-        with file.open("rb") as audio:
-            accepted = self.client.post("/v1/audio/transcriptions", files={"file": audio}, data=fields)
-        assert accepted.status_code == 200, accepted.text
-        return str(accepted.json()["job_id"])
-
-    def until(self, job_id: str, status: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            job: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
-            if job["status"] == status:
-                return job
-            time.sleep(0.01)
-        raise AssertionError(job)
-
-    def ends_with(self, seconds: float = 150) -> int:
-        return self.process.wait(seconds)
-
-
-@contextmanager
-def program(folder: Path, **environment: str) -> Iterator[Program]:
-    running = Program(folder, **environment)
-    try:
-        yield running
-    finally:
-        running.client.close()
-        if running.process.poll() is None:
-            running.process.kill()
-        running.process.wait()
+    from pathlib import Path
 
 
 def test_start_states_what_it_runs_with(tmp_path: Path) -> None:

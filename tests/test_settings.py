@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.delivery.targets import AllowedHosts
-from app.settings import Settings, WrongSettings, _sentence, settings_without_effect
+from app.settings import Settings, WrongSettings, _sentence
 
-#: The contract's table and aliases for models, without the two that this version does not know yet.
+#: The contract's table, aliases for models, and the bounds of the spool.
 DEFAULTS: Final[dict[str, Any]] = {
     "HOST": "127.0.0.1",
     "PORT": 8000,
@@ -31,12 +32,16 @@ DEFAULTS: Final[dict[str, Any]] = {
     "UPLOAD_CONNECT_TIMEOUT_SECONDS": 30,
     "UPLOAD_MAX_ATTEMPTS": 3,
     "DOWNLOAD_TIMEOUT_SECONDS": 3600,
+    "DELIVERY_MAX_AGE_SECONDS": 86400,
+    "WEBHOOK_SECRET": None,
     "SHUTDOWN_GRACE_SECONDS": 30,
     "JOB_RETENTION_SECONDS": 3600,
     "UNDELIVERED_RETENTION_SECONDS": 604800,
     "MAX_UPLOAD_BYTES": 2 * 1024**3,
     "MAX_AUDIO_SECONDS": 43200,
     "DATA_DIR": Path("data"),
+    "SPOOL_MAX_BYTES": 0,
+    "SPOOL_MIN_FREE_BYTES": 256 * 1024**2,
     "API_KEYS": (),
     "URL_ALLOWED_HOSTS": AllowedHosts(),
     "LOG_FORMAT": "console",
@@ -147,11 +152,18 @@ def test_several_wrong_values_give_a_sentence_each(monkeypatch: pytest.MonkeyPat
         ("UPLOAD_TIMEOUT_SECONDS", "0"),
         ("UPLOAD_TIMEOUT_SECONDS", "nan"),
         ("UPLOAD_MAX_ATTEMPTS", "0"),
+        ("DELIVERY_MAX_AGE_SECONDS", "-1"),
+        ("DELIVERY_MAX_AGE_SECONDS", "nan"),
+        ("DELIVERY_MAX_AGE_SECONDS", "a day"),
         ("SHUTDOWN_GRACE_SECONDS", "-1"),
         ("SHUTDOWN_GRACE_SECONDS", "nan"),
         ("JOB_RETENTION_SECONDS", "an hour"),
         ("JOB_RETENTION_SECONDS", "nan"),
         ("MAX_UPLOAD_BYTES", "2GB"),
+        ("SPOOL_MAX_BYTES", "-1"),
+        ("SPOOL_MAX_BYTES", "1000000"),
+        ("SPOOL_MIN_FREE_BYTES", "-1"),
+        ("SPOOL_MIN_FREE_BYTES", "1G"),
         ("LOG_LEVEL", "loud"),
         ("URL_ALLOWED_HOSTS", "http://minio.local"),
         ("URL_ALLOWED_HOSTS", "a b"),
@@ -277,13 +289,33 @@ def _sentences(error: ValidationError) -> str:
     return "\n".join(_sentence(entry) for entry in error.errors())
 
 
-def test_settings_that_come_later_are_named_where_somebody_has_set_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_spool_takes_at_least_the_largest_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, MAX_UPLOAD_BYTES="1000", SPOOL_MAX_BYTES="999")
+    assert sentence == (
+        "SPOOL_MAX_BYTES=999 is wrong: must be at least MAX_UPLOAD_BYTES, or 0 for no limit. Correct it in the "
+        "environment or in .env."
+    )
+    monkeypatch.setenv("SPOOL_MAX_BYTES", "1000")
+    assert Settings.load().spool_max_bytes == 1000
+
+
+@pytest.mark.parametrize("key", [b"sixteen bytes, 16", bytes(range(24)), bytes(range(64))])
+def test_webhook_secret_is_the_bytes_behind_its_prefix(key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", f" whsec_{base64.b64encode(key).decode()} ")
+    settings = Settings.load()
+    assert settings.webhook_secret is not None
+    assert settings.webhook_secret.key == key
+    for shown in (repr(settings), str(settings), repr(settings.webhook_secret)):
+        assert repr(key) not in shown
+        assert base64.b64encode(key).decode() not in shown
+
+
+@pytest.mark.parametrize("given", ["swordfish-swordfish-swordfish-swordfish", "whsec_c3dvcmRmaXNo", "whsec_swordfish!"])
+def test_wrong_webhook_secret_is_not_quoted_and_the_sentence_says_how_to_make_one(
+    given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert settings_without_effect() == []
-    (tmp_path / ".env").write_text("WEBHOOK_SECRET=whsec_x\nDELIVERY_MAX_AGE_SECONDS=\nWHISPER_MODELS=small\n")
-    monkeypatch.setenv("WHISPER_MODELS", "tiny")
-    assert settings_without_effect() == ["WEBHOOK_SECRET"]
-    monkeypatch.setenv("DELIVERY_MAX_AGE_SECONDS", "60")
-    assert settings_without_effect() == ["DELIVERY_MAX_AGE_SECONDS", "WEBHOOK_SECRET"]
+    (sentence,) = wrong(monkeypatch, WEBHOOK_SECRET=given)
+    assert sentence == (
+        "WEBHOOK_SECRET is wrong: must be whsec_ and the base64 of at least 16 random bytes; make one with "
+        "printf 'whsec_%s' \"$(head -c 32 /dev/urandom | base64 -w0)\". Correct it in the environment or in .env."
+    )

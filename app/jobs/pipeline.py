@@ -100,7 +100,11 @@ class Pipeline:
             async with self._downloads:
                 logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
                 self._change(job_id, progress=Progress.DOWNLOADING)
-                await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
+                try:
+                    await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
+                except DiskFull:
+                    await to_its_end(self._spool.discard_audio, job_id)  # or two halves may keep each other's room
+                    raise
                 durably = not self._registry.get(job_id).synchronous
                 await to_its_end(self._spool.keep_audio, job_id, durably=durably)
         await self._ledger.commit_patiently(job_id, lambda job: job.changed(source_url="", progress=Progress.WAITING))
@@ -120,17 +124,17 @@ class Pipeline:
                         self._spool.audio(job.id), job.options, listener=listener, awaited=job.synchronous
                     )
             except (DiskFull, asyncio.CancelledError):
-                await self._take_back(listener)
+                await self._take_back(job)
                 raise
             except FileNotFoundError as exc:
                 raise AudioLost("The audio of this job is not in DATA_DIR any more: submit it again.") from exc
         return _Transcribed(transcript, listener.seconds_on_model)
 
-    async def _take_back(self, listener: _Progress) -> None:
-        """The work has begun and was stopped, for no fault of the file's."""
-        if listener.has_started:
-            with suppress(DiskFull, UnknownJob):  # then it counts
-                await self._ledger.commit(listener.job_id, lambda job: job.changed(attempts=job.attempts - 1))
+    async def _take_back(self, before: Job) -> None:
+        """The work was stopped for no fault of the file's: where it had begun, that does not count."""
+        with suppress(DiskFull, UnknownJob):  # then it counts
+            if self._registry.get(before.id).attempts > before.attempts:
+                await self._ledger.commit(before.id, lambda job: job.changed(attempts=before.attempts))
 
     @asynccontextmanager
     async def _alone_if_suspect(self, job: Job) -> AsyncIterator[None]:
@@ -195,7 +199,6 @@ class _Progress(Listener):
     def __init__(self, job: Job, registry: Registry, ledger: Ledger, estimate: Estimate, watchers: Watchers) -> None:
         self.job_id = job.id
         self._current = CurrentJob(job.id, job.accepted_at)
-        self.has_started = False
         self._watchers = watchers
         self._registry = registry
         self._ledger = ledger
@@ -212,7 +215,6 @@ class _Progress(Listener):
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
         await self._ledger.commit_patiently(self.job_id, lambda job: job.changed(attempts=job.attempts + 1))
-        self.has_started = True
 
     def on_decoded(self, duration: float) -> None:
         self._change(lambda job: job.changed(audio_duration=duration))

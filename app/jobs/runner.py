@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.domain.job import Upload
     from app.jobs.deliveries import Deliveries
-    from app.jobs.endings import Endings
+    from app.jobs.endings import Change, Endings
     from app.jobs.estimate import Estimate
     from app.jobs.ledger import Ledger
     from app.jobs.pipeline import Pipeline
@@ -175,7 +175,11 @@ class Runner:
                 notification=None,
             )
 
+        return await carried_through(self._redeliver(job_id, change))
+
+    async def _redeliver(self, job_id: str, change: Change) -> Job:
         job = await self._ledger.commit(job_id, change)
+        await self._deliveries.stop(job_id)  # what is under way tells of the end before, not of the next
         self._deliveries.attend(job_id)
         return job
 

@@ -80,10 +80,12 @@ class Spool:
             ServiceError: the folder can't be made or written.
         """
         try:
+            new = [folder for folder in self._root.parents if not folder.exists()]
             self._root.parent.mkdir(parents=True, exist_ok=True)
             self._root.mkdir(mode=0o700, exist_ok=True)
             self._jobs.mkdir(mode=0o700, exist_ok=True)
-            sync_folder(self._root)
+            for folder in (self._root, self._root.parent, *(one.parent for one in new)):
+                sync_folder(folder)
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ServiceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +11,8 @@ import pytest
 from app.api.submission import Submission, SubmissionReader
 from app.delivery.targets import AllowedHosts, UrlRules
 from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
-from app.domain.formats import Granularity, ResponseFormat
+from app.domain.formats import Granularity, Rendering, ResponseFormat
+from app.domain.job import Job, Upload
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 from app.transcription.catalogue import Catalogue
 
@@ -30,18 +32,20 @@ def read(*, file: bool = True, models: Catalogue = MULTILINGUAL, **fields: str) 
     return read_form(fields, file=file, models=models)
 
 
-def read_form(fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL) -> Submission:
+def read_form(
+    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL, signs: bool = True
+) -> Submission:
     received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
-    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")))
+    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=signs)
     return reader.read(received, has_file=file, models=models)
 
 
 def refused(
-    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL
+    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL, signs: bool = True
 ) -> tuple[str, str | None]:
     """The sentence and the field it names."""
     with pytest.raises(InvalidRequest) as caught:
-        read_form(fields, file=file, models=models)
+        read_form(fields, file=file, models=models, signs=signs)
     assert "secret" not in str(caught.value)
     return str(caught.value), caught.value.param
 
@@ -170,12 +174,6 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
             {"stream": "true", "response_format": "vtt"},
             "stream",
             "stream=true gives text, not vtt: set response_format to json, text or diarized_json, or leave stream out.",
-        ),
-        (
-            {"webhook_url": "https://a.example/hook"},
-            "webhook_url",
-            "webhook_url is not available on this server: poll /v1/jobs/<id>, or watch the object that "
-            "upload_presigned_url names.",
         ),
         (
             {"include[]": "usage"},
@@ -365,6 +363,92 @@ def test_stored_output_makes_a_background_job_without_upload() -> None:
     assert not submission.synchronous
     assert submission.upload is None
     assert read(stored_output="false").synchronous
+
+
+# The webhook.
+
+
+def test_webhook_url_makes_a_background_job_and_goes_with_an_upload() -> None:
+    alone = read(webhook_url="https://a.example/hook?token=x")
+    assert (alone.synchronous, alone.upload, alone.webhook_url) == (False, None, "https://a.example/hook?token=x")
+    both = read(webhook_url="http://minio.local:9000/hook", upload_presigned_url=URL)
+    assert both.webhook_url == "http://minio.local:9000/hook"
+    assert both.upload is not None
+    assert read(upload_presigned_url=URL).webhook_url is None
+
+
+def test_webhook_url_without_a_secret_is_refused_with_the_setting() -> None:
+    assert refused({"webhook_url": "https://a.example/hook"}, signs=False) == (
+        "webhook_url is not available on this server: have WEBHOOK_SECRET set, which events are signed with, or poll "
+        "/v1/jobs/<id>.",
+        "webhook_url",
+    )
+    assert read_form({"webhook_url": ""}, signs=False).synchronous
+
+
+@pytest.mark.parametrize("url", ["http://a.example/hook", "https://127.0.0.1/hook", "file:///etc/passwd", "hook"])
+def test_webhook_url_follows_the_rules_of_urls(url: str) -> None:
+    with pytest.raises(RefusedUrl) as caught:
+        read(webhook_url=url)
+    assert caught.value.param == "webhook_url"
+    assert str(caught.value).startswith("webhook_url ")
+
+
+# The URL that comes with a redelivery.
+
+
+def fresh_upload(body: bytes, *, rendering: Rendering | None = None) -> Upload | None:
+    """What a body asks for a job whose first upload had ``rendering``, if it had one at all."""
+    upload = Upload(url="", rendering=rendering) if rendering else None
+    job = Job(
+        id="4f0c",
+        accepted_at=1.0,
+        model="small",
+        options=TranscriptionOptions(),
+        rendering=Rendering(format=ResponseFormat.SRT),
+        upload=upload,
+    )
+    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=False)
+    return reader.fresh_upload(body, job)
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b"{}", b'{"upload_presigned_url": null}', b'{"other": 1}'])
+def test_redelivery_without_a_url_is_for_the_one_that_is_kept(body: bytes) -> None:
+    assert fresh_upload(body, rendering=Rendering()) is None
+
+
+def test_fresh_url_has_the_format_of_the_first_or_the_one_that_would_have_been_uploaded() -> None:
+    body = json.dumps({"upload_presigned_url": URL.replace("&", "\\u0026"), "upload_headers": {"x-a": "b"}}).encode()
+    rendering = Rendering(format=ResponseFormat.VTT)
+    assert fresh_upload(body, rendering=rendering) == Upload(
+        url=URL, headers=(("x-a", "b"),), rendering=rendering, expires_at=4102444800
+    )
+    without = fresh_upload(body)
+    assert without is not None
+    assert without.rendering.format is ResponseFormat.SRT
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"https://a.example/key", None),
+        (b"[]", None),
+        (b'"https://a.example/key"', None),
+        (b"\xff\xfe", None),
+        (b"[" * 60_000, None),
+        (b'{"upload_presigned_url": 5}', "upload_presigned_url"),
+        (b'{"upload_presigned_url": "key"}', "upload_presigned_url"),
+        (b'{"upload_presigned_url": "https://127.0.0.1/key"}', "upload_presigned_url"),
+        (json.dumps({"upload_presigned_url": EXPIRED}).encode(), "upload_presigned_url"),
+        (json.dumps({"upload_presigned_url": URL, "upload_headers": ["x-a"]}).encode(), "upload_headers"),
+        (json.dumps({"upload_presigned_url": URL, "upload_headers": {"x-a": 1}}).encode(), "upload_headers"),
+    ],
+)
+def test_redelivery_that_could_not_succeed_is_refused_at_once(body: bytes, param: str | None) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        fresh_upload(body, rendering=Rendering())
+    assert caught.value.param == param
+    assert "secret" not in str(caught.value)
 
 
 # Speech detection, metadata, warnings.

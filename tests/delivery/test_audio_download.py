@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import logging
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 import pytest
 
-from app.domain.errors import BodyTooLarge, DownloadFailed
+from app.domain.errors import BodyTooLarge, DiskFull, DownloadFailed
 from app.jobs.download import AudioDownloader
+from app.jobs.space import Space
+from app.jobs.spool import AudioFile, Spool
 from tests.support.fault_server import (
     answer,
     close_before_status,
@@ -25,8 +26,9 @@ from tests.support.fault_server import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from local_s3 import LocalS3
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     OpenDownloader = Callable[..., AbstractAsyncContextManager[AudioDownloader]]
 
 pytestmark = pytest.mark.anyio
+
+JOB = "4f0c"
 
 
 @pytest.fixture
@@ -52,50 +56,68 @@ def downloader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> Op
     return opened
 
 
+class Target:
+    """A place in a spool; ``files`` are those that were made there, one for each attempt."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.path = anyio.Path(spool.audio(JOB).with_name("audio.partial"))
+        self.files: list[AudioFile] = []
+        self._spool = spool
+
+    def create(self) -> AudioFile:
+        self.files.append(self._spool.create_audio(JOB))
+        return self.files[-1]
+
+
 @pytest.fixture
-def target(tmp_path: Path) -> anyio.Path:
-    return anyio.Path(tmp_path) / "audio"
+def target(tmp_path: Path) -> Iterator[Target]:
+    spool = Spool(tmp_path, Space(tmp_path, max_bytes=10_000_000))
+    spool.open()
+    made = Target(spool)
+    yield made
+    spool.close()
+    for file in made.files:
+        assert file._file.closed
 
 
-async def failure_of(downloader: AudioDownloader, url: str, target: anyio.Path) -> DownloadFailed:
+async def failure_of(downloader: AudioDownloader, url: str, target: Target) -> DownloadFailed:
     with pytest.raises(DownloadFailed) as caught:
-        await downloader.fetch(url, Path(target))
+        await downloader.fetch(url, target.create)
     return caught.value
 
 
-async def test_file_arrives_as_it_is_stored(downloader_for_loopback: OpenDownloader, target: anyio.Path) -> None:
+async def test_file_arrives_as_it_is_stored(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     packed = gzip.compress(b"x" * 100_000)
     async with (
         fault_server(answer(200, packed, Content_Encoding="gzip")) as server,
         downloader_for_loopback() as downloader,
     ):
-        assert await downloader.fetch(server.url(), Path(target)) == len(packed)
-    assert await target.read_bytes() == packed
+        assert await downloader.fetch(server.url(), target.create) == len(packed)
+    assert await target.path.read_bytes() == packed
     assert server.requests[0].method == "GET"
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5_000_000])
-async def test_every_size_is_written_whole(
-    size: int, downloader_for_loopback: OpenDownloader, target: anyio.Path
-) -> None:
+async def test_every_size_is_written_whole(size: int, downloader_for_loopback: OpenDownloader, target: Target) -> None:
     async with fault_server(answer(200, bytes(size))) as server, downloader_for_loopback() as downloader:
-        assert await downloader.fetch(server.url(), Path(target)) == size
-    assert (await target.stat()).st_size == size
+        assert await downloader.fetch(server.url(), target.create) == size
+    assert (await target.path.stat()).st_size == size
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 async def test_truncated_body_is_fetched_anew(
-    end: str, downloader_for_loopback: OpenDownloader, target: anyio.Path
+    end: str, downloader_for_loopback: OpenDownloader, target: Target
 ) -> None:
     cut = truncated_body(b"a" * 3_000_000, announced=4_000_000, reset=end == "reset")
     async with fault_server(cut, answer(200, b"whole")) as server, downloader_for_loopback() as downloader:
-        assert await downloader.fetch(server.url(), Path(target)) == 5
-    assert await target.read_bytes() == b"whole"
+        assert await downloader.fetch(server.url(), target.create) == 5
+    assert await target.path.read_bytes() == b"whole"
+    assert [file.size for file in target.files][1:] == [5]
 
 
 async def test_body_that_is_cut_each_time_is_named(
-    downloader_for_loopback: OpenDownloader, target: anyio.Path, caplog: pytest.LogCaptureFixture
+    downloader_for_loopback: OpenDownloader, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app")
     cut = truncated_body(b"abc", announced=10, reset=False)
@@ -109,26 +131,24 @@ async def test_body_that_is_cut_each_time_is_named(
 
 
 async def test_missing_file_is_final_with_the_stores_code(
-    downloader_for_loopback: OpenDownloader, target: anyio.Path
+    downloader_for_loopback: OpenDownloader, target: Target
 ) -> None:
     missing = answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
     async with fault_server(missing) as server, downloader_for_loopback() as downloader:
         failure = await failure_of(downloader, server.url(), target)
     assert str(failure).startswith("HTTP 404 NoSuchKey (attempt 1/3) from http://")
     assert not failure.retryable
-    assert not await target.exists()
+    assert not await target.path.exists()
 
 
-async def test_busy_store_is_asked_again(downloader_for_loopback: OpenDownloader, target: anyio.Path) -> None:
+async def test_busy_store_is_asked_again(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     script = answer(503), close_before_status(), answer(200, b"audio")
     async with fault_server(*script) as server, downloader_for_loopback() as downloader:
-        assert await downloader.fetch(server.url(), Path(target)) == 5
+        assert await downloader.fetch(server.url(), target.create) == 5
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 308])
-async def test_redirects_are_not_followed(
-    status: int, downloader_for_loopback: OpenDownloader, target: anyio.Path
-) -> None:
+async def test_redirects_are_not_followed(status: int, downloader_for_loopback: OpenDownloader, target: Target) -> None:
     async with fault_server(answer(200)) as trap:
         elsewhere = answer(status, Location=trap.url("/internal"))
         async with fault_server(elsewhere) as server, downloader_for_loopback() as downloader:
@@ -138,23 +158,21 @@ async def test_redirects_are_not_followed(
 
 @pytest.mark.parametrize("behaviour", [answer(200, bytes(101)), endless_body()])
 async def test_file_over_the_limit_is_refused_once(
-    behaviour: Callable[..., object], downloader_for_loopback: OpenDownloader, target: anyio.Path
+    behaviour: Callable[..., object], downloader_for_loopback: OpenDownloader, target: Target
 ) -> None:
     async with fault_server(behaviour) as server, downloader_for_loopback(max_bytes=100) as downloader:  # type: ignore[arg-type]  # parametrized
         with pytest.raises(BodyTooLarge, match="100 bytes"):
-            await downloader.fetch(server.url(), Path(target))
+            await downloader.fetch(server.url(), target.create)
     assert server.connections == 1
-    assert not await target.exists() or (await target.stat()).st_size <= 100
+    assert not await target.path.exists() or (await target.path.stat()).st_size <= 100
 
 
-async def test_file_of_exactly_the_limit_is_taken(downloader_for_loopback: OpenDownloader, target: anyio.Path) -> None:
+async def test_file_of_exactly_the_limit_is_taken(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     async with fault_server(answer(200, bytes(100))) as server, downloader_for_loopback(max_bytes=100) as downloader:
-        assert await downloader.fetch(server.url(), Path(target)) == 100
+        assert await downloader.fetch(server.url(), target.create) == 100
 
 
-async def test_silent_sender_meets_the_read_timeout(
-    downloader_for_loopback: OpenDownloader, target: anyio.Path
-) -> None:
+async def test_silent_sender_meets_the_read_timeout(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     stalling = truncated_body(b"abc", announced=10, reset=False)
 
     async def stall(connection: object) -> None:
@@ -167,39 +185,47 @@ async def test_silent_sender_meets_the_read_timeout(
         assert str(failure).startswith("Read timeout after 0.2s (attempt 3/3)")
 
 
-async def test_dripping_sender_meets_the_deadline(downloader_for_loopback: OpenDownloader, target: anyio.Path) -> None:
+async def test_dripping_sender_meets_the_deadline(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     dripping = drip_body(200, seconds_between=0.02)
     async with fault_server(dripping, answer(200, b"a")) as server, downloader_for_loopback(total=0.2) as downloader:
-        assert await downloader.fetch(server.url(), Path(target)) == 1
+        assert await downloader.fetch(server.url(), target.create) == 1
     assert server.connections == 2
 
 
 async def test_folder_that_is_missing_is_not_the_senders_fault(
     downloader_for_loopback: OpenDownloader, tmp_path: Path
 ) -> None:
+    nowhere = Target(Spool(tmp_path / "missing"))
     async with fault_server(answer(200, b"a")) as server, downloader_for_loopback() as downloader:
         with pytest.raises(FileNotFoundError):
-            await downloader.fetch(server.url(), tmp_path / "missing" / "audio")
+            await downloader.fetch(server.url(), nowhere.create)
     assert server.connections == 1
 
 
-async def test_cancelled_download_stops_at_once(downloader_for_loopback: OpenDownloader, target: anyio.Path) -> None:
+async def test_full_disk_is_not_the_senders_fault(downloader_for_loopback: OpenDownloader, target: Target) -> None:
+    async with fault_server(answer(200, bytes(10_000_001))) as server, downloader_for_loopback() as downloader:
+        with pytest.raises(DiskFull):
+            await downloader.fetch(server.url(), target.create)
+    assert server.connections == 1
+
+
+async def test_cancelled_download_stops_at_once(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     async with fault_server(drip_body(200, seconds_between=0.01)) as server, downloader_for_loopback() as downloader:
         with anyio.move_on_after(0.2) as scope:
-            await downloader.fetch(server.url(), Path(target))
+            await downloader.fetch(server.url(), target.create)
     assert scope.cancelled_caught
     assert server.connections == 1
 
 
 async def test_file_comes_from_a_real_store(
-    store: LocalS3, downloader_for_loopback: OpenDownloader, target: anyio.Path
+    store: LocalS3, downloader_for_loopback: OpenDownloader, target: Target
 ) -> None:
     audio = bytes(range(256)) * 10_000
     async with httpx.AsyncClient() as plain:
         assert (await plain.put(store.presign_put("results", "audio.wav"), content=audio)).status_code == 200
     async with downloader_for_loopback() as downloader:
-        assert await downloader.fetch(store.presign_get("results", "audio.wav"), Path(target)) == len(audio)
-        assert await target.read_bytes() == audio
+        assert await downloader.fetch(store.presign_get("results", "audio.wav"), target.create) == len(audio)
+        assert await target.path.read_bytes() == audio
         failure = await failure_of(downloader, store.presign_get("results", "missing.wav"), target)
         assert str(failure).startswith("HTTP 404 NoSuchKey")
         tampered = store.presign_get("results", "audio.wav").replace("Signature=", "Signature=0")

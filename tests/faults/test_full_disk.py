@@ -35,8 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 async def running(disk: Path, model: WhisperModel) -> AsyncIterator[Running]:
-    settings = {"url_allowed_hosts": "127.0.0.1", "spool_min_free_bytes": 0}
-    async with serving(disk / "data", lambda: model, **settings) as service:
+    async with serving(disk / "data", lambda: model, url_allowed_hosts="127.0.0.1", spool_min_free_bytes=0) as service:
         yield service
 
 

@@ -165,6 +165,9 @@ async def open_rig(
     journal: Journal | None = None,
     uptime: FakeUptime | None = None,
     now: Callable[[], float] = time.time,
+    webhook_secret: WebhookSecret | None = SECRET,
+    file_bytes: int = 1_000_000,
+    spool_bytes: int = 0,
     forget: bool = True,
 ) -> AsyncIterator[Rig]:
     """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
@@ -194,9 +197,14 @@ async def open_rig(
             clock=Clock(sleep=sleep, now=now, random=lambda: 0.5),
             policy=RetryPolicy(attempts=attempts),
             schedule=RoundSchedule(max_age_seconds=max_age_seconds),
-            webhook_secret=SECRET,
+            webhook_secret=webhook_secret,
             limits=JobLimits(
-                permits=permits, queued=max_queued, file_bytes=1_000_000, upload_seconds=60.0, download_seconds=60.0
+                permits=permits,
+                queued=max_queued,
+                file_bytes=file_bytes,
+                spool_bytes=spool_bytes,
+                upload_seconds=60.0,
+                download_seconds=60.0,
             ),
             on_death=deaths.append,
             registry=registry,

@@ -7,13 +7,23 @@ import json
 import pytest
 
 from app.domain.formats import Granularity, Rendering, ResponseFormat
-from app.domain.job import JobStatus
+from app.domain.job import Job, JobStatus
 from app.jobs.document import body, extras, failure_document, success_document
 from tests.jobs.rig import a_job
 from tests.support.fake_transcriber import GREETING
 
 SEGMENT, WORD = Granularity
+ID = "0b6e4b3c-2f0c-4b3a-9d55-0f6a5a3f7f10"
 SUCCESS = ["job_id", "status", "task", "language", "duration", "text", "segments", "usage", "model", "processing_time"]
+
+
+def failed(*, at: float) -> Job:
+    """A job that came onto the model at 1000."""
+    return (
+        a_job(id=ID)
+        .moved_to(JobStatus.PROCESSING, at=1000.0)
+        .moved_to(JobStatus.FAILED, at=at, error="No audio.", error_type="UndecodableAudio")
+    )
 
 
 def test_success_document_has_exactly_the_keys_of_the_contract() -> None:
@@ -47,15 +57,22 @@ def test_words_metadata_and_warnings_are_added_where_there_are_any() -> None:
 
 
 def test_failure_document_has_exactly_the_keys_of_the_contract() -> None:
-    job = a_job().moved_to(JobStatus.FAILED, at=1.0, error="No audio.", error_type="UndecodableAudio")
-    assert failure_document(job, processing_time=0.5) == {
+    job = failed(at=1000.5)
+    assert failure_document(job) == {
         "job_id": job.id,
         "status": "failed",
         "error": "No audio.",
         "error_type": "UndecodableAudio",
         "processing_time": 0.5,
     }
-    assert failure_document(job.changed(metadata={"call": "17"}), processing_time=0.5)["metadata"] == {"call": "17"}
+    assert failure_document(job.changed(metadata={"call": "17"}))["metadata"] == {"call": "17"}
+
+
+def test_failure_document_counts_from_the_first_permit_to_the_end_whenever_it_is_made() -> None:
+    assert failure_document(failed(at=1002.34567))["processing_time"] == 2.346
+    assert failure_document(failed(at=990.0))["processing_time"] == 0.0  # the clock was set back
+    never_on_the_model = a_job(id=ID).moved_to(JobStatus.FAILED, at=1002.0, error="No audio.", error_type="Oops")
+    assert failure_document(never_on_the_model)["processing_time"] == 0.0
 
 
 def test_empty_metadata_is_given_back_and_absent_metadata_is_not() -> None:

@@ -1,35 +1,46 @@
-"""When jobs are forgotten, and which never are."""
+"""When jobs are forgotten, which never are, and when their URLs are erased."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.errors import UndecodableAudio, UnknownJob
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus
-from app.jobs.retention import Retention, sweep, sweep_forever
+from app.domain.errors import DiskFull, UndecodableAudio, UnknownJob
+from app.domain.formats import Rendering
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
+from app.jobs.journal import NoJournal
+from app.jobs.retention import Retention
+from app.jobs.sweeper import Sweeper
 from tests.domain.strategies import unhurried
-from tests.jobs.rig import a_job, upload_to
-from tests.support.fault_server import fault_server, never_answer
+from tests.jobs.rig import a_job, open_rig, upload_to
+from tests.support.fault_server import answer, fault_server, never_answer
+from tests.support.scripted_journal import ScriptedJournal
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.jobs.rig import Rig
 
-HOUR, WEEK = 3600.0, 604_800.0
-RETENTION = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+HOUR, DAY, WEEK = 3600.0, 86_400.0, 604_800.0
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+#: The clock goes on between two looks at it, and a correction of it is not told.
+SLACK = 6.0
 
 
-def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, **changes: Any) -> Job:
+def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, uptime: float = 0.0, **changes: Any) -> Job:
     return (
         a_job(**changes)
         .changed(has_result=changes.get("has_result", False))
         .moved_to(PROCESSING, at=1.0)
-        .moved_to(status, at=at)
+        .moved_to(status, at=at, ended_uptime=uptime)
     )
 
 
@@ -37,32 +48,91 @@ def with_delivery(status: DeliveryStatus, *, has_result: bool = True, **changes:
     return ended(FAILED, delivery=Delivery(status=status), has_result=has_result, **changes)
 
 
+def kept_seconds(job: Job, *, finished: float = HOUR, undelivered: float = WEEK) -> float:
+    """For how many seconds of uptime a job is kept that ended at the beginning: it is over then, and not before."""
+    uptime = FakeUptime()
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, uptime=uptime)
+    for seconds in sorted({finished, undelivered}):
+        uptime.continue_from(seconds - 0.001)
+        assert not retention.is_over(job)
+        uptime.continue_from(seconds)
+        if retention.is_over(job):
+            return seconds
+    raise AssertionError
+
+
 def test_job_that_runs_or_waits_never_expires() -> None:
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=FakeUptime(1e12))
     for job in (a_job(), a_job().moved_to(PROCESSING, at=1.0)):
-        assert RETENTION.expires_at(job) is None
-        assert not RETENTION.is_over(job, now=1e12)
+        assert retention.expires_at(job) is None
+        assert not retention.is_over(job)
 
 
 @pytest.mark.parametrize("status", [COMPLETED, FAILED, CANCELLED])
 def test_finished_job_is_kept_from_its_end(status: JobStatus) -> None:
-    job = ended(status)
-    assert RETENTION.expires_at(job) == 1000.0 + HOUR
-    assert not RETENTION.is_over(job, now=1000.0 + HOUR - 0.001)
-    assert RETENTION.is_over(job, now=1000.0 + HOUR)
+    assert kept_seconds(ended(status)) == HOUR
+
+
+def test_retention_begins_with_the_end_and_not_with_the_service() -> None:
+    uptime = FakeUptime(5000.0 + HOUR - 0.001)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
+    job = ended(uptime=5000.0)
+    assert not retention.is_over(job)
+    uptime.advance(0.001)
+    assert retention.is_over(job)
 
 
 def test_result_that_could_not_be_delivered_is_kept_longer() -> None:
-    assert RETENTION.expires_at(with_delivery(DeliveryStatus.FAILED)) == 1000.0 + WEEK
-    assert RETENTION.expires_at(with_delivery(DeliveryStatus.DELIVERED)) == 1000.0 + HOUR
+    assert kept_seconds(with_delivery(DeliveryStatus.FAILED)) == WEEK
+    assert kept_seconds(with_delivery(DeliveryStatus.DELIVERED)) == HOUR
 
 
 def test_failure_without_a_result_is_kept_no_longer_though_it_could_not_be_reported() -> None:
-    assert RETENTION.expires_at(with_delivery(DeliveryStatus.FAILED, has_result=False)) == 1000.0 + HOUR
+    assert kept_seconds(with_delivery(DeliveryStatus.FAILED, has_result=False)) == HOUR
 
 
 def test_undelivered_result_is_kept_no_shorter_than_others() -> None:
-    retention = Retention(finished_seconds=WEEK, undelivered_seconds=HOUR)
-    assert retention.expires_at(with_delivery(DeliveryStatus.FAILED)) == 1000.0 + WEEK
+    assert kept_seconds(with_delivery(DeliveryStatus.FAILED), finished=WEEK, undelivered=HOUR) == WEEK
+
+
+def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
+    retention = Retention(finished_seconds=0, undelivered_seconds=0, uptime=FakeUptime(1e12))
+    reported = ended(FAILED, **upload_to("https://a.example/key"))
+    told = ended(webhook=Webhook(url="https://a.example/hook"), notification=Delivery())
+    for job in (reported, told):
+        assert not retention.is_over(job)
+    assert retention.is_over(reported.changed(delivery=Delivery(status=DeliveryStatus.DELIVERED)))
+    assert retention.is_over(told.changed(notification=Delivery(status=DeliveryStatus.FAILED)))
+
+
+def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
+    """It ran for a hundred seconds since the end, and was down for a day."""
+    now = time.time()
+    job = ended(at=now - 100 - DAY, uptime=7.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=FakeUptime(107.0))
+    assert not retention.is_over(job)
+    assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
+
+
+@pytest.mark.parametrize("set_forward", [-10 * 365 * DAY, 10 * 365 * DAY])
+def test_clock_that_jumps_makes_no_job_vanish_or_stay(set_forward: float) -> None:
+    now = time.time()
+    job = ended(at=now - set_forward - 100, uptime=0.0)
+    uptime = FakeUptime(100.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
+    assert not retention.is_over(job)
+    assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
+    uptime.advance(HOUR - 100)
+    assert retention.is_over(job)
+
+
+def test_expiry_that_is_told_stays_the_same_while_the_clock_is_only_corrected() -> None:
+    uptime = FakeUptime()
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
+    job = ended(at=time.time())
+    for correction in (-3.0, 0.0, 3.0):
+        uptime.continue_from(correction)
+        assert retention.expires_at(job) == (job.ended_at or 0) + HOUR
 
 
 @unhurried
@@ -70,19 +140,31 @@ def test_undelivered_result_is_kept_no_shorter_than_others() -> None:
     st.floats(0, 1e9),
     st.floats(0, 1e9),
     st.floats(0, 1e9),
+    st.floats(0, 2e9),
+    st.floats(0, 4e9),
     st.sampled_from([COMPLETED, FAILED, CANCELLED]),
-    st.sampled_from([None, *DeliveryStatus]),
+    st.sampled_from([None, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED]),
 )
-def test_job_is_over_from_its_expiry_on_and_never_before_its_retention(
-    finished: float, undelivered: float, end: float, status: JobStatus, delivery: DeliveryStatus | None
+def test_job_is_over_when_it_was_told_to_be_and_never_before_its_retention(
+    finished: float,
+    undelivered: float,
+    end: float,
+    later: float,
+    clock: float,
+    status: JobStatus,
+    delivery: DeliveryStatus | None,
 ) -> None:
-    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered)
-    job = ended(status, at=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None)
+    uptime = FakeUptime(end + later)
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, uptime=uptime)
+    job = ended(status, at=clock, uptime=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None)
     expires_at = retention.expires_at(job)
     assert expires_at is not None
-    assert expires_at >= end + finished
-    assert retention.is_over(job, now=expires_at)
-    assert not retention.is_over(job, now=expires_at - 1.0)
+    left = expires_at - time.time()
+    assert left >= finished - later - SLACK
+    if retention.is_over(job):
+        assert left <= SLACK
+    else:
+        assert left >= -SLACK
 
 
 @pytest.mark.anyio
@@ -90,12 +172,13 @@ async def test_sweep_forgets_what_is_over_with_its_files(rig: Rig) -> None:
     jobs = [await rig.submit() for _ in range(3)]
     for job in jobs:
         await rig.ended(job)
-    ends = [rig.now(job).ended_at or 0.0 for job in jobs]
     assert await rig.files(jobs[0]) == ["result.json"]
 
-    await sweep(rig.registry, rig.runner, RETENTION, now=min(ends) + HOUR - 0.001)
+    rig.uptime.advance(HOUR - 0.001)
+    await rig.sweeper.sweep()
     assert len(rig.registry.everything()) == 3
-    await sweep(rig.registry, rig.runner, RETENTION, now=max(ends) + HOUR)
+    rig.uptime.advance(0.001)
+    await rig.sweeper.sweep()
     assert rig.registry.everything() == []
     assert [await rig.files(job) for job in jobs] == [[], [], []]
     with pytest.raises(UnknownJob):
@@ -109,7 +192,8 @@ async def test_sweep_leaves_jobs_that_run_and_those_of_waiting_clients(rig: Rig)
     rig.transcriber.on_model.hold()
     running = await rig.submit()
     await rig.transcriber.on_model.reached(2)
-    await sweep(rig.registry, rig.runner, RETENTION, now=1e12)
+    rig.uptime.advance(1e12)
+    await rig.sweeper.sweep()
     assert {job.id for job in rig.registry.everything()} == {waited_for.id, running.id}
     rig.transcriber.on_model.release()
     assert (await rig.ended(running)).status is COMPLETED
@@ -121,22 +205,86 @@ async def test_sweep_leaves_a_failed_job_whose_failure_is_still_being_reported(r
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
-        await sweep(rig.registry, rig.runner, RETENTION, now=1e12)
+        rig.uptime.advance(1e12)
+        await rig.sweeper.sweep()
         assert rig.now(job).status is FAILED
         assert rig.runner.is_running(job.id)
         await rig.runner.forget(job.id)
 
 
 @pytest.mark.anyio
+async def test_sweep_leaves_a_delivery_that_waits_for_its_next_round(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "data", max_age_seconds=DAY) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await rig.put_off(job, rounds=1)
+        await rig.sweeper.sweep()
+        assert rig.now(job).status is PROCESSING
+        assert await rig.files(job) == ["result.json"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("expires_in", [-10.0, HOUR])
+async def test_sweep_erases_the_url_of_a_failed_delivery_once_it_has_expired(tmp_path: Path, expires_in: float) -> None:
+    """Until then it serves to deliver the result again."""
+    journal = ScriptedJournal()
+    upload = Upload(
+        url="", headers=(("x-amz-acl", "secret"),), rendering=Rendering(), expires_at=time.time() + expires_in
+    )
+    # For the delivery it is long ago, so that it is tried at all.
+    async with (
+        open_rig(tmp_path / "data", journal=journal, now=lambda: 0.0) as rig,
+        fault_server(answer(403)) as target,
+    ):
+        job = await rig.submit(upload=replace(upload, url=target.url()), delivery=Delivery())
+        assert (await rig.ended(job)).status is FAILED
+        await rig.sweeper.sweep()
+        for known in (rig.now(job), journal.kept[job.id]):
+            assert known.upload is not None
+            assert known.has_result
+            assert known.upload.is_kept == (expires_in > 0)
+            assert bool(known.upload.headers) == (expires_in > 0)
+
+
+def without_retention(rig: Rig, journal: ScriptedJournal | None = None) -> Sweeper:
+    """One that has nothing to wait for, and looks often."""
+    return Sweeper(
+        registry=rig.registry,
+        runner=rig.runner,
+        ledger=rig.ledger,
+        journal=journal or NoJournal(),
+        retention=Retention(finished_seconds=0, undelivered_seconds=0, uptime=rig.uptime),
+    )
+
+
+@pytest.mark.anyio
 async def test_sweeper_forgets_without_being_asked(rig: Rig) -> None:
     job = await rig.submit()
-    sweeper = asyncio.create_task(
-        sweep_forever(rig.registry, rig.runner, Retention(finished_seconds=0, undelivered_seconds=0))
-    )
+    sweeping = asyncio.create_task(without_retention(rig).run())
     async with asyncio.timeout(10):
         await rig.registry.removed.wait()
     assert rig.registry.everything() == []
-    assert not sweeper.done()
-    sweeper.cancel()
-    await asyncio.wait([sweeper])
+    assert not sweeping.done()
+    sweeping.cancel()
+    await asyncio.wait([sweeping])
     assert job.id in rig.registry.history
+
+
+async def has_no_files(rig: Rig, job: Job) -> bool:
+    return await rig.files(job) == []
+
+
+@pytest.mark.anyio
+async def test_sweeper_bears_a_full_disk_and_forgets_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = ScriptedJournal()
+    async with open_rig(tmp_path / "data", journal=journal) as rig:
+        job = await rig.submit()
+        await rig.ended(job)
+        journal.failures.append(DiskFull("The disk is full.", retry_after_seconds=60))
+        sweeping = asyncio.create_task(without_retention(rig, journal).run())
+        await eventually(lambda: "what is over is forgotten later" in caplog.text)
+        async with asyncio.timeout(10):
+            await rig.registry.removed.wait()
+        assert journal.kept == {}
+        await eventually(lambda: has_no_files(rig, job))
+        sweeping.cancel()
+        await asyncio.wait([sweeping])

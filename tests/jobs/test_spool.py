@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
 import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
 from app.domain.errors import DiskFull, ServiceError
-from app.jobs.spool import Spool, SpoolInUse
+from app.jobs.space import Space
+from app.jobs.spool import AudioFile, Spool, SpoolInUse
+from tests.support.disks import filled, small_disk
 from tests.support.fake_transcriber import GREETING
 
 if TYPE_CHECKING:
@@ -38,18 +40,9 @@ def spool(root: Path) -> Iterator[Spool]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where this machine lets us make one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or umount is None or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"]
-    if subprocess.run([mount, *options, str(folder)], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine lets nobody mount a small file system")
-    yield folder
-    subprocess.run([umount, "-l", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", size="64k") as folder:
+        yield folder
 
 
 class FullDisk(io.RawIOBase):
@@ -70,9 +63,20 @@ class FullDisk(io.RawIOBase):
         return len(taken)
 
 
-def write(spool: Spool, data: bytes, job_id: str = JOB) -> None:
-    with spool.create_audio(job_id) as file:
-        spool.write(file, data)
+def write(spool: Spool, data: bytes, job_id: str = JOB, *, keep: bool = True) -> None:
+    """Audio that arrives in one piece."""
+    file = spool.create_audio(job_id)
+    try:
+        file.write(data)
+    finally:
+        file.close()
+    if keep:
+        spool.keep_audio(job_id)
+
+
+def names(spool: Spool) -> list[str]:
+    """What the job has on the disk."""
+    return sorted(path.name for path in spool.audio(JOB).parent.iterdir())
 
 
 def mode(path: Path) -> int:
@@ -83,11 +87,14 @@ def test_nobody_else_on_the_machine_may_look_inside(spool: Spool, root: Path) ->
     before = os.umask(0)
     try:
         write(spool, b"x")
+        spool.store_result(JOB, GREETING, processing_time=1.0)
     finally:
         os.umask(before)
+    assert mode(root) == 0o700
     assert mode(root / "jobs") == 0o700
     assert mode(root / "jobs" / JOB) == 0o700
-    assert mode(root / "lock") == 0o600
+    for path in (root / "lock", spool.audio(JOB), spool.audio(JOB).with_name("result.json")):
+        assert mode(path) == 0o600
 
 
 def test_audio_is_kept_as_it_was_received(spool: Spool) -> None:
@@ -95,11 +102,21 @@ def test_audio_is_kept_as_it_was_received(spool: Spool) -> None:
     assert spool.audio(JOB).read_bytes() == bytes(range(256)) * 100
 
 
-def test_audio_is_written_once(spool: Spool) -> None:
-    write(spool, b"first")
-    with pytest.raises(FileExistsError):
-        write(spool, b"second")
-    assert spool.audio(JOB).read_bytes() == b"first"
+@pytest.mark.parametrize("durably", [True, False])
+def test_audio_has_its_name_once_all_of_it_has_arrived(spool: Spool, *, durably: bool) -> None:
+    write(spool, b"so far", keep=False)
+    assert not spool.has_audio(JOB)
+    assert names(spool) == ["audio.partial"]
+    spool.keep_audio(JOB, durably=durably)
+    assert spool.has_audio(JOB)
+    assert names(spool) == ["audio"]
+
+
+def test_audio_that_comes_again_begins_anew(spool: Spool) -> None:
+    write(spool, b"a first attempt that broke off", keep=False)
+    write(spool, b"second")
+    assert spool.audio(JOB).read_bytes() == b"second"
+    assert names(spool) == ["audio"]
 
 
 def test_second_spool_in_the_same_folder_is_refused(spool: Spool, root: Path) -> None:
@@ -137,18 +154,33 @@ def test_lock_holds_between_processes_and_ends_with_them(root: Path) -> None:
     spool.close()
 
 
-def test_leftovers_of_an_earlier_process_are_swept(root: Path) -> None:
+def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swept(root: Path) -> None:
+    known, begun, unknown = (str(uuid4()) for _ in range(3))
     first = Spool(root)
     first.open()
-    write(first, b"x")
-    first.store_result(JOB, GREETING, processing_time=1.0)
-    (root / "kept").write_text("not ours")
+    write(first, b"whole", known)
+    first.store_result(known, GREETING, processing_time=1.0)
+    write(first, b"begun again", known, keep=False)
+    first.audio(known).with_name("result.partial").write_bytes(b'{"transcr')
+    first.audio(known).with_name("audio.pcm").write_bytes(b"decoded")
+    write(first, b"begun", begun, keep=False)
+    write(first, b"of nobody", unknown)
+    (root / "jobs" / "lost+found").mkdir()
+    (root / "journal.sqlite3").write_text("not the spool's")
     first.close()
+
     second = Spool(root)
     second.open()
+    assert {path.name for path in (root / "jobs").iterdir()} == {known, begun, unknown, "lost+found"}
+    assert second.sweep({known, begun, str(uuid4())}) == 1
+    assert {path.name for path in (root / "jobs").iterdir()} == {known, begun, "lost+found"}
+    assert {path.name for path in (root / "jobs" / known).iterdir()} == {"audio", "result.json"}
+    assert second.audio(known).read_bytes() == b"whole"
+    assert second.result(known) == (GREETING, 1.0)
+    assert not second.has_audio(begun)
+    assert (root / "journal.sqlite3").exists()
+    assert second.space.claimed == len(b"whole")
     second.close()
-    assert list((root / "jobs").iterdir()) == []
-    assert (root / "kept").exists()
 
 
 def test_folder_that_can_not_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
@@ -157,14 +189,17 @@ def test_folder_that_can_not_be_made_is_named_with_the_way_out(tmp_path: Path) -
         Spool(tmp_path / "file" / "data").open()
 
 
-def test_result_comes_back_as_it_was_stored(spool: Spool) -> None:
-    spool.make_room(JOB)
-    spool.store_result(JOB, GREETING, processing_time=1.25)
+@pytest.mark.parametrize("durably", [True, False])
+def test_result_comes_back_as_it_was_stored(spool: Spool, *, durably: bool) -> None:
+    write(spool, b"x")
+    assert not spool.has_result(JOB)
+    spool.store_result(JOB, GREETING, processing_time=1.25, durably=durably)
+    assert spool.has_result(JOB)
     assert spool.result(JOB) == (GREETING, 1.25)
 
 
 def test_result_is_there_whole_or_not_at_all(spool: Spool) -> None:
-    spool.make_room(JOB)
+    write(spool, b"x")
     spool.store_result(JOB, GREETING, processing_time=0.0)
     done, seen = threading.Event(), set[float]()
 
@@ -186,10 +221,13 @@ def test_result_is_there_whole_or_not_at_all(spool: Spool) -> None:
 
 def test_audio_is_discarded_and_the_result_kept(spool: Spool) -> None:
     write(spool, b"x")
+    write(spool, b"xy", keep=False)
     (spool.audio(JOB).parent / "audio.pcm").write_bytes(b"x")
     spool.store_result(JOB, GREETING, processing_time=1.0)
+    assert spool.space.claimed == 2
     spool.discard_audio(JOB)
-    assert [path.name for path in spool.audio(JOB).parent.iterdir()] == ["result.json"]
+    assert names(spool) == ["result.json"]
+    assert spool.space.claimed == 0
     spool.discard(JOB)
     assert not spool.audio(JOB).parent.exists()
 
@@ -197,37 +235,61 @@ def test_audio_is_discarded_and_the_result_kept(spool: Spool) -> None:
 def test_what_is_not_there_can_be_discarded(spool: Spool) -> None:
     spool.discard_audio(JOB)
     spool.discard(JOB)
-    spool.make_room(JOB)
-    spool.make_room(JOB)
+    assert not spool.has_audio(JOB)
+    assert not spool.has_result(JOB)
+
+
+def on(file: FullDisk, spool: Spool) -> AudioFile:
+    return AudioFile(file, JOB, spool.space)  # type: ignore[arg-type]  # raw files are what is written to here
 
 
 def test_write_goes_on_until_everything_is_written(spool: Spool) -> None:
-    file = FullDisk(room=1000)
-    spool.write(file, bytes(range(95)))  # type: ignore[arg-type]  # raw files are what is written to here
-    assert bytes(file.written) == bytes(range(95))
+    disk = FullDisk(room=1000)
+    file = on(disk, spool)
+    file.write(bytes(range(95)))
+    file.write(b"more")
+    assert bytes(disk.written) == bytes(range(95)) + b"more"
+    assert file.size == spool.space.claimed == 99
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_is_told_as_such(spool: Spool, code: int) -> None:
     with pytest.raises(DiskFull, match="no disk space left") as caught:
-        spool.write(FullDisk(room=25, code=code), b"x" * 100)  # type: ignore[arg-type]  # see above
+        on(FullDisk(room=25, code=code), spool).write(b"x" * 100)
     assert 1 <= caught.value.retry_after_seconds <= 120
 
 
 def test_other_trouble_with_the_disk_keeps_its_own_name(spool: Spool) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        spool.write(FullDisk(room=0, code=errno.EIO), b"x")  # type: ignore[arg-type]  # see above
+        on(FullDisk(room=0, code=errno.EIO), spool).write(b"x")
 
 
-def test_really_full_disk_refuses_audio_and_results(small_disk: Path) -> None:
-    spool = Spool(small_disk)
+def test_audio_beyond_the_budget_is_refused_before_it_is_written(root: Path) -> None:
+    root.parent.mkdir()
+    spool = Spool(root, Space(root.parent, max_bytes=1000))
     spool.open()
+    write(spool, b"x" * 900, "5e11")
     with pytest.raises(DiskFull):
-        write(spool, b"x" * 200_000)
-    with pytest.raises(DiskFull):
-        spool.store_result(JOB, GREETING, processing_time=1.0)
-    spool.discard(JOB)
+        write(spool, b"x" * 101)
+    assert spool.audio(JOB).with_name("audio.partial").stat().st_size == 0
+    spool.discard("5e11")
+    write(spool, b"x" * 101)
+    assert spool.space.claimed == 101
+    spool.close()
+
+
+def test_really_full_disk_refuses_audio_and_results(disk: Path) -> None:
+    spool = Spool(disk, Space(disk.parent))  # which sees the space of another disk, and so lets everything pass
+    spool.open()
     write(spool, b"x" * 10_000)
+    with filled(disk):
+        with pytest.raises(DiskFull):
+            write(spool, b"x" * 10_000, "5e11")
+        with pytest.raises(DiskFull):
+            spool.store_result(JOB, GREETING, processing_time=1.0)
+        assert not spool.has_result(JOB)
+        assert not spool.has_audio("5e11")
+    write(spool, b"x" * 10_000, "5e11")
     spool.store_result(JOB, GREETING, processing_time=1.0)
     assert spool.result(JOB) == (GREETING, 1.0)
     spool.close()

@@ -106,15 +106,16 @@ class FakeTranscriber:
     ) -> Transcript:
         self.calls.append(Call(source=source, options=options, listener=listener, awaited=awaited))
         try:
-            return await self._transcribe(listener)
+            return await self._transcribe(source, listener)
         except asyncio.CancelledError:
             self.cancelled += 1
             await self.leaving.pass_by()
             raise
 
-    async def _transcribe(self, listener: Listener) -> Transcript:
+    async def _transcribe(self, source: Path, listener: Listener) -> Transcript:
         listener.on_turn(Turn.WAITING)
         await listener.on_start()
+        await asyncio.to_thread(source.stat)  # it may be gone
         await self.decoding.pass_by()
         if self.undecodable is not None:
             raise self.undecodable

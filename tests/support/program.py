@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httpx
 
@@ -30,38 +30,62 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+class Process(Protocol):
+    """What is needed of ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class Program:
     """``python -m app``, or another ``command``, with a client for it. Its output goes to ``log`` in ``folder``."""
 
     def __init__(self, folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> None:
         environment.setdefault("PORT", free_port())
-        self.log = folder / "log"
         inherited = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "LD_"))}
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={
-                    **inherited,
-                    "PYTHONPATH": str(ROOT),
-                    "HOME": str(folder),
-                    "WHISPER_MODEL": "demo",
-                    "URL_ALLOWED_HOSTS": "127.0.0.1",
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        self.log = folder / "log"
+        self.process = self._start(
+            command,
+            folder,
+            {
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "HOME": str(folder),
+                "WHISPER_MODEL": "demo",
+                "URL_ALLOWED_HOSTS": "127.0.0.1",
+                **environment,
+            },
+        )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}", trust_env=False, timeout=30)
+
+    def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Process:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def is_ready(self) -> bool:
+        try:
+            return self.client.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def until_ready(self) -> None:
         def is_ready() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                return self.client.get("/health/ready").status_code == 200
-            except httpx.TransportError:
-                return False
+            assert not self.has_ended, self.log.read_text()
+            return self.is_ready()
 
         self.eventually(is_ready, pause=0.05)
 
@@ -110,7 +134,7 @@ class Program:
 
     def close(self) -> None:
         self.client.close()
-        if self.process.poll() is None:
+        if not self.has_ended:
             self.process.kill()
         self.process.wait()
 

@@ -1,0 +1,175 @@
+"""The steps at which the service can be made to kill itself.
+
+Nothing of the service knows of it: a step is a call of one of its methods, which is wrapped before the service starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import wraps
+from importlib import import_module
+from itertools import count
+from typing import Any, Final
+
+#: Files that are asked for with this many beams are fatal to the step :data:`FATAL_FILE`.
+FATAL_BEAMS: Final = 7
+FATAL_FILE: Final = "the model has a fatal file"
+
+
+class When(Enum):
+    BEFORE = auto()
+    AFTER = auto()
+
+
+BEFORE, AFTER = When.BEFORE, When.AFTER
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Before or after call number ``nth`` of a function, ``owner`` (a module, or ``module:Class``) and ``name``.
+
+    Only calls count of which ``about`` is the name of the first argument's file, where it is given.
+    """
+
+    owner: str
+    name: str
+    when: When
+    nth: int = 1
+    about: str = ""
+
+    def counts(self, arguments: tuple[Any, ...]) -> bool:
+        return not self.about or arguments[0].name == self.about
+
+
+class FatalFile(Step):
+    """Whenever a window of a fatal file is to be decoded by the model."""
+
+    def counts(self, arguments: tuple[Any, ...]) -> bool:
+        _model, windows = arguments
+        return any(window.beam_size == FATAL_BEAMS for window in windows)
+
+
+_SPOOL: Final = "app.jobs.spool:Spool"
+_JOURNAL: Final = "app.jobs.sqlite_journal:SqliteJournal"
+_LEDGER: Final = "app.jobs.ledger:Ledger"
+_RUNNER: Final = "app.jobs.runner:Runner"
+_PIPELINE: Final = "app.jobs.pipeline:Pipeline"
+_RECOVERY: Final = "app.jobs.recovery:Recovery"
+_DELIVERIES: Final = "app.jobs.deliveries:Deliveries"
+_UPLOADER: Final = "app.delivery.presigned:PresignedUploader"
+_SENDER: Final = "app.delivery.webhooks:WebhookSender"
+_DOWNLOADER: Final = "app.jobs.download:AudioDownloader"
+_DECODER: Final = "app.transcription.decoding:Decoder"
+_MODEL: Final = "app.transcription.whisper:WhisperModel"
+
+STEPS: Final[dict[str, Step]] = {
+    # A request is accepted.
+    "the first byte arrives": Step(_SPOOL, "create_audio", AFTER),
+    "the last byte has arrived": Step(_SPOOL, "keep_audio", BEFORE),
+    "the audio is synced": Step("pathlib:Path", "rename", BEFORE, about="audio.partial"),
+    "the audio has its name": Step("pathlib:Path", "rename", AFTER, about="audio.partial"),
+    "the audio's folders are synced": Step(_SPOOL, "keep_audio", AFTER),
+    "the job is to be committed": Step(_JOURNAL, "_commit", BEFORE),
+    "the job is committed": Step(_JOURNAL, "write", AFTER),
+    "the job is registered": Step("app.jobs.registry:Registry", "add", AFTER),
+    "the client is to be answered": Step(_RUNNER, "submit", AFTER),
+    # Its audio is fetched.
+    "the download is to begin": Step(_DOWNLOADER, "fetch", BEFORE),
+    "the download has begun": Step("app.jobs.spool:AudioFile", "write", AFTER),
+    "the download has ended": Step(_DOWNLOADER, "fetch", AFTER),
+    "the download has its name": Step(_SPOOL, "keep_audio", AFTER),
+    "the download is committed": Step(_PIPELINE, "_fetch", AFTER),
+    # It is transcribed.
+    "the start is to be committed": Step("app.jobs.pipeline:_Progress", "on_start", BEFORE),
+    "the start is committed": Step("app.jobs.pipeline:_Progress", "on_start", AFTER),
+    "the decoder is to start": Step("asyncio", "create_subprocess_exec", BEFORE),
+    "the decoder has started": Step("asyncio", "create_subprocess_exec", AFTER),
+    "the decoder has ended": Step(_DECODER, "decode", AFTER),
+    "the encoder is to start": Step(_MODEL, "encode", BEFORE),
+    "the encoder has ended": Step(_MODEL, "encode", AFTER),
+    "the model is to decode": Step(_MODEL, "decode", BEFORE),
+    "the model has decoded": Step(_MODEL, "decode", AFTER),
+    "the transcript is assembled": Step("app.transcription.assembly:Assembly", "take_all", AFTER),
+    FATAL_FILE: FatalFile(_MODEL, "decode", BEFORE),
+    # Its result is stored.
+    "the result is to be stored": Step(_SPOOL, "store_result", BEFORE),
+    "the result is written": Step("pathlib:Path", "replace", BEFORE, about="result.partial"),
+    "the result has its name": Step("pathlib:Path", "replace", AFTER, about="result.partial"),
+    "the result is stored": Step(_SPOOL, "store_result", AFTER),
+    "the result is committed": Step(_PIPELINE, "_store", AFTER),
+    "the audio is to be removed": Step(_SPOOL, "discard_audio", BEFORE),
+    "the audio is removed": Step(_SPOOL, "discard_audio", AFTER),
+    # It is delivered.
+    "the PUT is to begin": Step(_UPLOADER, "put", BEFORE),
+    "the PUT has been answered": Step(_UPLOADER, "put", AFTER),
+    "the delivery is committed": Step(_DELIVERIES, "_round", AFTER),
+    "the webhook is to be told": Step(_SENDER, "post", BEFORE),
+    "the webhook has answered": Step(_SENDER, "post", AFTER),
+    "the notification is committed": Step(_DELIVERIES, "_round", AFTER, nth=2),
+    "the log is to be emptied of URLs": Step(_JOURNAL, "_empty_log", BEFORE),
+    "the log is emptied of URLs": Step(_JOURNAL, "_empty_log", AFTER),
+    # It is cancelled, forgotten, delivered again; the service is told to end.
+    "the cancellation is to be committed": Step(_RUNNER, "cancel", BEFORE),
+    "the cancellation is committed": Step(_RUNNER, "stop", BEFORE),
+    "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER),
+    "the cancelled job's audio is removed": Step(_RUNNER, "_discard", AFTER),
+    "the job is to be forgotten": Step(_LEDGER, "forget", BEFORE),
+    "the job is forgotten": Step(_LEDGER, "forget", AFTER),
+    "the forgotten job's files are removed": Step(_SPOOL, "discard", AFTER),
+    "the redelivery is to be committed": Step(_RUNNER, "redeliver", BEFORE),
+    "the redelivery is committed": Step(_RUNNER, "redeliver", AFTER),
+    "the start is to be taken back": Step(_PIPELINE, "_take_back", BEFORE),
+    "the start is taken back": Step(_PIPELINE, "_take_back", AFTER),
+    "the journal is to be closed": Step(_JOURNAL, "close", BEFORE),
+    "the journal is closed": Step(_JOURNAL, "close", AFTER),
+    # The next process starts.
+    "the journal is to be made": Step(_JOURNAL, "_prepare", BEFORE),
+    "the journal is made": Step(_JOURNAL, "_prepare", AFTER),
+    "the journal is read": Step(_JOURNAL, "open", AFTER),
+    "the spool is to be swept": Step(_SPOOL, "sweep", BEFORE),
+    "the spool is swept": Step(_SPOOL, "sweep", AFTER),
+    "a found result is to be committed": Step(_LEDGER, "commit_patiently", BEFORE),
+    "a found result is committed": Step(_LEDGER, "commit_patiently", AFTER),
+    "everything is restored": Step(_RECOVERY, "restore", AFTER),
+    "work is to be resumed": Step(_RECOVERY, "resume", BEFORE),
+    "work is resumed": Step(_RECOVERY, "resume", AFTER),
+}
+
+
+def install(step: Step) -> None:
+    """Has this process die when it comes to that step."""
+    module, _, name = step.owner.partition(":")
+    owner = getattr(import_module(module), name) if name else import_module(module)
+    original = getattr(owner, step.name)
+    calls = count(1)
+
+    def dies_now(arguments: tuple[Any, ...], when: When) -> bool:
+        return when is step.when and step.counts(arguments) and next(calls) == step.nth
+
+    @wraps(original)
+    async def awaited(*arguments: Any, **options: Any) -> Any:
+        if dies_now(arguments, BEFORE):
+            die()
+        found = await original(*arguments, **options)
+        if dies_now(arguments, AFTER):
+            die()
+        return found
+
+    @wraps(original)
+    def called(*arguments: Any, **options: Any) -> Any:
+        if dies_now(arguments, BEFORE):
+            die()
+        found = original(*arguments, **options)
+        if dies_now(arguments, AFTER):
+            die()
+        return found
+
+    setattr(owner, step.name, awaited if inspect.iscoroutinefunction(original) else called)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

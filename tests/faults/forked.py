@@ -1,0 +1,74 @@
+"""The program in processes that start at once: they are forked from one that has imported everything.
+
+Of the second that a start takes, most is the import of libraries; a test that starts it a hundred times can't wait
+for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.dying import STEPS, install
+from tests.support.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_FORKSERVER: Final = get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["app.__main__", "faster_whisper", "tests.faults.forked"])
+
+
+class Child:
+    """A process with the methods of ``subprocess.Popen`` that are needed here."""
+
+    def __init__(self, environment: dict[str, str], *, folder: Path, log: Path, step: str | None) -> None:
+        self._process = _FORKSERVER.Process(target=_serve, args=(environment, str(folder), str(log), step))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"It has not ended after {timeout} s."
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkedProgram(Program):
+    """The service, which dies at ``step`` if one is given."""
+
+    def __init__(self, folder: Path, step: str | None = None, **environment: str) -> None:
+        self._step = step
+        super().__init__(folder, **environment)
+
+    def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Child:  # noqa: ARG002  # forked
+        return Child(environment, folder=folder, log=self.log, step=self._step)
+
+
+def _serve(environment: dict[str, str], folder: str, log: str, step: str | None) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if step is not None:
+        install(STEPS[step])
+    from app.__main__ import end, main
+
+    end(main())

@@ -1,0 +1,106 @@
+"""A job is deleted while it completes: it comes to one end, the same everywhere, and its webhook is told of that."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from random import Random
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import pytest
+
+from app.domain.job import JobStatus, Webhook
+from app.jobs.sqlite_journal import SqliteJournal
+from tests.jobs.rig import Rig, open_rig, upload_to
+from tests.support.fault_server import fault_server, response_head
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from app.domain.job import Job
+    from tests.support.fault_server import Connection, FaultServer
+
+pytestmark = pytest.mark.anyio
+
+#: How many jobs are under way at once, and within how many seconds each is deleted: about as long as they take.
+TOGETHER: Final = 20
+LATEST_SECONDS: Final = 0.1
+DAY_SECONDS: Final = 86_400.0
+
+
+class Receiver:
+    """Takes results at once, and events when it is up; what it has refused is kept too."""
+
+    def __init__(self) -> None:
+        self.takes_events = False
+        self.results: Counter[str] = Counter()
+        self.told: defaultdict[str, set[tuple[str, bytes]]] = defaultdict(set)
+        self.taken: Counter[str] = Counter()
+
+    async def __call__(self, connection: Connection) -> None:
+        request = await connection.read_request()
+        job_id = request.target.rpartition("/")[2]
+        status = 200
+        if request.method == "PUT":
+            self.results[job_id] += 1
+        else:
+            self.told[job_id].add((request.headers["webhook-id"], request.body))
+            self.taken[job_id] += self.takes_events
+            status = 200 if self.takes_events else 503
+        await connection.send(response_head(status, {"Content-Length": "0", "Connection": "close"}))
+
+
+def a_rig(root: Path) -> AbstractAsyncContextManager[Rig]:
+    uptime = FakeUptime()
+    journal = SqliteJournal(root / "journal.sqlite3", uptime)
+    return open_rig(root, journal=journal, uptime=uptime, max_age_seconds=DAY_SECONDS, forget=False)
+
+
+async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
+    """A job that is deleted so long after it was accepted, if it has not ended by then; as it is in the end."""
+    job_id = str(uuid4())
+    job = await rig.submit(
+        id=job_id,
+        webhook=Webhook(url=server.url(f"/event/{job_id}")),
+        **upload_to(server.url(f"/result/{job_id}")),
+    )
+    await asyncio.sleep(seconds)
+    if rig.now(job).is_active:
+        await rig.runner.cancel(job_id)
+    return await rig.put_off(job, rounds=1)
+
+
+async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path, *, long: bool) -> None:
+    number = 1000 if long else 100
+    chance = Random(0)  # noqa: S311  # when each is deleted
+    receiver = Receiver()
+    async with fault_server(receiver) as server:
+        async with a_rig(tmp_path) as rig:
+            ended: list[Job] = []
+            for _ in range(number // TOGETHER):
+                moments = [chance.uniform(0, LATEST_SECONDS) for _ in range(TOGETHER)]
+                ended += await asyncio.gather(*(race(rig, server, seconds) for seconds in moments))
+            ends = {job.id: [status for status in rig.registry.statuses(job.id) if status.is_final] for job in ended}
+        first_told = {job_id: set(events) for job_id, events in receiver.told.items()}
+        receiver.takes_events = True
+        async with a_rig(tmp_path) as rig:
+            rig.uptime.advance(60)
+            await eventually(lambda: len(receiver.taken) == number)
+            await eventually(lambda: all(job.is_settled for job in rig.registry.everything()))
+            reopened = {job.id: job.status for job in rig.registry.everything()}
+    assert ends == {job_id: [status] for job_id, status in reopened.items()}
+    counts = Counter(reopened.values())
+    assert counts[JobStatus.COMPLETED] + counts[JobStatus.CANCELLED] == number
+    assert min(counts.values()) > number // 20, f"That was hardly a race: {counts}"
+    for job_id, status in reopened.items():
+        assert receiver.results[job_id] == 1 or (status is JobStatus.CANCELLED and receiver.results[job_id] <= 1)
+        assert receiver.taken[job_id] == 1
+        ((_, body),) = receiver.told[job_id]
+        assert receiver.told[job_id] == first_told[job_id]
+        told = json.loads(body)
+        assert (told["type"], told["data"]["status"]) == (f"job.{status}", status)

@@ -1,0 +1,290 @@
+"""The process dies before or after each step of a job's way, and the next one goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import pytest
+
+from tests.faults.clients import (
+    WEBHOOK_SECRET,
+    Cancelling,
+    Client,
+    Fetched,
+    Forgetting,
+    Leaving,
+    Outcome,
+    Redelivering,
+    Stopping,
+)
+from tests.faults.dying import FATAL_BEAMS, FATAL_FILE, STEPS
+from tests.faults.findings import files_with, leftovers, settled
+from tests.faults.forked import ForkedProgram
+from tests.faults.playing import played
+from tests.faults.receiver import SIGNATURE, receiver
+from tests.support.program import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from tests.support.program import Program
+
+DELIVERED, STORED, CANCELLED, FORGOTTEN = Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A client acts on a process that dies at the first of ``steps``; the next one dies at the second, and so on."""
+
+    client: type[Client]
+    steps: tuple[str, ...]
+    outcome: Outcome = DELIVERED
+
+
+def each(client: type[Client], outcome: Outcome, *steps: str, after: str | None = None) -> dict[str, Scenario]:
+    """A scenario for each step; ``after`` is where an earlier process has died."""
+    before = () if after is None else (after,)
+    return {step: Scenario(client, (*before, step), outcome) for step in steps}
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    **each(
+        Client,
+        DELIVERED,
+        "the first byte arrives",
+        "the last byte has arrived",
+        "the audio is synced",
+        "the audio has its name",
+        "the audio's folders are synced",
+        "the job is to be committed",
+        "the job is committed",
+        "the job is registered",
+        "the client is to be answered",
+        "the start is to be committed",
+        "the start is committed",
+        "the decoder is to start",
+        "the decoder has started",
+        "the decoder has ended",
+        "the encoder is to start",
+        "the encoder has ended",
+        "the model is to decode",
+        "the model has decoded",
+        "the transcript is assembled",
+        "the result is to be stored",
+        "the result is written",
+        "the result has its name",
+        "the result is stored",
+        "the result is committed",
+        "the audio is to be removed",
+        "the audio is removed",
+        "the PUT is to begin",
+        "the PUT has been answered",
+        "the delivery is committed",
+        "the webhook is to be told",
+        "the webhook has answered",
+        "the notification is committed",
+        "the log is to be emptied of URLs",
+        "the log is emptied of URLs",
+        "the journal is to be made",
+        "the journal is made",
+    ),
+    **each(
+        Fetched,
+        DELIVERED,
+        "the download is to begin",
+        "the download has begun",
+        "the download has ended",
+        "the download has its name",
+        "the download is committed",
+    ),
+    **each(Cancelling, DELIVERED, "the cancellation is to be committed"),
+    **each(
+        Cancelling,
+        CANCELLED,
+        "the cancellation is committed",
+        "the cancelled job has stopped",
+        "the cancelled job's audio is removed",
+    ),
+    **each(Forgetting, DELIVERED, "the job is to be forgotten"),
+    **each(Forgetting, FORGOTTEN, "the job is forgotten"),
+    **each(Leaving, FORGOTTEN, "the forgotten job's files are removed"),
+    **each(Redelivering, STORED, "the redelivery is to be committed"),
+    **each(Redelivering, DELIVERED, "the redelivery is committed"),
+    **each(
+        Stopping,
+        DELIVERED,
+        "the start is to be taken back",
+        "the start is taken back",
+        "the journal is to be closed",
+        "the journal is closed",
+    ),
+    **each(
+        Client,
+        DELIVERED,
+        "the journal is read",
+        "the spool is to be swept",
+        "the spool is swept",
+        "everything is restored",
+        "work is to be resumed",
+        "work is resumed",
+        after="the model is to decode",
+    ),
+    **each(
+        Client,
+        DELIVERED,
+        "a found result is to be committed",
+        "a found result is committed",
+        after="the result has its name",
+    ),
+}
+
+
+#: Where something has just become durable, or is about to; --long plays all others too.
+ALWAYS: Final = frozenset(
+    {
+        "the last byte has arrived",
+        "the audio has its name",
+        "the job is to be committed",
+        "the job is committed",
+        "the client is to be answered",
+        "the download has begun",
+        "the download has its name",
+        "the start is committed",
+        "the decoder has started",
+        "the model is to decode",
+        "the transcript is assembled",
+        "the result is written",
+        "the result has its name",
+        "the result is committed",
+        "the PUT is to begin",
+        "the PUT has been answered",
+        "the delivery is committed",
+        "the webhook has answered",
+        "the cancellation is committed",
+        "the job is forgotten",
+        "the redelivery is committed",
+        "the start is to be taken back",
+        "the spool is swept",
+        "a found result is to be committed",
+    }
+)
+
+
+class Stage:
+    """A folder and a receiver for one play."""
+
+    def __init__(self, folder: Path, samples: Path, references: dict[str, dict[str, Any]]) -> None:
+        self.folder = folder
+        self.samples = samples
+        self.references = references
+        self.data = folder / "data"
+        self.settings = {
+            "DATA_DIR": str(self.data),
+            "PORT": free_port(),
+            "SPOOL_MIN_FREE_BYTES": "0",
+            "WHISPER_CPU_THREADS": "1",  # others run beside it
+            "WEBHOOK_SECRET": WEBHOOK_SECRET,
+        }
+
+    def play(self, scenario: Scenario) -> None:
+        with receiver(self.samples) as store:
+            client = scenario.client(store, self.samples, self.references)
+            self.die(scenario.steps[0], client.act, **client.settings)
+            for step in scenario.steps[1:]:
+                self.die(step, None)
+            with closing(ForkedProgram(self.folder, **self.settings)) as running:
+                running.until_ready()
+                client.go_on(running)
+                jobs = settled(running)
+                assert running.stop() == 0
+            client.check(jobs, scenario.outcome)
+        assert leftovers(self.data, jobs) == []
+        assert files_with(SIGNATURE, self.data) == []
+
+    def die(self, step: str, act: Callable[[Program], None] | None, **settings: str) -> None:
+        """Has a process come to that step, and waits for its end there."""
+        with self.dying(step, **settings) as running:
+            running.eventually(lambda: running.has_ended or running.is_ready())
+            if act is not None and not running.has_ended:
+                with suppress(httpx.TransportError):  # it dies meanwhile
+                    act(running)
+            assert running.ends_with(30) == -signal.SIGKILL
+
+    def dying(self, step: str, **settings: str) -> AbstractContextManager[Program]:
+        return closing(ForkedProgram(self.folder, step, **self.settings, **settings))
+
+
+@pytest.fixture(scope="module")
+def plays(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    samples: Path,
+    references: dict[str, dict[str, Any]],
+) -> Iterator[dict[str, Future[None]]]:
+    """Three at a time: in much of each, one process waits for another."""
+
+    def play(step: str) -> None:
+        Stage(tmp_path_factory.mktemp("play"), samples, references).play(SCENARIOS[step])
+
+    with played(request, "step", play, at_once=3) as outcomes:
+        yield outcomes
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[] if step in ALWAYS else pytest.mark.long) for step in SCENARIOS]
+)
+def test_job_goes_on_after_the_process_has_died_when(step: str, plays: dict[str, Future[None]]) -> None:
+    plays[step].result()
+
+
+def test_every_step_is_played() -> None:
+    assert STEPS.keys() - SCENARIOS.keys() == {FATAL_FILE}
+    assert SCENARIOS.keys() >= ALWAYS
+
+
+def test_file_that_kills_the_process_each_time_fails_and_takes_no_other_along(
+    tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]]
+) -> None:
+    stage = Stage(tmp_path, samples, references)
+    files = ["hello.wav", "report.m4a", "upload.ogg", "code.flac", "phone_8k.wav"]
+    ids: dict[str, str] = {}
+
+    def submit(running: Program) -> None:
+        for name in files:
+            ids[name] = running.submit(samples / name, upload_presigned_url=store.url(f"/{name}"))
+        ids["fatal"] = running.submit(
+            samples / "hello.wav",
+            upload_presigned_url=store.url("/fatal"),
+            webhook_url=store.url("/event"),
+            beam_size=str(FATAL_BEAMS),
+        )
+
+    with receiver(samples) as store:
+        stage.die(FATAL_FILE, submit)
+        assert len(ids) == len(files) + 1
+        stage.die(FATAL_FILE, None)
+        stage.die(FATAL_FILE, None)
+        with stage.dying(FATAL_FILE) as running:
+            running.until_ready()
+            jobs = settled(running)
+            assert running.stop() == 0
+        arrived = {name: set(store.results(f"/{name}")) for name in ids}
+        events = [json.loads(event.body) for event in store.events("/event")]
+    ends = {name: jobs[job_id]["status"] for name, job_id in ids.items()}
+    assert ends == {**dict.fromkeys(files, "completed"), "fatal": "failed"}
+    documents = {name: [json.loads(body) for body in bodies] for name, bodies in arrived.items()}
+    assert {name: [one.get("text") for one in found] for name, found in documents.items()} == {
+        **{name: [references[name]["text"]] for name in files},
+        "fatal": [None],
+    }
+    assert [(one["status"], one["error_type"]) for one in documents["fatal"]] == [("failed", "TooManyStarts")]
+    assert [event["type"] for event in events] == ["job.failed"]
+    assert leftovers(stage.data, jobs) == []

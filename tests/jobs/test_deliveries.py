@@ -1,0 +1,618 @@
+"""Deliveries over hours, days and restarts: when they are tried again, and when no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from app.domain.errors import InvalidRequest, UndecodableAudio
+from app.domain.formats import Rendering, ResponseFormat
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
+from app.jobs.sqlite_journal import SqliteJournal
+from app.jobs.system import DELIVERIES
+from tests.jobs.rig import SECRET, open_rig, upload_to
+from tests.support.fault_server import (
+    answer,
+    close_before_status,
+    fault_server,
+    never_answer,
+    reset_before_status,
+    response_head,
+)
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from tests.jobs.rig import Rig
+    from tests.support.fault_server import Behaviour, Connection, SeenRequest
+
+pytestmark = pytest.mark.anyio
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
+DAY: Final = 86_400.0
+#: The Unix time at which the uptime of these tests is 0.
+START: Final = 1_790_000_000.0
+DOCUMENT: Final = Rendering(format=ResponseFormat.DOCUMENT)
+
+
+def a_days_rig(root: Path, **changes: Any) -> AbstractAsyncContextManager[Rig]:
+    """Rounds of one attempt each, for a day; the wall clock goes on with the uptime."""
+    uptime = changes.setdefault("uptime", FakeUptime())
+    values: dict[str, Any] = {"max_age_seconds": DAY, "attempts": 1, "now": lambda: START + uptime.seconds}
+    return open_rig(root, **values | changes)
+
+
+def journalled(root: Path, uptime: FakeUptime) -> SqliteJournal:
+    root.mkdir(exist_ok=True)
+    return SqliteJournal(root / "journal.sqlite3", uptime)
+
+
+def expiring(url: str, *, at: float) -> dict[str, Any]:
+    """What makes a job one whose URL holds until ``at``."""
+    return {"upload": Upload(url=url, rendering=DOCUMENT, expires_at=at), "delivery": Delivery(expires_at=at)}
+
+
+def told_at(url: str) -> dict[str, Any]:
+    return {"webhook": Webhook(url=url)}
+
+
+def delivery_of(job: Job) -> Delivery:
+    assert job.delivery is not None
+    return job.delivery
+
+
+def notification_of(job: Job) -> Delivery:
+    assert job.notification is not None
+    return job.notification
+
+
+def url_of(job: Job) -> str:
+    assert job.upload is not None
+    return job.upload.url
+
+
+def held(event: asyncio.Event, status: int = 200) -> Behaviour:
+    """An answer that comes when the event does."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.read_request()
+        await event.wait()
+        await connection.send(response_head(status, {"Content-Length": "0"}))
+
+    return behave
+
+
+async def what_is_due_begins() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def nothing_begins(rig: Rig) -> None:
+    await what_is_due_begins()
+    assert rig.deliveries.running == 0
+
+
+async def pass_time(rig: Rig, seconds: float) -> None:
+    """What becomes due at the end of it has been tried."""
+    rig.uptime.advance(seconds)
+    await what_is_due_begins()
+    await eventually(lambda: rig.deliveries.running == 0)
+
+
+# The schedule.
+
+
+async def test_rounds_follow_on_the_schedule_and_not_a_second_earlier(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        for number, wait in enumerate((30, 120, 600, 1800, 3600, 3600, 3600), start=1):
+            state = delivery_of(await rig.put_off(job, rounds=number))
+            assert (state.status, state.attempts, target.connections) == (PENDING, number, number)
+            assert state.next_attempt_at == pytest.approx(START + rig.uptime.seconds + wait)
+            rig.uptime.advance(wait - 1)
+            await nothing_begins(rig)
+            rig.uptime.advance(1)
+
+
+async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="app")
+    async with a_days_rig(tmp_path, attempts=3) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url("/key?sig=secret")))
+        now = await rig.put_off(job, rounds=1)
+        assert (now.status, now.progress, now.has_result) == (PROCESSING, "Uploading results", True)
+        assert (now.error, now.ended_at) == (None, None)
+        state = delivery_of(now)
+        assert (state.attempts, state.rounds, state.next_attempt_at) == (3, 1, START + 30)
+        assert state.last_error == f"HTTP 503 (attempt 3/3) to {target.url('/key')}"
+        assert "❌ All 3 upload attempts failed" in caplog.messages
+        assert caplog.messages[-1].startswith(f"🔄 Job {job.id}: next round of upload attempts in 30s, at 2026-09-21 ")
+        rig.uptime.advance(30)
+        assert delivery_of(await rig.put_off(job, rounds=2)).attempts == 6
+        assert rig.waits == [2.0, 4.0, 2.0, 4.0]
+        assert "secret" not in caplog.text
+
+
+async def test_result_arrives_in_a_later_round_and_its_url_is_erased(tmp_path: Path) -> None:
+    async with (
+        a_days_rig(tmp_path) as rig,
+        fault_server(answer(503), close_before_status(), reset_before_status(), answer(200)) as target,
+    ):
+        job = await rig.submit(**upload_to(target.url("/key?sig=secret")))
+        for number, wait in enumerate((30, 120, 600), start=1):
+            await rig.put_off(job, rounds=number)
+            rig.uptime.advance(wait)
+        now = await rig.ended(job)
+    assert (now.status, now.error) == (COMPLETED, None)
+    state = delivery_of(now)
+    assert (state.status, state.attempts, state.last_error, state.next_attempt_at) == (DELIVERED, 4, None, None)
+    assert url_of(now) == ""
+    assert len({request.body for request in target.requests}) == 1
+
+
+@pytest.mark.parametrize("asked", [61, 3600, 50_000])
+async def test_long_retry_after_sets_the_time_of_the_next_round(tmp_path: Path, asked: int) -> None:
+    async with (
+        a_days_rig(tmp_path, attempts=3) as rig,
+        fault_server(answer(429, Retry_After=str(asked)), answer(200)) as target,
+    ):
+        job = await rig.submit(**upload_to(target.url()))
+        state = delivery_of(await rig.put_off(job, rounds=1))
+        assert (state.attempts, state.next_attempt_at) == (1, START + asked)
+        rig.uptime.advance(asked - 1)
+        await nothing_begins(rig)
+        rig.uptime.advance(1)
+        assert (await rig.ended(job)).status is COMPLETED
+
+
+async def test_short_retry_after_is_waited_within_the_round(tmp_path: Path) -> None:
+    async with (
+        a_days_rig(tmp_path, attempts=3) as rig,
+        fault_server(answer(503, Retry_After="60"), answer(200)) as target,
+    ):
+        assert (await rig.ended(await rig.submit(**upload_to(target.url())))).status is COMPLETED
+        assert rig.waits == [60.0]
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 404, 412])
+async def test_final_answer_ends_the_delivery_at_once_in_any_round(tmp_path: Path, status: int) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503), answer(status)) as target:
+        job = await rig.submit(**upload_to(target.url("/key")))
+        await rig.put_off(job, rounds=1)
+        rig.uptime.advance(30)
+        now = await rig.ended(job)
+    assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
+    assert now.error == f"HTTP {status} (attempt 1/1) to {target.url('/key')}"
+    assert (delivery_of(now).status, delivery_of(now).attempts) == (GIVEN_UP, 2)
+    assert url_of(now) != ""  # the owner may put it right, and have the result delivered again
+
+
+async def test_delivery_that_waits_costs_no_task(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        before = len(asyncio.all_tasks())
+        jobs = [await rig.submit(**upload_to(target.url())) for _ in range(60)]
+        for job in jobs:
+            await rig.put_off(job, rounds=1)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+
+# The end of patience.
+
+
+async def test_delivery_is_given_up_at_its_greatest_age_with_all_that_was_tried(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path, max_age_seconds=200.0) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url("/key")))
+        for number, wait in enumerate((30, 120), start=1):
+            await rig.put_off(job, rounds=number)
+            rig.uptime.advance(wait)
+        assert delivery_of(await rig.put_off(job, rounds=3)).next_attempt_at is None  # it would come too late
+        rig.uptime.advance(49)
+        await nothing_begins(rig)
+        rig.uptime.advance(1)
+        now = await rig.ended(job)
+    cause = f"HTTP 503 (attempt 1/1) to {target.url('/key')}"
+    assert now.error == f"{cause}; given up after 3 attempts in 3 rounds"
+    assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
+    assert (delivery_of(now).status, delivery_of(now).attempts) == (GIVEN_UP, 3)
+    assert delivery_of(now).last_error == now.error
+    assert target.connections == 3
+
+
+async def test_retry_after_beyond_the_greatest_age_is_not_waited_for(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503, Retry_After=str(10**9))) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        assert delivery_of(await rig.put_off(job, rounds=1)).next_attempt_at is None
+        rig.uptime.advance(DAY - 1)
+        await nothing_begins(rig)
+        rig.uptime.advance(1)
+        now = await rig.ended(job)
+    assert (now.error or "").endswith("; given up after 1 attempts in 1 round")
+    assert target.connections == 1
+
+
+async def test_url_that_expires_between_two_rounds_fails_the_job_at_that_moment_and_is_erased(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**expiring(target.url("/key?sig=secret"), at=START + 100))
+        await rig.put_off(job, rounds=1)
+        rig.uptime.advance(30)
+        assert delivery_of(await rig.put_off(job, rounds=2)).next_attempt_at is None  # it would come too late
+        rig.uptime.advance(69)
+        await nothing_begins(rig)
+        assert rig.now(job).status is PROCESSING
+        rig.uptime.advance(1)
+        now = await rig.ended(job)
+    assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
+    assert now.error == (
+        "upload_presigned_url expired at 2026-09-21 14:15:00 UTC: sign a new one that holds long enough. "
+        f"The last attempt before: HTTP 503 (attempt 1/1) to {target.url('/key')}"
+    )
+    assert (delivery_of(now).status, delivery_of(now).attempts) == (GIVEN_UP, 2)
+    assert url_of(now) == ""
+    assert target.connections == 2
+
+
+async def test_url_that_expired_in_the_queue_is_not_tried(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(200)) as target:
+        rig.transcriber.on_model.hold()
+        job = await rig.submit(**expiring(target.url(), at=START + 100))
+        await rig.transcriber.on_model.reached()
+        rig.uptime.advance(100)
+        rig.transcriber.on_model.release()
+        now = await rig.ended(job)
+    assert now.status is FAILED
+    assert (now.error or "").startswith("upload_presigned_url expired at ")
+    assert "attempt before" not in (now.error or "")
+    assert (url_of(now), target.connections) == ("", 0)
+
+
+# Failures are told too.
+
+
+async def test_failure_document_is_delivered_in_rounds_while_the_job_has_failed_at_once(tmp_path: Path) -> None:
+    async with (
+        a_days_rig(tmp_path) as rig,
+        fault_server(answer(503), answer(503), answer(200)) as target,
+        fault_server(answer(200)) as hook,
+    ):
+        rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
+        job = await rig.submit(**upload_to(target.url("/key?sig=secret")), **told_at(hook.url()))
+        now = await rig.put_off(job, rounds=1)
+        assert (now.status, now.error, delivery_of(now).status) == (FAILED, "The file is no audio.", PENDING)
+        await eventually(lambda: len(hook.requests) == 1)  # who waits for the event is not kept waiting
+        rig.uptime.advance(30)
+        await rig.put_off(job, rounds=2)
+        rig.uptime.advance(120)
+        now = await rig.ended(job)
+    assert (now.status, now.error, now.error_type) == (FAILED, "The file is no audio.", "UndecodableAudio")
+    assert (delivery_of(now).status, delivery_of(now).attempts, url_of(now)) == (DELIVERED, 3, "")
+    (document,) = {request.body for request in target.requests}
+    assert json.loads(document)["error"] == "The file is no audio."
+    assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
+
+
+async def test_failure_document_that_is_refused_is_given_up_and_its_url_erased(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(403)) as target:
+        rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
+        now = await rig.ended(await rig.submit(**upload_to(target.url("/key"))))
+    assert (now.status, now.error) == (FAILED, "The file is no audio.")
+    assert delivery_of(now).status is GIVEN_UP
+    assert delivery_of(now).last_error == f"HTTP 403 (attempt 1/1) to {target.url('/key')}"
+    assert (url_of(now), target.connections) == ("", 1)
+
+
+# Webhooks.
+
+
+def check_signed(request: SeenRequest) -> None:
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    event_id, timestamp, signature = (request.headers[name] for name in names)
+    assert signature == SECRET.signature(event_id, int(timestamp), request.body)
+
+
+async def test_event_is_told_in_rounds_with_one_id_and_one_body_and_new_times(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503), answer(500), answer(204)) as hook:
+        job = await rig.submit(**told_at(hook.url("/hook?token=secret")))
+        for number, wait in enumerate((30, 120), start=1):
+            now = await rig.put_off(job, rounds=number)
+            assert (now.status, notification_of(now).status) == (COMPLETED, PENDING)
+            rig.uptime.advance(wait)
+        now = await rig.ended(job)
+    assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 3)
+    assert now.webhook is not None
+    assert (now.webhook.url, now.webhook.body) == ("", "")
+    assert len({(request.headers["webhook-id"], request.body) for request in hook.requests}) == 1
+    times = [int(request.headers["webhook-timestamp"]) - START for request in hook.requests]
+    assert times == [0, 30, 150]
+    for request in hook.requests:
+        check_signed(request)
+    event = json.loads(hook.requests[0].body)
+    assert (event["type"], event["data"]["job_id"]) == ("job.completed", job.id)
+
+
+async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as hook:
+        job = await rig.submit(**told_at(hook.url("/hook")))
+        await rig.put_off(job, rounds=1)
+        rig.uptime.advance(DAY)
+        now = await rig.ended(job)
+    assert (now.status, now.error) == (COMPLETED, None)
+    cause = f"HTTP 503 (attempt 1/1) to {hook.url('/hook')}"
+    assert notification_of(now).status is GIVEN_UP
+    assert notification_of(now).last_error == f"{cause}; given up after 1 attempts in 1 round"
+    assert now.webhook is not None
+    assert now.webhook.url == ""
+
+
+async def test_event_whose_secret_is_not_set_any_more_is_given_up(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path, webhook_secret=None) as rig, fault_server(answer(200)) as hook:
+        now = await rig.ended(await rig.submit(**told_at(hook.url())))
+    assert (now.status, notification_of(now).status) == (COMPLETED, GIVEN_UP)
+    assert notification_of(now).last_error == "WEBHOOK_SECRET is not set any more"
+    assert hook.connections == 0
+
+
+@pytest.mark.parametrize("status", [200, 410, 503])
+async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp_path: Path, status: int) -> None:
+    """The delivery failed, its event is under way, and meanwhile the result is delivered again with success."""
+    heard = asyncio.Event()
+    async with (
+        a_days_rig(tmp_path) as rig,
+        fault_server(answer(403), answer(200)) as target,
+        fault_server(held(heard, status), answer(200)) as hook,
+    ):
+        job = await rig.submit(**upload_to(target.url()), **told_at(hook.url()))
+        await eventually(lambda: len(hook.requests) == 1)
+        await rig.runner.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+        await eventually(lambda: rig.now(job).status is COMPLETED)
+        heard.set()
+        now = await rig.ended(job)
+    assert [json.loads(request.body)["type"] for request in hook.requests] == ["job.failed", "job.completed"]
+    assert len({request.headers["webhook-id"] for request in hook.requests}) == 2
+    assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 1)
+
+
+# Stopping.
+
+
+async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as target:
+        jobs = [await rig.submit(**upload_to(target.url())) for _ in range(DELIVERIES + 6)]
+        await eventually(lambda: all(rig.now(job).has_result for job in jobs) and target.connections == DELIVERIES)
+        assert rig.deliveries.running == DELIVERIES
+        under_way = [job for job in jobs if rig.deliveries.is_busy(job.id)]
+        for number, job in enumerate(under_way[:3], start=1):
+            await rig.runner.cancel(job.id)
+            await eventually(lambda number=number: target.connections == DELIVERIES + number)  # type: ignore[misc]  # likewise
+            assert rig.deliveries.running == DELIVERIES
+
+
+async def test_stopped_delivery_is_still_due_and_goes_on_when_it_is_attended_to(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(never_answer(), answer(200)) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await target.came.wait()
+        await rig.deliveries.stop(job.id)
+        assert not rig.deliveries.is_busy(job.id)
+        assert rig.now(job).upload_is_due
+        rig.deliveries.attend(job.id)
+        assert (await rig.ended(job)).status is COMPLETED
+        rig.deliveries.attend(job.id)
+        rig.deliveries.attend("one that never was")
+        await nothing_begins(rig)
+
+
+async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(tmp_path: Path) -> None:
+    heard = asyncio.Event()
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503), held(heard)) as target:
+        later = await rig.submit(**upload_to(target.url("/later")))
+        await rig.put_off(later, rounds=1)
+        job = await rig.submit(**upload_to(target.url("/now")))
+        await eventually(lambda: rig.deliveries.is_busy(job.id))
+        draining = asyncio.create_task(rig.deliveries.drain(asyncio.get_running_loop().time() + 30))
+        await asyncio.sleep(0)
+        heard.set()
+        async with asyncio.timeout(10):
+            await draining
+        assert rig.now(job).status is COMPLETED
+        rig.uptime.advance(30)
+        await nothing_begins(rig)
+        assert rig.now(later).upload_is_due
+
+
+async def test_drain_breaks_off_what_does_not_end_in_time_and_leaves_it_due(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await target.came.wait()
+        async with asyncio.timeout(5):
+            await rig.deliveries.drain(asyncio.get_running_loop().time() + 0.05)
+        assert rig.deliveries.running == 0
+        assert rig.now(job).upload_is_due
+        assert (rig.now(job).status, delivery_of(rig.now(job)).rounds) == (PROCESSING, 0)
+
+
+async def test_cancelled_job_is_tried_no_more(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await rig.put_off(job, rounds=1)
+        now = await rig.runner.cancel(job.id)
+        assert (now.status, delivery_of(now).status, url_of(now)) == (CANCELLED, GIVEN_UP, "")
+        assert delivery_of(now).last_error == "The job was cancelled."
+        rig.uptime.advance(DAY)
+        await nothing_begins(rig)
+    assert target.connections == 1
+
+
+async def test_forgotten_job_is_tried_no_more(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url()))
+        await rig.put_off(job, rounds=1)
+        await rig.runner.forget(job.id)
+        rig.uptime.advance(DAY)
+        await nothing_begins(rig)
+        assert rig.deaths == []
+    assert target.connections == 1
+
+
+# Through a restart.
+
+
+def down_until(event: asyncio.Event) -> Behaviour:
+    """In one way after another."""
+    ways = cycle([answer(503), close_before_status(), reset_before_status(), answer(429)])
+
+    async def behave(connection: Connection) -> None:
+        await (answer(200) if event.is_set() else next(ways))(connection)
+
+    return behave
+
+
+async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_service_is_started_anew(
+    tmp_path: Path,
+) -> None:
+    up, uptime, again = asyncio.Event(), FakeUptime(), FakeUptime()
+    async with fault_server(down_until(up)) as target, fault_server(down_until(up)) as hook:
+        async with a_days_rig(tmp_path, uptime=uptime, journal=journalled(tmp_path, uptime), forget=False) as first:
+            jobs = [await first.submit(**upload_to(target.url("/result")), **told_at(hook.url())) for _ in range(2)]
+            for job in jobs:
+                await first.put_off(job, rounds=1)
+            first.transcriber.error = UndecodableAudio("No.")
+            jobs.append(await first.submit(**upload_to(target.url("/failure")), **told_at(hook.url())))
+            await first.put_off(jobs[2], rounds=1)
+            for _ in range(6):
+                await pass_time(first, 300)
+        async with a_days_rig(tmp_path, uptime=again, journal=journalled(tmp_path, again)) as second:
+            assert again.seconds == 1800
+            assert [second.now(job).status for job in jobs] == [PROCESSING, PROCESSING, FAILED]
+            for _ in range(6):
+                await pass_time(second, 300)
+            assert not any(second.now(job).is_settled for job in jobs)
+            up.set()
+            for _ in range(12):
+                await pass_time(second, 300)
+            found = [second.now(job) for job in jobs]
+            assert second.transcriber.calls == []
+    assert [job.status for job in found] == [COMPLETED, COMPLETED, FAILED]
+    assert [delivery_of(job).status for job in found] == [DELIVERED] * 3
+    assert [notification_of(job).status for job in found] == [DELIVERED] * 3
+    assert [url_of(job) for job in found] == [""] * 3
+    for path, count in (("/result", 2), ("/failure", 1)):
+        bodies = {request.body for request in target.requests if request.target.startswith(path)}
+        assert len(bodies) == count
+    told = {(request.headers["webhook-id"], request.body) for request in hook.requests}
+    assert sorted(json.loads(body)["type"] for _, body in told) == ["job.completed", "job.completed", "job.failed"]
+
+
+async def failed_over_a_restart(
+    root: Path, url: str, *, expires_at: float | None, between: Callable[[FakeUptime], float]
+) -> tuple[Job, AbstractAsyncContextManager[Rig]]:
+    """A job whose first round failed in one process, and the next process, whose clock says what ``between`` gives."""
+    uptime = FakeUptime()
+    async with a_days_rig(root, uptime=uptime, journal=journalled(root, uptime), forget=False) as first:
+        wanted = upload_to(url) if expires_at is None else expiring(url, at=expires_at)
+        job = await first.submit(**wanted)
+        await first.put_off(job, rounds=1)
+    again = FakeUptime()
+    return job, a_days_rig(root, uptime=again, journal=journalled(root, again), now=lambda: between(again))
+
+
+async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delivered_elsewhere(tmp_path: Path) -> None:
+    async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
+        job, following = await failed_over_a_restart(
+            tmp_path, target.url("/key"), expires_at=None, between=lambda uptime: START + uptime.seconds
+        )
+        async with following as rig:
+            while rig.now(job).is_active:
+                await pass_time(rig, 600)
+            assert rig.uptime.seconds == pytest.approx(DAY, abs=1200)
+            now = rig.now(job)
+            attempts = delivery_of(now).attempts
+            assert 25 <= attempts <= 31
+            cause = f"HTTP 503 (attempt 1/1) to {target.url('/key')}"
+            assert now.error == f"{cause}; given up after {attempts} attempts in {attempts} rounds"
+            assert target.connections == attempts
+            again = await rig.runner.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            assert (again.status, again.progress) == (PROCESSING, "Uploading results")
+            now = await rig.ended(job)
+            assert (now.status, now.error, now.error_type) == (COMPLETED, None, None)
+            assert (delivery_of(now).status, delivery_of(now).attempts) == (DELIVERED, 1)
+            assert rig.transcriber.calls == []
+    assert other.requests[0].body == target.requests[0].body
+
+
+async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(tmp_path: Path) -> None:
+    async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
+        job, following = await failed_over_a_restart(
+            tmp_path, target.url("/key"), expires_at=START + 7200, between=lambda uptime: START + 9999 + uptime.seconds
+        )
+        async with following as rig:
+            now = await rig.ended(job)
+            assert (now.status, now.has_result, url_of(now)) == (FAILED, True, "")
+            assert (now.error or "").startswith("upload_presigned_url expired at 2026-09-21 16:13:20 UTC: sign a new ")
+            assert target.connections == 1
+            with pytest.raises(InvalidRequest, match="send a fresh one as"):
+                await rig.runner.redeliver(job.id, None)
+            assert rig.now(job) == now
+            await rig.runner.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            now = await rig.ended(job)
+            assert (now.status, now.error, url_of(now)) == (COMPLETED, None, "")
+            assert rig.transcriber.calls == []
+
+
+async def test_delivery_that_became_due_while_the_service_was_down_is_tried_at_once(tmp_path: Path) -> None:
+    async with fault_server(answer(503), answer(200)) as target:
+        job, following = await failed_over_a_restart(
+            tmp_path, target.url(), expires_at=None, between=lambda uptime: START + 3600 + uptime.seconds
+        )
+        async with following as rig:
+            assert (await rig.ended(job)).status is COMPLETED
+            assert rig.uptime.seconds == 0
+
+
+# Delivering again.
+
+
+async def test_redelivery_that_fails_leaves_the_job_failed_and_can_be_asked_for_again(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(403), answer(200)) as target:
+        job = await rig.submit(**upload_to(target.url("/key")))
+        assert (await rig.ended(job)).status is FAILED
+        await rig.runner.redeliver(job.id, None)
+        assert (await rig.ended(job)).status is FAILED
+        await rig.runner.redeliver(job.id, None)
+        now = await rig.ended(job)
+    assert (now.status, now.error, target.connections) == (COMPLETED, None, 3)
+    assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, FAILED, PROCESSING, FAILED, PROCESSING, COMPLETED]
+
+
+async def test_redelivery_has_its_own_patience(tmp_path: Path) -> None:
+    """A day from when it was asked for, whatever was tried before."""
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url("/key")))
+        await rig.put_off(job, rounds=1)
+        rig.uptime.advance(DAY)
+        assert (await rig.ended(job)).status is FAILED
+        await rig.runner.redeliver(job.id, None)
+        state = delivery_of(await rig.put_off(job, rounds=1))
+        assert (state.status, state.attempts, state.next_attempt_at) == (PENDING, 1, START + DAY + 30)
+
+
+async def test_redelivery_that_is_cancelled_stays_cancelled(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(503)) as target:
+        job = await rig.submit(**upload_to(target.url("/key")))
+        assert (await rig.ended(job)).status is FAILED
+        await rig.runner.redeliver(job.id, None)
+        await rig.put_off(job, rounds=1)
+        assert (await rig.runner.cancel(job.id)).status is CANCELLED
+        with pytest.raises(InvalidRequest, match="was cancelled: submit it again"):
+            await rig.runner.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+        rig.uptime.advance(DAY)
+        await nothing_begins(rig)

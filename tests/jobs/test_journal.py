@@ -1,0 +1,446 @@
+"""What the journal keeps, through a crash and a full disk, and what it keeps no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import threading
+import types
+from collections.abc import Mapping
+from contextlib import closing, contextmanager
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain.errors import DiskFull, JournalFailed, ServiceError
+from app.domain.formats import Rendering
+from app.domain.job import Delivery, Job, JobStatus, Upload, Webhook
+from app.jobs.journal import Journal, NoJournal
+from app.jobs.sqlite_journal import SqliteJournal
+from tests.domain.strategies import NUMBERS, TEXTS
+from tests.jobs.rig import a_job
+from tests.support.disks import filled, small_disk
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SECRET: Final = "X-Amz-Signature=0123456789abcdef"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite3"
+
+
+@contextmanager
+def opened(path: Path, uptime: FakeUptime | None = None) -> Iterator[tuple[SqliteJournal, list[Job]]]:
+    """A journal, and the jobs that were found in it."""
+    journal = SqliteJournal(path, uptime or FakeUptime())
+    found = list(journal.open())
+    try:
+        yield journal, found
+    finally:
+        journal.close()
+
+
+def found_in(path: Path) -> list[Job]:
+    with opened(path) as (_, jobs):
+        return jobs
+
+
+def write(journal: Journal, *jobs: Job) -> None:
+    async def all_of_them() -> None:
+        for job in jobs:
+            await journal.write(job)
+
+    asyncio.run(all_of_them())
+
+
+def delete(journal: Journal, job_id: str) -> None:
+    asyncio.run(journal.delete(job_id))
+
+
+def refusal(path: Path) -> str:
+    """The sentence with which it is not opened."""
+    with pytest.raises(ServiceError) as caught:
+        SqliteJournal(path, FakeUptime()).open()
+    return str(caught.value)
+
+
+def stored_bytes(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+
+
+# Any journal.
+
+
+@pytest.fixture(params=[SqliteJournal, NoJournal])
+def journal(request: pytest.FixtureRequest, path: Path) -> Iterator[Journal]:
+    made: Journal = SqliteJournal(path, FakeUptime()) if request.param is SqliteJournal else NoJournal()
+    yield made
+    made.close()
+
+
+def test_new_journal_holds_no_jobs(journal: Journal) -> None:
+    assert list(journal.open()) == []
+
+
+def test_whatever_is_written_or_deleted_is_taken(journal: Journal) -> None:
+    async def use() -> None:
+        job = a_job()
+        await journal.delete(job.id)
+        await journal.write(job)
+        await journal.write(job.moved_to(JobStatus.PROCESSING, at=1.0))
+        await asyncio.gather(*(journal.write(a_job()) for _ in range(20)), journal.beat())
+        await journal.delete(job.id)
+
+    journal.open()
+    asyncio.run(use())
+
+
+def test_journal_may_be_closed_twice_and_before_it_was_opened(journal: Journal) -> None:
+    journal.close()
+    journal.open()
+    journal.close()
+    journal.close()
+
+
+# What it keeps.
+
+
+def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Any value that a field of this type may have."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return st.one_of([strategy_of(argument) for argument in arguments])
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return st.lists(strategy_of(arguments[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(strategy_of, arguments))
+    if origin is frozenset:
+        return st.frozensets(strategy_of(arguments[0]))
+    if origin is Mapping:
+        return st.dictionaries(strategy_of(arguments[0]), strategy_of(arguments[1]), max_size=3)
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return st.builds(hint, **{name: strategy_of(of) for name, of in get_type_hints(hint).items()})
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    return LEAVES[hint]
+
+
+LEAVES: Final[dict[Any, st.SearchStrategy[Any]]] = {
+    str: TEXTS,
+    float: NUMBERS,
+    int: st.integers(min_value=-(2**40), max_value=2**40),
+    bool: st.booleans(),
+    type(None): st.none(),
+}
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.lists(strategy_of(Job), min_size=1, max_size=8, unique_by=lambda job: job.id))
+def test_every_field_of_every_job_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, jobs: list[Job]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.sqlite3"
+    with opened(path) as (journal, _):
+        write(journal, *jobs)
+    found = found_in(path)
+    assert found == jobs
+    assert [job.revision for job in found] == [job.revision for job in jobs]  # which the comparison leaves out
+
+
+def test_jobs_come_back_in_the_order_of_their_acceptance_whatever_changes_later(path: Path) -> None:
+    jobs = [a_job() for _ in range(5)]
+    with opened(path) as (journal, _):
+        write(journal, *jobs)
+        write(journal, *(job.changed(language="english") for job in reversed(jobs)))
+    found = found_in(path)
+    assert [job.id for job in found] == [job.id for job in jobs]
+    assert {job.language for job in found} == {"english"}
+
+
+def test_deleted_job_is_gone_and_the_others_stay(path: Path) -> None:
+    jobs = [a_job() for _ in range(3)]
+    with opened(path) as (journal, _):
+        write(journal, *jobs)
+        delete(journal, jobs[1].id)
+        delete(journal, "one that never was")
+    assert found_in(path) == [jobs[0], jobs[2]]
+
+
+def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path) -> None:
+    """The files as they are while the journal is open, without anything that closing does."""
+    jobs = [a_job(upload=Upload(url="https://b.example/k", rendering=Rendering())) for _ in range(20)]
+    crashed = tmp_path / "crashed"
+    with opened(path, FakeUptime(41.0)) as (journal, _):
+        write(journal, *jobs)
+        delete(journal, jobs[0].id)
+        crashed.mkdir()
+        for file in tmp_path.glob("journal.*"):
+            shutil.copy(file, crashed)
+    uptime = FakeUptime()
+    with opened(crashed / path.name, uptime) as (_, found):
+        assert found == jobs[1:]
+        assert uptime.seconds == 41.0
+
+
+def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
+    with opened(path, FakeUptime(100.0)) as (journal, _):
+        asyncio.run(journal.beat())
+    uptime = FakeUptime()
+    with opened(path, uptime) as (journal, _):
+        assert uptime.seconds == 100.0
+        uptime.advance(50.0)
+        write(journal, a_job())  # every commit tells
+        uptime.advance(7.0)  # and so does the end
+    uptime = FakeUptime()
+    with opened(path, uptime):
+        assert uptime.seconds == 157.0
+
+
+# How it writes.
+
+
+def test_writes_that_come_together_share_their_transactions(path: Path) -> None:
+    jobs = [a_job() for _ in range(200)]
+
+    async def all_at_once(journal: SqliteJournal) -> None:
+        await asyncio.gather(*(journal.write(job) for job in jobs))
+
+    with opened(path) as (journal, _):
+        asyncio.run(all_at_once(journal))
+        assert 1 <= journal.transactions <= 50
+    assert {job.id for job in found_in(path)} == {job.id for job in jobs}
+
+
+def test_changes_of_one_job_that_come_together_stay_in_order(path: Path) -> None:
+    job = a_job()
+
+    async def all_at_once(journal: SqliteJournal) -> None:
+        await asyncio.gather(*(journal.write(job.changed(attempts=number)) for number in range(50)))
+
+    with opened(path) as (journal, _):
+        asyncio.run(all_at_once(journal))
+    assert [found.attempts for found in found_in(path)] == [49]
+
+
+def test_journal_is_readable_by_its_owner_only(path: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with opened(path) as (journal, _):
+            write(journal, a_job())
+            modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("journal.*")}
+    finally:
+        os.umask(before)
+    assert modes == {"journal.sqlite3": 0o600, "journal.sqlite3-wal": 0o600, "journal.sqlite3-shm": 0o600}
+
+
+def test_every_commit_is_synced_before_anybody_hears_of_it(path: Path) -> None:
+    with opened(path) as (journal, _):
+        connection = journal._connection
+        assert connection is not None
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+# What it refuses.
+
+
+def test_journal_of_a_later_version_is_left_alone(path: Path) -> None:
+    job = a_job()
+    with opened(path) as (journal, _):
+        write(journal, job)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=2")
+    assert refusal(path) == (
+        f"The journal {path} was written by a later version of this service: start that one, or name another DATA_DIR."
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+        connection.execute("PRAGMA user_version=1")
+    assert found_in(path) == [job]
+
+
+def a_text_file(path: Path) -> None:
+    path.write_text("This is no database. " * 500)
+
+
+def a_damaged_file(path: Path) -> None:
+    with opened(path) as (journal, _):
+        write(journal, *(a_job() for _ in range(50)))
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 12_288)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def another_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE jobs (name TEXT)")
+
+
+@pytest.mark.parametrize("make", [a_text_file, a_damaged_file, a_folder, another_database])
+def test_file_that_is_no_journal_is_refused_in_one_sentence(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    threads = threading.active_count()
+    sentence = refusal(path)
+    assert sentence.startswith(f"The journal {path} can't be read (")
+    assert sentence.endswith(
+        "put a backup of DATA_DIR in its place, or move the folder away to begin without the jobs in it."
+    )
+    assert "\n" not in sentence
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no JSON at all",
+        "{}",
+        '{"id": "1", "accepted_at": "yesterday", "source_url": "https://b.example/?' + SECRET + '"}',
+        "[]",
+    ],
+)
+def test_row_that_is_not_understood_is_refused_in_one_sentence_that_quotes_nothing_of_it(path: Path, row: str) -> None:
+    with opened(path):
+        pass
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO jobs (id, job) VALUES ('1', ?)", (row,))
+    sentence = refusal(path)
+    assert "a job in it is not understood" in sentence
+    assert SECRET not in sentence
+    assert "\n" not in sentence
+
+
+def test_closed_journal_takes_nothing(path: Path) -> None:
+    journal = SqliteJournal(path, FakeUptime())
+    with pytest.raises(JournalFailed, match="closed"):
+        write(journal, a_job())
+    journal.open()
+    journal.close()
+    with pytest.raises(JournalFailed, match="closed"):
+        write(journal, a_job())
+    with pytest.raises(JournalFailed, match="closed"):
+        delete(journal, "1")
+    with pytest.raises(JournalFailed, match="closed"):
+        asyncio.run(journal.beat())
+
+
+@pytest.mark.anyio
+async def test_what_came_before_the_end_is_written_and_what_comes_in_its_midst_is_refused(path: Path) -> None:
+    journal = SqliteJournal(path, FakeUptime())
+    await asyncio.to_thread(journal.open)
+    before = [a_job() for _ in range(3)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # from here on the writer waits
+        writing = [asyncio.create_task(journal.write(job)) for job in before]
+        await asyncio.sleep(0)
+        closed = asyncio.create_task(asyncio.to_thread(journal.close))
+        await eventually(lambda: journal._writer is None)
+        try:
+            with pytest.raises(JournalFailed, match="closed"):
+                async with asyncio.timeout(5):
+                    await journal.write(a_job())
+        finally:
+            other.execute("ROLLBACK")
+    async with asyncio.timeout(10):
+        await asyncio.gather(*writing, closed)
+    assert await asyncio.to_thread(found_in, path) == before
+
+
+def test_trouble_that_will_not_pass_has_its_own_name_and_changes_nothing(path: Path) -> None:
+    with opened(path) as (journal, _):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("ALTER TABLE jobs RENAME TO others")
+        with pytest.raises(JournalFailed, match=r"can't be written \(no such table: .*\): see to the disk"):
+            write(journal, a_job())
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("ALTER TABLE others RENAME TO jobs")
+        job = a_job()
+        write(journal, job)
+    assert found_in(path) == [job]
+
+
+# What it keeps no longer.
+
+
+def a_secretive_job(size: int) -> Job:
+    """With secrets wherever a job has some, each of them so long."""
+    secret = f"https://b.example/k?{SECRET * (1 + size // len(SECRET))}"
+    return a_job(
+        source_url=secret,
+        upload=Upload(url=secret, headers=(("x-amz-meta", secret),), rendering=Rendering()),
+        webhook=Webhook(url=secret),
+        delivery=Delivery(),
+    )
+
+
+def without_secrets(job: Job) -> Job:
+    return job.changed(source_url="", upload=job.upload and job.upload.erased(), webhook=Webhook(url=""))
+
+
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_erased_secret_is_soon_in_none_of_the_files(path: Path, tmp_path: Path, size: int) -> None:
+    jobs = [a_secretive_job(size) for _ in range(5)]
+    with opened(path) as (journal, _):
+        write(journal, *jobs)
+        assert SECRET.encode() in stored_bytes(tmp_path)
+        write(journal, *map(without_secrets, jobs[:4]))
+        delete(journal, jobs[4].id)
+        asyncio.run(eventually(lambda: SECRET.encode() not in stored_bytes(tmp_path), seconds=10))
+    assert SECRET.encode() not in stored_bytes(tmp_path)
+    assert found_in(path) == list(map(without_secrets, jobs[:4]))
+
+
+def test_erased_secret_is_in_none_of_the_files_once_the_journal_is_closed(path: Path, tmp_path: Path) -> None:
+    jobs = [a_secretive_job(1000) for _ in range(20)]
+    with opened(path) as (journal, _):
+        write(journal, *jobs)
+        write(journal, *map(without_secrets, jobs))
+        assert SECRET.encode() in stored_bytes(tmp_path)
+    assert SECRET.encode() not in stored_bytes(tmp_path)
+    assert [file.name for file in tmp_path.glob("journal.*")] == [path.name]
+
+
+# A full disk.
+
+
+@pytest.mark.parametrize("size", ["192k", "1m"])
+def test_full_disk_refuses_what_is_new_and_writes_go_on_once_there_is_space(tmp_path: Path, size: str) -> None:
+    with small_disk(tmp_path / "small", size=size) as disk:
+        path = disk / "journal.sqlite3"
+        job = a_job()
+        with opened(path) as (journal, _):
+            write(journal, job)
+            refused = 0
+            with filled(disk):
+                for number in range(20):  # the log may have room for a few
+                    larger = job.changed(attempts=number + 1, metadata={"a": "b" * 2000})
+                    try:
+                        write(journal, larger)
+                        job = larger
+                    except DiskFull:
+                        refused += 1
+            assert refused
+            later = a_job()
+            write(journal, later)
+        assert found_in(path) == [job, later]
+
+
+def test_journal_on_a_disk_without_any_space_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", size="64k") as disk, filled(disk):
+        assert refusal(disk / "journal.sqlite3").startswith(f"The journal {disk / 'journal.sqlite3'} can't be read (")

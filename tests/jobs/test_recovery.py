@@ -1,0 +1,529 @@
+"""The start after a stop or a crash, from everything that can be on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import pytest
+
+from app.domain.formats import Rendering, ResponseFormat
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload, Webhook
+from app.domain.transcript import TranscriptionOptions
+from app.jobs.sqlite_journal import SqliteJournal
+from app.transcription.catalogue import Catalogue
+from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
+from tests.support.fake_transcriber import GREETING
+from tests.support.fault_server import answer, fault_server
+from tests.support.scripted_journal import ScriptedJournal
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from tests.jobs.rig import Rig
+
+pytestmark = pytest.mark.anyio
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
+MODELS: Final = Catalogue("small")
+RESULT: Final = json.dumps({"transcript": GREETING.to_dict(), "processing_time": 1.5}).encode()
+HOUR: Final = 3600.0
+TEN_YEARS: Final = 10 * 365 * 86_400.0
+
+
+class Left:
+    """What an earlier process left: rows in its journal, and a folder for some of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = ScriptedJournal()
+
+    def row(self, **changes: Any) -> Job:
+        """A job in the journal."""
+        job = a_job(**changes)
+        self.journal.kept[job.id] = job
+        return job
+
+    def file(self, job: Job | str, **contents: bytes) -> None:
+        """Files in the job's folder; underscores in their names stand for dots."""
+        folder = self.root / "jobs" / (job if isinstance(job, str) else job.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name.replace("_", ".")).write_bytes(content)
+
+    def job(self, *, audio: bytes | None = AUDIO, **changes: Any) -> Job:
+        """A job in the journal with its audio, as most are."""
+        job = self.row(**changes)
+        if audio is not None:
+            self.file(job, audio=audio)
+        return job
+
+    def found(self, **changes: Any) -> AbstractAsyncContextManager[Rig]:
+        """The process that comes after, before its model is loaded."""
+        return open_rig(self.root, **{"journal": self.journal, "max_age_seconds": 86_400.0, "attempts": 1, **changes})
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Left:
+    return Left(tmp_path)
+
+
+def started(job: Job) -> Job:
+    return job.moved_to(PROCESSING, at=1.0, progress=Progress.TRANSCRIBING, progress_percent=40.0, attempts=1)
+
+
+def document_of(body: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(body)
+    return document
+
+
+# Jobs without a result.
+
+
+async def test_jobs_that_waited_go_on_in_the_order_of_their_acceptance_once_the_model_is_there(left: Left) -> None:
+    jobs = [left.job() for _ in range(5)]
+    async with left.found(permits=1) as rig:
+        assert rig.registry.waiting() == [job.id for job in jobs]
+        assert rig.transcriber.calls == []
+        await rig.recovery.resume(MODELS)
+        assert [(await rig.ended(job)).status for job in jobs] == [COMPLETED] * 5
+        assert [call.source.parent.name for call in rig.transcriber.calls] == [job.id for job in jobs]
+        assert [rig.now(job).attempts for job in jobs] == [1] * 5
+
+
+async def test_job_that_was_on_the_model_waits_again_and_is_done_again(left: Left) -> None:
+    job = left.job()
+    left.journal.kept[job.id] = started(job)
+    async with left.found() as rig:
+        now = rig.now(job)
+        assert (now.status, now.progress, now.progress_percent, now.started_at) == (
+            QUEUED,
+            "Waiting for GPU availability",
+            0.0,
+            None,
+        )
+        await rig.recovery.resume(MODELS)
+        assert (await rig.ended(job)).status is COMPLETED
+        assert rig.now(job).attempts == 2
+
+
+async def test_job_whose_audio_is_gone_fails_and_its_failure_is_delivered(left: Left) -> None:
+    async with fault_server(answer(200)) as target:
+        job = left.job(audio=None, **upload_to(target.url()))
+        async with left.found() as rig:
+            await rig.recovery.resume(MODELS)
+            now = await rig.ended(job)
+    assert (now.status, now.error_type) == (FAILED, "AudioLost")
+    assert now.error == "The audio of this job is not in DATA_DIR any more: submit it again."
+    assert now.delivery is not None
+    assert now.delivery.status is DELIVERED
+    assert document_of(target.requests[0].body)["error_type"] == "AudioLost"
+
+
+async def test_audio_that_was_not_fetched_is_fetched_and_what_was_is_not(left: Left) -> None:
+    async with fault_server(answer(200, b"whole")) as source:
+        not_begun = left.job(audio=None, source_url=source.url("/not-begun"))
+        begun = left.job(audio=None, source_url=source.url("/begun"))
+        left.file(begun, audio_partial=b"wh")
+        not_written_down = left.job(audio=b"whole", source_url=source.url("/not-written-down"))
+        fetched = left.job(audio=b"whole", source_url="")
+        async with left.found() as rig:
+            rig.transcriber.on_model.hold()
+            await rig.recovery.resume(MODELS)
+            await rig.transcriber.decoding.reached(4)
+            contents = [await asyncio.to_thread(call.source.read_bytes) for call in rig.transcriber.calls]
+            rig.transcriber.on_model.release()
+            jobs = (not_begun, begun, not_written_down, fetched)
+            found = [await rig.ended(job) for job in jobs]
+    assert contents == [b"whole"] * 4
+    assert [job.status for job in found] == [COMPLETED] * 4
+    assert [job.source_url for job in found] == [""] * 4
+    assert sorted(request.target.partition("?")[0] for request in source.requests) == ["/begun", "/not-begun"]
+
+
+# Jobs with a result.
+
+
+@pytest.mark.parametrize("was_queued", [True, False])
+async def test_result_that_is_not_in_the_journal_is_taken_over_and_never_made_again(
+    left: Left, *, was_queued: bool
+) -> None:
+    async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:
+        job = left.job(webhook=Webhook(url=hook.url()), **upload_to(target.url()))
+        if not was_queued:
+            left.journal.kept[job.id] = started(job)
+        left.file(job, result_json=RESULT)
+        async with left.found() as rig:
+            now = await rig.ended(job)
+            await rig.recovery.resume(MODELS)
+            assert rig.transcriber.calls == []
+            assert await rig.files(job) == ["result.json"]
+            assert left.journal.kept[job.id] == now
+    assert (now.status, now.language, now.audio_duration) == (COMPLETED, "german", 10.0)
+    document = document_of(target.requests[0].body)
+    assert (document["text"], document["processing_time"]) == ("Grüße an alle.", 1.5)
+    assert document_of(hook.requests[0].body)["type"] == "job.completed"
+
+
+async def test_result_of_a_job_that_is_delivered_nowhere_completes_it_at_once(left: Left) -> None:
+    job = left.job()
+    left.file(job, result_json=RESULT)
+    async with left.found() as rig:
+        assert rig.now(job).status is COMPLETED
+        assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
+
+
+async def test_result_that_was_not_delivered_is_delivered_before_the_model_is_loaded(left: Left) -> None:
+    async with fault_server(answer(200)) as target:
+        job = left.job(**upload_to(target.url()))
+        left.journal.kept[job.id] = started(job).changed(has_result=True, progress=Progress.UPLOADING)
+        left.file(job, result_json=RESULT)
+        async with left.found() as rig:
+            assert (await rig.ended(job)).status is COMPLETED
+            assert rig.transcriber.calls == []
+            assert await rig.files(job) == ["result.json"]
+    assert document_of(target.requests[0].body)["processing_time"] == 1.5
+
+
+@pytest.mark.parametrize(("audio", "end"), [(AUDIO, COMPLETED), (None, FAILED)])
+async def test_result_that_is_gone_is_made_again_if_the_audio_is_there(
+    left: Left, audio: bytes | None, end: JobStatus
+) -> None:
+    job = left.job(audio=audio)
+    left.journal.kept[job.id] = started(job).changed(has_result=True, progress=Progress.UPLOADING)
+    async with left.found() as rig:
+        assert (rig.now(job).status, rig.now(job).has_result) == (QUEUED, False)
+        await rig.recovery.resume(MODELS)
+        now = await rig.ended(job)
+        assert (now.status, now.has_result) == (end, end is COMPLETED)
+
+
+# Jobs that have ended.
+
+
+async def test_job_that_has_ended_stays_as_it_was_and_keeps_its_result_only(left: Left) -> None:
+    job = left.job(idempotency_key="one")
+    ended = started(job).changed(has_result=True).moved_to(COMPLETED, at=2.0)
+    left.journal.kept[job.id] = ended
+    left.file(job, result_json=RESULT, audio_pcm=b"x")
+    async with left.found() as rig:
+        await rig.recovery.resume(MODELS)
+        assert rig.now(job) == ended
+        assert rig.registry.with_key("one", owner="") == ended
+        assert await rig.files(job) == ["result.json"]
+        assert rig.transcriber.calls == []
+        assert left.journal.changes == []
+
+
+async def test_job_that_has_ended_and_whose_result_is_gone_does_not_promise_one(left: Left) -> None:
+    job = left.row()
+    left.journal.kept[job.id] = started(job).changed(has_result=True).moved_to(COMPLETED, at=2.0)
+    async with left.found() as rig:
+        assert (rig.now(job).status, rig.now(job).has_result) == (COMPLETED, False)
+
+
+async def test_end_that_was_not_told_is_told_with_its_id_and_body(left: Left) -> None:
+    async with fault_server(answer(200)) as hook:
+        job = left.row()
+        webhook = Webhook(url=hook.url(), event_id="msg_1", body='{"type":"job.cancelled"}')
+        ended = job.moved_to(CANCELLED, at=2.0).changed(webhook=webhook, notification=Delivery())
+        left.journal.kept[job.id] = ended
+        async with left.found() as rig:
+            now = await rig.ended(job)
+    (request,) = hook.requests
+    assert (request.headers["webhook-id"], request.body) == ("msg_1", b'{"type":"job.cancelled"}')
+    assert now.notification is not None
+    assert now.notification.status is DELIVERED
+
+
+async def test_failure_that_was_not_reported_is_reported(left: Left) -> None:
+    async with fault_server(answer(200)) as target:
+        job = left.job(**upload_to(target.url()))
+        failed = job.changed(error="No.", error_type="UndecodableAudio").moved_to(FAILED, at=2.0)
+        left.journal.kept[job.id] = failed
+        async with left.found() as rig:
+            assert (await rig.ended(job)).status is FAILED
+            assert await rig.files(job) == []
+    assert document_of(target.requests[0].body)["error"] == "No."
+
+
+# Files.
+
+
+async def test_files_that_are_nobodys_are_removed_and_so_is_what_was_not_finished(
+    left: Left, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = str(uuid4())
+    left.file(unknown, audio=AUDIO, result_json=RESULT)
+    left.file("not a job", note=b"x")
+    job = left.job()
+    left.file(job, audio_partial=b"x", audio_pcm=b"x", result_partial=b"x")
+    async with left.found() as rig:
+        assert await rig.files(job) == ["audio"]
+        folders = {path.name for path in await asyncio.to_thread(list, (left.root / "jobs").iterdir())}
+        assert folders == {job.id, "not a job"}
+    assert "Removed what was left of 1 submissions that had not been accepted" in caplog.messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A job as the journal has it, and which of its files are there."""
+
+    job: Job
+    audio: bool
+    result: bool
+
+    @property
+    def files(self) -> list[str]:
+        """Those that are there in the end."""
+        return ["result.json"] if self.result or (self.job.is_active and self.audio) else []
+
+    def check(self, now: Job) -> None:
+        """What must have become of the job."""
+        if not self.job.is_active:
+            assert (now.status, now.has_result) == (self.job.status, self.job.has_result and self.result)
+            return
+        if self.audio or self.result:
+            assert (now.status, now.has_result) == (COMPLETED, True)
+        else:
+            assert (now.status, now.error_type) == (FAILED, "AudioLost")
+        for wanted, state in ((self.job.upload, now.delivery), (self.job.webhook, now.notification)):
+            assert (state and state.status) == (wanted and DELIVERED)
+
+
+def every_case(left: Left, target: str, hook: str) -> Iterator[Case]:
+    for status, flags in product(JobStatus, list(product((False, True), repeat=5))):
+        has_result, audio, result, upload, webhook = flags
+        if status is PROCESSING and has_result and not upload:
+            continue  # its result has completed it
+        job = left.row(**upload_to(target) if upload else {}, webhook=Webhook(url=hook) if webhook else None)
+        if status is not QUEUED:
+            job = replace(started(job), has_result=has_result)
+        if status.is_final:
+            job = job.moved_to(status, at=2.0)
+        left.journal.kept[job.id] = job
+        left.file(job, **{"audio": AUDIO} if audio else {}, **{"result_json": RESULT} if result else {})
+        yield Case(job=job, audio=audio, result=result)
+
+
+async def test_everything_that_can_be_on_the_disk_comes_to_its_end(left: Left) -> None:
+    """Every state in the journal, with and without each of the files."""
+    async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:
+        cases = list(every_case(left, target.url(), hook.url()))
+        async with left.found() as rig:
+            assert [job.id for job in rig.registry.everything()] == [case.job.id for case in cases]
+            await rig.recovery.resume(MODELS)
+            for case in cases:
+                now = await rig.ended(case.job)
+                case.check(now)
+                assert await rig.files(case.job) == case.files
+                # A result that is gone is missed at each start.
+                assert left.journal.kept[case.job.id].changed(has_result=now.has_result) == now
+            made = {call.source.parent.name for call in rig.transcriber.calls}
+            assert made == {case.job.id for case in cases if case.job.is_active and not case.result}
+            assert rig.deaths == []
+
+
+async def test_process_that_dies_at_once_leaves_everything_as_it_found_it(left: Left) -> None:
+    jobs = [left.job() for _ in range(3)]
+    left.journal.kept[jobs[1].id] = started(jobs[1])
+    before = dict(left.journal.kept)
+    for _ in range(3):
+        async with left.found(forget=False) as rig:
+            assert rig.registry.waiting() == [job.id for job in jobs]
+    assert left.journal.kept == before
+
+
+# Files that kill the process.
+
+
+async def test_file_that_kills_the_process_is_given_up_after_three_starts_and_its_owner_is_told(left: Left) -> None:
+    async with fault_server(answer(200)) as target:
+        job = left.job(**upload_to(target.url()))
+        for starts in (1, 2, 3):
+            async with left.found() as rig:
+                rig.transcriber.on_model.hold()
+                await rig.recovery.resume(MODELS)
+                await rig.transcriber.on_model.reached()
+                dead = dict(left.journal.kept)
+                assert dead[job.id].attempts == starts
+            left.journal.kept = dead  # what ends in order is put right; who dies does nothing more
+            left.file(job, audio=AUDIO)
+        async with left.found() as rig:
+            await rig.recovery.resume(MODELS)
+            now = await rig.ended(job)
+            assert rig.transcriber.calls == []
+    assert (now.status, now.error_type, now.attempts) == (FAILED, "TooManyStarts", 3)
+    assert now.error == (
+        "The service died each of the 3 times that it worked on this file, which is not tried again: convert the file, "
+        "or have the server's operator look into its log."
+    )
+    assert document_of(target.requests[0].body)["error_type"] == "TooManyStarts"
+
+
+async def test_job_before_its_last_start_is_alone_among_its_like_and_others_go_on_beside_it(left: Left) -> None:
+    suspects = [left.job(attempts=2) for _ in range(3)]
+    others = [left.job(attempts=1) for _ in range(2)]
+    async with left.found(permits=10) as rig:
+        rig.transcriber.on_model.hold()
+        await rig.recovery.resume(MODELS)
+        await rig.transcriber.on_model.reached(3)
+        at_work = {call.source.parent.name for call in rig.transcriber.calls}
+        assert at_work == {suspects[0].id, *(job.id for job in others)}
+        assert rig.now(suspects[0]).attempts == 3
+        assert [rig.now(job).attempts for job in suspects[1:]] == [2, 2]  # they are not to pay for the first
+        rig.transcriber.on_model.release()
+        assert [(await rig.ended(job)).status for job in (*suspects, *others)] == [COMPLETED] * 5
+
+
+async def test_work_that_is_stopped_in_order_is_no_start_that_counts(left: Left) -> None:
+    jobs = [left.job(attempts=2), left.job()]
+    async with left.found(forget=False) as rig:
+        rig.transcriber.on_model.hold()
+        await rig.recovery.resume(MODELS)
+        await rig.transcriber.on_model.reached(2)
+        assert [left.journal.kept[job.id].attempts for job in jobs] == [3, 1]
+        await rig.runner.drain(0)
+    assert [left.journal.kept[job.id].attempts for job in jobs] == [2, 0]
+    assert [left.journal.kept[job.id].is_active for job in jobs] == [True, True]
+
+
+async def test_work_that_is_stopped_while_its_start_is_written_down_is_no_start_that_counts(left: Left) -> None:
+    job = left.job()
+    async with left.found(forget=False) as rig:
+        left.journal.hold(lambda job: job is not None and job.attempts == 1)
+        await rig.recovery.resume(MODELS)
+        await left.journal.arrived.wait()
+        draining = asyncio.create_task(rig.runner.drain(0))
+        await asyncio.sleep(0.01)
+        left.journal.release()
+        await draining
+    assert left.journal.kept[job.id].attempts == 0
+
+
+# Models that come and go.
+
+
+async def test_job_whose_model_is_served_no_more_is_done_with_the_default_and_says_so(left: Left) -> None:
+    async with fault_server(answer(200)) as target:
+        gone = left.job(
+            model="large-v2", options=TranscriptionOptions(model="large-v2", beam_size=2), **upload_to(target.url())
+        )
+        served = left.job(model="tiny", options=TranscriptionOptions(model="tiny"))
+        alias = left.job(model="small", options=TranscriptionOptions(model="whisper-1"))
+        unnamed = left.job()
+        async with left.found(permits=1) as rig:
+            await rig.recovery.resume(Catalogue("small", ["tiny"]))
+            found = [await rig.ended(job) for job in (gone, served, alias, unnamed)]
+            models = {call.source.parent.name: call.options.model for call in rig.transcriber.calls}
+            (options,) = [call.options for call in rig.transcriber.calls if call.source.parent.name == gone.id]
+    assert models == {gone.id: "small", served.id: "tiny", alias.id: "whisper-1", unnamed.id: None}
+    assert options == TranscriptionOptions(model="small", beam_size=2)
+    warning = "The model large-v2 is not served here any more: small was used instead."
+    assert [job.warnings for job in found] == [(warning,), (), (), ()]
+    document = document_of(target.requests[0].body)
+    assert (document["model"], document["warnings"]) == ("small", [warning])
+
+
+# What is told of it.
+
+
+async def test_it_says_how_much_it_found(left: Left, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="app")
+    async with fault_server(answer(503)) as target:
+        left.job()
+        undelivered = left.job(**upload_to(target.url()))
+        left.file(undelivered, result_json=RESULT)
+        ended = left.row()
+        left.journal.kept[ended.id] = ended.moved_to(CANCELLED, at=1.0)
+        async with left.found() as rig:
+            recovered = rig.recovery.recovered
+            assert (recovered.jobs, recovered.requeued, recovered.undelivered) == (3, 1, 1)
+    assert "♻️ 3 jobs from before: 1 go back to the queue, 1 have something to deliver" in caplog.messages
+
+
+async def test_nothing_is_said_where_nothing_was(left: Left, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="app")
+    async with left.found() as rig:
+        assert rig.recovery.recovered.jobs == 0
+    assert caplog.messages == []
+
+
+async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before(left: Left) -> None:
+    """The registry alone knows of progress: nobody can tell from the journal how far its events have counted."""
+    job = left.job(revision=3)
+    before = int(1000 * time.time())
+    async with left.found() as rig:
+        assert rig.now(job).revision >= before
+
+
+# Clocks that jump.
+
+
+@pytest.mark.parametrize("shift", [0.0, -HOUR, HOUR, -TEN_YEARS, TEN_YEARS])
+async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_nothing_off(
+    tmp_path: Path, shift: float
+) -> None:
+    def journalled(uptime: FakeUptime) -> SqliteJournal:
+        return SqliteJournal(tmp_path / "journal.sqlite3", uptime)
+
+    uptime, again = FakeUptime(), FakeUptime()
+    document = Rendering(format=ResponseFormat.DOCUMENT)
+    async with fault_server(answer(503), answer(403), answer(200)) as target:
+        async with open_rig(
+            tmp_path, attempts=1, max_age_seconds=86_400.0, uptime=uptime, journal=journalled(uptime), forget=False
+        ) as first:
+            put_off = await first.submit(**upload_to(target.url("/put-off")))
+            await first.put_off(put_off, rounds=1)
+            refused = await first.submit(**upload_to(target.url("/refused")))
+            assert (await first.ended(refused)).status is FAILED
+            finished = await first.submit()
+            assert (await first.ended(finished)).status is COMPLETED
+            first.transcriber.on_model.hold()
+            waiting = await first.submit()
+            await first.transcriber.on_model.reached(4)
+        async with open_rig(
+            tmp_path,
+            attempts=1,
+            max_age_seconds=86_400.0,
+            uptime=again,
+            journal=journalled(again),
+            now=lambda: time.time() + shift,
+        ) as second:
+            await second.recovery.resume(MODELS)
+            for _ in range(3):
+                await second.sweeper.sweep()
+            jobs = (put_off, refused, finished, waiting)
+            assert [job.id for job in second.registry.everything()] == [job.id for job in jobs]
+            assert (await second.ended(waiting)).status is COMPLETED
+            state = second.now(put_off).delivery
+            assert state is not None
+            assert state.next_round - again.seconds <= 30
+            if state.next_attempt_at is not None:
+                assert state.next_attempt_at - (time.time() + shift) <= 30
+            second.uptime.advance(30)
+            assert (await second.ended(put_off)).status is COMPLETED
+            await second.runner.redeliver(refused.id, Upload(url=target.url("/fresh"), rendering=document))
+            assert (await second.ended(refused)).status is COMPLETED
+            for job in jobs:
+                assert second.now(job).has_result
+                assert (second.now(job).ended_at or 0) > 0
+            # They are forgotten when they are due, by the seconds that the service ran.
+            second.uptime.advance(HOUR - 100)
+            await second.sweeper.sweep()
+            assert len(second.registry.everything()) == 4
+            second.uptime.advance(200)
+            await second.sweeper.sweep()
+            assert second.registry.everything() == []
+            await eventually(lambda: not list((tmp_path / "jobs").iterdir()))
