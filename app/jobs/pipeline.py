@@ -107,7 +107,7 @@ class Pipeline:
                     raise
                 durably = not self._registry.get(job_id).synchronous
                 await to_its_end(self._spool.keep_audio, job_id, durably=durably)
-        await self._ledger.commit_patiently(job_id, lambda job: job.changed(source_url="", progress=Progress.WAITING))
+        await self._ledger.commit_patiently(job_id, _while_active(source_url="", progress=Progress.WAITING))
 
     async def _transcribe(self, job_id: str) -> _Transcribed:
         job = self._registry.get(job_id)
@@ -133,8 +133,9 @@ class Pipeline:
     async def _take_back(self, before: Job) -> None:
         """The work was stopped for no fault of the file's: where it had begun, that does not count."""
         with suppress(DiskFull, UnknownJob):  # then it counts
-            if self._registry.get(before.id).attempts > before.attempts:
-                await self._ledger.commit(before.id, lambda job: job.changed(attempts=before.attempts))
+            now = self._registry.get(before.id)
+            if now.is_active and now.attempts > before.attempts:
+                await self._ledger.commit(before.id, _while_active(attempts=before.attempts))
 
     @asynccontextmanager
     async def _alone_if_suspect(self, job: Job) -> AsyncIterator[None]:
@@ -182,7 +183,12 @@ class Pipeline:
         return change
 
     def _change(self, job_id: str, **changes: Any) -> Job:
-        return self._registry.update(job_id, lambda job: job.changed(**changes))
+        return self._registry.update(job_id, _while_active(**changes))
+
+
+def _while_active(**changes: Any) -> Callable[[Job], Job]:
+    """The changes, but for a job that was cancelled meanwhile."""
+    return lambda job: job.changed(**changes) if job.is_active else job
 
 
 class _Transcribed:
@@ -214,7 +220,9 @@ class _Progress(Listener):
 
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
-        await self._ledger.commit_patiently(self.job_id, lambda job: job.changed(attempts=job.attempts + 1))
+        await self._ledger.commit_patiently(
+            self.job_id, lambda job: job.changed(attempts=job.attempts + 1) if job.is_active else job
+        )
 
     def on_decoded(self, duration: float) -> None:
         self._change(lambda job: job.changed(audio_duration=duration))

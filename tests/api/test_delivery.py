@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.domain.transcript import Task, Transcript
+from tests.support.fake_transcriber import a_segment
 from tests.support.fault_server import (
     answer,
     close_before_status,
@@ -18,6 +22,7 @@ from tests.support.fault_server import (
     reset_while_receiving,
 )
 from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from app.delivery.attempts import Clock
     from app.transcription.whisper import WhisperModel
     from tests.support.fault_server import Behaviour
+    from tests.support.held_model import Held
     from tests.support.service import Running
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "upload_timeout_seconds": 0.6,
     "upload_connect_timeout_seconds": 0.4,
 }
+#: What fails for a passing reason is not tried again later.
+ONE_ROUND: dict[str, Any] = {**SETTINGS, "delivery_max_age_seconds": 0}
 
 
 async def delivered(running: Running, samples: Path, url: str, **fields: str) -> dict[str, Any]:
@@ -72,16 +80,69 @@ async def test_failed_delivery_is_told_exactly(
 ) -> None:
     async with (
         fault_server(*behaviours) as receiver,
-        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+        serving(tmp_path / "data", lambda: model, clock=clock, **ONE_ROUND) as running,
     ):
         job = await delivered(running, samples, receiver.url("/bucket/key") + "?X-Amz-Signature=secret")
-        assert job["status"] == "failed"
+        assert (job["status"], job["error_type"]) == ("failed", "DeliveryFailed")
         assert job["error"] == f"{cause} to {receiver.url('/bucket/key')}"
         assert job["delivery"]["status"] == "failed"
         assert job["delivery"]["attempts"] == attempts
         assert job["delivery"]["last_error"] == job["error"]
+        assert "next_attempt_at" not in job["delivery"]
         assert receiver.connections == attempts
         assert "secret" not in json.dumps(job)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "attempts", "cause", "wait"),
+    [
+        (answer(503), 3, "HTTP 503 (attempt 3/3)", 30.0),
+        (answer(500, b"<Error><Code>InternalError</Code></Error>"), 3, "HTTP 500 InternalError (attempt 3/3)", 30.0),
+        (answer(429, Retry_After="3600"), 1, "HTTP 429 (attempt 1/3)", 3600.0),
+        (never_answer(), 3, "Read timeout after 0.6s (attempt 3/3)", 30.0),
+        (close_before_status(), 3, "Connection closed before an answer (attempt 3/3)", 30.0),
+    ],
+)
+async def test_job_whose_delivery_failed_for_a_passing_reason_goes_on_and_says_when_it_is_tried_again(
+    tmp_path: Path,
+    model: WhisperModel,
+    samples: Path,
+    clock: Clock,
+    behaviour: Behaviour,
+    attempts: int,
+    cause: str,
+    wait: float,
+) -> None:
+    async with (
+        fault_server(behaviour) as receiver,
+        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+    ):
+        url = receiver.url("/bucket/key?X-Amz-Signature=secret")
+        job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url)
+        job = await has_been_put_off(running, job_id)
+        assert (job["status"], job["progress"], job["progress_percent"]) == ("processing", "Uploading results", 100.0)
+        assert job["result_available"]
+        assert job.keys().isdisjoint({"error", "error_type", "end_time", "eta_seconds"})
+        next_attempt_at = job["delivery"].pop("next_attempt_at")
+        assert next_attempt_at == pytest.approx(time.time() + wait, abs=10)
+        assert job["delivery"] == {
+            "status": "pending",
+            "attempts": attempts,
+            "last_error": f"{cause} to {receiver.url('/bucket/key')}",
+        }
+        assert receiver.connections == attempts
+        assert "secret" not in json.dumps(job)
+        assert running.service.jobs.deliveries.running == 0
+
+
+async def has_been_put_off(running: Running, job_id: str) -> dict[str, Any]:
+    """The job once its next round has a time."""
+    await eventually(lambda: _is_put_off(running, job_id))
+    return await running.job(job_id)
+
+
+async def _is_put_off(running: Running, job_id: str) -> bool:
+    return "next_attempt_at" in (await running.job(job_id))["delivery"]
 
 
 @pytest.mark.parametrize(
@@ -117,24 +178,28 @@ async def test_host_that_takes_no_connection_is_a_connection_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     with full_backlog() as port:
-        async with serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running:
+        async with serving(tmp_path / "data", lambda: model, clock=clock, **ONE_ROUND) as running:
             job = await delivered(running, samples, f"http://127.0.0.1:{port}/bucket/key")
     assert job["error"] == f"Connection timeout after 0.4s (attempt 3/3) to http://127.0.0.1:{port}/bucket/key"
 
 
 async def test_receiver_that_reads_nothing_is_a_write_timeout(
-    tmp_path: Path, model: WhisperModel, clock: Clock
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
-    big = json.dumps({"note": "x" * 3000})
+    """With a transcript that fills every buffer between."""
+    long = a_segment(0, "x" * 30_000_000, start=0.0, end=1.0)
+    transcript = Transcript(task=Task.TRANSCRIBE, language="english", duration=1.0, segments=(long,))
     async with (
         fault_server(never_read()) as receiver,
-        serving(tmp_path / "data", lambda: model, clock=clock, **SETTINGS) as running,
+        serving(tmp_path / "data", lambda: model, clock=clock, **ONE_ROUND) as running,
     ):
-        uploader = running.service.pipeline._uploader
-        with pytest.raises(Exception, match=r"Write timeout after 0\.6s \(attempt 3/3\)"):
-            await uploader.put(
-                receiver.url("/bucket/key"), big.encode() * 10_000, headers={}, media_type="application/json"
-            )
+        job_id = await running.submit(samples / "hello.wav", stored_output="true")
+        await running.finished(job_id)
+        await asyncio.to_thread(running.service.jobs.spool.store_result, job_id, transcript, processing_time=1.0)
+        url = receiver.url("/bucket/key")
+        await running.client.post(f"/v1/jobs/{job_id}/redeliver", json={"upload_presigned_url": url})
+        job = await running.finished(job_id)
+        assert job["error"] == f"Write timeout after 0.6s (attempt 3/3) to {url}"
 
 
 async def test_certificate_of_nobody_is_final(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
@@ -203,14 +268,24 @@ async def test_real_store_takes_a_signed_content_type(against_store: Running, st
     assert (await delivered(against_store, samples, own, upload_headers=headers))["status"] == "completed"
 
 
-async def test_url_that_expires_in_the_queue_fails_with_the_stores_word(
-    against_store: Running, store: LocalS3, samples: Path
+async def test_url_that_expires_in_the_queue_is_not_tried_and_the_result_is_kept(
+    against_store: Running, store: LocalS3, samples: Path, held: Held
 ) -> None:
     url = store.presign_put("results", "late.json", expires_in=1)
-    job_id = await against_store.submit(samples / "long.opus", upload_presigned_url=url)
+    job_id = await against_store.submit(samples / "hello.wav", upload_presigned_url=url)
+    expires_at = (await against_store.job(job_id))["delivery"]["expires_at"]
+    await eventually(lambda: time.time() > expires_at)
+    held.open.set()
     job = await against_store.finished(job_id)
-    assert job["error"].startswith("HTTP 40")
-    assert "AccessDenied" in job["error"]
+    assert (job["status"], job["error_type"], job["result_available"]) == ("failed", "DeliveryFailed", True)
+    assert job["error"].startswith("upload_presigned_url expired at ")
+    assert job["error"].endswith(": sign a new one that holds long enough.")
+    assert job["delivery"] == {
+        "status": "failed",
+        "attempts": 0,
+        "last_error": job["error"],
+        "expires_at": expires_at,
+    }
     late = await against_store.transcribe(samples / "hello.wav", upload_presigned_url=url)
     assert late.status_code == 400
     assert "expired" in late.json()["error"]["message"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from tests.support.fault_server import answer, fault_server
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -29,15 +31,36 @@ async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_wit
         engine = running.service.pool._places["demo"].engine
         assert engine is not None
         engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
-        answer = await running.transcribe(samples / "hello.wav")
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
-        assert "the server restarts: send the file again" in answer.json()["error"]["message"]
+        told = await running.transcribe(samples / "hello.wav")
+        assert (told.status_code, told.headers["retry-after"]) == (503, "10")
+        assert "the server restarts: send the file again" in told.json()["error"]["message"]
         await eventually(lambda: running.server.exit_code == 70)
         transport = httpx.ASGITransport(app=running.server.config.app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as directly:
             assert (await directly.get("/health")).json()["status"] == "failing"
             assert (await directly.get("/health/ready")).status_code == 503
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and_delivered_once(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with fault_server(answer(200)) as receiver:
+        async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running:
+            engine = running.service.pool._places["demo"].engine
+            assert engine is not None
+            engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
+            job_id = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
+            await eventually(lambda: running.server.exit_code == 70)
+            await eventually(lambda: not running.service.jobs.runner.is_running(job_id))
+            job = running.service.jobs.registry.get(job_id)
+            assert (job.is_active, job.error) == (True, None)
+        assert receiver.connections == 0
+        async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running:
+            done = await running.finished(job_id)
+            assert (done["status"], done["attempts"]) == ("completed", 2)
+    (put,) = receiver.requests
+    assert json.loads(put.body)["text"] == "hello this is a test the job is complete now"
 
 
 async def test_model_that_raises_fails_only_what_it_raised_at(

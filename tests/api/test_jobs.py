@@ -11,8 +11,10 @@ import wave
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 import pytest
 
+from tests.support.disks import filled, small_disk
 from tests.support.fault_server import answer, fault_server
 from tests.support.service import Running, serving
 from tests.support.waiting import eventually
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from app.delivery.attempts import Clock
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +56,7 @@ async def test_result_is_put_into_the_bucket(running: Running, store: LocalS3, s
     assert job["status"] == "completed"
     assert job["progress"] == "Done"
     assert job["progress_percent"] == 100
+    assert job["attempts"] == 1
     assert job["delivery"]["status"] == "delivered"
     assert job["delivery"]["attempts"] == 1
     assert job["delivery"]["expires_at"] == pytest.approx(time.time() + 3600, abs=120)
@@ -195,7 +199,75 @@ async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, 
     await eventually(lambda: not running.service.pool.active)
     listing = await asyncio.to_thread(store.client().list_objects_v2, Bucket="results", Prefix="cancelled")
     assert "Contents" not in listing
-    assert (await running.job(job_id))["status"] == "cancelled"
+    assert await running.job(job_id) == job
+    assert job["delivery"].items() >= {"status": "failed", "last_error": "The job was cancelled."}.items()
+    assert "next_attempt_at" not in job["delivery"]
+    assert "error" not in job
+    kept = running.service.jobs.registry.get(job_id).upload
+    assert kept is not None
+    assert not kept.is_kept
+
+
+async def test_health_counts_what_an_earlier_process_left(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, held: Held
+) -> None:
+    """One job that has ended, one that waits for its receiver, and two without a result; a client's that waited is
+    gone with it."""
+    settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1"}
+    async with fault_server(answer(503)) as receiver:
+        async with serving(tmp_path / "data", lambda: model, clock=clock, **settings) as running:
+            found = (await running.client.get("/health")).json()
+            assert found["recovered"] == {"jobs": 0, "requeued": 0, "undelivered": 0}
+            held.open.set()
+            await running.finished(await running.submit(samples / "hello.wav", stored_output="true"))
+            put_off = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
+            await eventually(lambda: is_put_off(running, put_off))
+            held.open.clear()
+            waiting = asyncio.create_task(running.transcribe(samples / "hello.wav"))
+            await eventually(lambda: running.service.pool.active == 1)
+            left = [await running.submit(samples / "hello.wav", stored_output="true") for _ in range(2)]
+        with pytest.raises(httpx.TransportError):  # its client was closed before the service was
+            await waiting
+        async with serving(
+            tmp_path / "data", lambda: model, clock=clock, **settings, max_concurrent_requests=1
+        ) as running:
+            health = (await running.client.get("/health")).json()
+            assert health["recovered"] == {"jobs": 4, "requeued": 2, "undelivered": 1}
+            assert health["concurrency"].items() >= {"active_jobs": 3, "completed": 1, "failed": 0}.items()
+            held.open.set()
+            for job_id in left:
+                await running.finished(job_id)
+            assert (await running.client.get("/health")).json()["recovered"] == health["recovered"]
+
+
+async def is_put_off(running: Running, job_id: str) -> bool:
+    return "next_attempt_at" in (await running.job(job_id))["delivery"]
+
+
+async def test_full_disk_refuses_to_forget_and_to_deliver_again_and_changes_nothing(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1", "spool_min_free_bytes": 0}
+    with small_disk(tmp_path / "disk", size="4m") as disk:
+        async with (
+            fault_server(answer(200)) as receiver,
+            serving(disk / "data", lambda: model, **settings) as running,
+        ):
+            job_id = await running.submit(samples / "hello.wav", stored_output="true")
+            job = await running.finished(job_id)
+            body = {"upload_presigned_url": receiver.url("/key")}
+            with filled(disk):
+                for refused in (
+                    await running.client.delete(f"/v1/jobs/{job_id}"),
+                    await running.client.post(f"/v1/jobs/{job_id}/redeliver", json=body),
+                ):
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
+                    assert 1 <= int(refused.headers["Retry-After"]) <= 120
+                assert await running.job(job_id) == job
+                assert receiver.connections == 0
+            assert (await running.client.post(f"/v1/jobs/{job_id}/redeliver", json=body)).status_code == 200
+            assert (await running.finished(job_id))["delivery"]["status"] == "delivered"
+            assert (await running.client.delete(f"/v1/jobs/{job_id}")).json() == {"job_id": job_id, "deleted": True}
 
 
 async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: WhisperModel, samples: Path) -> None:

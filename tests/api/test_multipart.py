@@ -71,6 +71,12 @@ def refused(spool: Spool, body: bytes | Sequence[bytes], *, content_type: str | 
     return str(caught.value), caught.value.param
 
 
+def kept(spool: Spool) -> bytes:
+    """The audio that has arrived, taken in."""
+    spool.keep_audio(JOB)
+    return spool.audio(JOB).read_bytes()
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_file_may_stand_anywhere_in_the_form(spool: Spool, place: int) -> None:
     parts = [part("model", b"whisper-1"), part("language", b"de")]
@@ -78,7 +84,7 @@ def test_file_may_stand_anywhere_in_the_form(spool: Spool, place: int) -> None:
     received = read(spool, form(*parts))
     assert received.fields == {"model": ["whisper-1"], "language": ["de"]}
     assert received.file_bytes == len(AUDIO)
-    assert spool.audio(JOB).read_bytes() == AUDIO
+    assert kept(spool) == AUDIO
 
 
 def test_repeated_fields_keep_every_value_in_order(spool: Spool) -> None:
@@ -119,7 +125,7 @@ def check_body(received: ReceivedForm, spool: Spool) -> None:
         "timestamp_granularities[]": ["word", "segment"],
     }
     assert received.file_bytes == len(AUDIO)
-    assert spool.audio(JOB).read_bytes() == AUDIO
+    assert kept(spool) == AUDIO
 
 
 @given(st.integers(0, len(BODY) - 5))
@@ -128,6 +134,7 @@ def test_body_that_breaks_off_is_refused_wherever_it_does(spool: Spool, length: 
     spool.discard(JOB)
     with pytest.raises(InvalidRequest, match="before its last boundary"):
         read(spool, BODY[:length])
+    assert not spool.has_audio(JOB)
 
 
 def test_large_file_reaches_the_disk_whole(spool: Spool) -> None:
@@ -135,7 +142,7 @@ def test_large_file_reaches_the_disk_whole(spool: Spool) -> None:
     body = form(file_part(audio))
     received = read(spool, [body[start : start + 65_536] for start in range(0, len(body), 65_536)])
     assert received.file_bytes == len(audio)
-    assert spool.audio(JOB).read_bytes() == audio
+    assert kept(spool) == audio
 
 
 def test_two_files_are_refused(spool: Spool) -> None:
@@ -158,7 +165,7 @@ def test_empty_file_is_received_and_then_refused(spool: Spool) -> None:
 def test_file_under_another_name_is_not_the_audio(spool: Spool) -> None:
     received = read(spool, form(file_part(name="audio"), part("model", b"small")))
     assert received == ReceivedForm(fields={"model": ["small"]})
-    assert not spool.audio(JOB).exists()
+    assert not spool.audio(JOB).parent.exists()
 
 
 def test_file_sent_without_a_name_of_its_own_is_text(spool: Spool) -> None:
@@ -169,7 +176,7 @@ def test_file_sent_without_a_name_of_its_own_is_text(spool: Spool) -> None:
 @pytest.mark.parametrize("filename", ["../../etc/passwd", "", "a;b.mp3", "ü.mp3", "C:\\talk.mp3"])
 def test_clients_file_name_does_not_matter(spool: Spool, filename: str) -> None:
     assert read(spool, form(file_part(filename=filename))).file_bytes == len(AUDIO)
-    assert spool.audio(JOB).read_bytes() == AUDIO
+    assert kept(spool) == AUDIO
 
 
 def test_headers_are_read_in_any_case(spool: Spool) -> None:

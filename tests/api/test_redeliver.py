@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -33,6 +34,18 @@ NO_OBJECT: Final = (
     'The body is not a JSON object: send one such as {"upload_presigned_url": "https://…"}, or none at all.'
 )
 EXPIRED: Final = "https://b.s3.amazonaws.com/k?AWSAccessKeyId=A&Signature=secret&Expires=1000000000"
+
+SIGNED: Final = "X-Amz-Signature=secret&X-Amz-SignedHeaders=host"
+REFUSED_URLS: Final = {
+    "ftp://b.example/k": "has the scheme ftp: only https is allowed.",
+    "http://b.example/k?token=secret": "uses plain http: only https is allowed",
+    "https://10.0.0.1/k?token=secret": "names 10.0.0.1, which is not a public address",
+    "https://user:secret@b.example/k": "has a user or password in it",
+    "b.example/k?token=secret": "is not a URL",
+    "https://b.example/\ud800": "is not a URL",
+    f"https://b.example/k?{SIGNED}&x-amz-checksum-crc32=AAAAAA==": "WHEN_REQUIRED",
+    f"https://b.example/k?{SIGNED};x-amz-meta-a": "was signed together with the headers x-amz-meta-a",
+}
 
 
 async def redeliver(running: Running, job_id: str, body: Any = None, **headers: str) -> httpx.Response:
@@ -78,7 +91,9 @@ async def test_unknown_job_and_another_keys_job_are_404(tmp_path: Path, model: W
         assert (await redeliver(running, job_id)).status_code == 401
 
 
-async def test_job_that_has_not_ended_or_was_cancelled_is_refused(running: Running, samples: Path, held: Held) -> None:
+async def test_job_that_has_not_ended_or_was_cancelled_or_has_no_result_is_refused(
+    running: Running, samples: Path, held: Held
+) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     not_ended = f"Job {job_id} has not ended: wait until its status is completed or failed, then ask again."
     for body in (None, {"upload_presigned_url": "https://b.example/k"}):
@@ -91,9 +106,6 @@ async def test_job_that_has_not_ended_or_was_cancelled_is_refused(running: Runni
         code="job_cancelled",
     )
     assert (await running.job(job_id))["status"] == "cancelled"
-
-
-async def test_job_without_a_result_is_refused(running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "references.json", stored_output="true")
     before = await running.finished(job_id)
     assert before["status"] == "failed"
@@ -144,58 +156,32 @@ async def test_body_that_can_not_be_honoured_is_refused_and_changes_nothing(runn
     assert await running.job(job_id) == before
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("ftp://b.example/k", "has the scheme ftp: only https is allowed."),
-        ("http://b.example/k?token=secret", "uses plain http: only https is allowed"),
-        ("https://10.0.0.1/k?token=secret", "names 10.0.0.1, which is not a public address"),
-        ("https://user:secret@b.example/k", "has a user or password in it"),
-        ("b.example/k?token=secret", "is not a URL"),
-        ("https://b.example/\ud800", "is not a URL"),
-        (
-            "https://b.example/k?X-Amz-SignedHeaders=host&X-Amz-Signature=secret&x-amz-checksum-crc32=AAAAAA==",
-            "WHEN_REQ",
-        ),
-        ("https://b.example/k?X-Amz-SignedHeaders=host;x-amz-meta-a&X-Amz-Signature=secret", "x-amz-meta-a"),
-    ],
-)
-async def test_url_that_is_refused_at_submission_is_refused_here(
-    running: Running, samples: Path, url: str, words: str
+async def test_url_headers_and_bodies_that_are_refused_at_submission_are_refused_here(
+    running: Running, samples: Path
 ) -> None:
     job_id = await stored(running, samples)
-    answered = await redeliver(running, job_id, {"upload_presigned_url": url})
-    assert answered.status_code == 400
-    assert words in answered.json()["error"]["message"]
-    assert "secret" not in answered.text
-    assert (await running.job(job_id))["status"] == "completed"
-
-
-async def test_header_that_can_not_be_sent_is_refused(running: Running, samples: Path) -> None:
-    job_id = await stored(running, samples)
+    before = await running.job(job_id)
+    for url, words in REFUSED_URLS.items():
+        answered = await redeliver(running, job_id, {"upload_presigned_url": url})
+        assert answered.status_code == 400, url
+        assert words in answered.json()["error"]["message"]
+        assert "secret" not in answered.text
     for headers in ({"x-a": "\ud800"}, {"\ud800": "a"}, {"x-a": "b\r\nx-c: d"}, {"x a": "b"}, {"Host": "c"}):
         body = {"upload_presigned_url": "https://b.example/k", "upload_headers": headers}
         answered = await redeliver(running, job_id, body)
         assert answered.status_code == 400, headers
         assert answered.json()["error"]["param"] == "upload_headers"
-    assert (await running.job(job_id))["status"] == "completed"
-
-
-async def test_body_that_is_too_large_is_refused(running: Running, samples: Path) -> None:
-    job_id = await stored(running, samples)
     check_refused(
         await redeliver(running, job_id, b" " * 65_537), "The body is too large: at most 65536 bytes are allowed."
     )
-
-
-async def test_other_methods_are_named(running: Running) -> None:
-    answered = await running.client.get("/v1/jobs/4f0c/redeliver")
-    assert (answered.status_code, answered.headers["Allow"]) == (405, "POST")
+    other_method = await running.client.get(f"/v1/jobs/{job_id}/redeliver")
+    assert (other_method.status_code, other_method.headers["Allow"]) == (405, "POST")
+    assert await running.job(job_id) == before
 
 
 async def test_url_that_has_expired_since_is_refused_and_a_fresh_one_works(running: Running, samples: Path) -> None:
     async with fault_server(answer(403), answer(200)) as target:
-        url = expiring(target.url("/key"), at=time.time() + 2)
+        url = expiring(target.url("/key"), at=math.ceil(time.time() + 1.2))
         job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url)
         assert (await running.finished(job_id))["status"] == "failed"
         await eventually(lambda: time.time() > float(url.rpartition("=")[2]))
@@ -208,11 +194,18 @@ async def test_url_that_has_expired_since_is_refused_and_a_fresh_one_works(runni
 # What arrives.
 
 
-async def test_failed_delivery_is_made_again_to_the_url_that_is_kept(running: Running, samples: Path) -> None:
-    async with fault_server(answer(403), answer(200)) as target:
+async def test_failed_delivery_is_made_again_to_the_url_that_is_kept_until_it_arrives(
+    running: Running, samples: Path
+) -> None:
+    missing = answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+    async with fault_server(answer(403), missing, answer(200)) as target:
+        address = target.url("/key").partition("?")[0]
         job_id = await running.submit(samples / "hello.wav", upload_presigned_url=target.url("/key"))
         before = await running.finished(job_id)
-        assert (before["status"], before["error_type"]) == ("failed", "DeliveryFailed")
+        assert (before["status"], before["error"]) == ("failed", f"HTTP 403 (attempt 1/3) to {address}")
+        assert (await redeliver(running, job_id)).status_code == 200
+        again = await running.finished(job_id)
+        assert (again["status"], again["error"]) == ("failed", f"HTTP 404 NoSuchBucket (attempt 1/3) to {address}")
         answered = await redeliver(running, job_id)
         assert answered.status_code == 200
         assert (answered.json()["status"], answered.json()["progress"]) == ("processing", "Uploading results")
@@ -221,9 +214,8 @@ async def test_failed_delivery_is_made_again_to_the_url_that_is_kept(running: Ru
     assert job["delivery"] == {"status": "delivered", "attempts": 1}
     assert not job.keys() & {"error", "error_type"}
     assert job["start_time"] == before["start_time"]
-    assert job["end_time"] > before["end_time"]
-    first, second = (request.body for request in target.requests)
-    assert first == second
+    assert job["end_time"] > again["end_time"] > before["end_time"]
+    assert len({request.body for request in target.requests}) == 1
 
 
 async def test_failed_delivery_is_made_again_to_a_fresh_url_with_its_headers(running: Running, samples: Path) -> None:
@@ -261,37 +253,28 @@ async def test_completed_job_is_delivered_once_more_and_its_first_url_is_not_kep
     assert [request.body for request in other.requests] == [target.requests[0].body] * 2
 
 
-@pytest.mark.parametrize(
-    ("response_format", "media_type", "beginning"),
-    [
-        ("json", "application/json", '{"job_id":"'),
-        ("srt", "text/plain; charset=utf-8", "1\n00:00:0"),
-        ("vtt", "text/vtt; charset=utf-8", "WEBVTT\n"),
-        ("text", "text/plain; charset=utf-8", "hello this is a test"),
-    ],
-)
 async def test_stored_result_is_delivered_for_the_first_time_in_the_format_that_was_asked_for(
-    running: Running, samples: Path, response_format: str, media_type: str, beginning: str
+    running: Running, samples: Path
 ) -> None:
-    job_id = await stored(running, samples, response_format=response_format)
-    assert "delivery" not in await running.job(job_id)
+    formats = {
+        "json": ("application/json", '{"job_id":"'),
+        "srt": ("text/plain; charset=utf-8", "1\n00:00:0"),
+        "text": ("text/plain; charset=utf-8", "hello this is a test"),
+    }
     async with fault_server(answer(200)) as target:
-        answered = await redeliver(running, job_id, {"upload_presigned_url": target.url("/key")})
-        assert answered.json()["delivery"] == {"status": "pending", "attempts": 0}
-        job = await running.finished(job_id)
-    assert (job["status"], job["delivery"]["status"]) == ("completed", "delivered")
-    (request,) = target.requests
-    assert request.headers["content-type"] == media_type
-    assert request.body.decode().startswith(beginning)
-
-
-async def test_url_may_have_been_escaped_for_json_twice(running: Running, samples: Path) -> None:
-    job_id = await stored(running, samples)
-    async with fault_server(answer(200)) as target:
-        url = target.url("/key?a=1").replace("?", "?b=2\\u0026")
-        assert (await redeliver(running, job_id, {"upload_presigned_url": url})).status_code == 200
-        assert (await running.finished(job_id))["status"] == "completed"
-    assert target.requests[0].target == "/key?b=2&a=1"
+        for response_format, (media_type, beginning) in formats.items():
+            job_id = await stored(running, samples, response_format=response_format)
+            assert "delivery" not in await running.job(job_id)
+            # The URL may have been escaped for JSON twice.
+            url = target.url("/key?a=1").replace("?", "?b=2\\u0026")
+            answered = await redeliver(running, job_id, {"upload_presigned_url": url})
+            assert answered.json()["delivery"] == {"status": "pending", "attempts": 0}
+            job = await running.finished(job_id)
+            assert (job["status"], job["delivery"]["status"]) == ("completed", "delivered")
+            request = target.requests[-1]
+            assert request.target == "/key?b=2&a=1"
+            assert request.headers["content-type"] == media_type
+            assert request.body.decode().startswith(beginning)
 
 
 async def test_job_that_is_being_delivered_again_has_not_ended(running: Running, samples: Path) -> None:
@@ -306,17 +289,6 @@ async def test_job_that_is_being_delivered_again_has_not_ended(running: Running,
         assert transcript.json()["text"].startswith("hello")
         cancelled = (await running.client.delete(f"/v1/jobs/{job_id}")).json()
         assert (cancelled["status"], cancelled["result_available"]) == ("cancelled", True)
-
-
-async def test_redelivery_that_fails_leaves_the_new_cause(running: Running, samples: Path) -> None:
-    async with fault_server(answer(403), answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")) as target:
-        job_id = await running.submit(samples / "hello.wav", upload_presigned_url=target.url("/key"))
-        assert "HTTP 403" in (await running.finished(job_id))["error"]
-        assert (await redeliver(running, job_id)).status_code == 200
-        job = await running.finished(job_id)
-    assert (job["status"], job["error_type"]) == ("failed", "DeliveryFailed")
-    assert job["error"] == f"HTTP 404 NoSuchBucket (attempt 1/3) to {target.url('/key')}".partition("?")[0]
-    assert job["result_available"]
 
 
 async def test_it_works_after_a_restart_with_the_url_that_is_kept_and_with_a_fresh_one(

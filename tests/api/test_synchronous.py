@@ -142,7 +142,7 @@ async def test_work_of_a_client_that_went_away_is_cancelled_after_the_grace(
         await eventually(lambda: running.service.pool.active == 1)
         waiting.cancel()
         await eventually(lambda: not running.service.pool.active and not running.service.jobs.registry.everything())
-        assert not list((tmp_path / "data" / "jobs").iterdir())
+        await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
 
 async def test_audio_behind_a_url_that_fails_is_a_bad_request(tmp_path: Path, model: WhisperModel) -> None:

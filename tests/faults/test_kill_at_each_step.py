@@ -42,17 +42,23 @@ DELIVERED, STORED, CANCELLED, FORGOTTEN = Outcome
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A client acts on a process that dies at the first of ``steps``; the next one dies at the second, and so on."""
+    """A client acts on a process that dies at the first of ``steps``; the next one dies at the second, and so on.
+
+    In the end work on a job that is delivered has begun ``attempts`` times.
+    """
 
     client: type[Client]
     steps: tuple[str, ...]
-    outcome: Outcome = DELIVERED
+    outcome: Outcome
+    attempts: int
 
 
-def each(client: type[Client], outcome: Outcome, *steps: str, after: str | None = None) -> dict[str, Scenario]:
+def each(
+    client: type[Client], outcome: Outcome, *steps: str, after: str | None = None, attempts: int = 1
+) -> dict[str, Scenario]:
     """A scenario for each step; ``after`` is where an earlier process has died."""
     before = () if after is None else (after,)
-    return {step: Scenario(client, (*before, step), outcome) for step in steps}
+    return {step: Scenario(client, (*before, step), outcome, attempts) for step in steps}
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -69,6 +75,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the job is registered",
         "the client is to be answered",
         "the start is to be committed",
+    ),
+    **each(
+        Client,
+        DELIVERED,
         "the start is committed",
         "the decoder is to start",
         "the decoder has started",
@@ -80,6 +90,11 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the transcript is assembled",
         "the result is to be stored",
         "the result is written",
+        attempts=2,
+    ),
+    **each(
+        Client,
+        DELIVERED,
         "the result has its name",
         "the result is stored",
         "the result is committed",
@@ -118,10 +133,10 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **each(Leaving, FORGOTTEN, "the forgotten job's files are removed"),
     **each(Redelivering, STORED, "the redelivery is to be committed"),
     **each(Redelivering, DELIVERED, "the redelivery is committed"),
+    **each(Stopping, DELIVERED, "the start is to be taken back", attempts=2),
     **each(
         Stopping,
         DELIVERED,
-        "the start is to be taken back",
         "the start is taken back",
         "the journal is to be closed",
         "the journal is closed",
@@ -136,6 +151,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "work is to be resumed",
         "work is resumed",
         after="the model is to decode",
+        attempts=2,
     ),
     **each(
         Client,
@@ -206,6 +222,8 @@ class Stage:
                 jobs = settled(running)
                 assert running.stop() == 0
             client.check(jobs, scenario.outcome)
+            if scenario.outcome is DELIVERED:
+                assert [job["attempts"] for job in jobs.values()] == [scenario.attempts]
         assert leftovers(self.data, jobs) == []
         assert files_with(SIGNATURE, self.data) == []
 
@@ -231,10 +249,10 @@ def plays(
 ) -> Iterator[dict[str, Future[None]]]:
     """Three at a time: in much of each, one process waits for another."""
 
-    def play(step: str) -> None:
-        Stage(tmp_path_factory.mktemp("play"), samples, references).play(SCENARIOS[step])
+    def play(step: str, folder: Path) -> None:
+        Stage(folder, samples, references).play(SCENARIOS[step])
 
-    with played(request, "step", play, at_once=3) as outcomes:
+    with played(request, "step", play, tmp_path_factory, at_once=3) as outcomes:
         yield outcomes
 
 

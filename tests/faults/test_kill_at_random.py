@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SERVICES: Final = 2
 #: Lives of processes, one after another: how long they are in seconds from the start, and how many requests may come
 #: in each. Some die before they are ready, some as work is taken up again, and some when they have finished a few.
-LIVES: Final = (((0.0, 0.7), 3), ((0.4, 1.6), 3), ((1.0, 3.0), 1))
+LIVES: Final = (((0.0, 0.6), 3), ((0.4, 1.4), 2), ((0.8, 2.2), 1))
 #: A file that is at work for the third time is nearly always spared: it would fail, and prove nothing here.
 SPARED: Final = 0.95
 #: How long the receiver takes to answer: a kill in between has the result delivered twice.

@@ -80,6 +80,8 @@ async def test_job_from_a_url_to_a_url_succeeds_with_the_lines_people_look_for(
     ]
     assert "secret" not in caplog.text
     assert traces(caplog, level=logging.ERROR) == []
+    assert job.upload is not None
+    assert (job.source_url, job.upload.url) == ("", "")  # they are needed no more
 
 
 async def test_job_goes_through_the_phrases_and_statuses_of_the_contract(rig: Rig) -> None:
@@ -102,6 +104,7 @@ async def test_finished_job_says_what_it_is_and_keeps_its_result_only(rig: Rig) 
     assert (job.status, job.progress, job.progress_percent) == (COMPLETED, "Done", 100.0)
     assert (job.language, job.audio_duration, job.has_result) == ("german", 10.0, True)
     assert (job.error, job.error_type) == (None, None)
+    assert job.attempts == 1
     assert job.delivery is not None
     assert (job.delivery.status, job.delivery.attempts, job.delivery.last_error) == (DeliveryStatus.DELIVERED, 1, None)
     assert job.accepted_at <= (job.started_at or 0) <= (job.ended_at or 0)
@@ -279,6 +282,8 @@ async def test_failure_document_is_put_where_the_result_would_have_gone(rig: Rig
     }
     assert job.delivery is not None
     assert job.delivery.status is DeliveryStatus.DELIVERED
+    assert job.upload is not None
+    assert not job.upload.is_kept
     assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
 
 
@@ -325,7 +330,9 @@ async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, capl
     assert job.has_result
     assert await rig.files(job) == ["result.json"]
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
-    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK)
+    assert job.upload is not None
+    assert job.upload.is_kept  # it may be delivered again
+    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK, uptime=rig.uptime)
     assert retention.expires_at(job) == (job.ended_at or 0) + WEEK
     assert lines(caplog, least=logging.ERROR) == [
         "❌ All 3 upload attempts failed",

@@ -6,26 +6,42 @@ import asyncio
 import gc
 import json
 import logging
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.domain.current import current_job
-from app.domain.errors import Draining, QueueFull, ShutDown, UndecodableAudio, UnknownJob
-from app.domain.job import JobStatus
-from tests.jobs.rig import a_job, open_rig, upload_to
+from app.domain.errors import DiskFull, Draining, EngineFailed, QueueFull, ShutDown, UndecodableAudio, UnknownJob
+from app.domain.job import DeliveryStatus, JobStatus
+from app.jobs.sqlite_journal import SqliteJournal
+from app.transcription.catalogue import Catalogue
+from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
+from tests.support.scripted_journal import ScriptedJournal
+from tests.support.uptime import FakeUptime
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from app.domain.job import Job
     from tests.jobs.rig import Rig
+    from tests.support.fault_server import Connection
 
 pytestmark = pytest.mark.anyio
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+
+
+@asynccontextmanager
+async def open_journalled(root: Path, *, permits: int = 3) -> AsyncIterator[Rig]:
+    """A rig that leaves everything behind for the next one in the same folder."""
+    uptime = FakeUptime()
+    journal = SqliteJournal(root / "journal.sqlite3", uptime)
+    async with open_rig(root, permits=permits, journal=journal, uptime=uptime, forget=False) as rig:
+        yield rig
 
 
 async def check_cancelled(rig: Rig, job: Job) -> None:
@@ -41,12 +57,26 @@ async def check_cancelled(rig: Rig, job: Job) -> None:
 # Cancelling.
 
 
-async def test_job_cancelled_before_its_first_step_is_cancelled_and_leaves_nothing(rig: Rig) -> None:
+async def test_job_cancelled_at_once_is_cancelled_and_leaves_nothing(rig: Rig) -> None:
+    rig.transcriber.decoding.hold()
     job = await rig.submit()
-    assert (await rig.runner.cancel(job.id)).status is CANCELLED
-    assert rig.transcriber.calls == []
+    answered = await rig.runner.cancel(job.id)
+    assert answered.status is CANCELLED
     await check_cancelled(rig, job)
+    assert rig.now(job) == answered
     assert rig.registry.statuses(job.id) == [QUEUED, CANCELLED]
+
+
+async def test_job_stopped_before_its_first_step_leaves_no_task_and_goes_on_when_it_is_started(rig: Rig) -> None:
+    job = await rig.ledger.admit(a_job())
+    await asyncio.to_thread(rig.store, job.id, AUDIO)
+    rig.runner.start(job.id)
+    await rig.runner.stop(job.id)
+    assert not rig.runner.is_running(job.id)
+    assert rig.transcriber.calls == []
+    assert rig.now(job) == job
+    rig.runner.start(job.id)
+    assert (await rig.ended(job)).status is COMPLETED
 
 
 async def test_job_cancelled_in_the_line_leaves_it(tmp_path: Path) -> None:
@@ -91,11 +121,21 @@ async def test_job_cancelled_while_uploading_is_cancelled_and_tried_no_more(rig:
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
-        assert (await rig.runner.cancel(job.id)).status is CANCELLED
+        cancelled = await rig.runner.cancel(job.id)
+        assert cancelled.status is CANCELLED
         assert not rig.runner.is_running(job.id)
         assert target.connections == 1
-    # Either is honest: the transcript can still be had, or the job does not claim it.
-    assert await rig.files(job) == (["result.json"] if rig.now(job).has_result else [])
+    assert cancelled.delivery is not None
+    assert (cancelled.delivery.status, cancelled.delivery.last_error) == (
+        DeliveryStatus.FAILED,
+        "The job was cancelled.",
+    )
+    assert cancelled.delivery.next_attempt_at is None
+    assert cancelled.upload is not None
+    assert not cancelled.upload.is_kept
+    assert rig.now(job) == cancelled
+    assert cancelled.has_result
+    assert await rig.files(job) == ["result.json"]
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, CANCELLED]
 
 
@@ -129,6 +169,50 @@ async def test_cancelled_twice_at_once_is_cancelled(rig: Rig) -> None:
     both = await asyncio.gather(rig.runner.cancel(job.id), rig.runner.cancel(job.id))
     assert [each.status for each in both] == [CANCELLED, CANCELLED]
     await check_cancelled(rig, job)
+
+
+async def test_work_that_begins_while_its_job_is_cancelled_changes_nothing_of_it(tmp_path: Path) -> None:
+    journal = ScriptedJournal()
+    async with open_rig(tmp_path, journal=journal) as rig:
+        job = await rig.ledger.admit(a_job())
+        await asyncio.to_thread(rig.store, job.id, AUDIO)
+        journal.hold(lambda job: job is not None and job.status is CANCELLED)
+        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        await journal.arrived.wait()
+        rig.runner.start(job.id)
+        await eventually(lambda: len(rig.transcriber.calls) == 1)
+        journal.release()
+        answered = await cancelling
+        assert (answered.status, answered.attempts) == (CANCELLED, 0)
+        assert rig.now(job) == journal.kept[job.id] == answered
+        assert rig.now(job).revision == answered.revision
+        await check_cancelled(rig, job)
+
+
+async def test_download_that_ends_while_its_job_is_cancelled_changes_nothing_of_it(tmp_path: Path) -> None:
+    journal, sending = ScriptedJournal(), asyncio.Event()
+
+    async def send_later(connection: Connection) -> None:
+        await sending.wait()
+        await answer(200, AUDIO)(connection)
+
+    async with open_rig(tmp_path, journal=journal) as rig, fault_server(send_later) as source:
+        job = await rig.submit(source_url=source.url())
+        await source.came.wait()
+        journal.hold(lambda job: job is not None and job.status is CANCELLED)
+        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        await journal.arrived.wait()
+        sending.set()
+
+        async def has_arrived() -> bool:
+            return await rig.files(job) == ["audio"]
+
+        await eventually(has_arrived)
+        journal.release()
+        answered = await cancelling
+        assert rig.now(job) == journal.kept[job.id] == answered
+        assert rig.now(job).revision == answered.revision
+        await check_cancelled(rig, job)
 
 
 async def test_cancel_that_races_with_the_end_leaves_exactly_one_final_status(rig: Rig) -> None:
@@ -311,63 +395,119 @@ async def test_drain_of_an_idle_service_takes_no_time(rig: Rig) -> None:
         await rig.runner.drain(600.0)
 
 
-async def test_drain_fails_what_can_not_finish_and_reports_it_in_time(tmp_path: Path) -> None:
-    """One job on the model, one in the line before it, one being decoded."""
-    async with open_rig(tmp_path, permits=1) as rig, fault_server(answer(200)) as target:
+async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the_model(tmp_path: Path) -> None:
+    """One job on the model, one in the line before it, one being decoded, one being downloaded."""
+    journal = ScriptedJournal()
+    async with (
+        open_rig(tmp_path, permits=1, journal=journal) as rig,
+        fault_server(answer(200)) as target,
+        fault_server(never_answer()) as source,
+    ):
         transcriber = rig.transcriber
         transcriber.on_model.hold()
-        jobs = [await rig.submit(**upload_to(target.url()))]
+        first = await rig.submit(**upload_to(target.url()))
         await transcriber.on_model.reached()
-        jobs.append(await rig.submit(**upload_to(target.url())))
+        queued = [await rig.submit(**upload_to(target.url()))]
         await transcriber.decoding.reached(2)
         transcriber.decoding.hold()
-        jobs.append(await rig.submit(**upload_to(target.url())))
+        queued.append(await rig.submit(**upload_to(target.url())))
         await transcriber.decoding.reached(3)
-        async with asyncio.timeout(3.0 + 1.0):
-            await rig.runner.drain(3.0)
-        for job in jobs:
-            now = rig.now(job)
-            assert (now.status, now.error_type) == (FAILED, "ShutDown")
-            assert now.error == "The service was shut down before the job had finished: submit it again."
-            assert await rig.files(job) == []
-    documents = [json.loads(request.body) for request in target.requests]
-    assert {document["job_id"] for document in documents} == {job.id for job in jobs}
-    assert {document["error_type"] for document in documents} == {"ShutDown"}
-
-
-async def test_drain_gives_up_on_a_store_that_does_not_answer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    rig.transcriber.on_model.hold()
-    async with fault_server(never_answer()) as target:
-        job = await rig.submit(**upload_to(target.url()))
-        await rig.transcriber.on_model.reached()
+        queued.append(await rig.submit(source_url=source.url(), **upload_to(target.url())))
+        await source.came.wait()
+        drained = asyncio.create_task(rig.runner.drain(600.0))
         async with asyncio.timeout(5):
-            await rig.runner.drain(1.5)
-        assert len(target.requests) == 1
-    assert (rig.now(job).status, rig.now(job).error_type) == (FAILED, "ShutDown")
-    assert not rig.runner.is_running(job.id)
-    assert f"Job {job.id}: there was no time left to tell the user's URL of its end" in caplog.messages
-
-
-async def test_drain_leaves_no_job_without_an_end(rig: Rig) -> None:
-    """Also the one whose result is ready and whose store does not answer."""
-    async with fault_server(never_answer()) as target:
-        job = await rig.submit(**upload_to(target.url()))
-        await target.came.wait()
+            await asyncio.gather(*(rig.runner.outcome(job.id) for job in queued))
+        assert not drained.done()
+        for job in queued:
+            assert not rig.runner.is_running(job.id)
+            for known in (rig.now(job), journal.kept[job.id]):
+                assert (known.status, known.attempts, known.error) == (QUEUED, 0, None)
+                assert known.upload_has_begun is False
+        transcriber.on_model.release()
         async with asyncio.timeout(5):
-            await rig.runner.drain(0.3)
-    assert not rig.runner.is_running(job.id)
-    assert rig.now(job).status is FAILED
-    assert rig.now(job).has_result
+            await drained
+        assert rig.now(first).status is COMPLETED
+        (put,) = target.requests
+        assert json.loads(put.body)["job_id"] == first.id
 
 
-async def test_drain_without_grace_ends_at_once(rig: Rig) -> None:
+async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One job on the model that does not end in time, and one in the line before it."""
+    caplog.set_level(logging.INFO, logger="app")
+    async with fault_server(answer(200)) as target:
+        async with open_journalled(tmp_path, permits=1) as rig:
+            rig.transcriber.on_model.hold()
+            jobs = [await rig.submit(**upload_to(target.url()))]
+            await rig.transcriber.on_model.reached()
+            jobs.append(await rig.submit(**upload_to(target.url())))
+            await rig.transcriber.decoding.reached(2)
+            async with asyncio.timeout(5):
+                await rig.runner.drain(0.3)
+            for job in jobs:
+                assert not rig.runner.is_running(job.id)
+                assert rig.now(job).is_active
+                assert await rig.files(job) == ["audio"]
+                assert f"Job {job.id} goes back to the queue, for the next start" in caplog.messages
+        assert target.requests == []
+        assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+        async with open_journalled(tmp_path, permits=1) as rig:
+            assert [(job.id, job.status, job.attempts) for job in rig.registry.everything()] == [
+                (job.id, QUEUED, 0) for job in jobs
+            ]
+            await rig.recovery.resume(Catalogue("small"))
+            for job in jobs:
+                assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 1)
+    assert sorted(json.loads(put.body)["job_id"] for put in target.requests) == sorted(job.id for job in jobs)
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.3])
+async def test_drain_leaves_a_delivery_that_hangs_to_the_next_start(tmp_path: Path, grace: float) -> None:
+    async with fault_server(never_answer(), answer(200)) as target:
+        async with open_journalled(tmp_path) as rig:
+            job = await rig.submit(**upload_to(target.url()))
+            await eventually(lambda: len(target.requests) == 1)
+            async with asyncio.timeout(5):
+                await rig.runner.drain(grace)
+            assert not rig.runner.is_running(job.id)
+            assert (rig.now(job).status, rig.now(job).has_result) == (PROCESSING, True)
+            assert rig.now(job).upload_is_due
+        async with open_journalled(tmp_path) as rig:
+            assert (await rig.ended(job)).status is COMPLETED
+            assert rig.transcriber.calls == []
+    first, second = target.requests
+    assert first.body == second.body
+
+
+async def test_drain_without_grace_ends_at_once_and_gives_the_start_back(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
+    assert rig.now(job).attempts == 1
     async with asyncio.timeout(5):
         await rig.runner.drain(0)
-    assert rig.now(job).status is FAILED
+    assert (rig.now(job).status, rig.now(job).attempts, rig.now(job).error) == (PROCESSING, 0, None)
     assert not rig.runner.is_running(job.id)
+    assert rig.transcriber.active == 0
+
+
+async def test_drain_ends_the_requests_of_waiting_clients_in_time(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """They wait longer than background jobs do, also those that are not on the model yet, as nothing is kept of
+    them."""
+    rig.transcriber.decoding.hold()
+    job = await rig.submit(synchronous=True)
+    await rig.transcriber.decoding.reached()
+    drained = asyncio.create_task(rig.runner.drain(0.6))
+    await asyncio.sleep(0.1)
+    assert rig.now(job).is_active
+    async with asyncio.timeout(5):
+        await drained
+    now = rig.now(job)
+    assert (now.status, now.error_type) == (FAILED, "ShutDown")
+    assert now.error == "The service was shut down before the job had finished: submit it again."
+    assert f"❌ Request {job.id} failed: ShutDown: {now.error}" in caplog.messages
+    assert await rig.files(job) == []
 
 
 async def test_waiter_of_a_request_that_the_drain_ends_does_not_hang(rig: Rig) -> None:
@@ -398,21 +538,97 @@ async def test_job_cancelled_while_the_drain_gives_it_up_stays_cancelled(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_request_that_arrives_during_the_drain_is_ended_too(rig: Rig) -> None:
+@pytest.mark.parametrize(("synchronous", "status"), [(True, FAILED), (False, PROCESSING)])
+async def test_request_that_arrives_during_the_drain_is_ended_too(
+    rig: Rig, *, synchronous: bool, status: JobStatus
+) -> None:
     """Its place was taken before the drain began, its body came later."""
     rig.transcriber.on_model.hold()
     with rig.runner.place():
-        first = await rig.submit()
-        drained = asyncio.create_task(rig.runner.drain(0.5))
+        first = await rig.submit(synchronous=True)
         await rig.transcriber.on_model.reached()
-        late = await rig.submit()
+        drained = asyncio.create_task(rig.runner.drain(0.5))
+        await eventually(lambda: rig.runner.draining)
+        late = await rig.submit(synchronous=synchronous)
+        await rig.transcriber.on_model.reached(2)
     await drained
-    assert [rig.now(job).status for job in (first, late)] == [FAILED, FAILED]
+    assert [rig.now(job).status for job in (first, late)] == [FAILED, status]
+    assert not rig.runner.is_running(late.id)
 
 
-async def test_job_is_known_before_its_task_has_begun(rig: Rig) -> None:
+# Taking jobs in.
+
+
+async def test_submitted_job_is_known_and_runs(rig: Rig) -> None:
+    rig.transcriber.on_model.hold()
     job = a_job()
-    rig.runner.submit(job)
-    assert rig.now(job) == job
+    assert await rig.runner.submit(job) is job
+    assert rig.now(job).id == job.id
     assert rig.runner.is_running(job.id)
     await rig.runner.cancel(job.id)
+
+
+async def test_job_whose_client_goes_away_while_it_is_written_down_runs_all_the_same(tmp_path: Path) -> None:
+    journal = ScriptedJournal()
+    async with open_rig(tmp_path, journal=journal) as rig:
+        job = a_job()
+        await asyncio.to_thread(rig.store, job.id, AUDIO)
+        journal.hold()
+        submitting = asyncio.create_task(rig.runner.submit(job))
+        await journal.arrived.wait()
+        assert rig.registry.everything() == []
+        submitting.cancel()
+        journal.release()
+        await asyncio.wait([submitting])
+        assert submitting.cancelled()
+        assert (await rig.ended(job)).status is COMPLETED
+
+
+async def test_job_that_can_not_be_written_down_is_not_taken(tmp_path: Path) -> None:
+    journal = ScriptedJournal()
+    journal.failures.append(DiskFull("No space.", retry_after_seconds=60))
+    async with open_rig(tmp_path, journal=journal) as rig:
+        job = a_job()
+        with pytest.raises(DiskFull):
+            await rig.runner.submit(job)
+        assert rig.registry.everything() == []
+        assert not rig.runner.is_running(job.id)
+
+
+async def test_job_with_a_known_idempotency_key_is_the_first_one_and_starts_nothing(rig: Rig) -> None:
+    first = await rig.submit(idempotency_key="one")
+    await rig.ended(first)
+    again = a_job(idempotency_key="one")
+    assert (await rig.runner.submit(again)).id == first.id
+    assert not rig.runner.is_running(again.id)
+    assert len(rig.transcriber.calls) == 1
+
+
+# The end of the engine.
+
+
+async def test_dead_engine_fails_waiting_clients_and_leaves_background_jobs_to_the_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fault_server(answer(200)) as target:
+        async with open_journalled(tmp_path) as rig:
+            rig.transcriber.error = EngineFailed("The engine died.", retry_after_seconds=10)
+            rig.transcriber.on_model.hold()
+            waiting, job = await rig.submit(synchronous=True), await rig.submit(**upload_to(target.url()))
+            await rig.transcriber.on_model.reached(2)
+            rig.transcriber.on_model.release()
+            outcomes = await asyncio.gather(*(rig.runner.outcome(one.id) for one in (waiting, job)))
+            assert outcomes == [rig.transcriber.error] * 2
+            assert (rig.now(waiting).status, rig.now(waiting).error_type) == (FAILED, "EngineFailed")
+            assert (rig.now(job).status, rig.now(job).error) == (PROCESSING, None)
+            assert await rig.files(job) == ["audio"]
+            assert not rig.runner.is_running(job.id)
+            assert f"Job {job.id} goes back to the queue, for the next start: The engine died." in caplog.messages
+        assert target.connections == 0
+        async with open_journalled(tmp_path) as rig:
+            assert [known.id for known in rig.registry.everything()] == [job.id]
+            await rig.recovery.resume(Catalogue("small"))
+            # The file may have been what killed it: that start counts.
+            assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 2)
+    (put,) = target.requests
+    assert json.loads(put.body)["status"] == "completed"
