@@ -1,15 +1,18 @@
-"""What a job costs in memory: 10,000 finished ones in the registry, told by tracemalloc."""
+"""What a job costs in memory: 10,000 of each kind in the registry, told by tracemalloc."""
 
 from __future__ import annotations
 
 import tracemalloc
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 JOBS: Final = 10_000
 #: As long as boto3 makes them.
@@ -17,23 +20,24 @@ QUERY: Final = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=" + "0" * 400
 
 
 def measure() -> str:
-    """A section with bytes for each job, its URL counted and not."""
-    whole = _bytes_per_job(with_url=True)
-    bare = _bytes_per_job(with_url=False)
+    """A section with bytes for each job: without an upload, delivered, and not delivered yet."""
+    stored = _bytes_per_job(_processed, _stored, _completed, with_url=False)
+    delivered = _bytes_per_job(_processed, _stored, _delivered, _completed, with_url=True)
+    waiting = _bytes_per_job(_processed, _stored, _put_off, with_url=True)
     return (
         "## Registry\n\n"
-        f"{bare:,.0f} bytes for each finished job, {whole:,.0f} with an upload URL of {len(_url(0))} characters "
-        f"({JOBS:,} jobs)."
+        f"{stored:,.0f} bytes for each finished job, {delivered:,.0f} where its result was delivered, {waiting:,.0f} "
+        f"while it waits to be, with an upload URL of {len(_url(0))} characters ({JOBS:,} jobs)."
     )
 
 
-def _bytes_per_job(*, with_url: bool) -> float:
+def _bytes_per_job(*changes: Callable[[Job], Job], with_url: bool) -> float:
     registry = Registry()
     tracemalloc.start()
     for number in range(JOBS):
         job = made_job(number, with_url=with_url)
         registry.add(job)
-        for change in (_processed, _delivered, _completed):
+        for change in changes:
             registry.update(job.id, change)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -61,9 +65,21 @@ def _processed(job: Job) -> Job:
     return job.moved_to(JobStatus.PROCESSING, at=job.accepted_at + 1, audio_duration=job.accepted_at / 1e6)
 
 
+def _stored(job: Job) -> Job:
+    return job.changed(language="english", has_result=True, progress=Progress.UPLOADING)
+
+
 def _delivered(job: Job) -> Job:
-    delivery = Delivery(status=DeliveryStatus.DELIVERED, attempts=1) if job.delivery else None
-    return job.changed(delivery=delivery, language="english", has_result=True)
+    """Its URL is not needed any more."""
+    return job.changed(
+        delivery=Delivery(status=DeliveryStatus.DELIVERED, attempts=1), upload=job.upload and job.upload.erased()
+    )
+
+
+def _put_off(job: Job) -> Job:
+    error = f"HTTP 503 (attempt 3/3) to {_url(0).partition('?')[0]}"
+    at = job.accepted_at + 30
+    return job.changed(delivery=Delivery(attempts=3, rounds=1, next_round=30.0, next_attempt_at=at, last_error=error))
 
 
 def _completed(job: Job) -> Job:
