@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     """Each field is the variable of the same name in capitals. See the table in README.md."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, case_sensitive=False
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, case_sensitive=False, allow_inf_nan=False
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")

@@ -154,8 +154,12 @@ class SubmissionReader:
             return None
         value = _json_object(body)
         given, headers = value.get(_UPLOAD_URL), value.get("upload_headers", {})
-        if given is None:
+        if given is None and not headers:
             return None
+        if given is None:
+            raise InvalidRequest(
+                f"upload_headers goes with {_UPLOAD_URL}: send both or neither.", param="upload_headers"
+            )
         if not isinstance(given, str):
             raise InvalidRequest(f"{_UPLOAD_URL} is not allowed: it must be a string.", param=_UPLOAD_URL)
         if not isinstance(headers, dict) or not all(isinstance(one, str) for one in headers.values()):

@@ -168,8 +168,8 @@ class Deliveries:
         destination.check(job, now=self._clock.now())
         if state.rounds and self._is_too_old(state):
             raise DeliveryFailed(
-                f"{state.last_error}; given up after {state.attempts} attempts in {state.rounds} "
-                f"round{'s' if state.rounds > 1 else ''}",
+                f"{state.last_error}; given up after {_counted(state.attempts, 'attempt')} in "
+                f"{_counted(state.rounds, 'round')}",
                 attempts=state.attempts,
                 retryable=False,
             )
@@ -251,6 +251,10 @@ class _Noted:
 
         with suppress(UnknownJob):
             self._registry.update(self._job_id, change)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _if_due(destination: Destination, change: Change) -> Change:

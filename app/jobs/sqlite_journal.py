@@ -10,6 +10,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,9 +40,10 @@ _DELETE: Final = "DELETE FROM jobs WHERE id = ?"
 _BEAT: Final = "INSERT INTO uptime (one, seconds) VALUES (1, ?) ON CONFLICT DO UPDATE SET seconds = excluded.seconds"
 #: At most so many changes share a commit.
 _MOST_TOGETHER: Final = 512
-#: The log is emptied when nothing has come for so long, and after so many commits in any case.
+#: The log is emptied when nothing has come for so long, and after so many commits or seconds in any case.
 _IDLE_SECONDS: Final = 1.0
 _COMMITS_BETWEEN_CHECKPOINTS: Final = 1000
+_SECONDS_BETWEEN_CHECKPOINTS: Final = 30.0
 #: How long a commit waits for somebody who looks into the file.
 _BUSY_MILLISECONDS: Final = 30_000
 #: Below this much free space an error of the disk is taken for a full one.
@@ -69,6 +71,7 @@ class SqliteJournal:
         self._writer: threading.Thread | None = None
         self._taking = threading.Lock()
         self._since_checkpoint = 0
+        self._checkpoint_at = time.monotonic()
         self.transactions = 0
 
     def open(self) -> Sequence[Job]:
@@ -156,8 +159,15 @@ class SqliteJournal:
                 going_on = False
             if wanted := [change for change in changes if change is not None]:
                 self._commit(self._connection, wanted)
-            if not changes or not going_on or self._since_checkpoint >= _COMMITS_BETWEEN_CHECKPOINTS:
+            if not changes or not going_on or self._log_is_long:
                 self._empty_log(self._connection)
+
+    @property
+    def _log_is_long(self) -> bool:
+        return (
+            self._since_checkpoint >= _COMMITS_BETWEEN_CHECKPOINTS
+            or time.monotonic() - self._checkpoint_at >= _SECONDS_BETWEEN_CHECKPOINTS
+        )
 
     def _next(self) -> list[_Change | None]:
         """What is to be written together; nothing if nothing came for a while and the log is to be emptied."""
@@ -197,7 +207,7 @@ class SqliteJournal:
             busy = True
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
         if not busy:
-            self._since_checkpoint = 0
+            self._since_checkpoint, self._checkpoint_at = 0, time.monotonic()
 
     def _renamed(self, exc: sqlite3.Error) -> DiskFull | JournalFailed:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF

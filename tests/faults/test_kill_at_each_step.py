@@ -272,12 +272,12 @@ def test_file_that_kills_the_process_each_time_fails_and_takes_no_other_along(
     tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]]
 ) -> None:
     stage = Stage(tmp_path, samples, references)
-    files = ["hello.wav", "report.m4a", "upload.ogg", "code.flac", "phone_8k.wav"]
     ids: dict[str, str] = {}
+    others = ("first", "second", "third")
 
     def submit(running: Program) -> None:
-        for name in files:
-            ids[name] = running.submit(samples / name, upload_presigned_url=store.url(f"/{name}"))
+        for name in others:
+            ids[name] = running.submit(samples / "long.opus", upload_presigned_url=store.url(f"/{name}"))
         ids["fatal"] = running.submit(
             samples / "hello.wav",
             upload_presigned_url=store.url("/fatal"),
@@ -286,23 +286,18 @@ def test_file_that_kills_the_process_each_time_fails_and_takes_no_other_along(
         )
 
     with receiver(samples) as store:
-        stage.die(FATAL_FILE, submit)
-        assert len(ids) == len(files) + 1
-        stage.die(FATAL_FILE, None)
-        stage.die(FATAL_FILE, None)
+        for act in (submit, None, None):
+            stage.die(FATAL_FILE, act, MAX_CONCURRENT_REQUESTS="8")
         with stage.dying(FATAL_FILE) as running:
             running.until_ready()
             jobs = settled(running)
             assert running.stop() == 0
-        arrived = {name: set(store.results(f"/{name}")) for name in ids}
-        events = [json.loads(event.body) for event in store.events("/event")]
+        arrived = {name: [json.loads(body) for body in set(store.results(f"/{name}"))] for name in ids}
+        events = [json.loads(event.body)["type"] for event in store.events("/event")]
     ends = {name: jobs[job_id]["status"] for name, job_id in ids.items()}
-    assert ends == {**dict.fromkeys(files, "completed"), "fatal": "failed"}
-    documents = {name: [json.loads(body) for body in bodies] for name, bodies in arrived.items()}
-    assert {name: [one.get("text") for one in found] for name, found in documents.items()} == {
-        **{name: [references[name]["text"]] for name in files},
-        "fatal": [None],
-    }
-    assert [(one["status"], one["error_type"]) for one in documents["fatal"]] == [("failed", "TooManyStarts")]
-    assert [event["type"] for event in events] == ["job.failed"]
+    assert ends == {**dict.fromkeys(others, "completed"), "fatal": "failed"}
+    (failure,) = arrived.pop("fatal")
+    assert (failure["status"], failure["error_type"], events) == ("failed", "TooManyStarts", ["job.failed"])
+    for (document,) in arrived.values():
+        assert document["text"].startswith(references["long.opus"]["text"][:40])
     assert leftovers(stage.data, jobs) == []

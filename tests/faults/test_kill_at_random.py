@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +30,24 @@ if TYPE_CHECKING:
 
 #: Services that are killed side by side, each with its own clients.
 SERVICES: Final = 2
-#: Lives of processes, one after another: how long they are in seconds from the start, and how many requests may come
-#: in each. Some die before they are ready, some as work is taken up again, and some when they have finished a few.
-LIVES: Final = (((0.0, 0.6), 3), ((0.4, 1.4), 2), ((0.8, 2.2), 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """When a process is killed, at the earliest and at the latest, in seconds from its start or from when it is ready,
+    and how many more requests may come meanwhile."""
+
+    moments: tuple[float, float]
+    once_ready: bool = True
+    requests: int
+
+
+#: One after another: as it starts, as work is taken up again, and when some of it has been finished.
+LIVES: Final = (
+    Life(moments=(0.0, 0.6), once_ready=False, requests=3),
+    Life(moments=(0.0, 1.0), requests=2),
+    Life(moments=(0.3, 1.7), requests=1),
+)
 #: A file that is at work for the third time is nearly always spared: it would fail, and prove nothing here.
 SPARED: Final = 0.95
 #: How long the receiver takes to answer: a kill in between has the result delivered twice.
@@ -67,13 +83,7 @@ class Killed:
         with receiver(self._samples, seconds=ANSWER_SECONDS) as store:
             with Crowd(self._address, store, self._samples, self._chance) as crowd:
                 for number in range(kills):
-                    seconds, requests = LIVES[number % len(LIVES)]
-                    crowd.allow(requests)
-                    with self._running() as running:
-                        time.sleep(self._chance.uniform(*seconds))
-                        if self._chance.random() < SPARED:
-                            running.eventually(lambda: not has_last_start(running))
-                        running.kill()
+                    self._live(LIVES[number % len(LIVES)], crowd)
                 with self._running() as running:
                     running.until_ready()
                     crowd.finish()
@@ -88,6 +98,16 @@ class Killed:
                 assert running.stop() == 0
         assert jobs.keys() == {request.job_id for request in crowd.sent if request.ended != "forgotten"}
         assert leftovers(self._data, jobs) == []
+
+    def _live(self, life: Life, crowd: Crowd) -> None:
+        crowd.allow(life.requests)
+        with self._running() as running:
+            if life.once_ready:
+                running.until_ready()
+            time.sleep(self._chance.uniform(*life.moments))
+            if self._chance.random() < SPARED:
+                running.eventually(lambda: not has_last_start(running))
+            running.kill()
 
     def _running(self) -> closing[ForkedProgram]:
         return closing(ForkedProgram(self._folder, **self._settings))
@@ -168,5 +188,6 @@ def test_nothing_that_was_accepted_is_lost(
     counts = Counter[str]()
     for service in services:
         counts.update(service.counts)
+    assert counts["accepted"] > kills
     with capsys.disabled():
         sys.stdout.write("\n" + ", ".join(f"{counts[name]} {name}" for name in COUNTED) + "\n")

@@ -382,6 +382,24 @@ async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp
     assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 1)
 
 
+async def test_webhook_is_kept_as_long_as_the_job_may_end_again(tmp_path: Path) -> None:
+    async with (
+        a_days_rig(tmp_path) as rig,
+        fault_server(answer(403), answer(200)) as target,
+        fault_server(answer(200)) as hook,
+    ):
+        job = await rig.submit(**upload_to(target.url()), **told_at(hook.url()))
+        assert (await rig.ended(job)).webhook == Webhook(
+            url=hook.url(), event_id=hook.requests[0].headers["webhook-id"]
+        )
+        await rig.runner.redeliver(job.id, None)
+        now = await rig.ended(job)
+    assert now.webhook is not None
+    assert (now.webhook.url, now.webhook.body) == ("", "")
+    assert [json.loads(request.body)["type"] for request in hook.requests] == ["job.failed", "job.completed"]
+    assert len({request.headers["webhook-id"] for request in hook.requests}) == 2
+
+
 # Stopping.
 
 
