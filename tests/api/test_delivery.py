@@ -271,7 +271,7 @@ async def test_real_store_takes_a_signed_content_type(against_store: Running, st
 async def test_url_that_expires_in_the_queue_is_not_tried_and_the_result_is_kept(
     against_store: Running, store: LocalS3, samples: Path, held: Held
 ) -> None:
-    url = store.presign_put("results", "late.json", expires_in=1)
+    url = store.presign_put("results", "late.json", expires_in=4)
     job_id = await against_store.submit(samples / "hello.wav", upload_presigned_url=url)
     expires_at = (await against_store.job(job_id))["delivery"]["expires_at"]
     await eventually(lambda: time.time() > expires_at)
