@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-#: How many jobs are under way at once, and within how many seconds each is deleted: about as long as they take.
+#: How many jobs are under way at once; each is deleted within about as long as they take.
 TOGETHER: Final = 20
-LATEST_SECONDS: Final = 0.1
 DAY_SECONDS: Final = 86_400.0
 
 
@@ -75,6 +74,18 @@ async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
     return await rig.put_off(job, rounds=1)
 
 
+async def usual_seconds(rig: Rig, server: FaultServer) -> float:
+    """How long so many jobs take on this machine as it is now."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    jobs = await asyncio.gather(*(rig.submit(**upload_to(server.url("/usual"))) for _ in range(TOGETHER)))
+    await asyncio.gather(*(rig.ended(job) for job in jobs))
+    seconds = loop.time() - began
+    for job in jobs:
+        await rig.runner.forget(job.id)
+    return seconds
+
+
 async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path, *, long: bool) -> None:
     number = 1000 if long else 100
     chance = Random(0)  # noqa: S311  # when each is deleted
@@ -83,7 +94,8 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
         async with a_rig(tmp_path) as rig:
             ended: list[Job] = []
             for _ in range(number // TOGETHER):
-                moments = [chance.uniform(0, LATEST_SECONDS) for _ in range(TOGETHER)]
+                latest = 1.2 * await usual_seconds(rig, server)
+                moments = [chance.uniform(0, latest) for _ in range(TOGETHER)]
                 ended += await asyncio.gather(*(race(rig, server, seconds) for seconds in moments))
             ends = {job.id: [status for status in rig.registry.statuses(job.id) if status.is_final] for job in ended}
         first_told = {job_id: set(events) for job_id, events in receiver.told.items()}
@@ -96,7 +108,7 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
     assert ends == {job_id: [status] for job_id, status in reopened.items()}
     counts = Counter(reopened.values())
     assert counts[JobStatus.COMPLETED] + counts[JobStatus.CANCELLED] == number
-    assert min(counts.values()) > number // 20, f"That was hardly a race: {counts}"
+    assert min(counts[JobStatus.COMPLETED], counts[JobStatus.CANCELLED]) > 0, f"That was hardly a race: {counts}"
     for job_id, status in reopened.items():
         assert receiver.results[job_id] == 1 or (status is JobStatus.CANCELLED and receiver.results[job_id] <= 1)
         assert receiver.taken[job_id] == 1
