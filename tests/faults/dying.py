@@ -112,6 +112,11 @@ STEPS: Final[dict[str, Step]] = {
     "the notification is committed": Step(_DELIVERIES, "_round", AFTER, nth=2),
     "the log is to be emptied of URLs": Step(_JOURNAL, "_empty_log", BEFORE),
     "the log is emptied of URLs": Step(_JOURNAL, "_empty_log", AFTER),
+    # It fails.
+    "the failure is to be committed": Step(_RUNNER, "_fail", BEFORE),
+    "the failure is committed": Step(_RUNNER, "_fail", AFTER),
+    "the failure is to be reported": Step(_UPLOADER, "put", BEFORE),
+    "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
     # It is cancelled, forgotten, delivered again; the service is told to end.
     "the cancellation is to be committed": Step(_RUNNER, "cancel", BEFORE),
     "the cancellation is committed": Step(_RUNNER, "stop", BEFORE),

@@ -22,6 +22,10 @@ _FORKSERVER: Final = get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["app.__main__", "faster_whisper", "tests.faults.forked"])
 
 
+#: What multiprocessing gives for a process whose end it has missed.
+MISSED: Final = 255
+
+
 class Child:
     """A process with the methods of ``subprocess.Popen`` that are needed here."""
 

@@ -32,19 +32,19 @@ TEN_YEARS: Final = 10 * 365 * 24 * HOUR
 ROUND, SHORT_ROUND = 30.0, 3.0
 #: The jumps while the service runs and while it is down, and the seconds between rounds.
 JUMPS: Final = {
-    "ten years forward and then back, with rounds in short order": (TEN_YEARS, -TEN_YEARS, SHORT_ROUND),
-    "an hour back and then forward, with rounds in short order": (-HOUR, HOUR, SHORT_ROUND),
+    "ten years back and then forward, with rounds in short order": (-TEN_YEARS, TEN_YEARS, SHORT_ROUND),
+    "an hour forward and then back, with rounds in short order": (HOUR, -HOUR, SHORT_ROUND),
     "an hour forward twice": (HOUR, HOUR, ROUND),
     "an hour back twice": (-HOUR, -HOUR, ROUND),
     "ten years forward twice": (TEN_YEARS, TEN_YEARS, ROUND),
     "ten years back twice": (-TEN_YEARS, -TEN_YEARS, ROUND),
 }
 #: --long plays the others too.
-ALWAYS: Final = tuple(name for name, (_, _, wait) in JUMPS.items() if wait == SHORT_ROUND)
+ALWAYS: Final = next(iter(JUMPS))
 #: What a busy machine may add.
 SLACK_SECONDS: Final = 2.0
 UNDELIVERED: Final = "/bucket/undelivered"
-_LIBRARY: Final = "*/faketime/libfaketimeMT.so.1"
+_LIBRARY: Final = "*/faketime/libfaketime.so.1"
 
 
 class Receiver:
@@ -78,6 +78,7 @@ class Jump:
             "FAKETIME_TIMESTAMP_FILE": str(self._clock),
             "FAKETIME_CACHE_DURATION": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
             "DATA_DIR": str(folder / "data"),
             "PORT": free_port(),
             "MAX_CONCURRENT_REQUESTS": "1",
@@ -179,7 +180,7 @@ def plays(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "jump", [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.long) for name in JUMPS]
+    "jump", [pytest.param(name, marks=[] if name == ALWAYS else pytest.mark.long) for name in JUMPS]
 )
 def test_nothing_disappears_or_is_put_off_when_the_clock_jumps(jump: str, plays: dict[str, Future[None]]) -> None:
     plays[jump].result()

@@ -237,7 +237,7 @@ async def test_retry_after_beyond_the_greatest_age_is_not_waited_for(tmp_path: P
         await nothing_begins(rig)
         rig.uptime.advance(1)
         now = await rig.ended(job)
-    assert (now.error or "").endswith("; given up after 1 attempts in 1 round")
+    assert (now.error or "").endswith("; given up after 1 attempt in 1 round")
     assert target.connections == 1
 
 
@@ -349,7 +349,7 @@ async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path:
     assert (now.status, now.error) == (COMPLETED, None)
     cause = f"HTTP 503 (attempt 1/1) to {hook.url('/hook')}"
     assert notification_of(now).status is GIVEN_UP
-    assert notification_of(now).last_error == f"{cause}; given up after 1 attempts in 1 round"
+    assert notification_of(now).last_error == f"{cause}; given up after 1 attempt in 1 round"
     assert now.webhook is not None
     assert now.webhook.url == ""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -382,8 +383,8 @@ async def test_at_most_eight_downloads_run_at_once(rig: Rig) -> None:
         jobs = [await rig.submit(source_url=source.url()) for _ in range(10)]
         async with asyncio.timeout(10):
             await asked.reached(8)
-        phrases = [rig.now(job).progress.value for job in jobs]
-        assert phrases == ["Downloading audio"] * 8 + ["Waiting for GPU availability"] * 2
+        phrases = Counter(rig.now(job).progress.value for job in jobs)  # those that come together begin in any order
+        assert phrases == {"Downloading audio": 8, "Waiting for GPU availability": 2}
         assert source.connections == 8
         for job in jobs:
             await rig.runner.cancel(job.id)

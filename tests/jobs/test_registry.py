@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from tests.domain.strategies import unhurried
 from tests.jobs.rig import a_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
@@ -160,6 +162,92 @@ def test_waiting_jobs_leave_the_line_when_they_start() -> None:
     registry.update("j0", lambda job: job.moved_to(CANCELLED, at=1.0))
     assert registry.waiting() == ["j2"]
     assert registry.counts() == {QUEUED: 1, PROCESSING: 1, CANCELLED: 1}
+
+
+def test_job_is_under_way_until_it_has_its_result_or_has_ended() -> None:
+    registry = filled(4)
+    registry.add(a_job(id="s", synchronous=True))
+    registry.update("j1", lambda job: job.moved_to(PROCESSING, at=1.0))
+    assert ids(registry.under_way()) == ["j0", "j1", "j2", "j3", "s"]
+    registry.update("j1", lambda job: job.changed(has_result=True))  # it is still to be delivered
+    registry.update("j2", lambda job: job.moved_to(FAILED, at=1.0))
+    registry.remove("j3")
+    assert ids(registry.under_way()) == ["j0", "s"]
+
+
+def test_job_of_an_earlier_process_is_where_it_was() -> None:
+    """It comes in whatever status it had, and the order is that of its acceptance."""
+    delivering = a_job(id="d").moved_to(PROCESSING, at=1.0).changed(has_result=True)
+    ended = delivering.changed(id="e").moved_to(COMPLETED, at=2.0)
+    registry = Registry()
+    for job in (ended, delivering, a_job(id="q")):
+        registry.add(job)
+    assert page(registry) == ["q", "d", "e"]
+    assert (registry.waiting(), ids(registry.under_way())) == (["q"], ["q"])
+    assert registry.counts() == {QUEUED: 1, PROCESSING: 1, COMPLETED: 1}
+
+
+def test_idempotency_key_names_the_first_job_of_its_owner_until_it_is_free() -> None:
+    registry = filled(1, owner="a", idempotency_key="one")
+    first = registry.get("j0")
+    assert registry.add(a_job(id="again", owner="a", idempotency_key="one")) is first
+    assert not registry.knows("again")
+    theirs = a_job(id="theirs", owner="b", idempotency_key="one")
+    assert registry.add(theirs) is theirs
+    assert (registry.with_key("one", owner="a"), registry.with_key("two", owner="a")) == (first, None)
+    registry.release_key("j0")
+    assert registry.with_key("one", owner="a") is None
+    later = registry.add(a_job(id="later", owner="a", idempotency_key="one"))
+    registry.remove("j0")  # whose key it is not any more
+    assert registry.with_key("one", owner="a") == later
+    registry.remove("later")
+    assert registry.with_key("one", owner="a") is None
+    assert registry.with_key("one", owner="b") == theirs
+
+
+def test_revision_counts_what_has_changed_and_nothing_else() -> None:
+    registry = filled(1)
+    registry.update("j0", lambda job: job)
+    assert registry.get("j0").revision == 0
+    registry.update("j0", lambda job: job.changed(progress_percent=1.0))
+    registry.update("j0", lambda job: job.moved_to(CANCELLED, at=1.0))
+    assert registry.get("j0").revision == 2
+
+
+CHANGES: Final[tuple[Callable[[Job], Job], ...]] = (
+    # Without a result there is no way back from an end.
+    lambda job: job.moved_to(PROCESSING, at=1.0) if job.is_active or job.has_result else job,
+    lambda job: job.changed(has_result=True),
+    lambda job: job.moved_to(COMPLETED, at=2.0),
+    lambda job: job.moved_to(FAILED, at=2.0),
+    lambda job: job.moved_to(CANCELLED, at=2.0),
+)
+
+
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([None, *CHANGES])), max_size=40))
+def test_what_is_kept_beside_the_jobs_is_what_a_search_would_find(
+    steps: list[tuple[int, Callable[[Job], Job] | None]],
+) -> None:
+    """Jobs of two owners, the last of them a waiting client's; None forgets one."""
+    registry = Registry()
+    for number in range(6):
+        registry.add(a_job(id=f"j{number}", owner="ab"[number % 2], synchronous=number == 5))
+    for number, change in steps:
+        if change is None:
+            registry.remove(f"j{number}")
+            continue
+        with suppress(UnknownJob, IllegalTransition):
+            registry.update(f"j{number}", change)
+    jobs = registry.everything()
+    listed = [job for job in jobs if not job.synchronous]
+    assert registry.waiting() == [job.id for job in jobs if job.status is QUEUED]
+    assert registry.under_way() == [job for job in jobs if job.is_active and not job.has_result]
+    assert registry.counts() == Counter(job.status for job in listed)
+    for owner in "ab":
+        found = registry.page(owner=owner, limit=10)
+        assert list(found.jobs) == [job for job in reversed(listed) if job.owner == owner]
+        assert found.total == len(found.jobs)
 
 
 def test_no_change_of_many_threads_is_lost() -> None:
