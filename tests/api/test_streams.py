@@ -43,7 +43,7 @@ async def test_deltas_make_up_the_text_of_the_last_event(running: Running, sampl
     assert "".join(event["delta"] for event in deltas) == done["text"]
     assert done["text"].startswith("good morning and welcome")
     assert done["usage"] == {"type": "duration", "seconds": 77}
-    assert not running.service.jobs.registry.everything()
+    await eventually(lambda: not running.service.jobs.registry.everything())
     assert not running.service.jobs.watchers._queues
 
 
@@ -69,7 +69,7 @@ async def test_what_fails_before_anything_is_said_has_its_status(running: Runnin
     (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
     answer = await running.transcribe(tmp_path / "song.mp3", stream="true")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_audio")
-    assert not running.service.jobs.registry.everything()
+    await eventually(lambda: not running.service.jobs.registry.everything())
 
 
 async def test_failure_in_the_middle_is_an_event(

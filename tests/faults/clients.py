@@ -109,8 +109,6 @@ class Mistaken(Client):
 class Cancelling(Client):
     """Cancels its job when it is on the model."""
 
-    sample = "long.opus"
-
     def act(self, running: Program) -> None:
         running.until(job_id := self.send(running), "processing")
         running.client.delete(f"/v1/jobs/{job_id}")
@@ -149,7 +147,6 @@ class Stopping(Client):
     """Is the operator too, and ends the service when the job is on the model."""
 
     settings: ClassVar[Mapping[str, str]] = {"SHUTDOWN_GRACE_SECONDS": "0"}
-    sample = "long.opus"
 
     def act(self, running: Program) -> None:
         running.until(self.send(running), "processing")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import wraps
@@ -18,6 +19,8 @@ from typing import Any, Final
 #: Files that are asked for with this many beams are fatal to the step :data:`FATAL_FILE`.
 FATAL_BEAMS: Final = 7
 FATAL_FILE: Final = "the model has a fatal file"
+#: Longer than any test.
+_HELD_SECONDS: Final = 1000
 
 
 class When(Enum):
@@ -32,7 +35,8 @@ BEFORE, AFTER = When.BEFORE, When.AFTER
 class Step:
     """Before or after call number ``nth`` of a function, ``owner`` (a module, or ``module:Class``) and ``name``.
 
-    Only calls count of which ``about`` is the name of the first argument's file, where it is given.
+    Only calls count of which ``about`` is the name of the first argument's file, where it is given. Where the model is
+    ``held``, it comes to no end of what it has begun, so that a job stays on it.
     """
 
     owner: str
@@ -40,6 +44,7 @@ class Step:
     when: When
     nth: int = 1
     about: str = ""
+    held: bool = False
 
     def counts(self, arguments: tuple[Any, ...]) -> bool:
         return not self.about or arguments[0].name == self.about
@@ -118,19 +123,19 @@ STEPS: Final[dict[str, Step]] = {
     "the failure is to be reported": Step(_UPLOADER, "put", BEFORE),
     "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
     # It is cancelled, forgotten, delivered again; the service is told to end.
-    "the cancellation is to be committed": Step(_RUNNER, "cancel", BEFORE),
-    "the cancellation is committed": Step(_RUNNER, "stop", BEFORE),
-    "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER),
-    "the cancelled job's audio is removed": Step(_RUNNER, "_discard", AFTER),
+    "the cancellation is to be committed": Step(_RUNNER, "cancel", BEFORE, held=True),
+    "the cancellation is committed": Step(_RUNNER, "stop", BEFORE, held=True),
+    "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER, held=True),
+    "the cancelled job's audio is removed": Step(_RUNNER, "_discard", AFTER, held=True),
     "the job is to be forgotten": Step(_LEDGER, "forget", BEFORE),
     "the job is forgotten": Step(_LEDGER, "forget", AFTER),
     "the forgotten job's files are removed": Step(_SPOOL, "discard", AFTER),
     "the redelivery is to be committed": Step(_RUNNER, "redeliver", BEFORE),
     "the redelivery is committed": Step(_RUNNER, "redeliver", AFTER),
-    "the start is to be taken back": Step(_PIPELINE, "_take_back", BEFORE),
-    "the start is taken back": Step(_PIPELINE, "_take_back", AFTER),
-    "the journal is to be closed": Step(_JOURNAL, "close", BEFORE),
-    "the journal is closed": Step(_JOURNAL, "close", AFTER),
+    "the start is to be taken back": Step(_PIPELINE, "_take_back", BEFORE, held=True),
+    "the start is taken back": Step(_PIPELINE, "_take_back", AFTER, held=True),
+    "the journal is to be closed": Step(_JOURNAL, "close", BEFORE, held=True),
+    "the journal is closed": Step(_JOURNAL, "close", AFTER, held=True),
     # The next process starts.
     "the journal is to be made": Step(_JOURNAL, "_prepare", BEFORE),
     "the journal is made": Step(_JOURNAL, "_prepare", AFTER),
@@ -147,8 +152,9 @@ STEPS: Final[dict[str, Step]] = {
 
 def install(step: Step) -> None:
     """Has this process die when it comes to that step."""
-    module, _, name = step.owner.partition(":")
-    owner = getattr(import_module(module), name) if name else import_module(module)
+    if step.held:
+        _owner(_MODEL).decode = _decode_endlessly
+    owner = _owner(step.owner)
     original = getattr(owner, step.name)
     calls = count(1)
 
@@ -174,6 +180,15 @@ def install(step: Step) -> None:
         return found
 
     setattr(owner, step.name, awaited if inspect.iscoroutinefunction(original) else called)
+
+
+def _owner(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name) if name else import_module(module)
+
+
+def _decode_endlessly(_model: Any, _windows: Any) -> None:
+    time.sleep(_HELD_SECONDS)
 
 
 def die() -> None:
