@@ -127,9 +127,6 @@ async def test_accepted_job_waits_for_space_to_decode_store_and_write_down_its_r
             for job_id in (first, second):
                 said = f"Job {job_id}: the disk is full"
                 await eventually(lambda said=said: said in caplog.text)  # type: ignore[misc]
-            for job_id in (first, second):
-                assert not (await running.job(job_id))["result_available"]
-            assert receiver.requests == []
         for job_id in (first, second):
             assert (await running.finished(job_id))["status"] == "completed"
     texts = {request.target: json.loads(request.body)["text"] for request in receiver.requests}
