@@ -45,7 +45,7 @@ class Life:
 
 #: One after another: as it starts, as work is taken up again, and when some of it has been finished.
 LIVES: Final = (
-    Life(moments=(0.0, 0.6), once_ready=False, requests=3),
+    Life(moments=(0.0, 0.6), once_ready=False, requests=2),
     Life(moments=(0.0, 0.8), requests=2),
     Life(moments=(0.3, 1.3), requests=1),
 )
