@@ -38,9 +38,14 @@ _MAX_OUTPUT_BYTES: Final = 16_384
 #: A line of the child's answer is shorter.
 _MAX_LINE_BYTES: Final = 4096
 _DISK_RETRY_SECONDS: Final = 60
+#: So long nothing may come out of a child. The slowest audio that is accepted gives a sign of life, each 30 s of it,
+#: every 0.7 s of a core.
+DEFAULT_STALL_SECONDS: Final = 120.0
 
 #: Where a Python that was moved finds its own libraries. Nothing else of our environment goes along.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+#: Python asks for it at its start, and would look into the list of users without it.
+_HOME: Final = {"HOME": "/"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class Decoder:
     """Decodes one file per call, each in a child of its own; how many run at once is the caller's to limit.
 
     ``cpu_seconds`` is the processor time a child may use, by default enough for ``max_seconds`` of the
-    slowest audio that is accepted.
+    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it.
     """
 
     def __init__(
@@ -76,9 +81,12 @@ class Decoder:
         max_seconds: float,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         cpu_seconds: int | None = None,
+        stall_seconds: float = DEFAULT_STALL_SECONDS,
     ) -> None:
         self._max_seconds = max_seconds
         self._memory_bytes = memory_bytes
+        self._stall_seconds = stall_seconds
+        self._confined: list[str] | None = None
         self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
 
     async def decode(
@@ -126,12 +134,19 @@ class Decoder:
             stdout=PIPE,
             stderr=PIPE,
             limit=_MAX_LINE_BYTES,
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            env=_HOME | {name: os.environ[name] for name in _INHERITED if name in os.environ},
             close_fds=True,
             umask=0o077,  # what it writes is for this service only
             start_new_session=True,  # the terminal's Ctrl-C is for the service, which drains
         )
-        code, answer, messages = await _outcome(child, on_progress)
+        try:
+            code, answer, messages = await _outcome(child, on_progress, stall_seconds=self._stall_seconds)
+        except TimeoutError:
+            logger.warning("⚠️ The decoder was stopped: nothing came out of it for %gs", self._stall_seconds)
+            raise UndecodableAudio(
+                f"The file could not be decoded as audio (nothing came out of it for {self._stall_seconds:g} s): "
+                "convert it to wav, mp3 or flac and send it again."
+            ) from None
         if messages:
             logger.debug("The decoder said: %s", messages.decode(errors="replace").strip())
         return code, answer
@@ -151,6 +166,7 @@ class Decoder:
                 "The file could not be decoded as audio (the decoder failed): "
                 "convert it to wav, mp3 or flac and send it again."
             )
+        self._note(outcome["confined"])
         if not outcome["ok"]:
             raise self._refusal(outcome["kind"], outcome["message"])
         if outcome["corrupt_frames"]:
@@ -162,6 +178,20 @@ class Decoder:
             ended=outcome["ended"],
             corrupt_frames=outcome["corrupt_frames"],
         )
+
+    def _note(self, confined: list[str]) -> None:
+        """Says once, or when it is another, what holds a decoder."""
+        if confined == self._confined:
+            return
+        self._confined = confined
+        if "syscalls" in confined:
+            logger.info("🔒 Decoders are confined: %s", ", ".join(confined))
+        else:
+            logger.warning(
+                "⚠️ This system does not let decoders be confined (%s): let strangers send audio to a container or a "
+                "virtual machine only",
+                ", ".join(confined) or "in no way",
+            )
 
     def _refusal(self, kind: str, message: str) -> UndecodableAudio | AudioTooLong | DiskFull:
         match kind:
@@ -188,13 +218,28 @@ def _unheard(_samples: int, _channels: int) -> None:
     """For who waits for the end."""
 
 
-async def _outcome(child: Process, on_progress: Callable[[int, int], None]) -> tuple[int, bytes, bytes]:
-    """Exit status, last answer and stderr; the child is dead and reaped however this ends."""
+async def _outcome(
+    child: Process, on_progress: Callable[[int, int], None], *, stall_seconds: float
+) -> tuple[int, bytes, bytes]:
+    """Exit status, last answer and stderr; the child is dead and reaped however this ends.
+
+    Raises:
+        TimeoutError: it gave no sign of life for ``stall_seconds``.
+    """
     assert child.stdout is not None  # noqa: S101 - both were asked for
     assert child.stderr is not None  # noqa: S101
-    conversation = asyncio.gather(child.wait(), _last_answer(child.stdout, on_progress), _head(child.stderr))
+    loop = asyncio.get_running_loop()
+    deadline = asyncio.timeout(stall_seconds)
+
+    def heard(samples: int, channels: int) -> None:
+        if not deadline.expired():
+            deadline.reschedule(loop.time() + stall_seconds)
+            on_progress(samples, channels)
+
+    conversation = asyncio.gather(child.wait(), _last_answer(child.stdout, heard), _head(child.stderr))
     try:
-        return await asyncio.shield(conversation)
+        async with deadline:
+            return await asyncio.shield(conversation)
     finally:
         if not conversation.done():
             if child.returncode is None:

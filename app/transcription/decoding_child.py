@@ -7,18 +7,17 @@ says how many samples of each channel can be read already, the last line how it 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
+import importlib.util
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from av import AudioFrame, AudioResampler, AudioStream, Packet
     from av.container import InputContainer
@@ -39,7 +38,6 @@ MAX_CHANNELS: Final = 8
 #: A demuxer that fails this often in a row has nothing more to give.
 MAX_DEMUX_FAILURES: Final = 10_000
 
-_PR_SET_PDEATHSIG: Final = 1
 _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
 #: After so much audio what is written is said to be readable: a block of what follows.
@@ -63,34 +61,24 @@ class Wanted:
         self.separate_channels = separate_channels
 
 
-def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
-    """Take the means to do harm away from this process, as far as the platform can."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return
-    wanted = {
-        "RLIMIT_AS": (memory_bytes, memory_bytes),
-        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),  # SIGXCPU first: it says why
-        "RLIMIT_FSIZE": (file_bytes, file_bytes),
-        "RLIMIT_NOFILE": (32, 32),
-        "RLIMIT_CORE": (0, 0),
-    }
-    for name, limits in wanted.items():
-        kind = getattr(resource, name, None)
-        if kind is not None:
-            with contextlib.suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses it
-                resource.setrlimit(kind, limits)
-    os.nice(5)
+def load_confinement() -> ModuleType:
+    """The module beside this one, which an isolated program does not find by its name."""
+    place = importlib.util.spec_from_file_location("confinement", Path(__file__).with_name("confinement.py"))
+    assert place is not None  # noqa: S101  # the ending is Python's
+    assert place.loader is not None  # noqa: S101  # likewise
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the parent ends, however it ends (on Linux; elsewhere the limits end a stray child)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            raise SystemExit("The parent was gone before the work began.")
+def load_decoders() -> None:
+    """Everything that decoding would import on the way: afterwards no file can be opened any more."""
+    import av.audio.stream
+    import av.logging
+    import av.subtitles.stream
+    import av.video.stream
+
+    av.logging.set_level(av.logging.ERROR)
 
 
 class NamelessFile:
@@ -313,36 +301,43 @@ def flushed(writer: PcmWriter) -> bool:
     return True
 
 
-def answer(source: str, destination: str, *, wanted: Wanted, report: Callable[[int, int], None]) -> dict[str, Any]:
+def answer(
+    source: str,
+    destination: str,
+    *,
+    wanted: Wanted,
+    report: Callable[[int, int], None],
+    confine: Callable[[], list[str]],
+) -> dict[str, Any]:
     """Decode, with every expected failure turned into its answer."""
+    confined: list[str] = []
     try:
         with (
             Path(source).open("rb") as audio,
             Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm,
         ):
+            confined = confine()
             if audio.peek(1):
-                return decode(audio, pcm, wanted=wanted, report=report)
-            return {"ok": False, "kind": "empty", "message": "The file is empty"}
+                return {"confined": confined, **decode(audio, pcm, wanted=wanted, report=report)}
+            failure = ("empty", "The file is empty")
     except Refused as exc:
-        return {"ok": False, "kind": exc.kind, "message": str(exc)}
+        failure = (exc.kind, str(exc))
     except MemoryError:
-        return {"ok": False, "kind": "undecodable", "message": "Decoding needs more memory than is allowed"}
+        failure = ("undecodable", "Decoding needs more memory than is allowed")
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            return {
-                "ok": False,
-                "kind": "disk_full",
-                "message": "No disk space is left for the decoded audio",
-            }
-        raise
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        failure = ("disk_full", "No disk space is left for the decoded audio")
+    return {"ok": False, "kind": failure[0], "message": failure[1], "confined": confined}
 
 
 def main() -> None:
     source, destination, limits = sys.argv[1:]
     given = json.loads(limits)
-    die_with(given["parent"])
+    confinement = load_confinement()
+    confinement.die_with(given["parent"])
     channels = MAX_CHANNELS if given["separate_channels"] else 1
-    limit_resources(
+    confinement.limit_resources(
         memory_bytes=given["memory_bytes"],
         cpu_seconds=given["cpu_seconds"],
         file_bytes=int(given["max_seconds"] * SAMPLE_RATE) * BYTES_PER_SAMPLE * channels + _WRITE_BUFFER,
@@ -355,18 +350,18 @@ def main() -> None:
     # What a C library prints goes where the messages go; the answer has a stream of its own.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        import av.logging
+        load_decoders()
 
         def tell(line: dict[str, Any]) -> None:
             answers.write(json.dumps(line) + "\n")
             answers.flush()
 
-        av.logging.set_level(av.logging.ERROR)
         outcome = answer(
             source,
             destination,
             wanted=wanted,
             report=lambda samples, channels: tell({"decoded": samples, "channels": channels}),
+            confine=lambda: confinement.confine(given["parent"]),
         )
         tell(outcome)
 

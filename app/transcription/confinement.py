@@ -1,0 +1,238 @@
+"""What a process gives up before it looks at a stranger's bytes: memory, processor time, rights, files, the network.
+
+Loaded by path into the decoder's child, so it imports nothing of this project. Each step is taken as far as the system
+allows; :func:`confine` says which held. Sources: prctl(2), seccomp(2), credentials(7), the syscall tables of Linux
+(arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import signal
+import struct
+import sys
+from typing import Final
+
+#: Who owns nothing, on all Linux systems; what runs as root decodes as this user.
+NOBODY: Final = 65534
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_SECCOMP: Final = 22
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_SECCOMP_MODE_FILTER: Final = 2
+_CLONE_THREAD: Final = 0x0001_0000
+_CLONE_NEWUSER: Final = 0x1000_0000
+_CLONE_NEWNET: Final = 0x4000_0000
+
+#: The names of architectures, their numbers for seccomp, and where a syscall's number stands in the table below.
+_ARCHITECTURES: Final = {"x86_64": (0xC000_003E, 0), "aarch64": (0xC000_00B7, 1)}
+
+#: All that decoding takes once its files are open and its modules are loaded, as numbers on x86-64 and on arm64.
+#: What is not here (open, socket, connect, execve, fork, ptrace, kill, …) fails with EPERM.
+_ALLOWED: Final[dict[str, tuple[int, int | None]]] = {
+    "read": (0, 63),
+    "write": (1, 64),
+    "close": (3, 57),
+    "fstat": (5, 80),
+    "lseek": (8, 62),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "munmap": (11, 215),
+    "brk": (12, 214),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "pread64": (17, 67),
+    "readv": (19, 65),
+    "writev": (20, 66),
+    "sched_yield": (24, 124),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "nanosleep": (35, 101),
+    "getpid": (39, 172),
+    "exit": (60, 93),
+    "uname": (63, 160),
+    "fcntl": (72, 25),
+    "gettimeofday": (96, 169),
+    "getrusage": (98, 165),
+    "sysinfo": (99, 179),
+    "times": (100, 153),
+    "getuid": (102, 174),
+    "getgid": (104, 176),
+    "geteuid": (107, 175),
+    "getegid": (108, 177),
+    "getppid": (110, 173),
+    "sigaltstack": (131, 132),
+    "gettid": (186, 178),
+    "time": (201, None),  # arm64 has none
+    "futex": (202, 98),
+    "sched_getaffinity": (204, 123),
+    "restart_syscall": (219, 128),
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115),
+    "exit_group": (231, 94),
+    "newfstatat": (262, 79),
+    "set_robust_list": (273, 99),
+    "getrandom": (318, 278),
+    "membarrier": (324, 283),
+    "rseq": (334, 293),
+}
+#: Allowed with one value of the first argument only.
+_CLONE: Final = (56, 220)
+_CLONE3: Final = (435, 435)
+_TGKILL: Final = (234, 131)
+_PRLIMIT64: Final = (302, 261)
+
+# Instructions of classic BPF, and what a filter answers with.
+_LOAD: Final = 0x20  # a word of the syscall's description
+_IF_EQUAL: Final = 0x15
+_IF_ANY_BIT: Final = 0x45
+_RETURN: Final = 0x06
+_ALLOW: Final = 0x7FFF_0000
+_KILL_PROCESS: Final = 0x8000_0000
+_FAIL: Final = 0x0005_0000  # with the errno in the lower half
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
+
+
+def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
+    """Takes the means to do harm away from this process, as far as the platform can."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    wanted = {
+        "RLIMIT_AS": (memory_bytes, memory_bytes),
+        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),  # SIGXCPU first: it says why
+        "RLIMIT_FSIZE": (file_bytes, file_bytes),
+        "RLIMIT_NOFILE": (32, 32),
+        "RLIMIT_CORE": (0, 0),
+    }
+    for name, limits in wanted.items():
+        kind = getattr(resource, name, None)
+        if kind is not None:
+            with contextlib.suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses it
+                resource.setrlimit(kind, limits)
+    with contextlib.suppress(OSError):
+        os.nice(5)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, however it ends (on Linux; elsewhere the limits end a stray child)."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            raise SystemExit("The parent was gone before the work began.")
+
+
+def confine(parent: int) -> list[str]:
+    """Gives up all rights but to compute, and to read and write what is open; says what was given up for certain.
+
+    ``network``: there is none. ``user``: it runs as nobody, where it ran as root. ``privileges``: no program can give
+    rights back. ``syscalls``: no file can be opened, no socket made, no program or process started. Everything that is
+    needed later must be open and imported by now.
+    """
+    if sys.platform != "linux":
+        return []
+    steps = {
+        "network": _leave_network,
+        "user": _become_nobody,
+        "privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        "syscalls": _filter_syscalls,
+    }
+    held = []
+    for name, step in steps.items():
+        if step():
+            held.append(name)
+        if name == "user":
+            die_with(parent)  # the kernel forgets it when rights change
+    return held
+
+
+def _leave_network() -> bool:
+    unshare = getattr(ctypes.CDLL(None), "unshare", None)
+    if unshare is None:
+        return False
+    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
+    return bool(unshare(flags) == 0)
+
+
+def _become_nobody() -> bool:
+    """Whether this process was root's and is not any more. One that was not keeps its user."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    except OSError:  # a root without the right to, as in a container without capabilities
+        return False
+    return True
+
+
+def _filter_syscalls() -> bool:
+    program = filter_program(platform.machine(), os.getpid())
+    if program is None:
+        return False
+    instructions = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+    described = Program(len(program) // 8, ctypes.addressof(instructions))
+    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described))
+
+
+def filter_program(machine: str, pid: int) -> bytes | None:
+    """The filter for the process ``pid`` in the kernel's form, 8 bytes an instruction; None for other machines."""
+    if machine not in _ARCHITECTURES:
+        return None
+    architecture, column = _ARCHITECTURES[machine]
+    program = [
+        _instruction(_LOAD, _ARCHITECTURE_AT),
+        _instruction(_IF_EQUAL, architecture, when_true=1),
+        _instruction(_RETURN, _KILL_PROCESS),
+        _instruction(_LOAD, _NUMBER_AT),
+    ]
+    for numbers in _ALLOWED.values():
+        number = numbers[column]
+        if number is not None:
+            program += _if_called(number, _instruction(_RETURN, _ALLOW))
+    first_argument_is = (
+        (_TGKILL, _IF_EQUAL, pid),  # abort(), and nobody else's end
+        (_PRLIMIT64, _IF_EQUAL, 0),
+        (_CLONE, _IF_ANY_BIT, _CLONE_THREAD),  # FFmpeg's threads, and no processes
+    )
+    for called, test, value in first_argument_is:
+        program += _if_called(
+            called[column],
+            _instruction(_LOAD, _FIRST_ARGUMENT_AT),
+            _instruction(test, value, when_false=1),
+            _instruction(_RETURN, _ALLOW),
+            _instruction(_RETURN, _FAIL | errno.EPERM),
+        )
+    # Its arguments can't be looked at: glibc takes clone() where there is no clone3().
+    program += _if_called(_CLONE3[column], _instruction(_RETURN, _FAIL | errno.ENOSYS))
+    program.append(_instruction(_RETURN, _FAIL | errno.EPERM))
+    return b"".join(program)
+
+
+def _if_called(number: int, *then: bytes) -> list[bytes]:
+    return [_instruction(_IF_EQUAL, number, when_false=len(then)), *then]
+
+
+def _instruction(code: int, value: int, *, when_true: int = 0, when_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, when_true, when_false, value)
+
+
+def _prctl(option: int, first: int, second: int = 0) -> bool:
+    """Whether the kernel did it."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None:
+        return False
+    prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
+    return bool(prctl(option, first, second, 0, 0) == 0)
