@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import threading
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from app.domain.current import current_job
 from app.domain.redaction import without_queries
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 #: These write whole URLs at INFO.
 _CHATTERERS: Final = (
@@ -21,6 +26,25 @@ _CHATTERERS: Final = (
     "huggingface_hub",
     "urllib3",
 )
+#: What could end a line, move the cursor of a terminal, or turn text around: control characters, the separators of
+#: lines and paragraphs, marks of direction (Unicode's Bidi_Control), invisible ones, and halves of surrogate pairs.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+#: Before each line of a trace, so that none can be taken for a line of the log.
+_TRACE_INDENT: Final = "    | "
+
+
+def printable(text: str) -> str:
+    """``text`` in one line, with every character that could forge another one written out: ``\\x1b``, ``\\u202e``."""
+    return _UNSAFE.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(match[0])
+    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -30,7 +54,11 @@ class ConsoleFormatter(logging.Formatter):
         stamp = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         job = current_job.get()
         prefix = f"[{job.id} +{max(0.0, record.created - job.accepted_at):.1f}s] " if job else ""
-        return without_queries(f"{stamp} {record.levelname:<7} {prefix}{_text(self, record)}")
+        line = f"{stamp} {record.levelname:<7} {prefix}{_safe(record.getMessage())}"
+        if record.exc_info:
+            trace = without_queries(self.formatException(record.exc_info))
+            line += "".join(f"\n{_TRACE_INDENT}{printable(one)}" for one in trace.split("\n"))
+        return line
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,21 +69,19 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": without_queries(record.getMessage()),
+            "message": _safe(record.getMessage()),
         }
         if job := current_job.get():
             entry["job_id"] = job.id
             entry["elapsed"] = round(max(0.0, record.created - job.accepted_at), 3)
         if record.exc_info:
-            entry["exception"] = without_queries(self.formatException(record.exc_info))
+            trace = without_queries(self.formatException(record.exc_info))
+            entry["exception"] = "\n".join(map(printable, trace.split("\n")))
         return json.dumps(entry, ensure_ascii=False)
 
 
-def _text(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    text = record.getMessage()
-    if record.exc_info:
-        text += "\n" + formatter.formatException(record.exc_info)
-    return text
+def _safe(message: str) -> str:
+    return printable(without_queries(message.rstrip("\n")))
 
 
 def configure(*, level: str, style: Literal["console", "json"]) -> None:
@@ -67,3 +93,18 @@ def configure(*, level: str, style: Literal["console", "json"]) -> None:
     root.setLevel(level)
     for name in _CHATTERERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)  # noqa: FBT003  # as it is spelt there
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _log_uncaught(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """What nobody caught, as a line like all others."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    logging.getLogger("app").critical("Uncaught %s", kind.__name__, exc_info=(kind, exc, trace))
+
+
+def _log_uncaught_in_thread(args: Any) -> None:
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)

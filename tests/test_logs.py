@@ -6,13 +6,18 @@ import contextvars
 import json
 import logging
 import re
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.domain.current import CurrentJob, current_job
-from app.logs import ConsoleFormatter, JsonFormatter, configure
+from app.domain.redaction import without_queries
+from app.logs import ConsoleFormatter, JsonFormatter, configure, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +33,10 @@ def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in (*CHATTERERS, "httpx2", "httpcore2")}
+    hooks = sys.excepthook, threading.excepthook
     yield
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(False)  # noqa: FBT003  # as it is spelt there
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in levels.items():
@@ -82,7 +90,7 @@ def test_json_line_is_one_object_with_the_job_in_fields() -> None:
     entry = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", entry.pop("time"))
     assert entry.pop("elapsed") == pytest.approx(83.24, abs=0.1)
-    assert entry == {"level": "INFO", "logger": "app.jobs.runner", "message": "Über\nx", "job_id": "4f0c"}
+    assert entry == {"level": "INFO", "logger": "app.jobs.runner", "message": "Über\\nx", "job_id": "4f0c"}
 
 
 def test_json_line_without_a_job_has_no_such_fields() -> None:
@@ -157,3 +165,88 @@ def test_exception_logged_while_it_is_handled_is_written_with_its_trace(capsys: 
     output = capsys.readouterr().err
     assert f"ValueError: {CUT}\n" in output
     assert "secret" not in output
+
+
+#: A name, a text and a header that want to be more than that.
+FORGERIES = (
+    "a.wav\n2026-11-25 03:00:00 INFO    All is well",
+    "a.wav\r\n2026-11-25 03:00:00 CRITICAL gone",
+    "\x1b[2J\x1b[1;31mred\x1b]0;title\x07",
+    "\x9b31m\x85\u2028\u2029",
+    "\u202egnp.exe\u202c \u2066hidden\u2069 \u200f\u061c",
+    "\ud800 half a pair, \ufeff and \u200b nothing",
+    "\x00\x08\x7f",
+)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+@pytest.mark.parametrize("formatter", [ConsoleFormatter(), JsonFormatter()])
+def test_no_text_makes_a_line_or_moves_the_cursor(formatter: logging.Formatter, forgery: str) -> None:
+    line = formatter.format(a_record("Job %s failed: %s", "4f0c", forgery, level=logging.ERROR))
+    assert line == printable(line)
+    assert len(line.splitlines()) == 1
+    if isinstance(formatter, JsonFormatter):
+        assert json.loads(line)["message"] == printable(f"Job 4f0c failed: {forgery}")
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_trace_with_a_forged_message_stays_a_trace(forgery: str) -> None:
+    first, *rest = ConsoleFormatter().format(a_record("It broke", error=raised(forgery))).split("\n")
+    assert first.endswith("It broke")
+    assert all(line.startswith("    | ") for line in rest)
+    assert all(line == printable(line) for line in rest)
+    line = JsonFormatter().format(a_record("It broke", error=raised(forgery)))
+    assert len(line.splitlines()) == 1
+    assert all(one == printable(one) for one in json.loads(line)["exception"].split("\n"))
+
+
+@given(st.text())
+def test_whatever_is_logged_is_one_printable_line(text: str) -> None:
+    line = printable(text)
+    assert len(line.splitlines()) <= 1
+    assert printable(line) == line
+    assert json.loads(JsonFormatter().format(a_record("%s", text)))["message"] == printable(
+        without_queries(text.rstrip("\n"))
+    )
+
+
+def test_umlauts_and_emoji_stay_as_they_are() -> None:
+    text = "🎙️ Überraschung – 日本語 ⚠️ ♻️"
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "Authorization: Bearer sk-secret-secret",
+        "whsec_c2VjcmV0c2VjcmV0c2VjcmV0",
+        "https://user:secret@b.example/key",
+        "query X-Amz-Signature=secret&x=1",
+        "AWSAccessKeyId=secret",
+        "?sv=2024&sig=secret%3D",
+        "X-Goog-Signature=secret",
+        "x-amz-security-token=secret",
+    ],
+)
+def test_what_is_known_to_be_secret_is_cut_wherever_it_stands(secret: str) -> None:
+    for formatter in (ConsoleFormatter(), JsonFormatter()):
+        line = formatter.format(a_record("%s", secret, error=raised(secret)))
+        assert "…" in line
+        assert "=secret" not in line
+        assert ":secret@" not in line
+        assert "whsec_c" not in line
+        assert "sk-secret" not in line
+
+
+def test_uncaught_exceptions_are_lines_like_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="INFO", style="json")
+    error = raised(URL)
+    sys.excepthook(type(error), error, error.__traceback__)
+    thread = threading.Thread(target=lambda: fail(URL))
+    thread.start()
+    thread.join()
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    for entry in (first, second):
+        assert entry["message"] == "Uncaught ValueError"
+        assert CUT in entry["exception"]
+        assert "secret" not in entry["exception"]
