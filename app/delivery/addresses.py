@@ -43,6 +43,9 @@ _NOT_PUBLIC_V6: Final = tuple(
     )
 )
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+#: The first half of an interface's identifier in ISATAP, whose other half is the IPv4 address of a tunnel's end
+#: (RFC 5214, section 6.1); it may stand behind any prefix.
+_ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 
 
 def is_public(address: str) -> bool:
@@ -69,6 +72,8 @@ def _is_public_v6(address: IPv6Address) -> bool:
         return _is_public_v4(address.ipv4_mapped)
     if address in _NAT64:
         return _is_public_v4(IPv4Address(int(address) & 0xFFFFFFFF))
+    if int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
+        return False
     return (
         address in _GLOBAL_UNICAST and address.is_global and not any(address in network for network in _NOT_PUBLIC_V6)
     )

@@ -39,15 +39,18 @@ class AttemptError(Exception):
 
 
 @contextmanager
-def renamed_failures(timeout: httpx.Timeout, *, while_reading: str = _CLOSED) -> Iterator[None]:
-    """Turn what httpx raises inside into AttemptError; ``while_reading`` names a connection that breaks off.
+def renamed_failures(
+    timeout: httpx.Timeout, *, while_reading: str = _CLOSED, refused: str = "refused"
+) -> Iterator[None]:
+    """Turn what httpx raises inside into AttemptError.
 
-    The cause is dropped, for it may print the URL.
+    ``while_reading`` names a connection that breaks off, ``refused`` stands before why a target is refused. The
+    cause is dropped, for it may print the URL.
     """
     try:
         yield
     except RefusedUrl as exc:
-        raise AttemptError(str(exc), retryable=False) from None
+        raise AttemptError(f"{refused}: {exc}", retryable=False) from None
     except httpx.TimeoutException as exc:
         raise AttemptError(_timeout_sentence(exc, timeout), retryable=True) from None
     except httpx.ConnectError as exc:
@@ -59,7 +62,7 @@ def renamed_failures(timeout: httpx.Timeout, *, while_reading: str = _CLOSED) ->
         raise AttemptError(while_reading, retryable=True) from None
     except ssl.SSLError:
         raise AttemptError("TLS failure", retryable=True) from None
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: a host that is no name
         raise AttemptError(f"The request could not be sent ({type(exc).__name__})", retryable=False) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
@@ -13,25 +12,16 @@ import httpx
 
 from app import __version__
 from app.delivery.addresses import is_public
+from app.delivery.resolution import SystemResolver
+from app.delivery.targets import UrlRules
 from app.domain.errors import RefusedUrl
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from app.delivery.resolution import Resolver
     from app.delivery.targets import AllowedHosts
-
-    Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """Every address of ``host``, in the system's order of preference.
-
-    Raises:
-        socket.gaierror: the name has none.
-    """
-    answers = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 
 class _TcpStream(httpcore.AsyncNetworkStream):
@@ -77,11 +67,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         self,
         allowed: AllowedHosts,
         *,
-        resolver: Resolver = resolve,
+        resolver: Resolver | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._allowed = allowed
-        self._resolve = resolver
+        self._resolve = resolver or SystemResolver()
         self._backend = backend or httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -127,8 +117,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(str(exc)) from exc
         if not self._allowed.covers(host, port) and not all(map(is_public, addresses)):
             raise RefusedUrl(
-                f"refused: {host} resolves to a private address; use a public host, or have {host}:{port}"
-                " added to the server's URL_ALLOWED_HOSTS"
+                f"{host} is not at public addresses only: use a public host, or have {host}:{port} added to the"
+                " server's URL_ALLOWED_HOSTS"
             )
         return addresses
 
@@ -138,7 +128,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ARG002, ASYNC109  httpcore's interface
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> httpcore.AsyncNetworkStream:
-        raise RefusedUrl(f"refused: {path} is a local socket")
+        raise RefusedUrl(f"{path} is a local socket")
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -147,11 +137,18 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 class GuardedTransport(httpx.AsyncHTTPTransport):
     """httpx's transport over a pool with its own network backend, which httpx has no argument for.
 
-    A redirect's ``Location`` is taken away: none is ever followed, and httpx fails on one that is not a URL.
+    Each URL is held to ``rules`` again: it may come from a redirect, or from a journal that is older than the
+    server's settings. A redirect's ``Location`` is moved to the response's ``extensions["location"]``, a list, out
+    of the sight of httpx, which fails on one that is not a URL.
     """
 
     def __init__(
-        self, backend: httpcore.AsyncNetworkBackend, *, ssl_context: ssl.SSLContext, max_connections: int
+        self,
+        backend: httpcore.AsyncNetworkBackend,
+        *,
+        rules: UrlRules,
+        ssl_context: ssl.SSLContext,
+        max_connections: int,
     ) -> None:
         super().__init__(verify=ssl_context, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
@@ -160,9 +157,15 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
             max_keepalive_connections=0,  # transfers are rare: better a new connection than a stale one
             network_backend=backend,
         )
+        self._rules = rules
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer, or RefusedUrl before anything is resolved."""
+        problem = self._rules.problem(str(request.url))
+        if problem is not None:
+            raise RefusedUrl(f"the URL {problem.removesuffix('.')}")
         response = await super().handle_async_request(request)
+        response.extensions["location"] = response.headers.get_list("Location")
         response.headers.pop("Location", None)
         return response
 
@@ -175,14 +178,16 @@ def open_client(
     max_connections: int,
     pool_timeout_seconds: float = 10.0,
     ssl_context: ssl.SSLContext | None = None,
-    resolver: Resolver = resolve,
+    resolver: Resolver | None = None,
+    backend: httpcore.AsyncNetworkBackend | None = None,
 ) -> httpx.AsyncClient:
     """A client for URLs that users name: no proxy, no redirects, no cookies, nothing from the environment.
 
     The certificate store alone may be named there (``SSL_CERT_FILE``, ``SSL_CERT_DIR``).
     """
     transport = GuardedTransport(
-        GuardedBackend(allowed, resolver=resolver),
+        GuardedBackend(allowed, resolver=resolver, backend=backend),
+        rules=UrlRules(allowed),
         ssl_context=ssl_context or httpx.create_ssl_context(),
         max_connections=max_connections,
     )

@@ -13,9 +13,12 @@ from app.delivery.failures import rejection, renamed_failures
 from app.delivery.retry import RetryPolicy
 from app.delivery.signatures import put_headers
 from app.domain.errors import DeliveryFailed
+from app.domain.telemetry import untold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from app.domain.telemetry import Tell
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,9 @@ class PresignedUploader:
         policy: RetryPolicy | None = None,
         total_timeout_seconds: float,
         clock: Clock | None = None,
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._client = client
         self._policy = policy or RetryPolicy()
         self._total_timeout_seconds = total_timeout_seconds
@@ -76,6 +81,7 @@ class PresignedUploader:
             total_timeout_seconds=self._total_timeout_seconds,
             on_attempt=on_attempt,
             clock=self._clock,
+            tell=self._tell,
         )
         log.info("✅ Successfully uploaded result to user-provided URL (%d bytes)", len(body))
         return receipt

@@ -6,7 +6,6 @@ What a host name stands for is judged when it is dialled: see :mod:`app.delivery
 from __future__ import annotations
 
 import re
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,13 +13,21 @@ from typing import Final, Self
 
 import httpx
 
-from app.delivery.addresses import is_public
+from app.delivery.names import comparable, is_known_private, is_name_or_address, is_oddly_written_address
 from app.domain.errors import RefusedUrl
 
+#: URLs presigned with a session's token have 2,000 to 4,000 characters.
+LONGEST_URL: Final = 8192
+
 _JSON_ESCAPE: Final = re.compile(r"\\u00([2-7][0-9a-fA-F])")
-_HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+#: Space and control characters, of ASCII and beyond, and the backslash, which others read as a slash.
+_UNFIT: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
+#: RFC 3986, appendix B, as far as httpx reads it too.
+_AUTHORITY: Final = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)")
+_HOST_AND_PORT: Final = re.compile(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _SETTING: Final = "URL_ALLOWED_HOSTS"
+_NO_PORT: Final = "has a port that does not exist: use 1 to 65535, or leave it out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class AllowedHosts:
 
     def covers(self, host: str, port: int) -> bool:
         """Whether ``host`` (a name or an address, in any case) at ``port`` is allowed."""
-        name = _comparable(host)
+        name = comparable(host)
         return (name, None) in self.entries or (name, port) in self.entries
 
 
@@ -57,45 +64,62 @@ class UrlRules:
             RefusedUrl: with ``param``; its sentence quotes no query, user or password.
         """
         cleaned = cleaned_url(url)
-        problem = self._problem(cleaned)
+        problem = self.problem(cleaned)
         if problem is not None:
             raise RefusedUrl(f"{param} {problem}", param=param)
         return cleaned
 
-    def _problem(self, url: str) -> str | None:
-        if not url:
-            return "is empty: give a URL that begins with https://."
-        parsed = _parse(url)
-        if parsed is None or not parsed.scheme:
-            return "is not a URL: give a complete one that begins with https://."
-        if parsed.scheme not in _DEFAULT_PORTS:
-            return f"has the scheme {parsed.scheme[:20]}: only https is allowed."
-        if parsed.userinfo:
-            return "has a user or password in it: a presigned URL needs none, leave them out."
-        return self._host_problem(parsed)
+    def problem(self, url: str) -> str | None:
+        """What is wrong with a cleaned URL, as the rest of a sentence that begins with its name; None if nothing."""
+        return form_problem(url) or self._host_problem(httpx.URL(url))
 
     def _host_problem(self, parsed: httpx.URL) -> str | None:
         host = _host(parsed)
         port = _DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
-        if not host:
-            return "has no host: give a complete URL, such as https://bucket.s3.amazonaws.com/key?…"
-        if ":" not in host and not _HOST_NAME.fullmatch(host):
-            return "has a host that is not a valid name: check the URL."
         if not 1 <= port <= 65535:
-            return "has a port that does not exist: use 1 to 65535, or leave it out."
+            return _NO_PORT
         if self.allowed.covers(host, port):
             return None
-        if _is_known_private(host):
+        if is_known_private(host):
             return (
                 f"names {host}, which is not a public address: use a public one, or have"
                 f" {_netloc(host, port)} added to the server's {_SETTING}."
             )
+        if is_oddly_written_address(host):
+            return f"has the host {host}, which is no name: write an IPv4 address as four decimal numbers."
         if parsed.scheme != "https":
             return (
                 f"uses plain http: only https is allowed, except for hosts in the server's {_SETTING}"
                 f" (here: {_netloc(host, port)})."
             )
         return None
+
+
+def form_problem(url: str) -> str | None:
+    """What is wrong with a URL whatever its host, as :meth:`UrlRules.problem` says it."""
+    if not url:
+        return "is empty: give a URL that begins with https://."
+    if has_unfit_character(url):
+        return (
+            "has a space, a control character or a backslash in it, as no URL has: percent-encode it, or leave it out."
+        )
+    parsed = _parse(url)
+    if len(url) > LONGEST_URL or (parsed is not None and len(str(parsed)) > LONGEST_URL):
+        return f"is longer than {LONGEST_URL} characters: sign a shorter one."
+    if parsed is None or not parsed.scheme:
+        return "is not a URL: give a complete one that begins with https://."
+    if parsed.scheme not in _DEFAULT_PORTS:
+        return f"has the scheme {parsed.scheme[:20]}: only https is allowed."
+    if not parsed.raw_host:
+        return "has no host: give a complete URL, such as https://bucket.s3.amazonaws.com/key?…"
+    if not _is_readable(parsed) or not is_name_or_address(_host(parsed)):
+        return "has a host that is not a valid name: check the URL."
+    return _authority_problem(url)
+
+
+def has_unfit_character(text: str) -> bool:
+    """Whether space, a control character or a backslash is in it, which no URL has (RFC 3986, section 2)."""
+    return _UNFIT.search(text) is not None
 
 
 def cleaned_url(url: str) -> str:
@@ -115,7 +139,18 @@ def redacted(url: str) -> str:
     return f"{parsed.scheme}://{netloc}{port}{path}"
 
 
+def _authority_problem(url: str) -> str | None:
+    # What httpx makes of it says less: it drops an empty user, and reads other scripts' digits as a port.
+    match = _AUTHORITY.match(url)
+    authority = "" if match is None else match["authority"]
+    if "@" in authority:
+        return "has a user or password in it: a presigned URL needs none, leave them out."
+    return None if _HOST_AND_PORT.fullmatch(authority) else _NO_PORT
+
+
 def _parse(url: str) -> httpx.URL | None:
+    if len(url) > LONGEST_URL:
+        return None
     # Besides InvalidURL, lone surrogates and some international names end in a UnicodeError.
     with suppress(httpx.InvalidURL, ValueError):
         return httpx.URL(url)
@@ -127,32 +162,15 @@ def _host(parsed: httpx.URL) -> str:
     return parsed.raw_host.decode("ascii")
 
 
+def _is_readable(parsed: httpx.URL) -> bool:
+    # httpx decodes some international names for each request, and fails on those that IDNA does not know.
+    with suppress(UnicodeError):
+        return bool(parsed.host)
+    return False
+
+
 def _netloc(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_known_private(host: str) -> bool:
-    name = _comparable(host)
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    address = _numeric_address(name)
-    return address is not None and not is_public(address)
-
-
-def _numeric_address(name: str) -> str | None:
-    with suppress(ValueError):
-        return str(ip_address(name))
-    # Resolvers also read "127.1", "0x7f000001" and "2130706433" as addresses.
-    with suppress(OSError):
-        return socket.inet_ntoa(socket.inet_aton(name))
-    return None
-
-
-def _comparable(host: str) -> str:
-    name = host.lower().rstrip(".")
-    with suppress(ValueError):
-        return str(ip_address(name))
-    return name
 
 
 def _parse_entry(entry: str) -> tuple[str, int | None]:
@@ -164,11 +182,11 @@ def _parse_entry(entry: str) -> tuple[str, int | None]:
         raise ValueError(_entry_sentence(entry))
     host = _host(parsed)
     port = None if match["port"] is None else int(match["port"])
-    if ":" not in host and not _HOST_NAME.fullmatch(host):
+    if not is_name_or_address(host):
         raise ValueError(_entry_sentence(entry))
     if port is not None and not 1 <= port <= 65535:
         raise ValueError(f"{_SETTING}: {entry!r} has a port that does not exist; use 1 to 65535.")
-    return _comparable(host), port
+    return comparable(host), port
 
 
 def _entry_sentence(entry: str) -> str:

@@ -19,9 +19,12 @@ from app.delivery.attempts import Clock, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import rejection, renamed_failures
 from app.delivery.retry import RetryPolicy
 from app.domain.errors import DeliveryFailed
+from app.domain.telemetry import untold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from app.domain.telemetry import Tell
 
 _PREFIX: Final = "whsec_"
 #: Standard Webhooks asks for 24 to 64 bytes; a few less have always been taken.
@@ -69,7 +72,9 @@ class WebhookSender:
         policy: RetryPolicy | None = None,
         total_timeout_seconds: float,
         clock: Clock | None = None,
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._client = client
         self._secret = secret
         self._policy = policy or RetryPolicy()
@@ -101,6 +106,7 @@ class WebhookSender:
             total_timeout_seconds=self._total_timeout_seconds,
             on_attempt=on_attempt,
             clock=self._clock,
+            tell=self._tell,
         )
 
     async def _post_once(self, url: str, body: bytes, event_id: str) -> None:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpx
 
 from app.delivery.attempts import Clock, Transfer, ignore_attempt, run_attempts
-from app.delivery.failures import rejection, renamed_failures
+from app.delivery.failures import AttemptError, rejection, renamed_failures
+from app.delivery.redirects import FOLLOWED_STATUSES, MOST_REDIRECTS, redirect_target, too_many_redirects
 from app.delivery.retry import RetryPolicy
 from app.domain.errors import BodyTooLarge, DownloadFailed
+from app.domain.telemetry import untold
 from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from app.domain.telemetry import Tell
 
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -31,7 +35,8 @@ class AudioDownloader:
     """Fetches files of at most ``max_bytes``, one round of attempts each.
 
     Times are in seconds: at most ``read_timeout_seconds`` without a byte, ``total_timeout_seconds`` for an
-    attempt. The limits to connect and to wait for a free connection are those of ``client``.
+    attempt, its redirects included. The limits to connect and to wait for a free connection are those of
+    ``client``, and so are the rules that each URL is held to, that of a redirect too.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class AudioDownloader:
         total_timeout_seconds: float,
         max_bytes: int,
         clock: Clock | None = None,
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._client = client
         self._policy = policy or RetryPolicy()
         self._total_timeout_seconds = total_timeout_seconds
@@ -78,15 +85,28 @@ class AudioDownloader:
             total_timeout_seconds=self._total_timeout_seconds,
             on_attempt=on_attempt,
             clock=self._clock,
+            tell=self._tell,
         )
 
     async def _fetch_once(self, url: str, create: Callable[[], Sink]) -> int:
-        with renamed_failures(self._timeout):
-            async with self._client.stream("GET", url, timeout=self._timeout) as response:
-                if response.is_success:
-                    return await self._save(response, create)
-                failure = await rejection(response, now=self._clock.now())
-        raise failure
+        refused = "refused"
+        for _ in range(MOST_REDIRECTS + 1):
+            with renamed_failures(self._timeout, refused=refused):
+                async with self._client.stream("GET", url, timeout=self._timeout) as response:
+                    if response.is_success:
+                        return await self._save(response, create)
+                    failure = await self._failure(response)
+            if failure is not None:
+                raise failure
+            url = redirect_target(response)
+            refused = f"HTTP {response.status_code} to a refused target"
+        raise too_many_redirects(response.status_code)
+
+    async def _failure(self, response: httpx.Response) -> AttemptError | None:
+        # The body of a redirect is left unread, and its connection closed.
+        if response.status_code in FOLLOWED_STATUSES:
+            return None
+        return await rejection(response, now=self._clock.now())
 
     async def _save(self, response: httpx.Response, create: Callable[[], Sink]) -> int:
         announced = response.headers.get("Content-Length", "")

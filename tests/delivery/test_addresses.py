@@ -85,6 +85,8 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         "fe80::1",
         "fe80::1%eth0",
         "2600::1%eth0",
+        "2600::5efe:127.0.0.1",
+        "2600::200:5efe:808:808",
         "fec0::1",
         "ff02::1",
         "ff0e::1",

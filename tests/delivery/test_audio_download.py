@@ -147,15 +147,6 @@ async def test_busy_store_is_asked_again(downloader_for_loopback: OpenDownloader
         assert await downloader.fetch(server.url(), target.create) == 5
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 308])
-async def test_redirects_are_not_followed(status: int, downloader_for_loopback: OpenDownloader, target: Target) -> None:
-    async with fault_server(answer(200)) as trap:
-        elsewhere = answer(status, Location=trap.url("/internal"))
-        async with fault_server(elsewhere) as server, downloader_for_loopback() as downloader:
-            assert str(await failure_of(downloader, server.url(), target)).startswith(f"HTTP {status} ")
-        assert trap.connections == 0
-
-
 @pytest.mark.parametrize("behaviour", [answer(200, bytes(101)), endless_body()])
 async def test_file_over_the_limit_is_refused_once(
     behaviour: Callable[..., object], downloader_for_loopback: OpenDownloader, target: Target

@@ -1,0 +1,147 @@
+"""Listeners that count who comes, and a network in which every address leads to one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpcore
+
+from app.delivery.attempts import Clock
+from app.delivery.presigned import PresignedUploader
+from app.delivery.retry import RetryPolicy
+from app.delivery.webhooks import WebhookSecret, WebhookSender
+from app.jobs.download import AudioDownloader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    import httpx
+
+WAYS = ("download", "upload", "webhook")
+
+
+@dataclass(slots=True)
+class Listener:
+    """One port of 127.0.0.1 and ::1. Who connects is counted and sent away, as are UDP packets."""
+
+    port: int = 0
+    connections: int = 0
+    packets: int = 0
+
+    async def take(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.close()
+
+
+class _Packets(asyncio.DatagramProtocol):
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002  asyncio's interface
+        self._listener.packets += 1
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has ::1; some containers don't."""
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@asynccontextmanager
+async def counting_listener() -> AsyncIterator[Listener]:
+    listener = Listener()
+    hosts = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1",)
+    async with AsyncExitStack() as stack:
+        for tries_left in reversed(range(20)):
+            try:
+                await _listen(listener, hosts, stack)
+                break
+            except OSError:  # somebody else has one of the ports that must be the same
+                await stack.aclose()
+                if not tries_left:
+                    raise
+        yield listener
+
+
+async def _listen(listener: Listener, hosts: Iterable[str], stack: AsyncExitStack) -> None:
+    listener.port = 0
+    for host in hosts:
+        server = await stack.enter_async_context(await asyncio.start_server(listener.take, host, listener.port))
+        listener.port = server.sockets[0].getsockname()[1]
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _Packets(listener), local_addr=(host, listener.port)
+        )
+        stack.callback(transport.close)
+
+
+class Rerouted(httpcore.AsyncNetworkBackend):
+    """Whatever address is dialled, the call arrives at ``port`` of this machine, but for ports that ``stay``."""
+
+    def __init__(self, port: int, *, stay: Iterable[int] = ()) -> None:
+        self.dialled: list[str] = []
+        self._port = port
+        self._stay = frozenset(stay)
+        self._real = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  httpcore's interface
+        local_address: str | None = None,  # noqa: ARG002
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+    ) -> httpcore.AsyncNetworkStream:
+        self.dialled.append(host)
+        return await self._real.connect_tcp("127.0.0.1", port if port in self._stay else self._port, timeout=timeout)
+
+
+class Answers:
+    """A resolver with an answer for each time it is asked; the last one repeats."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, int]] = []
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
+        self.asked.append((host, port))
+        return answer
+
+
+class Kept:
+    """A file in memory."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def close(self) -> None:
+        pass
+
+
+async def move(way: str, client: httpx.AsyncClient, url: str, *, attempts: int = 3, total: float = 5.0) -> Kept:
+    """One round of a download, an upload or a webhook, without waits; what a download brought."""
+    policy, clock, kept = RetryPolicy(attempts=attempts), Clock(sleep=_at_once), Kept()
+    if way == "download":
+        downloader = AudioDownloader(client, policy=policy, clock=clock, total_timeout_seconds=total, max_bytes=1000)
+        await downloader.fetch(url, lambda: kept)
+    elif way == "upload":
+        uploader = PresignedUploader(client, policy=policy, clock=clock, total_timeout_seconds=total)
+        await uploader.put(url, b"transcript", headers={}, media_type="text/plain")
+    else:
+        sender = WebhookSender(
+            client, WebhookSecret(b"k" * 24), policy=policy, clock=clock, total_timeout_seconds=total
+        )
+        await sender.post(url, b"{}", event_id="msg_1")
+    return kept
+
+
+async def _at_once(_seconds: float) -> None:
+    return
