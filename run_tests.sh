@@ -23,6 +23,7 @@ step "Format" ruff format --check .
 step "Lint" ruff check .
 step "Types" mypy
 step "Imports" lint-imports --verbose
+step "Advisories" python scripts/audit.py
 # The tests of the API and of its clients beside all others: each half keeps about one core busy.
 all_tests() {
     local said status=0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
+import resource
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
 from app import logs
-from app.api.protocol import EnvelopeProtocol
+from app.api.protocol import guarded
+from app.domain.errors import ServiceError
 from app.main import create_app
 from app.settings import Settings, WrongSettings
 
@@ -27,6 +31,13 @@ logger = logging.getLogger(__name__)
 _SWITCH_SECONDS = 0.0005
 #: How long answers that are being sent may take once all work has ended.
 _CLOSE_SECONDS = 3
+#: Files that are open beside connections: the journal, audio, results, transfers, decoders.
+_OTHER_FILES = 500
+
+OPEN_TO_ALL = (
+    "🔓 HOST=%s takes requests from other machines and API_KEYS is empty: WHOEVER REACHES THIS SERVER MAY USE IT, read "
+    "and delete all jobs, and have it call URLs. Set API_KEYS, or HOST=127.0.0.1. See SECURITY.md."
+)
 
 
 class Server(uvicorn.Server):
@@ -70,7 +81,12 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)
-    app = create_app(settings, stop=lambda code: server.stop(code))
+    try:
+        app = create_app(settings, stop=lambda code: server.stop(code))
+    except ServiceError as exc:
+        logger.critical("❌ %s", exc)
+        return 1
+    allow_files(settings.max_connections)
     try:
         listener = listen(settings.host, settings.port)
     except OSError as exc:
@@ -83,7 +99,9 @@ def main() -> int:
         return 1
     config = uvicorn.Config(
         app,
-        http=EnvelopeProtocol,  # h11: httptools takes header blocks of any size into memory
+        http=guarded(app.state.service.connections),  # h11: httptools takes header blocks of any size into memory
+        proxy_headers=True,
+        forwarded_allow_ips=str(settings.forwarded_allow_ips),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -92,10 +110,29 @@ def main() -> int:
     )
     server = Server(config, drain=app.state.service.drain)
     host, port = listener.getsockname()[:2]
+    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
+        logger.warning(OPEN_TO_ALL, host)
     logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     sys.setswitchinterval(_SWITCH_SECONDS)
     server.run(sockets=[listener])
     return server.exit_code
+
+
+def allow_files(connections: int) -> None:
+    """Has as many files open as connections need, as far as the system lets it: without one none can be accepted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, (connections or 20_000) + _OTHER_FILES)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed < wanted:
+        logger.warning(
+            "⚠️ Only %d files may be open, and MAX_CONNECTIONS=%d needs %d: raise the limit (ulimit -n, LimitNOFILE)",
+            allowed,
+            connections,
+            wanted,
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from app import __version__
+from app import __version__, metrics, tracing
 from app.api import docs, errors, openapi
+from app.api.connections import ConnectionLimits, Connections
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
-from app.api.limits import ApiKeys, Limits, LingeringClose, OtherPrefix
+from app.api.limits import Limits, LingeringClose, OtherPrefix
+from app.api.metrics import Counted, MetricsPage
 from app.api.models import Models
 from app.api.streaming import Streaming
 from app.api.submission import SubmissionReader
@@ -23,6 +25,8 @@ from app.delivery.network import open_client
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.targets import UrlRules
 from app.domain.errors import ModelUnavailable, ServiceError
+from app.domain.job import JobStatus
+from app.domain.telemetry import ConnectionCut, LoopLagged
 from app.jobs.pipeline import DOWNLOADS
 from app.jobs.sqlite_journal import SqliteJournal
 from app.jobs.system import DELIVERIES, JobLimits, JobSystem
@@ -36,6 +40,7 @@ from app.transcription.pool import ModelPool
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from app.domain.telemetry import Happening
     from app.jobs.journal import Journal
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOL_TIMEOUT_SECONDS = 10.0
+#: How often the event loop's lag is measured.
+_LAG_SECONDS = 0.5
 
 
 class Service:
@@ -61,6 +68,13 @@ class Service:
     ) -> None:
         self.settings = settings
         self._stop = stop
+        self.metrics = metrics.Metrics(version=__version__)
+        self.traces = tracing.open_traces() if tracing.asked_for() else None
+        self.connections = Connections(
+            connection_limits(settings),
+            trusted=settings.forwarded_allow_ips,
+            on_cut=lambda reason: self.tell(ConnectionCut(reason)),
+        )
         self.pool = ModelPool(
             load_model,
             catalogue=Catalogue(
@@ -74,6 +88,7 @@ class Service:
             batch_size=settings.batch_size,
             max_loaded=settings.whisper_max_loaded_models,
             on_death=self._engine_died,
+            tell=self.tell,
         )
         self.client = open_client(
             allowed=settings.url_allowed_hosts,
@@ -94,8 +109,37 @@ class Service:
             webhook_secret=settings.webhook_secret,
             limits=job_limits(settings),
             on_death=self._job_died,
+            tell=self.tell,
         )
+        self.metrics.watch(self._gauges)
         self.waiters = Waiters(self.jobs.runner, self.jobs.registry, grace_seconds=grace_seconds)
+
+    def tell(self, happening: Happening) -> None:
+        """Passes on what happens, to those who count and trace it."""
+        self.metrics(happening)
+        if self.traces is not None:
+            self.traces(happening)
+
+    def _gauges(self) -> metrics.Gauges:
+        counts = self.jobs.registry.counts()
+        return {
+            "jobs": {status.value: counts[status] for status in JobStatus},
+            "waiting_requests": self.jobs.registry.waiting_count,
+            "permits": self.settings.max_concurrent_requests,
+            "permits_held": self.pool.active,
+            "ready": self.pool.ready and not self.pool.failing and not self.jobs.runner.draining,
+            "undelivered": self.jobs.registry.undelivered_count,
+            "spool_bytes": self.jobs.spool.space.claimed,
+            "disk_free_bytes": self.jobs.spool.space.free,
+            "connections": len(self.connections),
+        }
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.tell(LoopLagged(max(0.0, loop.time() - due)))
 
     async def drain(self) -> None:
         """Ends the work of this process within the grace period."""
@@ -115,6 +159,8 @@ class Service:
                 self._give_up(exc)
                 yield
                 return
+            if self.traces is not None:
+                stack.push_async_callback(asyncio.to_thread, self.traces.close)
             stack.push_async_callback(self.client.aclose)
             stack.push_async_callback(self.pool.close)
             self._log_settings()
@@ -122,6 +168,7 @@ class Service:
                 ("deliveries", self.jobs.deliveries.run()),
                 ("model", self._load_model()),
                 ("retention", self.jobs.sweeper.run()),
+                ("event-loop lag", self._watch_lag()),
             ):
                 stack.push_async_callback(_end, self._start(name, work))
             stack.push_async_callback(self.drain)
@@ -186,6 +233,12 @@ class Service:
         )
         if not settings.api_keys:
             logger.info("API_KEYS is empty: whoever reaches this server may use it")
+        elif short := [key.name for key in settings.api_keys if key.is_short]:
+            logger.warning(
+                "⚠️ API_KEYS has keys that can be guessed (%s): use at least 16 random characters, as openssl rand -hex "
+                "24 prints",
+                ", ".join(short),
+            )
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -205,6 +258,17 @@ def job_limits(settings: Settings) -> JobLimits:
         download_seconds=settings.download_timeout_seconds,
         finished_seconds=settings.job_retention_seconds,
         undelivered_seconds=settings.undelivered_retention_seconds,
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What the settings say of how many clients there may be, and how slow."""
+    return ConnectionLimits(
+        total=settings.max_connections,
+        per_address=settings.max_connections_per_address,
+        head_seconds=settings.header_timeout_seconds,
+        body_bytes_per_second=settings.min_body_bytes_per_second,
+        send_seconds=settings.send_timeout_seconds,
     )
 
 
@@ -260,15 +324,20 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Its own spans would hold whole URLs, and cost time wherever OpenTelemetry is installed: see app/tracing.py.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
     _add_routes(app, service)
     errors.install(app)
     openapi.complete(app)
     docs.install(app)
-    app.add_middleware(Limits, keys=ApiKeys(settings.api_keys), max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(
+        Limits, keys=settings.api_keys, rate=settings.rate_limit, max_upload_bytes=settings.max_upload_bytes
+    )
     app.add_middleware(LingeringClose)
     app.add_middleware(OtherPrefix)
+    app.add_middleware(Counted, tell=service.tell)
     return app
 
 
@@ -288,6 +357,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         streaming=Streaming(runner=parts.runner, spool=parts.spool, watchers=parts.watchers),
         waiters=service.waiters,
         max_upload_bytes=settings.max_upload_bytes,
+        tell=service.tell,
     )
     jobs = Jobs(
         registry=parts.registry,
@@ -310,5 +380,6 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             attempts=settings.upload_max_attempts,
         ),
     )
-    for part in (transcriptions, jobs, Models(pool=service.pool), health):
+    page = MetricsPage(render=service.metrics.render, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key)
+    for part in (transcriptions, jobs, Models(pool=service.pool), health, page):
         app.include_router(part.router())

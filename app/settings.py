@@ -8,6 +8,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.api.connections import TrustedProxies
+from app.api.keys import ApiKeys
+from app.api.rates import Rate
 from app.delivery.targets import AllowedHosts
 from app.delivery.webhooks import WebhookSecret
 
@@ -15,7 +18,7 @@ GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
 MIB: Final = 1024**2
 #: Settings whose values are shown nowhere.
-_SECRETS: Final = ("API_KEYS", "WEBHOOK_SECRET")
+_SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET")
 
 
 class Settings(BaseSettings):
@@ -99,10 +102,33 @@ class Settings(BaseSettings):
         256 * MIB, ge=0, description="What must stay free on the disk of DATA_DIR; new audio below it is 507."
     )
 
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
+    api_keys: Annotated[ApiKeys, NoDecode] = Field(
+        ApiKeys(),
         repr=False,
-        description="Keys separated by commas, one of which each request must bring; empty is open.",
+        description="Keys, or name:key, separated by commas, one of which each request must bring; empty is open.",
+    )
+    metrics_key: Annotated[ApiKeys, NoDecode] = Field(
+        ApiKeys(), repr=False, description="The key for /metrics, or several; empty is open, as /health is."
+    )
+    rate_limit: Annotated[Rate | None, NoDecode] = Field(
+        None,
+        description="Requests of each key, or of each address where there are no keys, such as 600/minute; beyond it "
+        "429. Empty is no limit.",
+    )
+    max_connections: int = Field(1000, ge=0, description="Connections at once; 0 is no limit.")
+    max_connections_per_address: int = Field(
+        100, ge=0, description="Connections from one address at once, proxies excepted; 0 is no limit."
+    )
+    forwarded_allow_ips: Annotated[TrustedProxies, NoDecode] = Field(
+        TrustedProxies.parse("127.0.0.1,::1"),
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed; * is all.",
+    )
+    header_timeout_seconds: float = Field(10, ge=0, description="For the head of a request; 0 is no limit.")
+    min_body_bytes_per_second: int = Field(
+        1024, ge=0, description="What must come of a request's body, on the average of 20 s; 0 is no limit."
+    )
+    send_timeout_seconds: float = Field(
+        60, ge=0, description="How long a client may take nothing of its answer; 0 is no limit."
     )
     url_allowed_hosts: Annotated[AllowedHosts, NoDecode] = Field(
         AllowedHosts(),
@@ -112,7 +138,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="For people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line.")
 
-    @field_validator("whisper_device_index", "whisper_models", "api_keys", mode="before")
+    @field_validator("whisper_device_index", "whisper_models", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str | int):
@@ -171,6 +197,21 @@ class Settings(BaseSettings):
     def batch_size(self) -> int | None:
         """``whisper_batch_size`` as a number, or None where it is found out."""
         return None if self.whisper_batch_size == "auto" else int(self.whisper_batch_size)
+
+    @field_validator("api_keys", "metrics_key", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return ApiKeys.parse(value) if isinstance(value, str) else value
+
+    @field_validator("rate_limit", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        return Rate.parse(value) if isinstance(value, str) else value
+
+    @field_validator("forwarded_allow_ips", mode="before")
+    @classmethod
+    def _proxies(cls, value: Any) -> Any:
+        return TrustedProxies.parse(value) if isinstance(value, str) else value
 
     @field_validator("url_allowed_hosts", mode="before")
     @classmethod

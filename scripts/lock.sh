@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the lock files in requirements/ anew from pyproject.toml: every package with its hashes, no download host.
-# Needs uv. All four agree with each other, because the largest is resolved first and constrains the rest.
+# Needs uv. All five agree with each other, because the largest is resolved first and constrains the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,5 +17,6 @@ uv pip compile pyproject.toml --extra dev --extra cuda --universal --python-vers
     --no-annotate --output-file "$everything" ${1:+"$@"}
 lock runtime --constraint "$everything"
 lock cuda --extra cuda --constraint "$everything"
+lock otel --extra otel --constraint "$everything"
 lock demo --extra demo --constraint "$everything"
 lock dev --extra dev --constraint "$everything"

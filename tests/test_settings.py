@@ -9,10 +9,13 @@ from typing import Any, Final
 import pytest
 from pydantic import ValidationError
 
+from app.api.connections import TrustedProxies
+from app.api.keys import ApiKeys
+from app.api.rates import Rate
 from app.delivery.targets import AllowedHosts
 from app.settings import Settings, WrongSettings, _sentence
 
-#: The contract's table, aliases for models, and the bounds of the spool.
+#: The contract's table, aliases for models, the bounds of the spool, and what keeps clients within bounds.
 DEFAULTS: Final[dict[str, Any]] = {
     "HOST": "127.0.0.1",
     "PORT": 8000,
@@ -42,7 +45,15 @@ DEFAULTS: Final[dict[str, Any]] = {
     "DATA_DIR": Path("data"),
     "SPOOL_MAX_BYTES": 0,
     "SPOOL_MIN_FREE_BYTES": 256 * 1024**2,
-    "API_KEYS": (),
+    "API_KEYS": ApiKeys(),
+    "METRICS_KEY": ApiKeys(),
+    "RATE_LIMIT": None,
+    "MAX_CONNECTIONS": 1000,
+    "MAX_CONNECTIONS_PER_ADDRESS": 100,
+    "FORWARDED_ALLOW_IPS": TrustedProxies.parse("127.0.0.1,::1"),
+    "HEADER_TIMEOUT_SECONDS": 10,
+    "MIN_BODY_BYTES_PER_SECOND": 1024,
+    "SEND_TIMEOUT_SECONDS": 60,
     "URL_ALLOWED_HOSTS": AllowedHosts(),
     "LOG_FORMAT": "console",
     "LOG_LEVEL": "INFO",
@@ -60,10 +71,8 @@ def wrong(patch: pytest.MonkeyPatch, **variables: str) -> list[str]:
 
 
 def test_defaults_are_those_of_the_contract() -> None:
-    assert {name.upper(): value for name, value in Settings.load().model_dump().items()} == DEFAULTS | {
-        "URL_ALLOWED_HOSTS": {"entries": frozenset()}
-    }
-    assert Settings.load().url_allowed_hosts == AllowedHosts()
+    settings = Settings.load()
+    assert {name.upper(): getattr(settings, name) for name in Settings.model_fields} == DEFAULTS
 
 
 def test_every_setting_is_described() -> None:
@@ -92,7 +101,7 @@ def test_env_file_is_read_and_the_environment_goes_before_it(monkeypatch: pytest
     assert settings.port == 9000
     assert settings.whisper_model == "tiny"
     assert settings.max_queued_jobs == 6
-    assert settings.api_keys == ("a", "b")
+    assert settings.api_keys == ApiKeys.parse("a,b")
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -192,12 +201,65 @@ def test_env_file_gives_the_same_sentences(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "keys"),
-    [("one", ("one",)), (" one , two,,", ("one", "two")), ("123", ("123",)), ("ü", ("ü",)), (",", ())],
+    ("text", "names", "keys"),
+    [
+        ("one", ("#1",), ("one",)),
+        (" one , two,,", ("#1", "#2"), ("one", "two")),
+        ("123", ("#1",), ("123",)),
+        ("alice:one,two,bob-2.x:th=ree==", ("alice", "#2", "bob-2.x"), ("one", "two", "th=ree==")),
+        (",", (), ()),
+    ],
 )
-def test_keys_are_separated_by_commas(text: str, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_separated_by_commas_and_may_have_names(
+    text: str, names: tuple[str, ...], keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("API_KEYS", text)
-    assert Settings.load().api_keys == keys
+    found = Settings.load().api_keys
+    assert tuple(key.name for key in found) == names
+    assert [found.required(f"Bearer {key}", setting="API_KEYS").name for key in keys] == list(names)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "METRICS_KEY"])
+@pytest.mark.parametrize("text", ["sü-secret", "two words-secret", "a b:secret", ":secret", "a:", "a:secret,a:secret2"])
+def test_keys_that_no_header_can_carry_are_refused_unseen(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sentence,) = wrong(monkeypatch, **{name: text})
+    assert sentence.startswith(f"{name} is wrong: must ")
+    assert "secret" not in sentence
+
+
+def test_key_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must give each key once" in wrong(monkeypatch, API_KEYS="one,a:one")[0]
+
+
+def test_no_setting_holds_a_key_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "alice:sk-secret,sk-other")
+    monkeypatch.setenv("METRICS_KEY", "sk-metrics")
+    settings = Settings.load()
+    for shown in (repr(settings), repr(settings.model_dump()), repr(settings.api_keys), repr(settings.metrics_key)):
+        assert "sk-" not in shown
+    assert b"sk-" not in b"".join(key.digest for key in (*settings.api_keys, *settings.metrics_key))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("600/minute", Rate(600, 60)), (" 5 / Second ", Rate(5, 1)), ("1/day", Rate(1, 86400))]
+)
+def test_rate_is_requests_in_a_time(text: str, rate: Rate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATE_LIMIT", text)
+    assert Settings.load().rate_limit == rate
+
+
+@pytest.mark.parametrize("text", ["600", "0/minute", "-1/minute", "5/fortnight", "1.5/second", "many/minute"])
+def test_wrong_rate_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, RATE_LIMIT=text)
+    assert "such as 600/minute" in sentence
+
+
+@pytest.mark.parametrize("text", ["proxy.local", "10.0.0.0/33", "10.0.0.1/8"])
+def test_proxies_are_addresses_and_networks(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sentence,) = wrong(monkeypatch, FORWARDED_ALLOW_IPS=text)
+    assert "must be addresses or networks such as 10.0.0.0/8" in sentence
 
 
 @pytest.mark.parametrize(("text", "indexes"), [("0", (0,)), ("0,1", (0, 1)), (" 2 , 3 ", (2, 3))])

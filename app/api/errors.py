@@ -30,6 +30,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.DownloadFailed, 400, "download_failed"),
     (errors.Unauthorized, 401, "invalid_api_key"),
     (errors.QueueFull, 429, "queue_full"),
+    (errors.TooManyRequests, 429, "rate_limit_exceeded"),
     (errors.ModelLoading, 503, "model_loading"),
     (errors.Draining, 503, "draining"),
     (errors.ShutDown, 503, "draining"),

@@ -3,75 +3,104 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
+import logging
+import math
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 
 from app.api.errors import error_response
-from app.domain.errors import BodyTooLarge, Unauthorized
+from app.api.rates import RateLimiter, subscriber
+from app.domain.errors import BodyTooLarge, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from app.api.keys import ApiKeys
+    from app.api.rates import Rate
+
+logger = logging.getLogger(__name__)
 
 #: Room for the form's other fields and the boundaries between them.
 FORM_OVERHEAD_BYTES: Final = 8 * 1024 * 1024
 #: So long a client that is refused in mid-upload is listened to, so that it can read its answer.
 _LINGER_SECONDS: Final = 10.0
-
-
-class ApiKeys:
-    """The keys that open ``/v1``; without any it is open."""
-
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self._keys = {key.encode(): hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys}
-
-    def owner(self, headers: Headers) -> str:
-        """The fingerprint of the request's key, empty where none is needed.
-
-        Raises:
-            Unauthorized: none, or a wrong one.
-        """
-        if not self._keys:
-            return ""
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        found = ""
-        for key, fingerprint in self._keys.items():
-            if hmac.compare_digest(key, given.strip().encode()) and scheme.lower() == "bearer":
-                found = fingerprint
-        if found:
-            return found
-        problem = "The API key is wrong" if given else "There is no API key"
-        raise Unauthorized(f"{problem}: send the header 'Authorization: Bearer KEY' with one of the keys in API_KEYS.")
+#: How often refusals are spoken of at most.
+_REFUSALS_SECONDS: Final = 10.0
 
 
 class Limits:
-    """Refuses requests without a key, and bodies that say they are too large."""
+    """Refuses requests without a key, those of who asks too often, and bodies that say they are too large."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, rate: Rate | None, max_upload_bytes: int) -> None:
         self._app = app
         self._keys = keys
+        self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
-            scope.setdefault("state", {})["owner"] = self._keys.owner(headers)
-            self._check_length(headers)
-        except (Unauthorized, BodyTooLarge) as exc:
+            self._admit(scope)
+        except (Unauthorized, BodyTooLarge, TooManyRequests) as exc:
             await error_response(exc)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        state["owner"] = state["key_name"] = ""
+        if not self._keys:
+            self._check_rate(_address(scope))
+        else:
+            try:
+                key = self._keys.required(headers.get("authorization", ""), setting="API_KEYS")
+            except Unauthorized:
+                self._refusals.note(_address(scope))
+                self._check_rate(_address(scope))
+                raise
+            self._check_rate(key.fingerprint)
+            state["owner"], state["key_name"] = key.fingerprint, key.name
+        self._check_length(headers)
+
+    def _check_rate(self, who: str) -> None:
+        if self._limiter is None or not (wait := self._limiter.wait_seconds(who)):
+            return
+        raise TooManyRequests(
+            f"Too many requests: RATE_LIMIT allows {self._limiter.rate}. Try again in a while.",
+            retry_after_seconds=math.ceil(wait),
+        )
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_upload_bytes + FORM_OVERHEAD_BYTES:
             raise body_too_large(self._max_upload_bytes)
+
+
+class Refusals:
+    """Says in the log that keys were missing or wrong, now and then, however many they were."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._said_at = -math.inf
+
+    def note(self, address: str) -> None:
+        self._count += 1
+        now = time.monotonic()
+        if now - self._said_at >= _REFUSALS_SECONDS:
+            logger.warning("🔑 %d requests had no key, or a wrong one; the last came from %s", self._count, address)
+            self._count, self._said_at = 0, now
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return subscriber(client[0]) if client else ""
 
 
 class OtherPrefix:

@@ -12,7 +12,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app.api.limits import body_too_large
+from app.api.limits import FORM_OVERHEAD_BYTES, body_too_large
 from app.domain.errors import InvalidRequest, UnusableAudio
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from app.jobs.spool import AudioFile, Spool
 
 _MAX_PARTS: Final = 256
+_MAX_NAME_BYTES: Final = 256
+#: The head of one part: a file's name is the longest in it.
+_MAX_HEAD_BYTES: Final = 8192
 _MAX_TEXT_BYTES: Final = 1024 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 
@@ -59,7 +62,7 @@ async def read_form(
     writer = _Writer(spool, job_id, max_file_bytes)
     try:
         parts = _Parts(options[b"boundary"])
-        async for chunk in body:
+        async for chunk in _bounded(body, max_file_bytes):
             parts.feed(chunk)
             await writer.take(parts)
         parts.finish()
@@ -69,6 +72,16 @@ async def read_form(
     if not parts.has_file:
         return ReceivedForm(fields=parts.fields)
     return ReceivedForm(fields=parts.fields, file_bytes=writer.written, file_digest=writer.digest)
+
+
+async def _bounded(body: AsyncIterator[bytes], max_file_bytes: int) -> AsyncIterator[bytes]:
+    """The body; an end to it where it does not say how long it is, or holds what is no audio."""
+    received = 0
+    async for chunk in body:
+        received += len(chunk)
+        if received > max_file_bytes + FORM_OVERHEAD_BYTES:
+            raise body_too_large(max_file_bytes)
+        yield chunk
 
 
 class _Writer:
@@ -125,11 +138,12 @@ class _Parts:
         self._text = bytearray()
         self._text_bytes = 0
         self._parts = 0
+        self._head_bytes = 0
         self._ended = False
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._part_begins,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._head(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._head(1, data[start:end]),
             "on_header_end": self._header_ends,
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._data,
@@ -162,6 +176,13 @@ class _Parts:
             raise InvalidRequest(f"The form has more than {_MAX_PARTS} parts: send fewer.")
         self._disposition, self._name, self._in_audio = b"", None, False
         self._text = bytearray()
+        self._head_bytes = 0
+
+    def _head(self, place: int, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise InvalidRequest(f"A part of the form has a head of more than {_MAX_HEAD_BYTES} bytes: {_HOW_TO}.")
+        self._header[place].extend(data)
 
     def _header_ends(self) -> None:
         name, value = (bytes(part) for part in self._header)
@@ -171,7 +192,7 @@ class _Parts:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
+        name = _checked_name(options.get(b"name", b"").decode("utf-8", "replace"))
         if b"filename" not in options:
             self._name = name
         elif name == "file":
@@ -215,8 +236,14 @@ async def _read_urlencoded(body: AsyncIterator[bytes]) -> ReceivedForm:
     except ValueError as exc:
         raise _broken() from exc
     for name, value in pairs:
-        form.fields.setdefault(name, []).append(value)
+        form.fields.setdefault(_checked_name(name), []).append(value)
     return form
+
+
+def _checked_name(name: str) -> str:
+    if len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
+        raise InvalidRequest(f"A field has a name of more than {_MAX_NAME_BYTES} bytes: see /docs for what there is.")
+    return name
 
 
 def _decoded(text: bytes, name: str | None) -> str:

@@ -1,25 +1,219 @@
-"""What is no HTTP, told in the same envelope as every other error."""
+"""HTTP as uvicorn speaks it, with an end for those who are too slow or too many, and our own envelope for all of it."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
 import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from app.api.connections import Cut
 from app.api.errors import envelope
 
+if TYPE_CHECKING:
+    import asyncio
 
-class EnvelopeProtocol(H11Protocol):
-    """uvicorn's h11 protocol, but its own 400 is ours."""
+    from fastapi.responses import JSONResponse
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+
+    from app.api.connections import Connections
+
+_RETRY_SECONDS: Final = 5
+
+
+def guarded(connections: Connections) -> Any:
+    """uvicorn's ``http``: the protocol for connections that are counted there."""
+    return partial(GuardedProtocol, connections=connections)
+
+
+class WatchedFlow(FlowControl):
+    """Remembers whether this side has kept the client from sending."""
+
+    was_paused = False
+
+    def pause_reading(self) -> None:
+        self.was_paused = True
+        super().pause_reading()
+
+
+class GuardedProtocol(H11Protocol):
+    """uvicorn's h11 protocol with deadlines.
+
+    A request's head has its time from the moment that it is waited for; a body must keep up a rate, as long as this
+    side reads; what is sent must be taken. Sources: RFC 9110 (408, 503); uvicorn's ``h11_impl``, on whose steps this
+    hangs.
+    """
+
+    def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._connections = connections
+        self._limits = connections.limits
+        self._head: asyncio.TimerHandle | None = None
+        self._body: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._stretch_from = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self.flow = WatchedFlow(transport)
+        if self._connections.admit(self, self.client[0] if self.client else ""):
+            self._follow()
+            return
+        self._connections.note(Cut.TOO_MANY)
+        self._refuse(
+            envelope(
+                503,
+                "The server has as many connections as it takes: try again in a while.",
+                code="too_many_connections",
+                retry_after=_RETRY_SECONDS,
+            )
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.left(self)
+        for timer in (self._head, self._body, self._sending):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._received += len(data)
+        super().data_received(data)
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_sending()
+        self._follow()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def _follow(self) -> None:
+        """Sets the timers for what is awaited now."""
+        waits_for_head = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+        if waits_for_head:
+            self._connections.idle(self)
+        else:
+            self._connections.busy(self)
+        # Between two requests a client may do nothing, for uvicorn's keep-alive time.
+        has_begun = self._cycle is None or bool(self.conn.trailing_data[0])
+        self._time_head(wanted=waits_for_head and has_begun)
+        receives = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
+        if receives and self._body is None:
+            self._look_again()
+        elif not receives and self._body is not None:
+            self._body.cancel()
+            self._body = None
+
+    def _time_head(self, *, wanted: bool) -> None:
+        """Has the time run from when it was first wanted."""
+        if wanted and self._head is None and self._limits.head_seconds:
+            self._head = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
+        elif not wanted and self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _head_is_late(self) -> None:
+        self._connections.note(Cut.SLOW_HEAD)
+        if not self._received:
+            self.transport.abort()
+            return
+        self._refuse(
+            _too_slow(f"A request's head must arrive within {self._limits.head_seconds:g} s: send it in one go.")
+        )
+
+    def _look_again(self) -> None:
+        """Begins a further stretch of a body."""
+        self._stretch_from = self._received
+        self._flow.was_paused = self._flow.read_paused
+        if self._limits.body_bytes_per_second:
+            self._body = self.loop.call_later(self._limits.window_seconds, self._body_stretch_over)
+
+    def _body_stretch_over(self) -> None:
+        wanted = self._limits.body_bytes_per_second * self._limits.window_seconds
+        is_our_fault = self._flow.was_paused or self.cycle.waiting_for_100_continue
+        if is_our_fault or self._received - self._stretch_from >= wanted:
+            self._look_again()
+            return
+        self._body = None
+        self._connections.note(Cut.SLOW_BODY)
+        self._refuse(
+            _too_slow(
+                f"The body must arrive at {self._limits.body_bytes_per_second} bytes a second at least: send it over a "
+                "faster line, or put the audio behind a URL."
+            )
+        )
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        """The request that is being answered, or the last one; uvicorn says that there always is one."""
+        return self.cycle
+
+    @property
+    def _flow(self) -> WatchedFlow:
+        assert isinstance(self.flow, WatchedFlow)  # noqa: S101  # set with the connection
+        return self.flow
+
+    def _watch_sending(self) -> None:
+        """Waits for what is sent to be taken."""
+        if self._sending is None and self._limits.send_seconds and self._is_stuck:
+            self._sending = self.loop.call_later(self._limits.send_seconds, self._sending_over)
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether bytes wait for the client while nothing else is sent."""
+        done = self._cycle is None or self._cycle.response_complete
+        return self.transport.get_write_buffer_size() > 0 and (self.flow.write_paused or done)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+    def _sending_over(self) -> None:
+        self._sending = None
+        if self._is_stuck:
+            self.cut(Cut.SLOW_READER)
+
+    def cut(self, reason: Cut) -> None:
+        """Closes the connection at once."""
+        self._connections.note(reason)
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Called for bytes that are no HTTP request, after which nothing on this connection can be understood."""
+        self._refuse(envelope(400, f"{msg} Send a request as HTTP/1.1 has it, with headers of at most 64 KiB in all."))
+
+    def _refuse(self, answer: JSONResponse) -> None:
+        """Answers in place of the application, and closes."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            answer = envelope(400, f"{msg} Send a request as HTTP/1.1 has it, with headers of at most 64 KiB in all.")
-            headers = [*answer.raw_headers, (b"connection", b"close")]
             for event in (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Response(
+                    status_code=answer.status_code,
+                    headers=[*answer.raw_headers, (b"connection", b"close")],
+                    reason=_REASONS[answer.status_code],
+                ),
                 h11.Data(data=bytes(answer.body)),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
+        if (cycle := self._cycle) is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()
+        self._watch_sending()
+
+
+_REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavailable"}
+
+
+def _too_slow(message: str) -> JSONResponse:
+    return envelope(408, message, code="too_slow")

@@ -285,7 +285,12 @@ def answers(model: Any, *errors: int, description: str, example: Any = None) -> 
         success["model"] = model
     if example is not None:
         success["content"] = {"application/json": {"example": example}}
-    return {200: success, **{status: _failure(status) for status in errors}}
+    return {200: success, **failures(*errors)}
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors that may come in place of an answer."""
+    return {status: _failure(status) for status in statuses}
 
 
 def _failure(status: int) -> dict[str, Any]:

@@ -19,14 +19,19 @@ from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
 from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
 from app.api.streams import client_gone
+from app.domain.current import CurrentJob, speaking_of
 from app.domain.errors import DiskFull, InvalidRequest
 from app.domain.job import Delivery, Job, Webhook
+from app.domain.telemetry import Received, untold
 from app.domain.transcript import Task
 from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from app.api.streaming import Streaming
     from app.api.submission import Submission, SubmissionReader
+    from app.domain.telemetry import Tell
     from app.jobs.estimate import Estimate
     from app.jobs.ledger import Ledger
     from app.jobs.registry import Registry
@@ -52,6 +57,7 @@ class Transcriptions:
     streaming: Streaming
     waiters: Waiters
     max_upload_bytes: int
+    tell: Tell = untold
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Audio"])
@@ -117,10 +123,10 @@ class Transcriptions:
         job_id = str(uuid4())
         try:
             with nullcontext() if known else self.runner.place():
-                await asyncio.to_thread(self.spool.space.claim, job_id, content_length(request.headers) or 0)
+                await asyncio.to_thread(self.spool.space.announce, job_id, content_length(request.headers) or 0)
                 received = await self._receive(request, job_id, task, key)
                 job = resend.joined(received.form_digest) or await self._registered(
-                    received, resend, has_place=not known
+                    received, resend, request, has_place=not known
                 )
         except DiskFull as exc:
             logger.warning("⚠️ A request was refused: %s", exc)
@@ -130,15 +136,17 @@ class Transcriptions:
                 await to_its_end(self.spool.discard, job_id)
         return job
 
-    async def _registered(self, job: Job, resend: Resend, *, has_place: bool) -> Job:
+    async def _registered(self, job: Job, resend: Resend, request: Request, *, has_place: bool) -> Job:
         """The job itself, or the one that was made with its idempotency key before. From here on it is not lost."""
         registered = job.idempotency_key and self.registry.with_key(job.idempotency_key, owner=job.owner)
         if not registered:
             with nullcontext() if has_place else self.runner.place():
                 if job.source_url is None:
                     await to_its_end(self.spool.keep_audio, job.id, durably=not job.synchronous)
-                registered = await self.runner.submit(job)
+                registered = await self.runner.submit(job, _trace_context(request.headers))
         if registered is job:
+            if request.state.key_name:
+                _log_acceptance(job, key_name=request.state.key_name)
             return job
         if registered.form_digest != job.form_digest:
             raise InvalidRequest(
@@ -161,6 +169,8 @@ class Transcriptions:
             form.fields, has_file=form.file_bytes is not None, models=self.pool.catalogue, task=task
         )
         refuse_empty(form)
+        if form.file_bytes is not None:
+            self.tell(Received(form.file_bytes))
         upload = submission.upload
         return Job(
             id=job_id,
@@ -208,3 +218,14 @@ class Transcriptions:
                 return answer
             finally:
                 gone.cancel()
+
+
+def _trace_context(headers: Headers) -> dict[str, str]:
+    """What W3C's Trace Context has a client say about the trace that its request is part of."""
+    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+
+
+def _log_acceptance(job: Job, *, key_name: str) -> None:
+    what = "Request" if job.synchronous else "Job"
+    with speaking_of(CurrentJob(job.id, job.accepted_at)):
+        logger.info("📨 %s %s accepted, key %s", what, job.id, key_name)

@@ -12,6 +12,7 @@
   * Unauthorized              no API key, or a wrong one
   * Unavailable               not now; the same request may succeed later
     * QueueFull
+    * TooManyRequests
     * ModelLoading
     * Draining
     * DiskFull
@@ -95,6 +96,10 @@ class Unavailable(ServiceError):
 
 class QueueFull(Unavailable):
     """As many jobs wait as are allowed to."""
+
+
+class TooManyRequests(Unavailable):
+    """One key, or one address, asks more often than it may."""
 
 
 class ModelLoading(Unavailable):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.current import CurrentJob, current_job
 from app.domain.errors import DeliveryFailed, UnknownJob
 from app.domain.job import Delivery, JobStatus
+from app.domain.telemetry import Destiny, RoundEnded, step, untold
 from app.jobs.endings import message_of
 from app.jobs.supervision import caught, forget_frames, kind_of, log_cause, log_failure
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from app.delivery.attempts import Clock
     from app.delivery.retry import RoundSchedule
     from app.domain.job import Job
+    from app.domain.telemetry import Tell
     from app.jobs.destinations import Destination
     from app.jobs.endings import Change
     from app.jobs.ledger import Ledger
@@ -55,7 +57,9 @@ class Deliveries:
         clock: Clock,
         at_once: int,
         on_death: Callable[[BaseException], None],
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._registry = registry
         self._ledger = ledger
         self._destinations = {one.name: one for one in destinations}
@@ -179,12 +183,14 @@ class Deliveries:
             logger.info("📤 Job %s: Uploading results to user URL...", job.id)
         else:
             logger.info("🔔 Job %s: Telling its webhook...", job.id)
-        await destination.send(job, _Noted(self._registry, job.id, destination, state.attempts))
+        with step(self._tell, job.id, destination.name):
+            await destination.send(job, _Noted(self._registry, job.id, destination, state.attempts))
 
     def _is_too_old(self, state: Delivery) -> bool:
         return self._uptime.seconds - state.since >= self._schedule.max_age_seconds
 
     async def _deliver(self, job_id: str, destination: Destination) -> None:
+        self._tell(RoundEnded(destination.name, Destiny.DELIVERED))
         job = await self._ledger.commit_patiently(job_id, _if_due(destination, destination.delivered()))
         _log_end(job, destination)
 
@@ -193,6 +199,7 @@ class Deliveries:
         rounds = state.rounds + 1
         wait = error.retry_after_seconds or self._schedule.wait_after(rounds, random=self._clock.random)
         comes = wait < self._time_left(state, uptime=uptime, now=now)
+        self._tell(RoundEnded(destination.name, Destiny.PUT_OFF))
 
         def change(job: Job) -> Job:
             later = replace(
@@ -217,6 +224,7 @@ class Deliveries:
         return left if state.expires_at is None else min(left, state.expires_at - now)
 
     async def _give_up(self, job: Job, destination: Destination, error: Exception) -> None:
+        self._tell(RoundEnded(destination.name, Destiny.GIVEN_UP))
         after = await self._ledger.commit_patiently(job.id, _if_due(destination, destination.given_up(error)))
         if job.is_active and after.status is JobStatus.FAILED:
             log_failure(job, error, message_of(error))

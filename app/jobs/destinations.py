@@ -10,6 +10,7 @@ from app.delivery.expiry import check_not_expired
 from app.domain.errors import DeliveryFailed, RefusedUrl
 from app.domain.formats import MEDIA_TYPES, to_json
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus
+from app.domain.telemetry import Uploaded, untold
 from app.jobs.document import failure_document, stored_body
 from app.jobs.endings import given_up
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from app.delivery.presigned import PresignedUploader
     from app.delivery.webhooks import WebhookSender
+    from app.domain.telemetry import Tell
     from app.jobs.endings import Change, Endings
     from app.jobs.spool import Spool
 
@@ -59,6 +61,7 @@ class Bucket:
     spool: Spool
     uploader: PresignedUploader
     endings: Endings
+    tell: Tell = untold
     name: str = "upload"
 
     def due(self, job: Job) -> Delivery | None:
@@ -89,6 +92,7 @@ class Bucket:
             media_type=media_type,
             on_attempt=on_attempt,
         )
+        self.tell(Uploaded(len(content)))
 
     def delivered(self) -> Change:
         completed = self.endings.completed()

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from app.domain.errors import DiskFull
+from app.domain.telemetry import Accepted, untold
 from app.jobs.threads import carried_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from app.domain.job import Job
+    from app.domain.telemetry import Tell
     from app.jobs.journal import Journal
     from app.jobs.registry import Registry
 
@@ -30,18 +32,21 @@ class Ledger:
     Changes are functions of the job alone: they are made once for the journal and once for the registry.
     """
 
-    def __init__(self, registry: Registry, journal: Journal) -> None:
+    def __init__(self, registry: Registry, journal: Journal, *, tell: Tell = untold) -> None:
+        self._tell = tell
         self._registry = registry
         self._journal = journal
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def admit(self, job: Job) -> Job:
+    async def admit(self, job: Job, context: Mapping[str, str] | None = None) -> Job:
         """Takes a new job in; gives the one that has its idempotency key already, if there is one, else ``job``.
+
+        ``context`` is what its request said about the trace that it is part of.
 
         Raises:
             DiskFull, JournalFailed: it was not taken.
         """
-        return await carried_through(self._admit(job))
+        return await carried_through(self._admit(job, context or {}))
 
     async def commit(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         """Puts ``change(job)`` in the job's place, in one step, and gives it back.
@@ -69,7 +74,7 @@ class Ledger:
         """
         await carried_through(self._forget(job_id))
 
-    async def _admit(self, job: Job) -> Job:
+    async def _admit(self, job: Job, context: Mapping[str, str]) -> Job:
         # Another request with the same key waits here until this one is known, or is not.
         async with self._turn(job.id if job.idempotency_key is None else f"{job.owner} {job.idempotency_key}"):
             known = job.idempotency_key and self._registry.with_key(job.idempotency_key, owner=job.owner)
@@ -77,7 +82,10 @@ class Ledger:
                 return known
             if not job.synchronous:
                 await self._journal.write(job)
-            return self._registry.add(job)
+            admitted = self._registry.add(job)
+            if admitted is job:
+                self._tell(Accepted(job, context))
+            return admitted
 
     async def _commit(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         async with self._turn(job_id):

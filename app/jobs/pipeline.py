@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from app.domain.current import CurrentJob, speaking_of
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.job import Delivery, Job, JobStatus, Progress
+from app.domain.telemetry import Downloaded, Transcribed, step, untold
 from app.jobs.ledger import FULL_DISK_SECONDS
 from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
@@ -18,6 +19,7 @@ from app.transcription.transcriber import FinishedWindow, Listener, Turn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from app.domain.telemetry import Tell
     from app.domain.transcript import Transcript
     from app.jobs.download import AudioDownloader
     from app.jobs.endings import Endings
@@ -57,7 +59,9 @@ class Pipeline:
         watchers: Watchers,
         endings: Endings,
         uptime: Uptime,
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._registry = registry
         self._ledger = ledger
         self._watchers = watchers
@@ -101,7 +105,9 @@ class Pipeline:
                 logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
                 self._change(job_id, progress=Progress.DOWNLOADING)
                 try:
-                    await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
+                    with step(self._tell, job_id, "download"):
+                        size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
+                    self._tell(Downloaded(size))
                 except DiskFull:
                     await to_its_end(self._spool.discard_audio, job_id)  # or two halves may keep each other's room
                     raise
@@ -119,7 +125,7 @@ class Pipeline:
         listener = _Progress(job, self._registry, self._ledger, self._estimate, self._watchers)
         async with self._alone_if_suspect(job):
             try:
-                with self._estimate.at_work():
+                with self._estimate.at_work(), step(self._tell, job_id, "transcribe"):
                     transcript = await self._transcriber.transcribe(
                         self._spool.audio(job.id), job.options, listener=listener, awaited=job.synchronous
                     )
@@ -148,6 +154,7 @@ class Pipeline:
 
     async def _store(self, job: Job, done: _Transcribed) -> None:
         self._estimate.finished(done.seconds, done.transcript.duration)
+        self._tell(Transcribed(job.id, done.transcript.duration, done.seconds))
         await self._with_space(
             job,
             lambda: to_its_end(

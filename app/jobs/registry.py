@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from app.domain.errors import UnknownJob
 from app.domain.job import Job, JobStatus
+from app.domain.telemetry import CameOn, Ended, Forgotten, untold
 from app.jobs.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from app.domain.telemetry import Tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class Registry:
     What is asked for at every request (the line, counts, an owner's jobs) is kept beside the dict, not searched for.
     """
 
-    def __init__(self, changes: Changes | None = None) -> None:
+    def __init__(self, changes: Changes | None = None, *, tell: Tell = untold) -> None:
+        self._tell = tell
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
         self._waiting: dict[str, None] = {}
@@ -89,6 +93,10 @@ class Registry:
         self._changes.announce(job_id)
         if before.status is JobStatus.QUEUED and job.status is not JobStatus.QUEUED:
             self._changes.announce_line()
+        if before.started_at is None and job.started_at is not None:
+            self._tell(CameOn(job))
+        if before.is_active and not job.is_active:
+            self._tell(Ended(job))
         return job
 
     def release_key(self, job_id: str) -> None:
@@ -107,6 +115,7 @@ class Registry:
                 if (key := _key(job)) is not None:
                     del self._by_key[key]
         self._changes.announce(job_id)
+        self._tell(Forgotten(job_id))
 
     def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
         """The background jobs of ``owner``, those accepted before ``after``, at most ``limit`` of them.
@@ -132,6 +141,12 @@ class Registry:
             for (_, status), number in self._counts.items():
                 counts[status] += number
         return +counts
+
+    @property
+    def undelivered_count(self) -> int:
+        """How many have something that is still to be delivered."""
+        with self._lock:
+            return sum(job.upload_is_due or job.event_is_due for job in self._jobs.values())
 
     @property
     def waiting_count(self) -> int:

@@ -18,7 +18,7 @@ from app.jobs.supervision import caught, forget_frames, kind_of, log_failure
 from app.jobs.threads import carried_through, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from app.domain.job import Upload
     from app.jobs.deliveries import Deliveries
@@ -99,18 +99,19 @@ class Runner:
         finally:
             self._arriving -= 1
 
-    async def submit(self, job: Job) -> Job:
+    async def submit(self, job: Job, context: Mapping[str, str] | None = None) -> Job:
         """Takes a job in and starts its task. Its audio, if it came along, is in the spool already.
 
         Gives the job that was made with the same idempotency key before, if there is one; nothing is started then.
+        ``context`` is what its request said about the trace that it is part of.
 
         Raises:
             DiskFull, JournalFailed: it was not taken.
         """
-        return await carried_through(self._submit(job))
+        return await carried_through(self._submit(job, context))
 
-    async def _submit(self, job: Job) -> Job:
-        registered = await self._ledger.admit(job)
+    async def _submit(self, job: Job, context: Mapping[str, str] | None) -> Job:
+        registered = await self._ledger.admit(job, context)
         if registered is job:
             self.start(job.id)
         return registered

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 #: How soon a client may hope for disk space where nothing tells, in seconds.
 _RETRY_SECONDS: Final = 60
-
+#: What is kept for a body of which nothing has come yet.
+_BEGINNING_BYTES: Final = 1024 * 1024
 
 NO_SPACE: Final = "The server has no disk space left for this request: try again later, or have its operator free some."
 
@@ -65,6 +66,23 @@ class Space:
         with self._lock:
             return sum(self._claimed.values())
 
+    @property
+    def free(self) -> int:
+        """Bytes free on the disk. Blocks."""
+        return _free_bytes(self._folder)
+
+    def announce(self, job_id: str, size: int) -> None:
+        """Says that the job may come to ``size`` bytes, for which there must be room now. Blocks.
+
+        Only a beginning is claimed: what is announced may never come, and keeps nobody out.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        with self._lock:
+            self._require_room(size - self._claimed.get(job_id, 0))
+            self._claimed[job_id] = max(self._claimed.get(job_id, 0), min(size, _BEGINNING_BYTES))
+
     def claim(self, job_id: str, size: int) -> None:
         """Room for ``size`` bytes of the job in all, before they come. Blocks.
 
@@ -74,15 +92,17 @@ class Space:
         with self._lock:
             if size <= self._claimed.get(job_id, -1):
                 return
-            more = size - self._claimed.get(job_id, 0)
-            if self._max_bytes and sum(self._claimed.values()) + more > self._max_bytes:
-                raise self._no_room(
-                    f"The server holds as much audio as SPOOL_MAX_BYTES={self._max_bytes} allows: try again later."
-                )
-            outstanding = sum(self._claimed.values()) - sum(self._written.values())
-            if _free_bytes(self._folder) - outstanding - more < self._min_free_bytes:
-                raise self._no_room(NO_SPACE)
+            self._require_room(size - self._claimed.get(job_id, 0))
             self._claimed[job_id] = size
+
+    def _require_room(self, more: int) -> None:
+        if self._max_bytes and sum(self._claimed.values()) + more > self._max_bytes:
+            raise self._no_room(
+                f"The server holds as much audio as SPOOL_MAX_BYTES={self._max_bytes} allows: try again later."
+            )
+        outstanding = sum(self._claimed.values()) - sum(self._written.values())
+        if _free_bytes(self._folder) - outstanding - more < self._min_free_bytes:
+            raise self._no_room(NO_SPACE)
 
     def written(self, job_id: str, size: int) -> None:
         """So many bytes of the job lie on the disk by now."""

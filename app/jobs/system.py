@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.delivery.presigned import PresignedUploader
 from app.delivery.webhooks import WebhookSecret, WebhookSender
+from app.domain.telemetry import untold
 from app.jobs.changes import Changes
 from app.jobs.deliveries import Deliveries
 from app.jobs.destinations import Bucket, WebhookReceiver
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from app.delivery.attempts import Clock
     from app.delivery.retry import RetryPolicy, RoundSchedule
+    from app.domain.telemetry import Tell
     from app.jobs.journal import Journal
     from app.jobs.uptime import Uptime
     from app.transcription.transcriber import Transcriber
@@ -74,11 +76,12 @@ class JobSystem:
         limits: JobLimits,
         on_death: Callable[[BaseException], None],
         registry: Registry | None = None,
+        tell: Tell = untold,
     ) -> None:
         self.journal = journal
         self.changes = Changes()
-        self.registry = registry or Registry(self.changes)
-        self.ledger = Ledger(self.registry, journal)
+        self.registry = registry or Registry(self.changes, tell=tell)
+        self.ledger = Ledger(self.registry, journal, tell=tell)
         self.watchers = Watchers()
         self.estimate = Estimate(permits=limits.permits)
         self.spool = Spool(
@@ -106,23 +109,32 @@ class JobSystem:
                 clock=clock,
                 total_timeout_seconds=limits.download_seconds,
                 max_bytes=limits.file_bytes,
+                tell=tell,
             ),
             estimate=self.estimate,
             watchers=self.watchers,
             endings=endings,
             uptime=uptime,
+            tell=tell,
         )
-        uploader = PresignedUploader(client, policy=policy, clock=clock, total_timeout_seconds=limits.upload_seconds)
+        uploader = PresignedUploader(
+            client, policy=policy, clock=clock, total_timeout_seconds=limits.upload_seconds, tell=tell
+        )
         sender = None
         if webhook_secret is not None:
             sender = WebhookSender(
-                client, webhook_secret, policy=policy, clock=clock, total_timeout_seconds=limits.upload_seconds
+                client,
+                webhook_secret,
+                policy=policy,
+                clock=clock,
+                total_timeout_seconds=limits.upload_seconds,
+                tell=tell,
             )
         self.deliveries = Deliveries(
             registry=self.registry,
             ledger=self.ledger,
             destinations=[
-                Bucket(spool=self.spool, uploader=uploader, endings=endings),
+                Bucket(spool=self.spool, uploader=uploader, endings=endings, tell=tell),
                 WebhookReceiver(sender=sender),
             ],
             schedule=schedule,
@@ -130,6 +142,7 @@ class JobSystem:
             clock=clock,
             at_once=DELIVERIES,
             on_death=on_death,
+            tell=tell,
         )
         self.runner = Runner(
             registry=self.registry,

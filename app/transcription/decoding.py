@@ -159,7 +159,7 @@ class Decoder:
                 f"The file could not be decoded as audio (the decoder was killed by {name}): "
                 "convert it to wav, mp3 or flac and send it again."
             )
-        outcome = _parsed(answer) if code == 0 else None
+        outcome = _answered(answer) if code == 0 else None
         if outcome is None:
             logger.error("The decoder failed with exit status %d", code)
             raise UndecodableAudio(
@@ -185,7 +185,7 @@ class Decoder:
             return
         self._confined = confined
         if "syscalls" in confined:
-            logger.info("🔒 Decoders are confined: %s", ", ".join(confined))
+            logger.debug("Decoders are confined: %s", ", ".join(confined))
         else:
             logger.warning(
                 "⚠️ This system does not let decoders be confined (%s): let strangers send audio to a container or a "
@@ -241,9 +241,10 @@ async def _outcome(
         async with deadline:
             return await asyncio.shield(conversation)
     finally:
+        if child.returncode is None:
+            child.kill()
+            await asyncio.shield(child.wait())
         if not conversation.done():
-            if child.returncode is None:
-                child.kill()
             await asyncio.shield(conversation)
 
 
@@ -258,11 +259,11 @@ async def _last_answer(stream: StreamReader, on_progress: Callable[[int, int], N
             continue
         if not line:
             return last
-        told = _parsed(line)
-        if told is not None and "decoded" in told:
-            on_progress(int(told["decoded"]), int(told["channels"]))
-        else:
-            last = line
+        match _parsed(line):
+            case {"decoded": int(samples), "channels": int(channels)}:
+                on_progress(samples, channels)
+            case _:
+                last = line
 
 
 async def _head(stream: StreamReader) -> bytes:
@@ -276,9 +277,28 @@ async def _head(stream: StreamReader) -> bytes:
 def _parsed(answer: bytes) -> dict[str, Any] | None:
     try:
         outcome = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return outcome if isinstance(outcome, dict) else None
+
+
+def _answered(answer: bytes) -> dict[str, Any] | None:
+    """The child's last line, if it is one: what a stranger's bytes have taken over may say anything."""
+    outcome = _parsed(answer)
+    match outcome:
+        case {"ok": False, "confined": list(), "kind": str(), "message": str()}:
+            return outcome
+        case {
+            "ok": True,
+            "confined": list(),
+            "samples": int(),
+            "channels": int(),
+            "ended": bool(),
+            "corrupt_frames": int(),
+        }:
+            return outcome
+        case _:
+            return None
 
 
 def _signal_name(number: int) -> str:

@@ -86,8 +86,15 @@ class NamelessFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
-        self.seek = file.seek
         self.tell = file.tell
+        self._seek = file.seek
+
+    def seek(self, place: int, whence: int) -> int:
+        """As FFmpeg's own files answer where a header sends it to before the beginning: by an error, not by raising."""
+        try:
+            return self._seek(place, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 class Enough(Exception):
@@ -199,6 +206,8 @@ def pick_stream(container: InputContainer) -> AudioStream:
     stream: Any = container.streams.best("audio")
     if stream is None:
         raise Refused("no_audio", "The file has no audio stream")
+    if stream.codec_context is None:
+        raise Refused("undecodable", "The sound in the file is of an unknown kind")
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.languages import language_name
+from app.domain.telemetry import untold
 from app.domain.transcript import Transcript
 from app.transcription.assembly import Assembly
 from app.transcription.batcher import Batcher, Request
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from app.domain.telemetry import Tell
     from app.domain.transcript import Segment, TranscriptionOptions
     from app.transcription.front import Front
     from app.transcription.permits import Permits
@@ -59,6 +61,7 @@ class WhisperTranscriber:
         permits: Permits,
         batch_size: int,
         on_death: Callable[[BaseException], None],
+        tell: Tell = untold,
     ) -> None:
         self.model = replicas[0]
         self._front = front
@@ -68,6 +71,7 @@ class WhisperTranscriber:
             batch_size=batch_size,
             encodes_apart=self.model.device.kind == "cpu",
             on_death=on_death,
+            tell=tell,
         )
 
     @property

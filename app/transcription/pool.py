@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.errors import ModelLoading, ModelUnavailable
+from app.domain.telemetry import untold
 from app.transcription.batch_size import auto_batch_size
 from app.transcription.batcher import engine_failed
 from app.transcription.device import yield_to_requests
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.errors import ServiceError
+    from app.domain.telemetry import Tell
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.catalogue import Catalogue
     from app.transcription.decoding import Decoder
@@ -93,7 +95,9 @@ class ModelPool:
         batch_size: int | None,
         max_loaded: int = 1,
         on_death: Callable[[BaseException], None],
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self.catalogue = catalogue
         self.failing = False
         self.ready = False
@@ -226,7 +230,12 @@ class ModelPool:
         started = time.monotonic()
         replicas, batch_size = await _in_own_thread(lambda: self._load_and_measure(place.name))
         engine = WhisperTranscriber(
-            replicas, front=self._front, permits=self._permits, batch_size=batch_size, on_death=self._died
+            replicas,
+            front=self._front,
+            permits=self._permits,
+            batch_size=batch_size,
+            on_death=self._died,
+            tell=self._tell,
         )
         self._write_down(place, replicas[0])
         logger.info(

@@ -157,11 +157,6 @@ async def test_framework_errors_have_the_envelope_too(running: Running) -> None:
     assert error_of(await running.client.delete("/v1/jobs/none"), 404)["code"] == "job_not_found"
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs/x/events", "/metrics"])
-async def test_what_comes_later_is_404(running: Running, path: str) -> None:
-    error_of(await running.client.get(path), 404)
-
-
 @pytest.mark.parametrize(
     ("content", "content_type", "words"),
     [

@@ -139,3 +139,92 @@ async def test_until_the_model_is_loaded_requests_are_503_and_health_answers(
             loaded.set()
         await eventually(running.is_ready)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200
+
+
+#: Every route below /v1, and one that is none.
+ROUTES = (
+    ("POST", "/v1/audio/transcriptions"),
+    ("POST", "/v1/audio/translations"),
+    ("POST", "/openai/v1/audio/transcriptions"),
+    ("GET", "/v1/jobs"),
+    ("GET", "/v1/jobs/{job}"),
+    ("GET", "/v1/jobs/{job}/result"),
+    ("GET", "/v1/jobs/{job}/events"),
+    ("POST", "/v1/jobs/{job}/redeliver"),
+    ("DELETE", "/v1/jobs/{job}"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/demo"),
+    ("GET", "/v1/nothing"),
+    ("PUT", "/v1/jobs"),
+)
+
+
+async def test_every_route_is_closed_without_a_right_key_and_anothers_job_does_not_exist(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="a:alpha,b:beta") as running:
+        described = {
+            (method.upper(), path)
+            for path, methods in (await running.description())["paths"].items()
+            for method in methods
+            if path.startswith("/v1/")
+        }
+        tried = {(method, path.replace("{job}", "{job_id}").replace("demo", "{model_id}")) for method, path in ROUTES}
+        assert described <= tried
+        running.client.headers.update(bearer("alpha"))
+        job = await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until(job, "completed")
+        del running.client.headers["authorization"]
+        for method, path in ROUTES:
+            target = path.format(job=job)
+            for headers in ({}, bearer("wrong"), bearer("alphabeta"), {"Authorization": "Basic alpha"}):
+                answer = await running.client.request(method, target, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), (
+                    method,
+                    target,
+                )
+                assert answer.headers["www-authenticate"] == "Bearer"
+            if "{job}" in path:
+                answer = await running.client.request(method, target, headers=bearer("beta"))
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_found"), (method, target)
+        assert (await running.client.get(f"/v1/jobs?after={job}", headers=bearer("beta"))).status_code == 404
+        assert (await running.client.get(f"/v1/jobs/{job}", headers=bearer("alpha"))).json()["status"] == "completed"
+
+
+async def test_ten_thousand_wrong_keys_change_nothing(
+    tmp_path: Path, model: WhisperModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
+        for number in range(10_000):
+            writer.write(b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong%d\r\n\r\n" % number)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert head.startswith(b"HTTP/1.1 401 ")
+            await reader.readuntil(b"}}")
+        writer.close()
+        assert (await running.client.get("/v1/jobs", headers=bearer("alpha"))).status_code == 200
+    said = [record.getMessage() for record in caplog.records if "had no key" in record.getMessage()]
+    assert 1 <= len(said) <= 20
+    assert "wrong1" not in caplog.text
+
+
+async def test_log_names_the_key_that_a_job_came_with(
+    tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(tmp_path / "data", lambda: model, api_keys="billing:alpha-secret") as running:
+        running.client.headers.update(bearer("alpha-secret"))
+        job = await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until(job, "completed")
+    assert f"Job {job} accepted, key billing" in caplog.text
+    assert "alpha-secret" not in caplog.text
+
+
+async def test_key_is_asked_for_before_anything_else_is_looked_at(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha", max_upload_bytes=1) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
+        writer.write(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\nno form")
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        assert not list((tmp_path / "data" / "jobs").iterdir())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
 
-from app.__main__ import Server
-from app.api.protocol import EnvelopeProtocol
+from app.__main__ import Server, listen
+from app.api.protocol import guarded
 from app.jobs.waiters import GRACE_SECONDS
 from app.main import Service, create_app
 from app.settings import Settings
@@ -33,6 +32,11 @@ class Running:
         self.server = server
         self.client = client
         self.address = address
+
+    async def description(self) -> dict[str, Any]:
+        """``/openapi.json``."""
+        described: dict[str, Any] = (await self.client.get("/openapi.json")).json()
+        return described
 
     async def is_up(self) -> bool:
         return await self._is_ok("/health")
@@ -104,7 +108,7 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serves on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
     app = create_app(
         chosen,
@@ -114,7 +118,15 @@ async def serving(
         stop=lambda code: server.stop(code),
     )
     service: Service = app.state.service
-    config = uvicorn.Config(app, http=EnvelopeProtocol, ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        http=guarded(service.connections),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        forwarded_allow_ips=str(chosen.forwarded_allow_ips),
+    )
     server = Server(config, drain=service.drain)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"

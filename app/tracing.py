@@ -1,0 +1,156 @@
+"""OpenTelemetry traces, where its standard environment variables ask for them; nothing is imported where they don't.
+
+A job is a span, from its acceptance to its end, and so are its steps below it. A ``traceparent`` header of the request
+makes it part of the client's trace. Source: the OpenTelemetry specification, "Environment Variable Specification".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from app import __version__
+from app.domain.errors import ServiceError
+from app.domain.telemetry import Accepted, Ended, Forgotten, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.domain.job import Job
+    from app.domain.telemetry import Happening
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class TracesUnavailable(ServiceError):
+    """Traces are asked for, and can't be made."""
+
+
+def asked_for(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment wants traces to be sent."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if exporter:
+        return exporter == "otlp"
+    return any(environment.get(name) for name in _ENDPOINTS)
+
+
+def open_traces() -> Traces:
+    """Traces that are sent to where the environment says.
+
+    Raises:
+        TracesUnavailable: OpenTelemetry is not installed.
+    """
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as exc:
+        raise TracesUnavailable(
+            "OTEL_ variables ask for traces, but OpenTelemetry is not installed: start with ./start_server.sh, which "
+            "installs requirements/otel.lock then, or unset them."
+        ) from exc
+    named = Resource({SERVICE_NAME: "transcription-service", SERVICE_VERSION: __version__})
+    provider = TracerProvider(
+        resource=named.merge(Resource.create()) if _is_named() else Resource.create().merge(named)
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Traces(provider)
+
+
+def _is_named() -> bool:
+    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
+
+
+class Traces:
+    """Makes spans of what it is told, with ``provider``, a TracerProvider of the SDK."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("transcription-service", __version__)
+        self._spans: dict[str, Any] = {}
+
+    def __call__(self, happening: Happening) -> None:
+        match happening:
+            case Accepted(job, context):
+                self._begin(job, context)
+            case Step():
+                self._step(happening)
+            case Ended(job):
+                self._end(job)
+            case Forgotten(job_id):
+                self._finish(self._spans.pop(job_id, None), time.time())
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Sends what is left. Blocks, for as long as the exporter may take."""
+        for job_id in list(self._spans):
+            self._finish(self._spans.pop(job_id), time.time())
+        self._provider.shutdown()
+
+    def _begin(self, job: Job, context: Mapping[str, str]) -> None:
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._spans[job.id] = self._tracer.start_span(
+            "transcription",
+            context=TraceContextTextMapPropagator().extract(dict(context)),
+            kind=SpanKind.SERVER,
+            start_time=_nanoseconds(job.accepted_at),
+            attributes={
+                "transcription.job_id": job.id,
+                "transcription.model": job.model,
+                "transcription.task": job.options.task.value,
+                "transcription.synchronous": job.synchronous,
+            },
+        )
+
+    def _step(self, happened: Step) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        parent = self._spans.get(happened.job_id)
+        if parent is None:  # its job began in an earlier process, or has ended
+            return
+        span = self._tracer.start_span(
+            happened.name, context=set_span_in_context(parent), start_time=_nanoseconds(happened.started_at)
+        )
+        _mark(span, happened.error)
+        self._finish(span, happened.started_at + happened.seconds)
+
+    def _end(self, job: Job) -> None:
+        span = self._spans.pop(job.id, None)
+        if span is None:
+            return
+        span.set_attribute("transcription.status", job.status.value)
+        span.set_attribute("transcription.attempts", job.attempts)
+        if job.audio_duration is not None:
+            span.set_attribute("transcription.audio_seconds", job.audio_duration)
+        if job.language is not None:
+            span.set_attribute("transcription.language", job.language)
+        _mark(span, job.error_type)
+        self._finish(span, job.ended_at or time.time())
+
+    def _finish(self, span: Any, at: float) -> None:
+        if span is not None:
+            span.end(end_time=_nanoseconds(at))
+
+
+def _mark(span: Any, error: str | None) -> None:
+    """The class of an error; what it says may hold what a trace must not."""
+    if error is None:
+        return
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attribute("error.type", error)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * _NANOSECONDS)
