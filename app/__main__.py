@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import resource
@@ -17,7 +16,7 @@ import uvicorn
 from app import logs
 from app.api.protocol import guarded
 from app.domain.errors import ServiceError
-from app.main import create_app
+from app.main import create_app, is_loopback
 from app.settings import Settings, WrongSettings
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def main() -> int:
     )
     server = Server(config, drain=app.state.service.drain)
     host, port = listener.getsockname()[:2]
-    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
+    if not settings.api_keys and not is_loopback(host):
         logger.warning(OPEN_TO_ALL, host)
     logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from app import __version__, metrics, tracing
 from app.api import docs, errors, openapi
+from app.api.browsers import NoForeignPages, SafeHeaders
 from app.api.connections import ConnectionLimits, Connections
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
@@ -261,6 +263,13 @@ def job_limits(settings: Settings) -> JobLimits:
     )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a service that listens on ``host``."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() == "localhost"
+
+
 def connection_limits(settings: Settings) -> ConnectionLimits:
     """What the settings say of how many clients there may be, and how slow."""
     return ConnectionLimits(
@@ -335,9 +344,12 @@ def create_app(
     app.add_middleware(
         Limits, keys=settings.api_keys, rate=settings.rate_limit, max_upload_bytes=settings.max_upload_bytes
     )
+    if not settings.api_keys:
+        app.add_middleware(NoForeignPages, is_local=is_loopback(settings.host))
     app.add_middleware(LingeringClose)
     app.add_middleware(OtherPrefix)
     app.add_middleware(Counted, tell=service.tell)
+    app.add_middleware(SafeHeaders)
     return app
 
 

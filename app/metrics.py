@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from app.api.connections import Cut
 from app.domain import telemetry as told
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Metrics:
         for destiny in told.Destiny:
             for destination in ("upload", "webhook"):
                 self._rounds.labels(destination, destiny)
+        for reason in Cut:
+            self._cut.labels(reason)
         for kind_of_work in ("job", "request"):
             for status in ("completed", "failed", "cancelled"):
                 self._ended.labels(kind_of_work, status)

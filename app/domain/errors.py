@@ -10,6 +10,7 @@
     * UnknownModel
     * UnknownJob
   * Unauthorized              no API key, or a wrong one
+  * ForeignPage               a browser asks for a page of another site
   * Unavailable               not now; the same request may succeed later
     * QueueFull
     * TooManyRequests
@@ -84,6 +85,10 @@ class UnknownJob(InvalidRequest):
 
 class Unauthorized(ServiceError):
     """The request carries no API key that is known here."""
+
+
+class ForeignPage(ServiceError):
+    """The request comes from a page of another site, which a service without keys does not serve."""
 
 
 class Unavailable(ServiceError):
