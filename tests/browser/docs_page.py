@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selenium.webdriver.remote.webelement import WebElement
 
 #: Where the browser finds the service. Swagger UI has requests of its own that it leaves out on ``127.0.0.1``.
-HOST: Final = "transcription.example"
+HOST: Final = "transcription"
 
 _WAIT_SECONDS: Final = 30
 T = TypeVar("T")
