@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import logging
 import time
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from app.domain.errors import DeliveryFailed, UnknownJob
 from app.domain.job import Delivery, JobStatus
 from app.domain.telemetry import Destiny, RoundEnded, step, untold
 from app.jobs.endings import message_of
+from app.jobs.places import Places
 from app.jobs.supervision import caught, forget_frames, kind_of, log_cause, log_failure
 
 if TYPE_CHECKING:
@@ -36,14 +38,16 @@ logger = logging.getLogger(__name__)
 
 #: How often a shutdown looks whether what is due has begun.
 _BEGIN_SECONDS: Final = 0.01
+#: When, in which order among those of the same time, and what.
+_Due = tuple[float, int, str, str]
 _UNREPORTED: Final = "its failure could not be reported to the user's URL"
 
 
 class Deliveries:
     """Owns the task of every round that runs, and the times of those to come, which cost no task.
 
-    At most ``at_once`` rounds run. Times are the service's uptime: no wall clock puts a round off. ``on_death`` is told
-    when a round ended as none may.
+    At most ``at_once`` rounds run, and three quarters of those for one client. Times are the service's uptime: no wall
+    clock puts a round off. ``on_death`` is told when a round ended as none may.
     """
 
     def __init__(
@@ -66,10 +70,11 @@ class Deliveries:
         self._schedule = schedule
         self._uptime = uptime
         self._clock = clock
-        self._at_once = at_once
+        self._places = Places(at_once)
         self._on_death = on_death
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._line: list[tuple[float, int, str, str]] = []
+        self._line: list[_Due] = []
+        self._held: defaultdict[str, deque[_Due]] = defaultdict(deque)
         self._numbers = count()
         self._changed = asyncio.Event()
         self._closed = False
@@ -96,8 +101,7 @@ class Deliveries:
         while True:
             self._changed.clear()
             while self._has_room and self._is_due:
-                _, _, job_id, name = heapq.heappop(self._line)
-                self._begin(job_id, self._destinations[name])
+                self._begin_or_hold(heapq.heappop(self._line))
             await self._uptime.wait(self._changed, until=self._line[0][0] if self._has_room and self._line else None)
 
     @property
@@ -106,7 +110,7 @@ class Deliveries:
 
     @property
     def _has_room(self) -> bool:
-        return len(self._tasks) < self._at_once
+        return self._places.has_room
 
     async def stop(self, job_id: str) -> None:
         """Ends the job's rounds, in mid-attempt if need be; what is due stays due."""
@@ -138,20 +142,46 @@ class Deliveries:
         heapq.heappush(self._line, (wake, next(self._numbers), job_id, destination.name))
         self._changed.set()
 
-    def _begin(self, job_id: str, destination: Destination) -> None:
-        if self._closed or (job_id, destination.name) in self._tasks:
+    def _begin_or_hold(self, due: _Due) -> None:
+        _, _, job_id, name = due
+        if self._closed or (job_id, name) in self._tasks or not self._registry.knows(job_id):
             return
-        task = asyncio.create_task(self._round(job_id, destination), name=f"{destination.name} of job {job_id}")
-        self._tasks[job_id, destination.name] = task
-        task.add_done_callback(lambda task: self._ended(job_id, destination, task))
+        owner = self._registry.get(job_id).owner
+        if self._places.has_enough(owner):
+            self._held[owner].append(due)
+            return
+        self._places.take(owner)
+        destination = self._destinations[name]
+        task = asyncio.create_task(self._round(job_id, destination), name=f"{name} of job {job_id}")
+        self._tasks[job_id, name] = task
+        task.add_done_callback(lambda task: self._ended(job_id, destination, owner, task))
 
-    def _ended(self, job_id: str, destination: Destination, task: asyncio.Task[None]) -> None:
+    def _ended(self, job_id: str, destination: Destination, owner: str, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id, destination.name]
+        self._places.give_back(owner)
+        self._let_go(owner)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_death(error)
         elif not task.cancelled():
             self.attend(job_id)
+
+    def _let_go(self, owner: str) -> None:
+        """The first of those that were held because their client had enough, and are still due, may try again."""
+        held = self._held.get(owner, deque())
+        while held:
+            due = held.popleft()
+            if self._is_still_due(due):
+                heapq.heappush(self._line, due)
+                break
+        if not held:
+            self._held.pop(owner, None)
+
+    def _is_still_due(self, due: _Due) -> bool:
+        _, _, job_id, name = due
+        with suppress(UnknownJob):
+            return self._destinations[name].due(self._registry.get(job_id)) is not None
+        return False
 
     async def _round(self, job_id: str, destination: Destination) -> None:
         with suppress(UnknownJob):  # it was forgotten

@@ -13,6 +13,7 @@ from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.job import Delivery, Job, JobStatus, Progress
 from app.domain.telemetry import Downloaded, Transcribed, step, untold
 from app.jobs.ledger import FULL_DISK_SECONDS
+from app.jobs.places import PlacesInLine
 from app.jobs.threads import to_its_end
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
@@ -71,7 +72,7 @@ class Pipeline:
         self._estimate = estimate
         self._endings = endings
         self._uptime = uptime
-        self._downloads = asyncio.Semaphore(DOWNLOADS)
+        self._downloads = PlacesInLine(DOWNLOADS)
         self._suspects = asyncio.Lock()
 
     async def process(self, job_id: str) -> None:
@@ -101,7 +102,7 @@ class Pipeline:
 
     async def _fetch(self, job_id: str, url: str) -> None:
         if not await asyncio.to_thread(self._spool.has_audio, job_id):
-            async with self._downloads:
+            async with self._downloads.place(self._registry.get(job_id).owner):
                 logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
                 self._change(job_id, progress=Progress.DOWNLOADING)
                 try:

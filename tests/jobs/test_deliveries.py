@@ -415,6 +415,22 @@ async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
             assert rig.deliveries.running == DELIVERIES
 
 
+async def test_client_whose_stores_never_answer_keeps_no_other_from_delivering(tmp_path: Path) -> None:
+    async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as stuck, fault_server(answer(200)) as good:
+        slow = [await rig.submit(**upload_to(stuck.url()), owner="a") for _ in range(70)]
+        await eventually(lambda: stuck.connections == 48)
+        other = await rig.submit(**upload_to(good.url()), owner="b")
+        assert (await rig.ended(other)).status == "completed"
+        assert rig.deliveries.running == 48
+        for number, job in enumerate([job for job in slow if rig.deliveries.is_busy(job.id)][:5], start=1):
+            await rig.runner.cancel(job.id)
+            await eventually(lambda number=number: stuck.connections == 48 + number)  # type: ignore[misc]  # a loop's variable
+        for job in slow:
+            if rig.now(job).is_active:
+                await rig.runner.cancel(job.id)
+        await eventually(lambda: rig.deliveries.running == 0)
+
+
 async def test_stopped_delivery_is_still_due_and_goes_on_when_it_is_attended_to(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(never_answer(), answer(200)) as target:
         job = await rig.submit(**upload_to(target.url()))
