@@ -33,4 +33,7 @@ set_up runtime cuda demo dev
 if has_nvidia_driver; then
     set_up cuda
 fi
+if [[ -n ${OTEL_EXPORTER_OTLP_ENDPOINT:-}${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-}${OTEL_TRACES_EXPORTER:-} ]]; then
+    set_up otel dev # traces
+fi
 exec "$venv/bin/python" -m app

@@ -36,7 +36,7 @@ def audit(lock: Path) -> int:
         print(f"{lock.name}: skipped, the source of advisories knows none of the {len(found)} packages.")
         return 0
     vulnerable = [one for one in asked if one["vulns"]]
-    print(f"{lock.name}: {len(asked)} of {len(found)} packages looked up, {len(vulnerable)} with known vulnerabilities.")
+    print(f"{lock.name}: {len(asked)} of {len(found)} packages looked up, known vulnerabilities in {len(vulnerable)}.")
     for one in vulnerable:
         for advisory in one["vulns"]:
             fixed = ", ".join(advisory["fix_versions"]) or "none yet"
