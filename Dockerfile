@@ -35,6 +35,7 @@ COPY app ./app
 # The root file system may be read-only: what is written goes to /data (jobs), /models (the hub's cache) and /tmp.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     HOST=0.0.0.0 \
     DATA_DIR=/data \
     HF_HOME=/models

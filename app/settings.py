@@ -13,6 +13,7 @@ from app.api.keys import ApiKeys
 from app.api.rates import Rate
 from app.delivery.targets import AllowedHosts
 from app.delivery.webhooks import WebhookSecret
+from app.domain.redaction import without_queries
 
 GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
@@ -260,4 +261,6 @@ def _sentence(error: Any) -> str:
     name = str(error["loc"][0]).upper()
     given = "" if name in _SECRETS else f"={error['input']}"
     reason = error["msg"].removeprefix("Value error, ").removeprefix(f"{name}: ").removesuffix(".")
-    return f"{name}{given} is wrong: {reason[0].lower()}{reason[1:]}. Correct it in the environment or in .env."
+    return without_queries(
+        f"{name}{given} is wrong: {reason[0].lower()}{reason[1:]}. Correct it in the environment or in .env."
+    )

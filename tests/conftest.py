@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests use onnxruntime without the service, which does the same
     config.addinivalue_line("markers", "long: takes its time; skipped without --long")
 
 

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.domain import errors
+from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -73,7 +74,9 @@ def envelope(
         headers["x-should-retry"] = "false"
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    error: dict[str, Any] = {"message": message, "type": _type(status), "param": param, "code": code}
+    # A message may quote what was sent, and that may be a URL in the wrong place.
+    safe = {"message": without_queries(message), "param": param and without_queries(param)}
+    error: dict[str, Any] = {**safe, "type": _type(status), "code": code}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 

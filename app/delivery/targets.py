@@ -26,6 +26,7 @@ _UNFIT: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 _AUTHORITY: Final = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)")
 _HOST_AND_PORT: Final = re.compile(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_ENCODED_QUERY: Final = re.compile("%(?:25)*(?:3f|23)", re.IGNORECASE)
 _SETTING: Final = "URL_ALLOWED_HOSTS"
 _NO_PORT: Final = "has a port that does not exist: use 1 to 65535, or leave it out."
 
@@ -135,7 +136,8 @@ def redacted(url: str) -> str:
     host = _host(parsed)
     netloc = f"[{host}]" if ":" in host else host
     port = "" if parsed.port is None else f":{parsed.port}"
-    path = parsed.raw_path.partition(b"?")[0].decode("ascii")
+    # A URL that was encoded once too often has its query in the path.
+    path = _ENCODED_QUERY.split(parsed.raw_path.partition(b"?")[0].decode("ascii"), maxsplit=1)[0]
     return f"{parsed.scheme}://{netloc}{port}{path}"
 
 

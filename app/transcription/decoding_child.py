@@ -73,9 +73,12 @@ def load_confinement() -> ModuleType:
 
 def load_decoders() -> None:
     """Everything that decoding would import on the way: afterwards no file can be opened any more."""
+    import av.audio.codeccontext
     import av.audio.stream
     import av.logging
+    import av.subtitles.codeccontext
     import av.subtitles.stream
+    import av.video.codeccontext
     import av.video.stream
 
     av.logging.set_level(av.logging.ERROR)

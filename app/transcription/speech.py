@@ -6,6 +6,7 @@ over the whole file at once. Each stage below takes what the one before it found
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,6 +127,8 @@ class SpeechJudge:
     """For every frame of 512 samples the probability that it holds speech."""
 
     def __init__(self) -> None:
+        # Since 1.32 onnxruntime would keep an identifier of this machine on its disk and send events to its maker.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from faster_whisper.vad import get_vad_model
 
         self._session: Any = get_vad_model().session

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -293,3 +297,17 @@ def test_a_window_is_known_long_before_the_recording_ends() -> None:
         if cuts := finder.feed(block):
             break
     assert cuts[0].end <= fed <= cuts[0].end + 8 * SAMPLE_RATE
+
+
+def test_runtime_of_the_speech_detector_tells_nobody_about_this_machine(tmp_path: Path) -> None:
+    """onnxruntime 1.32 makes a folder for its identifier and its queue of events when it is first used."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from app.transcription.speech import SpeechJudge\n"
+        "import numpy as np\n"
+        "SpeechJudge().feed(np.zeros(16000, np.int16)); time.sleep(1)"
+    )
+    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": os.environ["PATH"]}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(root)], env=environment, cwd=tmp_path, check=True, timeout=60)
+    assert list(tmp_path.rglob("*nnxruntime*")) == []
