@@ -21,6 +21,7 @@ from benchmarks import (
     fairness,
     machine,
     memory,
+    protection,
     recovery_time,
     registry_memory,
     scaling,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "fairness": lambda given: fairness.measure(clips=given.clips),
     "memory": lambda _: memory.measure(),
     "durability": lambda given: durability.measure(rounds=given.rounds),
+    "protection": lambda given: protection.measure(rounds=given.rounds),
     "answer": lambda given: answer_time.measure(runs=given.runs, submissions=given.submissions),
     "registry": lambda _: registry_memory.measure(),
     "recovery": lambda given: recovery_time.measure(runs=given.runs),
@@ -50,7 +52,7 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)} (default all)")
     parser.add_argument("--runs", type=int, default=5, help="runs of answer and start (default 5)")
     parser.add_argument("--submissions", type=int, default=40, help="submissions of each size and run (default 40)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of throughput, scaling, durability (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of what is compared in turns (default 3)")
     parser.add_argument("--clips", type=int, default=12, help="clips of each kind for fairness (default 12)")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):

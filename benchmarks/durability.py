@@ -7,12 +7,12 @@ timed until the last has been answered, and until the last has ended.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.serving import SAMPLES, forgetful_service, service, submit
+from benchmarks import figures
+from benchmarks.serving import SAMPLES, forgetful_service, service, submit, until_ended
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ def measure(*, rounds: int) -> str:
             answered[name].append(first)
             ended[name].append(last)
     rows = [
-        f"| {what} | {_median(times['with'])} | {_median(times['without'])} | {_ratio(times)} |"
+        figures.row(what, times["with"], times["without"])
         for what, times in (("all answered", answered), ("all ended", ended))
     ]
     return "\n".join(
@@ -53,26 +53,9 @@ def measure(*, rounds: int) -> str:
 def _one_run(program: AbstractContextManager[httpx.Client]) -> tuple[float, float]:
     with program as client, ThreadPoolExecutor(AT_ONCE) as threads:
         submit(client, SAMPLES / "hello.wav")
-        _until_ended(client, 1)
+        until_ended(client, 1)
         began = time.perf_counter()
         list(threads.map(lambda _: submit(client, SAMPLES / "hello.wav"), range(CLIPS)))
         answered = time.perf_counter() - began
-        _until_ended(client, 1 + CLIPS)
+        until_ended(client, 1 + CLIPS)
         return answered, time.perf_counter() - began
-
-
-def _until_ended(client: httpx.Client, count: int) -> None:
-    deadline = time.monotonic() + 300
-    while client.get("/health").json()["concurrency"]["completed"] < count:
-        if time.monotonic() > deadline:
-            raise RuntimeError("The jobs have not ended.")
-        time.sleep(0.02)
-
-
-def _median(times: list[float]) -> str:
-    return f"{statistics.median(times):.2f}"
-
-
-def _ratio(times: dict[str, list[float]]) -> str:
-    ratios = [one / other for one, other in zip(times["with"], times["without"], strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -45,6 +45,14 @@ def forgetful_service(**settings: str) -> Iterator[httpx.Client]:
 
 
 @contextmanager
+def unprotected_service(**settings: str) -> Iterator[httpx.Client]:
+    """The same service, but nothing guards it."""
+    environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
+    with _serving(["-m", "benchmarks.unprotected_server"], "/health/ready", environment) as (client, _):
+        yield client
+
+
+@contextmanager
 def plain_service(model: str) -> Iterator[httpx.Client]:
     """A client for the server that the service is compared with."""
     with _serving(["-m", "benchmarks.plain_server", model, "{port}"], "/health/ready", {}) as (client, _):
@@ -83,6 +91,15 @@ def submit(client: httpx.Client, file: Path) -> str:
             "/v1/audio/transcriptions", files={"file": audio}, data={"stored_output": "true"}, timeout=600
         )
     return str(answer.raise_for_status().json()["job_id"])
+
+
+def until_ended(client: httpx.Client, count: int) -> None:
+    """Returns once so many jobs have ended well."""
+    deadline = time.monotonic() + 300
+    while client.get("/health").json()["concurrency"]["completed"] < count:
+        if time.monotonic() > deadline:
+            raise RuntimeError("The jobs have not ended.")
+        time.sleep(0.02)
 
 
 def _wait(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
