@@ -45,7 +45,7 @@ def _passing_by(application: Any, **_: Any) -> Any:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="unprotected-") as made:
         decoding._PROGRAM = _free_child(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
-        program.guarded = lambda _: H11Protocol  # type: ignore[assignment]  # likewise
+        program.guarded = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
         for part in ("NoForeignPages", "SafeHeaders", "Counted"):
             setattr(app.main, part, _passing_by)
         app.main.Service.tell = lambda *_: None  # type: ignore[method-assign]  # likewise

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api.connections import Cut
 from app.api.errors import envelope
+from app.api.turns import MAX_HEADERS, PacedConnection, Turns, WatchedFlow
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,44 +24,47 @@ if TYPE_CHECKING:
     from app.api.connections import Connections
 
 _RETRY_SECONDS: Final = 5
+_MAX_HEAD_BYTES: Final = 64 * 1024
+#: What is read at once: little of what may be sent ahead, much of a body.
+_READ_BYTES: Final = (16 * 1024, 256 * 1024)
+#: So much waits in the system for a client that reads nothing; without a bound it takes up to 4 MiB for each.
+_UNSENT_BYTES: Final = 128 * 1024
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
 def guarded(connections: Connections) -> Any:
     """uvicorn's ``http``: the protocol for connections that are counted there."""
-    return partial(GuardedProtocol, connections=connections)
-
-
-class WatchedFlow(FlowControl):
-    """Remembers whether this side has kept the client from sending."""
-
-    was_paused = False
-
-    def pause_reading(self) -> None:
-        self.was_paused = True
-        super().pause_reading()
+    return partial(GuardedProtocol, connections=connections, turns=Turns())
 
 
 class GuardedProtocol(H11Protocol):
     """uvicorn's h11 protocol with deadlines.
 
     A request's head has its time from the moment that it is waited for; a body must keep up a rate, as long as this
-    side reads; what is sent must be taken. Sources: RFC 9110 (408, 503); uvicorn's ``h11_impl``, on whose steps this
-    hangs.
+    side reads; what is sent must be taken, at the same rate. What is sent ahead waits for its turn. Sources: RFC 9110
+    (408, 503); uvicorn's ``h11_impl``, on whose steps this hangs.
     """
 
-    def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
+    conn: PacedConnection
+    flow: WatchedFlow
+
+    def __init__(self, *args: Any, connections: Connections, turns: Turns, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.conn = PacedConnection(_MAX_HEAD_BYTES)
         self._connections = connections
+        self._turns = turns
         self._limits = connections.limits
         self._head: asyncio.TimerHandle | None = None
         self._body: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._received = 0
         self._stretch_from = 0
+        self._taken_before = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.flow = WatchedFlow(transport)
+        _bound_unsent(transport)
         if self._connections.admit(self, self.client[0] if self.client else ""):
             self._follow()
             return
@@ -83,7 +89,28 @@ class GuardedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         self._received += len(data)
+        if self.flow.held:
+            self.conn.receive_data(data)
+            self.transport.pause_reading()
+            return
+        self.conn.begin_turn()
         super().data_received(data)
+        self._follow()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.has_more and not self.flow.held and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.flow.hold()
+            self._turns.wait(self._go_on)
+
+    def _go_on(self) -> None:
+        """It is this connection's turn to say more."""
+        if self.transport.is_closing():
+            return
+        self.flow.release()
+        self.conn.begin_turn()
+        self.handle_events()
         self._follow()
 
     def on_response_complete(self) -> None:
@@ -97,7 +124,7 @@ class GuardedProtocol(H11Protocol):
 
     def _follow(self) -> None:
         """Sets the timers for what is awaited now."""
-        waits_for_head = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+        waits_for_head = self.conn.their_state is h11.IDLE and not self.flow.held and not self.transport.is_closing()
         if waits_for_head:
             self._connections.idle(self)
         else:
@@ -106,6 +133,8 @@ class GuardedProtocol(H11Protocol):
         has_begun = self._cycle is None or bool(self.conn.trailing_data[0])
         self._time_head(wanted=waits_for_head and has_begun)
         receives = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
+        if hasattr(self.transport, "max_size"):  # asyncio's own
+            self.transport.max_size = _READ_BYTES[receives]
         if receives and self._body is None:
             self._look_again()
         elif not receives and self._body is not None:
@@ -132,13 +161,13 @@ class GuardedProtocol(H11Protocol):
     def _look_again(self) -> None:
         """Begins a further stretch of a body."""
         self._stretch_from = self._received
-        self._flow.was_paused = self._flow.read_paused
+        self.flow.was_paused = self.flow.read_paused
         if self._limits.body_bytes_per_second:
             self._body = self.loop.call_later(self._limits.window_seconds, self._body_stretch_over)
 
     def _body_stretch_over(self) -> None:
         wanted = self._limits.body_bytes_per_second * self._limits.window_seconds
-        is_our_fault = self._flow.was_paused or self.cycle.waiting_for_100_continue
+        is_our_fault = self.flow.was_paused or self.cycle.waiting_for_100_continue
         if is_our_fault or self._received - self._stretch_from >= wanted:
             self._look_again()
             return
@@ -157,40 +186,40 @@ class GuardedProtocol(H11Protocol):
         return self.cycle
 
     @property
-    def _flow(self) -> WatchedFlow:
-        assert isinstance(self.flow, WatchedFlow)  # noqa: S101  # set with the connection
-        return self.flow
+    def _taken_bytes(self) -> int:
+        """What the system has taken of all that was to be sent."""
+        return self.conn.sent_bytes - self.transport.get_write_buffer_size()
 
     def _watch_sending(self) -> None:
         """Waits for what is sent to be taken."""
-        if self._sending is None and self._limits.send_seconds and self._is_stuck:
+        if self._sending is None and self._limits.send_seconds and self.transport.get_write_buffer_size():
+            self._taken_before = self._taken_bytes
             self._sending = self.loop.call_later(self._limits.send_seconds, self._sending_over)
-
-    @property
-    def _is_stuck(self) -> bool:
-        """Whether bytes wait for the client while nothing else is sent."""
-        done = self._cycle is None or self._cycle.response_complete
-        return self.transport.get_write_buffer_size() > 0 and (self.flow.write_paused or done)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
 
     def _sending_over(self) -> None:
         self._sending = None
-        if self._is_stuck:
+        taken = self._taken_bytes - self._taken_before
+        is_slow = taken < max(1, self._limits.body_bytes_per_second * self._limits.send_seconds)
+        if is_slow and self.transport.get_write_buffer_size():
             self.cut(Cut.SLOW_READER)
+        else:
+            self._watch_sending()
 
     def cut(self, reason: Cut) -> None:
         """Closes the connection at once."""
         self._connections.note(reason)
+        if reason is Cut.SLOW_READER:
+            _forget_unsent(self.transport)
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Called for bytes that are no HTTP request, after which nothing on this connection can be understood."""
-        self._refuse(envelope(400, f"{msg} Send a request as HTTP/1.1 has it, with headers of at most 64 KiB in all."))
+        self._refuse(
+            envelope(
+                400,
+                f"{msg} Send a request as HTTP/1.1 has it, with at most {MAX_HEADERS} headers and 64 KiB of them.",
+            )
+        )
 
     def _refuse(self, answer: JSONResponse) -> None:
         """Answers in place of the application, and closes."""
@@ -213,6 +242,24 @@ class GuardedProtocol(H11Protocol):
 
 
 _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavailable"}
+
+
+def _bound_unsent(transport: asyncio.Transport) -> None:
+    """Has the system take no more ahead of the client than it needs to keep the line busy, where it can be told so."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):
+            _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+
+def _forget_unsent(transport: asyncio.Transport) -> None:
+    """Has the system throw away what waits there for the client, which it would offer for minutes after the end."""
+    with suppress(OSError):
+        _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+
+
+def _socket(transport: asyncio.Transport) -> socket.socket:
+    found: socket.socket = transport.get_extra_info("socket")
+    return found
 
 
 def _too_slow(message: str) -> JSONResponse:

@@ -29,7 +29,7 @@ _SECRETS: Final = (
         r"\1…",
     ),
     # OpenTelemetry quotes a header of the environment that it can't read, which may be a key.
-    (re.compile(r"(Header format invalid![^:]*: ).*", re.DOTALL), r"\1…"),
+    (re.compile(r"(Header format invalid![^:!]*: ).*", re.DOTALL), r"\1…"),
 )
 
 

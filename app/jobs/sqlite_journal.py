@@ -91,6 +91,7 @@ class SqliteJournal:
                 "move the folder away to begin without the jobs in it."
             ) from exc
         self._connection = connection
+        self._since_checkpoint = 1  # a process that was killed leaves what it has erased in the log
         self._writer = threading.Thread(target=self._write_forever, name="journal", daemon=True)
         self._writer.start()
         return jobs
@@ -179,6 +180,7 @@ class SqliteJournal:
         return changes
 
     def _commit(self, connection: sqlite3.Connection, changes: list[_Change]) -> None:
+        self._since_checkpoint += 1  # also what fails may have come into the log, in part
         try:
             connection.execute("BEGIN IMMEDIATE")
             for change in changes:
@@ -194,7 +196,6 @@ class SqliteJournal:
                 _resolve(change.durable, error)
             return
         self.transactions += 1
-        self._since_checkpoint += 1
         for change in changes:
             _resolve(change.durable, None)
 

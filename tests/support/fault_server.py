@@ -188,12 +188,12 @@ def truncated_body(body: bytes, *, announced: int, reset: bool) -> Behaviour:
     return behave
 
 
-def endless_body(chunk: bytes = b"x" * 65536) -> Behaviour:
+def endless_body(chunk: bytes = b"x" * 65536, *, status: int = 200, **headers: str) -> Behaviour:
     """A body without length that goes on until the client hangs up."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
-        await connection.send(response_head(200, {"Connection": "close"}))
+        await connection.send(response_head(status, {"Connection": "close", **_hyphenated(headers)}))
         while True:
             await connection.send(chunk)
 
