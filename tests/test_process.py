@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
+import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from app.__main__ import listen
 from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
@@ -31,6 +30,44 @@ def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
     assert "Concurrency: 3 on the model at once, 1000 may wait" in said
     assert "connect 30s, upload 600s (3 attempts, rounds for 86400s)" in said
     assert "very-secret" not in running.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warns"),
+    [
+        ("0.0.0.0", "", True),  # noqa: S104  # what is warned of
+        ("0.0.0.0", "k" * 32, False),  # noqa: S104  # likewise
+        ("127.0.0.1", "", False),
+        ("localhost", "", False),
+    ],
+)
+def test_open_service_that_others_reach_says_so_loudly(tmp_path: Path, host: str, keys: str, *, warns: bool) -> None:
+    with program(tmp_path, HOST=host, API_KEYS=keys) as running:
+        running.until_ready()
+        log = running.log.read_text()
+    warning = f"WARNING 🔓 HOST={host} takes requests from other machines and API_KEYS is empty: WHOEVER REACHES THIS"
+    assert (warning in log) == warns
+
+
+def test_keys_that_can_be_guessed_are_warned_of_by_name(tmp_path: Path) -> None:
+    with program(tmp_path, API_KEYS="alice:short-secret," + "k" * 32) as running:
+        running.until_ready()
+        log = running.log.read_text()
+    assert "API_KEYS has keys that can be guessed (alice): use at least 16 random characters" in log
+    assert "short-secret" not in log
+
+
+def test_as_many_files_may_be_open_as_connections_need(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = ("sh", "-c", f"ulimit -S -n 256; exec {sys.executable} -m app")
+    with program(tmp_path, few, MAX_CONNECTIONS="700") as running:
+        running.until_ready()
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text(encoding="utf-8")
+        log = running.log.read_text()
+    (allowed,) = [int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max open files")]
+    assert allowed == min(1200, hard)
+    assert ("files may be open" in log) == (hard < 1200)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
 def test_wrong_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from app import tracing
-from app.tracing import Traces
+from app.tracing import Traces, TracesUnavailable
 from tests.support.fault_server import answer, fault_server
 from tests.support.program import ROOT, program
 from tests.support.service import serving
@@ -111,3 +111,9 @@ async def test_traces_arrive_where_the_environment_says(tmp_path: Path, samples:
     assert (request.method, request.target) == ("POST", "/v1/traces")
     assert b"transcription" in request.body
     assert b"transcription-service" in request.body
+
+
+def test_traces_without_their_packages_stop_the_start_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(TracesUnavailable, match="OpenTelemetry is not installed"):
+        tracing.open_traces()

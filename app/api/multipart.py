@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _MAX_PARTS: Final = 256
 _MAX_NAME_BYTES: Final = 256
-#: The head of one part: a file's name is the longest in it.
-_MAX_HEAD_BYTES: Final = 8192
 _MAX_TEXT_BYTES: Final = 1024 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 
@@ -138,12 +136,11 @@ class _Parts:
         self._text = bytearray()
         self._text_bytes = 0
         self._parts = 0
-        self._head_bytes = 0
         self._ended = False
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._part_begins,
-            "on_header_field": lambda data, start, end: self._head(0, data[start:end]),
-            "on_header_value": lambda data, start, end: self._head(1, data[start:end]),
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
             "on_header_end": self._header_ends,
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._data,
@@ -176,13 +173,6 @@ class _Parts:
             raise InvalidRequest(f"The form has more than {_MAX_PARTS} parts: send fewer.")
         self._disposition, self._name, self._in_audio = b"", None, False
         self._text = bytearray()
-        self._head_bytes = 0
-
-    def _head(self, place: int, data: bytes) -> None:
-        self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            raise InvalidRequest(f"A part of the form has a head of more than {_MAX_HEAD_BYTES} bytes: {_HOW_TO}.")
-        self._header[place].extend(data)
 
     def _header_ends(self) -> None:
         name, value = (bytes(part) for part in self._header)

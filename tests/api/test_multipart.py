@@ -229,6 +229,45 @@ def test_too_many_parts_are_refused(spool: Spool) -> None:
     )
 
 
+def test_head_without_end_is_not_kept(spool: Spool) -> None:
+    taken: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield f"--{BOUNDARY}\r\nX-Endless: ".encode()
+        while True:
+            taken.append(1)
+            yield b"x" * 1000
+
+    with pytest.raises(InvalidRequest, match="The form is broken"):
+        asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=MIB))
+    assert len(taken) <= 5
+
+
+def test_name_of_a_field_has_its_limit(spool: Spool) -> None:
+    sentence = "A field has a name of more than 256 bytes: see /docs for what there is."
+    assert refused(spool, form(part("x" * 257, b""))) == (sentence, None)
+    assert refused(spool, b"x" * 257 + b"=1", content_type="application/x-www-form-urlencoded") == (sentence, None)
+    assert read(spool, form(part("x" * 256, b"1"))).fields == {"x" * 256: ["1"]}
+
+
+@pytest.mark.parametrize("where", ["before", "in a file that nobody wants", "after"])
+def test_body_without_end_is_refused_wherever_it_goes_on(spool: Spool, where: str) -> None:
+    taken: list[int] = []
+    begin = {"before": b"", "in a file that nobody wants": part("other", b"", filename="b")[:-2], "after": form()}[
+        where
+    ]
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield begin
+        while len(taken) < 100:
+            taken.append(1)
+            yield b"x" * MIB
+
+    with pytest.raises((BodyTooLarge, InvalidRequest)):
+        asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=MIB))
+    assert len(taken) <= 10
+
+
 def test_text_that_is_not_utf_8_is_refused(spool: Spool) -> None:
     sentence, param = refused(spool, form(part("prompt", b"Gr\xfc\xdfe")))
     assert sentence.startswith("The field prompt is not UTF-8 text: encode it so")

@@ -86,6 +86,29 @@ def test_room_comes_back_when_the_job_has_its_size_or_is_released(tmp_path: Path
     space.claim("c", 30)
 
 
+def test_what_is_only_announced_keeps_nobody_out(tmp_path: Path) -> None:
+    mib = 1024 * 1024
+    space = Space(tmp_path, max_bytes=10 * mib)
+    for job in "abcde":
+        space.announce(job, 5 * mib)
+    assert space.claimed == 5 * mib
+    space.claim("a", 5 * mib)  # as it comes
+    assert space.claimed == 9 * mib
+    space.announce("f", 100)
+    assert space.claimed == 9 * mib + 100
+
+
+def test_what_is_announced_must_fit_as_things_are(tmp_path: Path) -> None:
+    space = Space(tmp_path, max_bytes=100)
+    space.claim("a", 60)
+    with pytest.raises(DiskFull):
+        space.announce("b", 41)
+    assert space.claimed == 60
+    space.announce("b", 40)
+    space.announce("a", 10)
+    assert space.claimed == 100
+
+
 def test_without_a_budget_there_is_none(tmp_path: Path) -> None:
     space = Space(tmp_path)
     space.claim("a", free_bytes(tmp_path) // 2)
