@@ -167,7 +167,7 @@ class GuardedProtocol(H11Protocol):
 
     def _body_stretch_over(self) -> None:
         wanted = self._limits.body_bytes_per_second * self._limits.window_seconds
-        is_our_fault = self.flow.was_paused or self.cycle.waiting_for_100_continue
+        is_our_fault = self.flow.was_paused or self.flow.held or self.cycle.waiting_for_100_continue
         if is_our_fault or self._received - self._stretch_from >= wanted:
             self._look_again()
             return
@@ -245,7 +245,8 @@ _REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service 
 
 
 def _bound_unsent(transport: asyncio.Transport) -> None:
-    """Has the system take no more ahead of the client than it needs to keep the line busy, where it can be told so."""
+    """Has little wait for the client: here, and in the system where that can be told so. It keeps the line busy."""
+    transport.set_write_buffer_limits(high=_UNSENT_BYTES // 8)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):
             _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

@@ -243,9 +243,7 @@ async def _outcome(
     finally:
         if child.returncode is None:
             child.kill()
-            await asyncio.shield(child.wait())
-        if not conversation.done():
-            await asyncio.shield(conversation)
+        await asyncio.shield(asyncio.gather(child.wait(), conversation, return_exceptions=True))
 
 
 async def _last_answer(stream: StreamReader, on_progress: Callable[[int, int], None]) -> bytes:
