@@ -26,6 +26,9 @@ _CHATTERERS: Final = (
     "huggingface_hub",
     "urllib3",
 )
+#: What anybody can have uvicorn say, as often as he likes.
+_CHEAP: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
+_CHEAP_SECONDS: Final = 10.0
 #: What could end a line, move the cursor of a terminal, or turn text around: control characters, the separators of
 #: lines and paragraphs, marks of direction (Unicode's Bidi_Control), invisible ones, and halves of surrogate pairs.
 _UNSAFE: Final = re.compile(
@@ -45,6 +48,23 @@ def _written_out(match: re.Match[str]) -> str:
     code = ord(match[0])
     short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(match[0])
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+class NowAndThen(logging.Filter):
+    """Lets what costs nobody anything to cause through, but not more often than every 10 s each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for beginning in _CHEAP:
+            if text.startswith(beginning):
+                if record.created - self._said_at.get(beginning, -_CHEAP_SECONDS) < _CHEAP_SECONDS:
+                    return False
+                self._said_at[beginning] = record.created
+        return True
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -93,6 +113,7 @@ def configure(*, level: str, style: Literal["console", "json"]) -> None:
     root.setLevel(level)
     for name in _CHATTERERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.error").filters[:] = [NowAndThen()]
     logging.captureWarnings(True)  # noqa: FBT003  # as it is spelt there
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -16,7 +16,7 @@ from app.api.browsers import NoForeignPages, SafeHeaders
 from app.api.connections import ConnectionLimits, Connections
 from app.api.health import Health, TransferTimeouts
 from app.api.jobs import Jobs
-from app.api.limits import Limits, LingeringClose, OtherPrefix
+from app.api.limits import Limits, LingeringClose, OtherPrefix, RequestsAtOnce
 from app.api.metrics import Counted, MetricsPage
 from app.api.models import Models
 from app.api.streaming import Streaming
@@ -85,7 +85,7 @@ class Service:
                 settings.whisper_model_aliases,
                 compute_type=settings.whisper_compute_type,
             ),
-            decoder=Decoder(max_seconds=settings.max_audio_seconds),
+            decoder=Decoder(max_seconds=settings.max_audio_seconds, min_free_bytes=settings.spool_min_free_bytes),
             permits=settings.max_concurrent_requests,
             batch_size=settings.batch_size,
             max_loaded=settings.whisper_max_loaded_models,
@@ -342,7 +342,11 @@ def create_app(
     openapi.complete(app)
     docs.install(app)
     app.add_middleware(
-        Limits, keys=settings.api_keys, rate=settings.rate_limit, max_upload_bytes=settings.max_upload_bytes
+        Limits,
+        keys=settings.api_keys,
+        rate=settings.rate_limit,
+        max_upload_bytes=settings.max_upload_bytes,
+        at_once=RequestsAtOnce(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
     )
     if not settings.api_keys:
         app.add_middleware(NoForeignPages, is_local=is_loopback(settings.host))

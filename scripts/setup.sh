@@ -62,6 +62,10 @@ find_python() {
 install() {
     local python=$1 lock=$2
     if ! "$venv/bin/python" -c '' 2>/dev/null; then
+        if [[ -e $venv && ! -f $venv/pyvenv.cfg ]] && ! rmdir "$venv" 2>/dev/null; then
+            printf '%s is there and is no Python environment: name another TRANSCRIPTION_VENV.\n' "$venv"
+            return 1
+        fi
         rm -rf "$venv"
     fi
     if has_uv; then

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What web servers write down for a client that did not wait for its answer.
 CLIENT_CLOSED_REQUEST: Final = 499
+_RETRY_CONNECTIONS_SECONDS: Final = 5
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 #: Read from top to bottom: the first class that fits.
@@ -78,6 +79,16 @@ def envelope(
     safe = {"message": without_queries(message), "param": param and without_queries(param)}
     error: dict[str, Any] = {**safe, "type": _type(status), "code": code}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def too_many_connections() -> JSONResponse:
+    """The answer to whom there is no room for."""
+    return envelope(
+        503,
+        "The server has as many connections as it takes, in all or from your address: try again in a while.",
+        code="too_many_connections",
+        retry_after=_RETRY_CONNECTIONS_SECONDS,
+    )
 
 
 def install(app: FastAPI) -> None:

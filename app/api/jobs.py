@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,6 +29,7 @@ from app.api.schemas import (
 )
 from app.api.streams import KEEP_ALIVE_SECONDS, EventStream, event
 from app.domain.errors import InvalidRequest, UnknownJob
+from app.domain.formats import to_json
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
 from app.jobs.document import success_document
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from app.jobs.views import JobViews
 
 _MAX_BODY_BYTES: Final = 64 * 1024
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _JOB_EXAMPLE: Final = {
     "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
     "status": "processing",
@@ -160,10 +163,10 @@ class Jobs:
         status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="At most so many jobs.")] = 100,
         after: Annotated[str | None, Query(description="Go on after this job, the last of a page.")] = None,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The jobs of this API key, newest first, keyed by their ids. Requests whose client waits are no jobs."""
         page = self.registry.page(owner=request.state.owner, status=status, limit=limit, after=after)
-        return {"total_jobs": page.total, "jobs": self.views.many(page.jobs)}
+        return await _json({"total_jobs": page.total, "jobs": self.views.many(page.jobs)})
 
     async def get_job(
         self,
@@ -171,13 +174,13 @@ class Jobs:
         job_id: str,
         *,
         include_result: Annotated[bool, Query(description="Add the transcript as `result`.")] = False,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The job's state; with `include_result=true` the transcript too, once it is there."""
         job = self.registry.find(job_id, owner=request.state.owner)
         view = self.views.one(job)
         if include_result and job.has_result:
             view["result"] = await asyncio.to_thread(self._result, job)
-        return view
+        return await _json(view)
 
     async def get_result(
         self,
@@ -219,7 +222,7 @@ class Jobs:
         """The job as server-sent events: on every change and every 15 s at least, to its end. It can be left and taken
         up again at any time. Who has seen the end already is answered 204, which tells browsers to ask no more."""
         job = self.registry.find(job_id, owner=request.state.owner)
-        seen = int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else None
+        seen = int(last_event_id) if last_event_id is not None and _NUMBER.fullmatch(last_event_id) else None
         if not job.is_active and job.revision == seen:
             return Response(status_code=204)
         stack = ExitStack()
@@ -266,6 +269,11 @@ class Jobs:
     def _result(self, job: Job) -> dict[str, Any]:
         transcript, processing_time = self.spool.result(job.id)
         return success_document(job, transcript, processing_time=processing_time)
+
+
+async def _json(content: dict[str, Any]) -> Response:
+    """An answer that may be large: the event loop does not write it."""
+    return Response(await asyncio.to_thread(to_json, content), media_type="application/json")
 
 
 async def _small_body(request: Request) -> bytes:

@@ -6,18 +6,22 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from app.api.errors import error_response
+from app.api.errors import error_response, too_many_connections
 from app.api.rates import RateLimiter, subscriber
 from app.domain.errors import BodyTooLarge, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from app.api.connections import TrustedProxies
     from app.api.keys import ApiKeys
     from app.api.rates import Rate
 
@@ -34,8 +38,17 @@ _REFUSALS_SECONDS: Final = 10.0
 class Limits:
     """Refuses requests without a key, those of who asks too often, and bodies that say they are too large."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, rate: Rate | None, max_upload_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: ApiKeys,
+        rate: Rate | None,
+        max_upload_bytes: int,
+        at_once: RequestsAtOnce,
+    ) -> None:
         self._app = app
+        self._at_once = at_once
         self._keys = keys
         self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
@@ -50,7 +63,11 @@ class Limits:
         except (Unauthorized, BodyTooLarge, TooManyRequests) as exc:
             await error_response(exc)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        with self._at_once.counted(_address(scope)) as has_room:
+            if has_room:
+                await self._app(scope, receive, send)
+            else:
+                await too_many_connections()(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -81,6 +98,33 @@ class Limits:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_upload_bytes + FORM_OVERHEAD_BYTES:
             raise body_too_large(self._max_upload_bytes)
+
+
+class RequestsAtOnce:
+    """Counts the requests of each address at work. Behind a proxy they are what connections are without one.
+
+    The proxies' own addresses have no limit, nor has anybody where ``per_address`` is 0.
+    """
+
+    def __init__(self, per_address: int, *, trusted: TrustedProxies) -> None:
+        self._per_address = per_address
+        self._trusted = trusted
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, address: str) -> Iterator[bool]:
+        """Whether there is room for one more, which counts while inside."""
+        is_full = bool(self._per_address) and self._counts[address] >= self._per_address
+        if is_full and not self._trusted.cover(address):
+            yield False
+            return
+        self._counts[address] += 1
+        try:
+            yield True
+        finally:
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
 
 
 class Refusals:

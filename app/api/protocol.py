@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS: Final = 5
 _MAX_HEAD_BYTES: Final = 64 * 1024
-#: What is read at once: little of what may be sent ahead, much of a body.
-_READ_BYTES: Final = (16 * 1024, 256 * 1024)
+#: What is read at once: little of what may be sent ahead or comes in chunks, much of a body whose length is known.
+_READ_BYTES: Final = (64 * 1024, 256 * 1024)
 #: So much waits in the system for a client that reads nothing; without a bound it takes up to 4 MiB for each.
 _UNSENT_BYTES: Final = 128 * 1024
 _AT_ONCE: Final = struct.pack("ii", 1, 0)
@@ -105,8 +105,11 @@ class GuardedProtocol(H11Protocol):
             self._turns.wait(self._go_on)
 
     def _go_on(self) -> None:
-        """It is this connection's turn to say more."""
+        """It is this connection's turn to say more, if it is still there: while held it is not heard to go."""
         if self.transport.is_closing():
+            return
+        if _socket(self.transport).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
             return
         self.flow.release()
         self.conn.begin_turn()
@@ -134,7 +137,7 @@ class GuardedProtocol(H11Protocol):
         self._time_head(wanted=waits_for_head and has_begun)
         receives = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
         if hasattr(self.transport, "max_size"):  # asyncio's own
-            self.transport.max_size = _READ_BYTES[receives]
+            self.transport.max_size = _READ_BYTES[receives and not self.conn.is_chunked]
         if receives and self._body is None:
             self._look_again()
         elif not receives and self._body is not None:

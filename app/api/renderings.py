@@ -19,6 +19,8 @@ _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
 _LAYOUT: Final = ("max_line_width", "max_line_count", "highlight_words")
 _MAX_LINE_WIDTH: Final = 1000
 _MAX_LINE_COUNT: Final = 100
+#: With ``highlight_words`` a cue is written once for each of its words: it grows with the square of this.
+_MAX_HIGHLIGHTED: Final = 1000
 
 
 def requested_rendering(fields: Fields, *, multichannel: bool) -> Rendering:
@@ -84,11 +86,19 @@ def rendering_warnings(fields: Fields, rendering: Rendering) -> tuple[str, ...]:
 def _layout(fields: Fields, default: SubtitleLayout) -> SubtitleLayout:
     width = fields.whole_number("max_line_width", least=1, most=_MAX_LINE_WIDTH)
     count = fields.whole_number("max_line_count", least=1, most=_MAX_LINE_COUNT)
-    return SubtitleLayout(
+    layout = SubtitleLayout(
         max_line_width=default.max_line_width if width is None else width,
         max_line_count=default.max_line_count if count is None else count,
         highlight_words=fields.flag("highlight_words", default=default.highlight_words),
     )
+    characters = (layout.max_line_width or 0) * (layout.max_line_count or 0)  # else cues end with their segments
+    if layout.highlight_words and characters > _MAX_HIGHLIGHTED:
+        raise InvalidRequest(
+            f"highlight_words with cues of {layout.max_line_count} lines of {layout.max_line_width} characters is not "
+            f"allowed: they may have {_MAX_HIGHLIGHTED} characters in all, such as 2 lines of 42.",
+            param="highlight_words",
+        )
+    return layout
 
 
 def _check_speakers(chosen: ResponseFormat, name: str, *, multichannel: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidRequest
@@ -15,16 +16,22 @@ if TYPE_CHECKING:
     from app.domain.transcript import Task
 
 _MAX_KEY_LENGTH: Final = 255
+#: Longer ones Python does not read.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 #: Clients sign these anew for each try, which changes their queries.
 _URLS: Final = frozenset({"s3_presigned_url", "url", "audio_url", "upload_presigned_url", "webhook_url"})
 
 
-def form_digest(form: ReceivedForm, task: Task) -> str:
-    """The same for two forms with the same fields, in any order, and the same bytes in their files."""
+def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -> str:
+    """The same for two forms with the same fields, in any order, and the same bytes in their files.
+
+    URLs are compared without their queries, which another signature changes, unless ``with_queries``.
+    """
     fields: dict[str, list[str]] = {}
     for name, values in form.fields.items():
+        is_cut = name in _URLS and not with_queries
         fields.setdefault(name.removesuffix("[]"), []).extend(
-            value.partition("?")[0] if name in _URLS else value for value in values
+            value.partition("?")[0] if is_cut else value for value in values
         )
     written = json.dumps([task.value, form.file_digest, fields], sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=32).hexdigest()
@@ -48,9 +55,9 @@ def idempotency_key(headers: Headers) -> str | None:
 def is_resent(headers: Headers) -> bool:
     """Whether OpenAI's SDK says that it has sent the same before."""
     count = headers.get("x-stainless-retry-count", "0")
-    return count.isdecimal() and int(count) > 0
+    return _NUMBER.fullmatch(count) is not None and int(count) > 0
 
 
 def content_length(headers: Headers) -> int | None:
     length = headers.get("content-length", "")
-    return int(length) if length.isdecimal() else None
+    return int(length) if _NUMBER.fullmatch(length) else None

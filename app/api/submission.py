@@ -26,6 +26,8 @@ _UPLOAD_URL: Final = "upload_presigned_url"
 _WEBHOOK_URL: Final = "webhook_url"
 _SOURCE_URLS: Final = ("s3_presigned_url", "url", "audio_url")
 _MAX_JSON_BYTES: Final = 4096
+#: Of ``prompt``, and of all ``keywords``: more than the model looks at, which are some 220 tokens.
+_MAX_HINT_BYTES: Final = 16_384
 _STREAMED: Final = (ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON)
 #: Fields of OpenAI's or of other servers that can't be honoured, which changes nothing of the transcript.
 _IGNORED: Final = (
@@ -166,6 +168,10 @@ class SubmissionReader:
             raise InvalidRequest(
                 "upload_headers is not allowed: it must be an object of strings.", param="upload_headers"
             )
+        if len(json.dumps(headers)) > _MAX_JSON_BYTES:
+            raise InvalidRequest(
+                f"upload_headers is not allowed: it may have {_MAX_JSON_BYTES} bytes.", param="upload_headers"
+            )
         return self._checked(given, headers, job.upload.rendering if job.upload else default_upload(job.rendering))
 
     def _checked(self, given: str, headers: dict[str, str], rendering: Rendering) -> Upload:
@@ -235,8 +241,8 @@ def _refuse_other_task(fields: Fields, task: Task) -> None:
 def _options(fields: Fields, rendering: Rendering) -> TranscriptionOptions:
     keywords = fields.items("keywords")
     return TranscriptionOptions(
-        prompt=fields.text("prompt"),
-        hotwords=", ".join(keywords) if keywords else None,
+        prompt=_hint("prompt", fields.text("prompt")),
+        hotwords=_hint("keywords", ", ".join(keywords) if keywords else None),
         temperature=fields.number("temperature", least=0, most=1) or 0.0,
         beam_size=fields.whole_number("beam_size", least=1, most=10),
         word_timestamps=Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
@@ -245,6 +251,16 @@ def _options(fields: Fields, rendering: Rendering) -> TranscriptionOptions:
         vad_filter=fields.flag("vad_filter", default=True),
         speech_detection=_speech_detection(fields),
     )
+
+
+def _hint(name: str, text: str | None) -> str | None:
+    if text is not None and len(text.encode("utf-8", "replace")) > _MAX_HINT_BYTES:
+        raise InvalidRequest(
+            f"{name} has more than {_MAX_HINT_BYTES} bytes: the model looks at the last 224 tokens of it, some 1000 "
+            "characters, so send less.",
+            param=name,
+        )
+    return text
 
 
 def _language(fields: Fields) -> str | None:

@@ -125,7 +125,7 @@ class Transcriptions:
             with nullcontext() if known else self.runner.place():
                 await asyncio.to_thread(self.spool.space.announce, job_id, content_length(request.headers) or 0)
                 received = await self._receive(request, job_id, task, key)
-                job = resend.joined(received.form_digest) or await self._registered(
+                job = resend.joined(received.exact_digest) or await self._registered(
                     received, resend, request, has_place=not known
                 )
         except DiskFull as exc:
@@ -188,6 +188,7 @@ class Transcriptions:
             metadata=submission.metadata,
             warnings=submission.warnings + self._expiry_warning(submission),
             form_digest=form_digest(form, task),
+            exact_digest=form_digest(form, task, with_queries=True),
             idempotency_key=None if submission.streamed else key,  # what is gone of a stream can't be given again
         )
 

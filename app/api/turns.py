@@ -22,6 +22,7 @@ MAX_HEADERS: Final = 100
 #: So many chunks of a body take a millisecond.
 _CHUNKS: Final = 100
 _HEAD_ENDS: Final = re.compile(rb"\n\r?\n")
+_LAST_CHUNK: Final = re.compile(rb"(?:\r\n)?0+[^0-9a-fA-F\n][^\n]*\n|(?:\r\n)?0+\n")
 
 
 class Turns:
@@ -45,34 +46,56 @@ class Turns:
 
 
 class PacedConnection(h11.Connection):
-    """h11's, which gives one request and some chunks in a turn, and counts what is sent."""
+    """h11's, which gives one request and some chunks in a turn, and counts what is sent.
+
+    ``has_more`` says that the turn ended before all was said, ``is_chunked`` that the body is.
+    """
 
     def __init__(self, max_head_bytes: int) -> None:
         super().__init__(h11.SERVER, max_head_bytes)
         self._max_head_bytes = max_head_bytes
+        self._is_between_chunks = self._in_trailers = False
+        self.is_chunked = False
         self.sent_bytes = 0
         self.begin_turn()
 
     def begin_turn(self) -> None:
         self._has_request = False
         self._chunks = 0
-        #: Whether the turn ended before all was said.
         self.has_more = False
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         if self.their_state is h11.IDLE:
             coming, _ = self.trailing_data
-            if coming and self._has_request:
-                self.has_more = True
-                return h11.NEED_DATA
+            self.has_more = self._has_request and bool(coming)
             self._check(coming)
-        elif self.their_state is h11.SEND_BODY and self._chunks >= _CHUNKS:
-            self.has_more = True
+        elif self.their_state is h11.SEND_BODY:
+            self.has_more = self._chunks >= _CHUNKS
+            self._check_trailers()
+        if self.has_more:
             return h11.NEED_DATA
         event = super().next_event()
-        self._has_request |= isinstance(event, h11.Request)
-        self._chunks += isinstance(event, h11.Data)
+        self._note(event)
         return event
+
+    def _note(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
+        if isinstance(event, h11.Request):
+            self._has_request = True
+            self.is_chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+            self._is_between_chunks, self._in_trailers = self.is_chunked, False
+        elif isinstance(event, h11.Data):
+            self._chunks += 1
+            self._is_between_chunks = event.chunk_end
+
+    def _check_trailers(self) -> None:
+        """What may follow the last chunk is read as a head is."""
+        if not self._is_between_chunks:
+            return
+        coming, _ = self.trailing_data
+        if not self._in_trailers and (last := _LAST_CHUNK.match(coming)) is not None:
+            self._in_trailers, coming = True, coming[last.end() :]
+        if self._in_trailers and not coming.startswith((b"\r", b"\n")):
+            self._check(coming)
 
     def _check(self, coming: bytes) -> None:
         """Raises RemoteProtocolError for a head that would take long to read."""

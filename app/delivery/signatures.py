@@ -196,6 +196,8 @@ def _check_all_given(signature: Signature, given: Mapping[str, str]) -> None:
 
 def _check_type_agrees(signature: Signature, given: Mapping[str, str]) -> None:
     signed = _type_in_query(signature)
+    if signed is not None:
+        check_header_syntax({"Content-Type": signed}, param=_URL)
     if signed is not None and given.get("content-type", signed) != signed:
         raise RefusedUrl(
             f"{_HEADERS} has another Content-Type than {_URL} was signed with: leave it out, or sign the URL"

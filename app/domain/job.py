@@ -120,10 +120,11 @@ class Job:
 
     ``owner`` is the fingerprint of the API key that made it, empty where none is needed. ``source_url`` is None
     when the audio came in the request, and empty once it has been fetched. ``synchronous`` jobs belong to a client
-    that waits; they are in no list. ``streamed`` ones tell it what is said as it is transcribed. ``form_digest`` is the
-    same for equal requests, and ``idempotency_key`` the one that the client gave, if any. ``revision`` counts the
-    changes, ``attempts`` how often work on the audio has begun. ``delivery`` is that of the result, or of the document
-    of its failure, and ``notification`` that of the event.
+    that waits; they are in no list. ``streamed`` ones tell it what is said as it is transcribed. ``form_digest`` is
+    the same for requests that are equal but for the queries of their URLs, ``exact_digest`` for those that are equal
+    in all, and ``idempotency_key`` the one that the client gave, if any. ``revision`` counts the changes, ``attempts``
+    how often work on the audio has begun. ``delivery`` is that of the result, or of the document of its failure, and
+    ``notification`` that of the event.
     Times are Unix seconds but for ``ended_uptime``, the service's uptime at the end; ``progress_percent`` is 0 to 100;
     ``audio_duration`` is in seconds.
     """
@@ -142,6 +143,7 @@ class Job:
     metadata: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
     form_digest: str = ""
+    exact_digest: str = ""
     idempotency_key: str | None = None
     revision: int = field(default=0, compare=False)
 

@@ -60,7 +60,8 @@ class Endings:
         def end(job: Job) -> Job:
             if not job.is_active:
                 return job
-            ended = prepared(job).moved_to(status, at=at, ended_uptime=uptime)
+            spoken = replace(job.options, prompt=None, hotwords=None)  # needed no more, and as long as the client likes
+            ended = prepared(job).moved_to(status, at=at, ended_uptime=uptime, options=spoken)
             if ended.webhook is None or not ended.webhook.url:
                 return ended
             body = to_json({"type": f"job.{status.value}", "data": self._views.one(ended)}).decode()

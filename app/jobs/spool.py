@@ -84,6 +84,7 @@ class Spool:
             self._root.parent.mkdir(parents=True, exist_ok=True)
             self._root.mkdir(mode=0o700, exist_ok=True)
             self._jobs.mkdir(mode=0o700, exist_ok=True)
+            self._jobs.chmod(0o700)  # the journal is private by itself, and ``root`` may be a volume of others
             for folder in (self._root, self._root.parent, *(one.parent for one in new)):
                 sync_folder(folder)
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -77,7 +77,7 @@ class SqliteJournal:
     def open(self) -> Sequence[Job]:
         """See :meth:`Journal.open`."""
         try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+            _make_private(self._path)
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(connection)
@@ -227,6 +227,18 @@ def _resolve(future: Future[None], error: Exception | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
+
+
+def _make_private(path: Path) -> None:
+    """The file, which its owner only may read, also where it was put back with other rights.
+
+    SQLite gives its other files the same mode.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def _reason(exc: Exception) -> str:

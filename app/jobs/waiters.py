@@ -64,9 +64,9 @@ class Resend:
         """Whether there is a job that it may be about."""
         return bool(self._kept)
 
-    def joined(self, form_digest: str) -> Job | None:
+    def joined(self, exact_digest: str) -> Job | None:
         """The job that it is about, now that all of it is known; the others are kept no longer."""
-        found = next((one for one in self._kept if self._is_there(one) and one.job.form_digest == form_digest), None)
+        found = next((one for one in self._kept if self._is_there(one) and one.job.exact_digest == exact_digest), None)
         self._keep([] if found is None else [found])
         return None if found is None else found.job
 

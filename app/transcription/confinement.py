@@ -57,6 +57,7 @@ _ALLOWED: Final[dict[str, tuple[int, int | None]]] = {
     "exit": (60, 93),
     "uname": (63, 160),
     "gettimeofday": (96, 169),
+    "fstatfs": (138, 44),
     "getrusage": (98, 165),
     "sysinfo": (99, 179),
     "times": (100, 153),

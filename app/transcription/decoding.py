@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,8 @@ _MAX_OUTPUT_BYTES: Final = 16_384
 #: A line of the child's answer is shorter.
 _MAX_LINE_BYTES: Final = 4096
 _DISK_RETRY_SECONDS: Final = 60
+_MOST_CHANNELS: Final = 8
+_SAMPLE_BYTES: Final = 2
 #: So long nothing may come out of a child. The slowest audio that is accepted gives a sign of life, each 30 s of it,
 #: every 0.7 s of a core.
 DEFAULT_STALL_SECONDS: Final = 120.0
@@ -72,7 +75,8 @@ class Decoder:
     """Decodes one file per call, each in a child of its own; how many run at once is the caller's to limit.
 
     ``cpu_seconds`` is the processor time a child may use, by default enough for ``max_seconds`` of the
-    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it.
+    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it. ``min_free_bytes`` must
+    stay free on the disk that it writes to.
     """
 
     def __init__(
@@ -82,8 +86,10 @@ class Decoder:
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         cpu_seconds: int | None = None,
         stall_seconds: float = DEFAULT_STALL_SECONDS,
+        min_free_bytes: int = 0,
     ) -> None:
         self._max_seconds = max_seconds
+        self._min_free_bytes = min_free_bytes
         self._memory_bytes = memory_bytes
         self._stall_seconds = stall_seconds
         self._confined: list[str] | None = None
@@ -117,10 +123,11 @@ class Decoder:
             "separate_channels": separate_channels,
             "memory_bytes": self._memory_bytes,
             "cpu_seconds": self._cpu_seconds,
+            "min_free_bytes": self._min_free_bytes,
         }
         try:
             code, answer = await self._run_child(source, destination, wanted, on_progress or _unheard)
-            return self._judge(code, answer, destination)
+            return self._judge(code, answer, destination, await asyncio.to_thread(_size, destination))
         except BaseException:
             await asyncio.to_thread(destination.unlink, missing_ok=True)
             raise
@@ -151,7 +158,13 @@ class Decoder:
             logger.debug("The decoder said: %s", messages.decode(errors="replace").strip())
         return code, answer
 
-    def _judge(self, code: int, answer: bytes, destination: Path) -> Decoded:
+    def _is_possible(self, outcome: dict[str, Any], written_bytes: int) -> bool:
+        """Whether the samples that the child says it has written are in the file, and no more than may be."""
+        samples, channels = int(outcome["samples"]), int(outcome["channels"])
+        in_range = 0 < samples <= self._max_seconds * SAMPLE_RATE and 1 <= channels <= _MOST_CHANNELS
+        return in_range and samples * channels * _SAMPLE_BYTES <= written_bytes
+
+    def _judge(self, code: int, answer: bytes, destination: Path, written_bytes: int) -> Decoded:
         if code < 0:
             name = _signal_name(-code)
             logger.warning("⚠️ The decoder was killed by %s", name)
@@ -160,7 +173,7 @@ class Decoder:
                 "convert it to wav, mp3 or flac and send it again."
             )
         outcome = _answered(answer) if code == 0 else None
-        if outcome is None:
+        if outcome is None or (outcome["ok"] and not self._is_possible(outcome, written_bytes)):
             logger.error("The decoder failed with exit status %d", code)
             raise UndecodableAudio(
                 "The file could not be decoded as audio (the decoder failed): "
@@ -214,6 +227,12 @@ class Decoder:
                 return UndecodableAudio(f"{message}: supported are {_SUPPORTED}.")
 
 
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 def _unheard(_samples: int, _channels: int) -> None:
     """For who waits for the end."""
 
@@ -231,7 +250,13 @@ async def _outcome(
     loop = asyncio.get_running_loop()
     deadline = asyncio.timeout(stall_seconds)
 
+    most = 0
+
     def heard(samples: int, channels: int) -> None:
+        nonlocal most
+        if samples <= most or not 1 <= channels <= _MOST_CHANNELS:  # no sign of life, whatever it is
+            return
+        most = samples
         if not deadline.expired():
             deadline.reschedule(loop.time() + stall_seconds)
             on_progress(samples, channels)

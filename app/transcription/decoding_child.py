@@ -53,9 +53,13 @@ class Refused(Exception):
 
 
 class Wanted:
-    """What is asked of the decoder: no more than ``max_seconds``, and nothing after ``enough_seconds``."""
+    """What is asked of the decoder: no more than ``max_seconds``, nothing after ``enough_seconds``, and
+    ``min_free_bytes`` left free on the disk."""
 
-    def __init__(self, *, max_seconds: float, enough_seconds: float | None, separate_channels: bool) -> None:
+    def __init__(
+        self, *, max_seconds: float, enough_seconds: float | None, separate_channels: bool, min_free_bytes: int
+    ) -> None:
+        self.min_free_bytes = min_free_bytes
         self.max_seconds = max_seconds
         self.enough_seconds = enough_seconds
         self.separate_channels = separate_channels
@@ -119,8 +123,10 @@ class PcmWriter:
         enough_samples: int | None,
         separate: bool,
         report: Callable[[int, int], None],
+        min_free_bytes: int,
     ) -> None:
         self._file = file
+        self._min_free_bytes = min_free_bytes
         self._max_samples = max_samples
         self._enough_samples = enough_samples
         self._report = report
@@ -149,6 +155,11 @@ class PcmWriter:
             resampler, self._resampler, self._frame_kind = self._resampler, None, None
             self._store(resampler.resample(None))
 
+    def _check_disk(self) -> None:
+        disk = os.fstatvfs(self._file.fileno())
+        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
+            raise OSError(errno.ENOSPC, "the rest is to stay free")
+
     def _resampler_for(self, frame: AudioFrame) -> AudioResampler:
         from av import AudioResampler
 
@@ -165,6 +176,7 @@ class PcmWriter:
             self._file.write(memoryview(frame.planes[0])[: frame.samples * self.channels * BYTES_PER_SAMPLE])
         if self.samples - self._reported >= _REPORT_SAMPLES:
             self._file.flush()
+            self._check_disk()
             self._report(self.samples, self.channels)
             self._reported = self.samples
         if self._enough_samples is not None and self.samples > self._enough_samples:
@@ -273,6 +285,7 @@ def decode(
             enough_samples=None if wanted.enough_seconds is None else int(wanted.enough_seconds * SAMPLE_RATE),
             separate=wanted.separate_channels,
             report=report,
+            min_free_bytes=wanted.min_free_bytes,
         )
         corrupt = 0
         ended = True
@@ -358,6 +371,7 @@ def main() -> None:
         max_seconds=given["max_seconds"],
         enough_seconds=given["enough_seconds"],
         separate_channels=given["separate_channels"],
+        min_free_bytes=given["min_free_bytes"],
     )
     # What a C library prints goes where the messages go; the answer has a stream of its own.
     with os.fdopen(os.dup(1), "w") as answers:

@@ -99,6 +99,18 @@ def test_head_with_as_many_headers_as_may_be_is_read_however_it_comes() -> None:
     assert isinstance(found[0], h11.Request)
 
 
+def test_trailers_end_a_body_and_no_more_may_come_than_headers() -> None:
+    for trailers in (b"", b"a: b\r\n" * MAX_HEADERS):
+        connection = receiving(CHUNKED + b"1\r\nx\r\n0;a=b\r\n" + trailers + b"\r\n" + GET)
+        assert isinstance(events(connection)[-1], h11.EndOfMessage)
+    for start in (b"1\r\nx\r\n000\r\n", b"0\r\n"):
+        connection = receiving(CHUNKED + start)
+        events(connection)
+        connection.receive_data(b"a: b\r\n" * (MAX_HEADERS + 2) + b"\r\n")
+        with pytest.raises(h11.RemoteProtocolError):
+            events(connection)
+
+
 @pytest.mark.parametrize(
     "head",
     [
