@@ -34,7 +34,9 @@ def logging_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in (*CHATTERERS, "httpx2", "httpcore2")}
     hooks = sys.excepthook, threading.excepthook
+    filters = logging.getLogger("uvicorn.error").filters[:]
     yield
+    logging.getLogger("uvicorn.error").filters[:] = filters
     sys.excepthook, threading.excepthook = hooks
     logging.captureWarnings(False)  # noqa: FBT003  # as it is spelt there
     root.handlers[:] = handlers
@@ -250,3 +252,17 @@ def test_uncaught_exceptions_are_lines_like_all_others(capsys: pytest.CaptureFix
         assert entry["message"] == "Uncaught ValueError"
         assert CUT in entry["exception"]
         assert "secret" not in entry["exception"]
+
+
+@pytest.mark.parametrize("text", ["Invalid HTTP request received.", "Unsupported upgrade request."])
+def test_what_costs_nothing_to_cause_is_said_now_and_then(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="INFO", style="console")
+    for _ in range(100):
+        logging.getLogger("uvicorn.error").warning(text)
+    logging.getLogger("uvicorn.error").warning("Something else")
+    logging.getLogger("uvicorn.error").warning("Something else")
+    assert [line.partition("WARNING ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        text,
+        "Something else",
+        "Something else",
+    ]

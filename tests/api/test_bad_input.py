@@ -68,6 +68,13 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"upload_format": "text"}, "upload_format", "goes with upload_presigned_url"),
         ({"upload_presigned_url": PUT_URL, "upload_format": "docx"}, "upload_format", "choose one of"),
         ({"s3_presigned_url": "https://example.com/a.wav"}, "file", "exactly one of file and s3_presigned_url"),
+        ({"prompt": "x" * 16_385}, "prompt", "more than 16384 bytes"),
+        ({"keywords": "ü" * 8193}, "keywords", "more than 16384 bytes"),
+        (
+            {"response_format": "srt", "highlight_words": "true", "max_line_width": "101", "max_line_count": "10"},
+            "highlight_words",
+            "1000 characters in all",
+        ),
     ],
 )
 async def test_wrong_field_is_refused_with_a_sentence(

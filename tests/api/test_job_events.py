@@ -151,6 +151,14 @@ async def test_unknown_job_and_anothers_are_404(tmp_path: Path, model: WhisperMo
             assert answer.json()["error"]["code"] == "job_not_found"
 
 
+@pytest.mark.parametrize("seen", ["9" * 5000, "-1", "1.5", "²"])
+async def test_number_that_is_none_of_ours_is_passed_over(running: Running, samples: Path, seen: str) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.finished(job_id)
+    answer = await running.client.get(f"/v1/jobs/{job_id}/events", headers={b"Last-Event-ID": seen.encode()})
+    assert answer.status_code == 200
+
+
 async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     async with following(running, job_id) as events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api import rates
+from app.api.connections import TrustedProxies
+from app.api.limits import RequestsAtOnce
 from app.api.rates import Rate, RateLimiter, subscriber
 from tests.api.test_keys_and_limits import bearer
 from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
 
 
 class Time:
@@ -89,6 +94,39 @@ def test_those_not_seen_for_longest_are_forgotten(monkeypatch: pytest.MonkeyPatc
 )
 def test_network_of_an_ipv6_subscriber_counts_as_one(address: str, whose: str) -> None:
     assert subscriber(address) == whose
+
+
+def test_requests_at_work_are_counted_for_each_address_but_the_proxies() -> None:
+    at_once = RequestsAtOnce(2, trusted=TrustedProxies.parse("192.0.2.1"))
+    with at_once.counted("203.0.113.5") as first, at_once.counted("203.0.113.5") as second:
+        with at_once.counted("203.0.113.5") as third, at_once.counted("203.0.113.6") as other:
+            assert (first, second, third, other) == (True, True, False, True)
+        with at_once.counted("203.0.113.5") as again:
+            assert not again
+    assert at_once._counts == {}
+    with at_once.counted("192.0.2.1"), at_once.counted("192.0.2.1"), at_once.counted("192.0.2.1") as proxy:
+        assert proxy
+
+
+@pytest.mark.anyio
+async def test_client_behind_a_proxy_has_so_many_requests_at_once_as_connections(
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    async with serving(tmp_path / "data", lambda: model, max_connections_per_address=2) as running:
+        audio = (samples / "hello.wav").read_bytes()
+
+        async def transcribe(address: str) -> int:
+            answer = await running.client.post(
+                "/v1/audio/transcriptions", files={"file": audio}, headers={"X-Forwarded-For": address}, timeout=60
+            )
+            return answer.status_code
+
+        waiting = [asyncio.create_task(transcribe("2001:db8::1")) for _ in range(2)]
+        await eventually(lambda: running.service.jobs.registry.waiting_count + running.service.pool.active == 2)
+        assert await transcribe("2001:db8::2") == 503
+        others = asyncio.create_task(transcribe("2001:db8:0:1::1"))
+        held.open.set()
+        assert await asyncio.gather(*waiting, others) == [200, 200, 200]
 
 
 @pytest.mark.anyio

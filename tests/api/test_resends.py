@@ -11,6 +11,9 @@ import httpx
 import openai
 import pytest
 
+from app.api.multipart import ReceivedForm
+from app.api.sameness import form_digest
+from app.domain.transcript import Task
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -198,6 +201,17 @@ async def test_full_queue_does_not_refuse_a_resend(
         held.open.set()
         assert (await joined).json()["text"] == SAID
         await running.finished(job_id)
+
+
+def test_two_recordings_behind_one_path_are_two_requests() -> None:
+    """Their URLs differ in what stands behind the question mark, which for an idempotency key is a signature."""
+    one, other = (
+        ReceivedForm(fields={"url": [f"https://media.example/get?recording={number}"]}) for number in ("1111", "2222")
+    )
+    assert form_digest(one, Task.TRANSCRIBE) == form_digest(other, Task.TRANSCRIBE)
+    exact = [form_digest(form, Task.TRANSCRIBE, with_queries=True) for form in (one, other, one)]
+    assert exact[0] != exact[1]
+    assert exact[0] == exact[2]
 
 
 async def test_work_that_failed_is_not_joined(

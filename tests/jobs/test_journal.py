@@ -195,6 +195,17 @@ def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path
         assert uptime.seconds == 41.0
 
 
+def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path) -> None:
+    with opened(path):
+        pass
+    path.chmod(0o644)
+    with opened(path) as (journal, _):
+        write(journal, a_job())
+        assert {file.name: file.stat().st_mode & 0o777 for file in path.parent.glob(f"{path.name}*")} == {
+            f"{path.name}{ending}": 0o600 for ending in ("", "-wal", "-shm")
+        }
+
+
 def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
     with opened(path, FakeUptime(100.0)) as (journal, _):
         asyncio.run(journal.beat())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -260,3 +261,24 @@ async def test_messages_of_a_chatty_decoder_are_kept_short(
 
     assert any("The decoder said" in record.message for record in caplog.records)
     assert max(len(record.message) for record in caplog.records) < 20_000
+
+
+async def test_decoding_leaves_free_on_the_disk_what_is_to_stay_free(tmp_path: Path) -> None:
+    careful = Decoder(max_seconds=3600, min_free_bytes=1 << 60)
+    with pytest.raises(DiskFull, match="No disk space is left for the decoded audio"):
+        await careful.decode(SAMPLES / "long.opus", tmp_path / "pcm")
+    assert not (tmp_path / "pcm").exists()
+    assert (await careful.decode(SAMPLES / "hello.wav", tmp_path / "pcm")).samples  # it is over before it is looked at
+
+
+@pytest.mark.parametrize(
+    "lie", [{"samples": 10**18}, {"samples": 0}, {"samples": -5}, {"channels": 0}, {"channels": 9}, {"samples": 501}]
+)
+def test_child_that_claims_more_than_it_has_written_is_not_believed(tmp_path: Path, lie: dict[str, int]) -> None:
+    pcm = tmp_path / "pcm"
+    pcm.write_bytes(bytes(1000))
+    told = {"ok": True, "confined": [], "samples": 500, "channels": 1, "ended": True, "corrupt_frames": 0}
+    decoder = Decoder(max_seconds=3600)
+    assert decoder._judge(0, json.dumps(told).encode(), pcm, 1000).samples == 500
+    with pytest.raises(UndecodableAudio, match="the decoder failed"):
+        decoder._judge(0, json.dumps(told | lie).encode(), pcm, 1000)
