@@ -261,6 +261,8 @@ def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[A
         except (FFmpegError, ValueError):
             failures += 1
             yield None
+        except IndexError:  # at the end PyAV flushes streams that came up on the way too, unknown to it: after ours
+            return
         else:
             return
 
