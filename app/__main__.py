@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
@@ -32,6 +33,13 @@ _SWITCH_SECONDS = 0.0005
 _CLOSE_SECONDS = 3
 #: Files that are open beside connections: the journal, audio, results, transfers, decoders.
 _OTHER_FILES = 500
+#: A connection and the file that is received or sent on it.
+_FILES_OF_ONE = 2
+#: asyncio accepts up to so many in one go, before the first of them can be refused: where files run out meanwhile, it
+#: writes that many errors into the log, each second anew.
+_ACCEPTED_AT_ONCE = 32
+#: Connections that the system keeps until they are accepted.
+_BACKLOG = 2048
 
 OPEN_TO_ALL = (
     "🔓 HOST=%s takes requests from other machines and API_KEYS is empty: WHOEVER REACHES THIS SERVER MAY USE IT, read "
@@ -49,6 +57,11 @@ class Server(uvicorn.Server):
         self._drain = drain
         self._signals = 0
         self._draining: asyncio.Future[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # uvicorn has set it to what is accepted at once
 
     def stop(self, code: int) -> None:
         """Ends the process with ``code``, without waiting for work."""
@@ -85,7 +98,8 @@ def main() -> int:
     except ServiceError as exc:
         logger.critical("❌ %s", exc)
         return 1
-    allow_files(settings.max_connections)
+    connections = app.state.service.connections
+    connections.limits = replace(connections.limits, total=allow_files(settings.max_connections))
     try:
         listener = listen(settings.host, settings.port)
     except OSError as exc:
@@ -98,13 +112,14 @@ def main() -> int:
         return 1
     config = uvicorn.Config(
         app,
-        http=guarded(app.state.service.connections),  # h11: httptools takes header blocks of any size into memory
+        http=guarded(connections),  # h11: httptools takes header blocks of any size into memory
         proxy_headers=True,
         forwarded_allow_ips=str(settings.forwarded_allow_ips),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = Server(config, drain=app.state.service.drain)
@@ -117,27 +132,33 @@ def main() -> int:
     return server.exit_code
 
 
-def allow_files(connections: int) -> None:
-    """Has as many files open as connections need, as far as the system lets it: without one none can be accepted."""
+def allow_files(connections: int) -> int:
+    """Has as many files open as connections need, as far as the system lets it; gives how many connections there may
+    be. Without a file none can be accepted, and nothing else be done."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, (connections or 20_000) + _OTHER_FILES)
+    wanted = max(soft, _FILES_OF_ONE * (connections or 20_000) + _OTHER_FILES)
     if soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed < wanted:
-        logger.warning(
-            "⚠️ Only %d files may be open, and MAX_CONNECTIONS=%d needs %d: raise the limit (ulimit -n, LimitNOFILE)",
-            allowed,
-            connections,
-            wanted,
-        )
+    if allowed >= wanted:
+        return connections
+    most = max(1, (allowed - min(_OTHER_FILES, allowed // 2)) // _FILES_OF_ONE)
+    logger.warning(
+        "⚠️ Only %d files may be open, and MAX_CONNECTIONS=%d needs %d: there will be %d connections at most. Raise the "
+        "limit (ulimit -n, LimitNOFILE)",
+        allowed,
+        connections,
+        wanted,
+        most,
+    )
+    return most
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections to ``host``, a name or an address of either family."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.create_server(address[:2], family=family, backlog=2048)
+    listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     # Connections inherit it. asyncio sets it only on sockets made with the protocol's number, and without it the body
     # of an answer, written after its head, waits for the client's delayed acknowledgement: 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -129,7 +129,9 @@ class Settings(BaseSettings):
         1024, ge=0, description="What must come of a request's body, on the average of 20 s; 0 is no limit."
     )
     send_timeout_seconds: float = Field(
-        60, ge=0, description="How long a client may take nothing of its answer; 0 is no limit."
+        60,
+        ge=0,
+        description="How long a client may take less than MIN_BODY_BYTES_PER_SECOND of its answer; 0 is no limit.",
     )
     url_allowed_hosts: Annotated[AllowedHosts, NoDecode] = Field(
         AllowedHosts(),

@@ -65,8 +65,8 @@ def test_as_many_files_may_be_open_as_connections_need(tmp_path: Path) -> None:
         limits = Path(f"/proc/{running.process.pid}/limits").read_text(encoding="utf-8")
         log = running.log.read_text()
     (allowed,) = [int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max open files")]
-    assert allowed == min(1200, hard)
-    assert ("files may be open" in log) == (hard < 1200)
+    assert allowed == min(1900, hard)
+    assert ("files may be open" in log) == (hard < 1900)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 

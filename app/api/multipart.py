@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _MAX_PARTS: Final = 256
 _MAX_NAME_BYTES: Final = 256
 _MAX_TEXT_BYTES: Final = 1024 * 1024
-_WRITE_BYTES: Final = 1024 * 1024
+#: So much is written at once. Less is kept in memory, of each client that sends.
+_WRITE_BYTES: Final = 256 * 1024
 
 _HOW_TO: Final = "send audio as multipart/form-data, as curl -F file=@audio.mp3 does"
 
@@ -83,7 +84,7 @@ async def _bounded(body: AsyncIterator[bytes], max_file_bytes: int) -> AsyncIter
 
 
 class _Writer:
-    """Takes the file's bytes from the parser to the disk, a megabyte at a time, in a thread."""
+    """Takes the file's bytes from the parser to the disk, a quarter of a megabyte at a time, in a thread."""
 
     def __init__(self, spool: Spool, job_id: str, max_bytes: int) -> None:
         self._spool = spool
@@ -109,7 +110,7 @@ class _Writer:
         if data:
             await asyncio.to_thread(self._write, data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytearray) -> None:
         if self._file is None:
             self._file = self._spool.create_audio(self._job_id)
         self._file.write(data)
@@ -127,8 +128,7 @@ class _Parts:
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, list[str]] = {}
         self.has_file = False
-        self.pending_bytes = 0
-        self._pending: list[bytes] = []
+        self._pending = bytearray()
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._name: str | None = None  # of a text part; None while in a file
@@ -162,9 +162,12 @@ class _Parts:
         if not self._ended:
             raise InvalidRequest(f"The form ends before its last boundary: send it whole ({_HOW_TO}).")
 
-    def take_pending(self) -> bytes:
-        data = b"".join(self._pending)
-        self._pending, self.pending_bytes = [], 0
+    @property
+    def pending_bytes(self) -> int:
+        return len(self._pending)
+
+    def take_pending(self) -> bytearray:
+        data, self._pending = self._pending, bytearray()
         return data
 
     def _part_begins(self) -> None:
@@ -192,8 +195,7 @@ class _Parts:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._in_audio:
-            self._pending.append(data[start:end])
-            self.pending_bytes += end - start
+            self._pending += data[start:end]
         elif self._name is not None:
             self._text_bytes += end - start
             if self._text_bytes > _MAX_TEXT_BYTES:

@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api.connections import Cut
-from app.api.errors import envelope
+from app.api.errors import envelope, too_many_connections
 from app.api.turns import MAX_HEADERS, PacedConnection, Turns, WatchedFlow
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from app.api.connections import Connections
 
-_RETRY_SECONDS: Final = 5
 _MAX_HEAD_BYTES: Final = 64 * 1024
 #: What is read at once: little of what may be sent ahead or comes in chunks, much of a body whose length is known.
 _READ_BYTES: Final = (64 * 1024, 256 * 1024)
@@ -69,14 +68,7 @@ class GuardedProtocol(H11Protocol):
             self._follow()
             return
         self._connections.note(Cut.TOO_MANY)
-        self._refuse(
-            envelope(
-                503,
-                "The server has as many connections as it takes: try again in a while.",
-                code="too_many_connections",
-                retry_after=_RETRY_SECONDS,
-            )
-        )
+        self._refuse(too_many_connections())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.left(self)

@@ -41,7 +41,7 @@ class AudioFile:
         self._unsynced = 0
         self.size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Appends to the file.
 
         Raises:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 SETTINGS: Final = frozenset(name.upper() for name in Settings.model_fields)
 #: Other programs' variables.
 FOREIGN: Final = frozenset(
-    {"HF_HOME", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES", "PATH", "PYTHONDONTWRITEBYTECODE"}
+    {"HF_HOME", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES", "ORT_DISABLE_TELEMETRY", "PATH"}
+    | {"PYTHONDONTWRITEBYTECODE"}
 )
 #: What looks like a variable and is none: systemd's families of addresses.
 NO_VARIABLES: Final = frozenset({"AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"})

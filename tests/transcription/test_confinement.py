@@ -225,7 +225,9 @@ def calls_of_a_decoder(strace: str, folder: Path, number: int, source: Path) -> 
     """The syscalls of a decoder for ``source``, of all its threads."""
     pcm, trace = folder / f"pcm-{number}", folder / f"trace-{number}"
     wanted = {"parent": os.getpid(), "max_seconds": 3600, "enough_seconds": None, "separate_channels": False}
-    limits = json.dumps(wanted | {"memory_bytes": decoding.DEFAULT_MEMORY_BYTES, "cpu_seconds": 60})
+    limits = json.dumps(
+        wanted | {"memory_bytes": decoding.DEFAULT_MEMORY_BYTES, "cpu_seconds": 60, "min_free_bytes": 0}
+    )
     # With -D it is the tracer that is the grandchild, so that the decoder has its right parent.
     options = ("-D", "-f", "-q", "-s", "0", "-o", str(trace))
     program = (sys.executable, "-I", APP / "decoding_child.py", source, pcm, limits)
