@@ -24,12 +24,12 @@ step "Lint" ruff check .
 step "Types" mypy
 step "Imports" lint-imports --verbose
 step "Advisories" python scripts/audit.py
-# The tests of the API, of its clients and of faults beside all others: each half keeps about one core busy.
+# The tests of the API and of faults beside all others: each half keeps about one core busy.
 all_tests() {
     local said status=0
     said=$(mktemp)
-    coverage run -m pytest tests/api tests/clients tests/faults >"$said" 2>&1 &
-    coverage run -m pytest --ignore=tests/api --ignore=tests/clients --ignore=tests/faults || status=$?
+    coverage run -m pytest tests/api tests/faults >"$said" 2>&1 &
+    coverage run -m pytest --ignore=tests/api --ignore=tests/faults || status=$?
     wait $! || status=$?
     cat "$said"
     rm -f "$said"

@@ -57,7 +57,7 @@ def runs(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize("style", ["json", pytest.param("console", marks=pytest.mark.long)])
 def test_no_secret_is_in_anything_that_the_service_says_or_keeps(style: str, runs: dict[str, Future[None]]) -> None:
     runs[style].result()
 
