@@ -89,6 +89,14 @@ class GuardedProtocol(H11Protocol):
         super().data_received(data)
         self._follow()
 
+    def eof_received(self) -> None:
+        """The client says that no more will come, which uvicorn takes for its going. In the midst of an answer what was
+        sent of it would wait in the system for minutes."""
+        super().eof_received()
+        if self.conn.their_state is h11.DONE and self.conn.our_state is h11.SEND_BODY:
+            _forget_unsent(self.transport)
+            self.transport.abort()
+
     def handle_events(self) -> None:
         super().handle_events()
         if self.conn.has_more and not self.flow.held and not self.transport.is_closing():

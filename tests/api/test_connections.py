@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ import httpx
 import pytest
 
 from app.api.connections import ConnectionLimits, Connections, Cut, TrustedProxies
+from app.api.protocol import GuardedProtocol
 from tests.support.service import Running, serving
 from tests.support.waiting import eventually
 
@@ -232,6 +235,25 @@ async def test_answer_that_is_not_taken_is_not_kept(tmp_path: Path, model: Whisp
         await eventually(is_cut, seconds=15)
         await eventually(lambda: len(running.service.connections) <= 1)
         writer.transport.abort()
+
+
+@pytest.mark.anyio
+async def test_answer_to_a_client_that_went_in_its_midst_is_not_kept(tmp_path: Path, model: WhisperModel) -> None:
+    async with strict(tmp_path, model) as running:
+        await running.client.aclose()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", int(running.address.rpartition(":")[2])))
+            client.sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+            await eventually(lambda: any(one.flow.write_paused for one in _open(running)))
+            client.shutdown(socket.SHUT_WR)
+            await eventually(lambda: not _open(running))
+            # Reset: with an end that follows what is left, the system would offer that for minutes.
+            await eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
+
+
+def _open(running: Running) -> list[GuardedProtocol]:
+    return [one for one in running.service.connections._addresses if isinstance(one, GuardedProtocol)]
 
 
 @pytest.mark.anyio

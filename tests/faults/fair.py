@@ -54,6 +54,7 @@ class FairClient:
             thread.join()
 
     def _work(self, kind: str) -> None:
+        began = time.perf_counter()
         try:
             with self._client() as client:
                 while not self._over.wait(_PAUSES[kind]):
@@ -63,6 +64,7 @@ class FairClient:
                     if answered.status_code != 200:
                         self.wrong.append(f"{kind}: {answered.status_code} {answered.text}")
         except httpx.HTTPError as exc:
+            exc.add_note(f"{kind}, {time.perf_counter() - began:.1f} s after it began")
             self.failure = exc
 
     def _client(self) -> httpx.Client:

@@ -51,7 +51,7 @@ class Deadlines:
         ) + _SPARE_SECONDS
 
 
-SHORT: Final = Deadlines(head=2, body=2, reader=2)
+SHORT: Final = Deadlines(head=4, body=2, reader=2)
 DEFAULT: Final = Deadlines(head=10, body=20, reader=60)
 
 
