@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,11 +15,23 @@ from app.delivery.targets import AllowedHosts
 from app.delivery.webhooks import WebhookSecret
 from app.domain.redaction import without_queries
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
 MIB: Final = 1024**2
 #: Settings whose values are shown nowhere.
 _SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET")
+#: Of settings that are more than text, what reads them.
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "api_keys": ApiKeys.parse,
+    "metrics_key": ApiKeys.parse,
+    "rate_limit": Rate.parse,
+    "forwarded_allow_ips": TrustedProxies.parse,
+    "url_allowed_hosts": AllowedHosts.parse,
+    "webhook_secret": WebhookSecret.parse,
+}
 
 
 class Settings(BaseSettings):
@@ -201,30 +213,10 @@ class Settings(BaseSettings):
         """``whisper_batch_size`` as a number, or None where it is found out."""
         return None if self.whisper_batch_size == "auto" else int(self.whisper_batch_size)
 
-    @field_validator("api_keys", "metrics_key", mode="before")
+    @field_validator(*_PARSERS, mode="before")
     @classmethod
-    def _keys(cls, value: Any) -> Any:
-        return ApiKeys.parse(value) if isinstance(value, str) else value
-
-    @field_validator("rate_limit", mode="before")
-    @classmethod
-    def _rate(cls, value: Any) -> Any:
-        return Rate.parse(value) if isinstance(value, str) else value
-
-    @field_validator("forwarded_allow_ips", mode="before")
-    @classmethod
-    def _proxies(cls, value: Any) -> Any:
-        return TrustedProxies.parse(value) if isinstance(value, str) else value
-
-    @field_validator("url_allowed_hosts", mode="before")
-    @classmethod
-    def _hosts(cls, value: Any) -> Any:
-        return AllowedHosts.parse(value) if isinstance(value, str) else value
-
-    @field_validator("webhook_secret", mode="before")
-    @classmethod
-    def _secret(cls, value: Any) -> Any:
-        return WebhookSecret.parse(value.strip()) if isinstance(value, str) else value
+    def _parsed(cls, value: Any, info: ValidationInfo) -> Any:
+        return _PARSERS[info.field_name or ""](value) if isinstance(value, str) else value
 
     @field_validator("spool_max_bytes")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,6 +14,7 @@ from app.api.answers import transcript_answer
 from app.api.fields import Fields
 from app.api.openapi import REDELIVERY
 from app.api.renderings import later_rendering
+from app.api.sameness import read_number
 from app.api.schemas import (
     DiarizedTranscription,
     Document,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from app.jobs.views import JobViews
 
 _MAX_BODY_BYTES: Final = 64 * 1024
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _JOB_EXAMPLE: Final = {
     "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
     "status": "processing",
@@ -222,7 +221,7 @@ class Jobs:
         """The job as server-sent events: on every change and every 15 s at least, to its end. It can be left and taken
         up again at any time. Who has seen the end already is answered 204, which tells browsers to ask no more."""
         job = self.registry.find(job_id, owner=request.state.owner)
-        seen = int(last_event_id) if last_event_id is not None and _NUMBER.fullmatch(last_event_id) else None
+        seen = read_number(last_event_id)
         if not job.is_active and job.revision == seen:
             return Response(status_code=204)
         stack = ExitStack()

@@ -74,13 +74,13 @@ class Limits:
         state = scope.setdefault("state", {})
         state["owner"] = state["key_name"] = ""
         if not self._keys:
-            self._check_rate(_address(scope))
+            self._check_rate(subscriber(_address(scope)))
         else:
             try:
                 key = self._keys.required(headers.get("authorization", ""), setting="API_KEYS")
             except Unauthorized:
                 self._refusals.note(_address(scope))
-                self._check_rate(_address(scope))
+                self._check_rate(subscriber(_address(scope)))
                 raise
             self._check_rate(key.fingerprint)
             state["owner"], state["key_name"] = key.fingerprint, key.name
@@ -114,17 +114,18 @@ class RequestsAtOnce:
     @contextmanager
     def counted(self, address: str) -> Iterator[bool]:
         """Whether there is room for one more, which counts while inside."""
-        is_full = bool(self._per_address) and self._counts[address] >= self._per_address
+        who = subscriber(address)
+        is_full = bool(self._per_address) and self._counts[who] >= self._per_address
         if is_full and not self._trusted.cover(address):
             yield False
             return
-        self._counts[address] += 1
+        self._counts[who] += 1
         try:
             yield True
         finally:
-            self._counts[address] -= 1
-            if not self._counts[address]:
-                del self._counts[address]
+            self._counts[who] -= 1
+            if not self._counts[who]:
+                del self._counts[who]
 
 
 class Refusals:
@@ -143,8 +144,8 @@ class Refusals:
 
 
 def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return subscriber(client[0]) if client else ""
+    client: tuple[str, int] | None = scope.get("client")
+    return client[0] if client else ""
 
 
 class OtherPrefix:

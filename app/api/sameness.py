@@ -54,10 +54,13 @@ def idempotency_key(headers: Headers) -> str | None:
 
 def is_resent(headers: Headers) -> bool:
     """Whether OpenAI's SDK says that it has sent the same before."""
-    count = headers.get("x-stainless-retry-count", "0")
-    return _NUMBER.fullmatch(count) is not None and int(count) > 0
+    return bool(read_number(headers.get("x-stainless-retry-count")))
 
 
 def content_length(headers: Headers) -> int | None:
-    length = headers.get("content-length", "")
-    return int(length) if _NUMBER.fullmatch(length) else None
+    return read_number(headers.get("content-length"))
+
+
+def read_number(text: str | None) -> int | None:
+    """A header that is a number; None where it is another thing, or there is none."""
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None

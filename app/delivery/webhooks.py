@@ -44,6 +44,7 @@ class WebhookSecret:
         Raises:
             ValueError: it is none, with a sentence that does not quote it.
         """
+        text = text.strip()
         try:
             key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
         except (binascii.Error, ValueError):

@@ -99,8 +99,9 @@ async def test_place_in_the_line_is_told_when_it_changes(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, max_concurrent_requests=1) as running:
-        first, second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(3)]
-        await running.until_progress(first, "Transcribing audio")
+        first = await running.submit(samples / "numbers.mp3", stored_output="true")
+        await running.until_progress(first, "Transcribing audio")  # of several, whose audio is decoded first goes first
+        second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(2)]
         async with following(running, third) as events:
             event = await events.next()
             assert event is not None

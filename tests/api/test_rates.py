@@ -108,6 +108,18 @@ def test_requests_at_work_are_counted_for_each_address_but_the_proxies() -> None
         assert proxy
 
 
+def test_addresses_of_one_network_share_their_requests_at_once_but_a_proxy_in_it_has_any_number() -> None:
+    at_once = RequestsAtOnce(1, trusted=TrustedProxies.parse("::1, 2001:db8::9"))
+    with (
+        at_once.counted("2001:db8::1") as first,
+        at_once.counted("2001:db8::2") as second,
+        at_once.counted("2001:db8::9") as proxy,
+    ):
+        assert (first, second, proxy) == (True, False, True)
+    with at_once.counted("::1"), at_once.counted("::1") as local:
+        assert local
+
+
 @pytest.mark.anyio
 async def test_client_behind_a_proxy_has_so_many_requests_at_once_as_connections(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
