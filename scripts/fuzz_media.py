@@ -4,9 +4,9 @@ python scripts/fuzz_media.py [--files 20000] [--seed 1] [--jobs 2]
 python scripts/fuzz_media.py --seed 1 --only 4711 --keep /tmp/mutant
 
 First the files that were thought of (lists of other files, bombs, lies), then mutants of every supported format. Each
-is decoded as the service decodes it. Exits with 1 where a decoder crashed, took over 5 s of a processor (25 s for a
-file of a GiB), read a foreign file, made a connection or left a file, or where this process grew by 20 MiB. ``--only``
-makes and decodes the mutant of that number again, and ``--keep`` writes it to a file.
+is decoded as the service decodes it. Exits with 1 where a decoder crashed, took over 5 s of a processor, read a
+foreign file, made a connection or left a file, or where this process grew by 20 MiB. ``--only`` makes and decodes the
+mutant of that number again, and ``--keep`` writes it to a file.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ _SAMPLE_BYTES: Final = 2
 #: So long nothing may come out of a child. The slowest audio that is accepted gives a sign of life, each 30 s of it,
 #: every 0.7 s of a core.
 DEFAULT_STALL_SECONDS: Final = 120.0
+#: After so much processor time in which no sound came out, the file is taken to end there. A GiB of zeros in which a
+#: demuxer looks for the next frame takes 6 s; to read past 2 GiB of pictures takes 2 s.
+DEFAULT_SILENT_SECONDS: Final = 4.0
 
 #: Where a Python that was moved finds its own libraries. Nothing else of our environment goes along.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -75,8 +78,9 @@ class Decoder:
     """Decodes one file per call, each in a child of its own; how many run at once is the caller's to limit.
 
     ``cpu_seconds`` is the processor time a child may use, by default enough for ``max_seconds`` of the
-    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it. ``min_free_bytes`` must
-    stay free on the disk that it writes to.
+    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it; ``silent_seconds`` how much
+    of its processor time may bring no sound until the file is taken to end. ``min_free_bytes`` must stay free on the
+    disk that it writes to.
     """
 
     def __init__(
@@ -86,12 +90,14 @@ class Decoder:
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         cpu_seconds: int | None = None,
         stall_seconds: float = DEFAULT_STALL_SECONDS,
+        silent_seconds: float = DEFAULT_SILENT_SECONDS,
         min_free_bytes: int = 0,
     ) -> None:
         self._max_seconds = max_seconds
         self._min_free_bytes = min_free_bytes
         self._memory_bytes = memory_bytes
         self._stall_seconds = stall_seconds
+        self._silent_seconds = silent_seconds
         self._confined: list[str] | None = None
         self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
 
@@ -120,6 +126,7 @@ class Decoder:
             "parent": os.getpid(),
             "max_seconds": self._max_seconds,
             "enough_seconds": enough_seconds,
+            "silent_seconds": self._silent_seconds,
             "separate_channels": separate_channels,
             "memory_bytes": self._memory_bytes,
             "cpu_seconds": self._cpu_seconds,
@@ -184,6 +191,11 @@ class Decoder:
             raise self._refusal(outcome["kind"], outcome["message"])
         if outcome["corrupt_frames"]:
             logger.info("The audio has %d damaged places, which were left out", outcome["corrupt_frames"])
+        if outcome["gave_up"]:
+            logger.warning(
+                "⚠️ The audio was taken to end after %.1f s: what follows in the file is no sound that can be found",
+                outcome["samples"] / SAMPLE_RATE,
+            )
         return Decoded(
             pcm=destination,
             samples=outcome["samples"],
@@ -318,6 +330,7 @@ def _answered(answer: bytes) -> dict[str, Any] | None:
             "channels": int(),
             "ended": bool(),
             "corrupt_frames": int(),
+            "gave_up": bool(),
         }:
             return outcome
         case _:

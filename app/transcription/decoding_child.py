@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import itertools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -53,12 +55,19 @@ class Refused(Exception):
 
 
 class Wanted:
-    """What is asked of the decoder: no more than ``max_seconds``, nothing after ``enough_seconds``, and
-    ``min_free_bytes`` left free on the disk."""
+    """What is asked of the decoder: no more than ``max_seconds``, nothing after ``enough_seconds``, an end after
+    ``silent_seconds`` of processor time that bring no sound, and ``min_free_bytes`` left free on the disk."""
 
     def __init__(
-        self, *, max_seconds: float, enough_seconds: float | None, separate_channels: bool, min_free_bytes: int
+        self,
+        *,
+        max_seconds: float,
+        enough_seconds: float | None,
+        silent_seconds: float,
+        separate_channels: bool,
+        min_free_bytes: int,
     ) -> None:
+        self.silent_seconds = silent_seconds
         self.min_free_bytes = min_free_bytes
         self.max_seconds = max_seconds
         self.enough_seconds = enough_seconds
@@ -88,13 +97,37 @@ def load_decoders() -> None:
     av.logging.set_level(av.logging.ERROR)
 
 
-class NamelessFile:
-    """The source without its name, from which FFmpeg would guess a format or look for neighbours."""
+class Patience:
+    """Runs out where much processor time brings no sound, in seconds."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.read = file.read
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.has_run_out = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Some sound came."""
+        self._since = time.process_time()
+
+    def lasts(self) -> bool:
+        self.has_run_out = self.has_run_out or time.process_time() - self._since > self._seconds
+        return not self.has_run_out
+
+
+class NamelessFile:
+    """The source without its name, from which FFmpeg would guess a format or look for neighbours.
+
+    It ends where the patience does.
+    """
+
+    def __init__(self, file: BinaryIO, patience: Patience) -> None:
         self.tell = file.tell
+        self._read = file.read
         self._seek = file.seek
+        self._patience = patience
+
+    def read(self, size: int) -> bytes:
+        return self._read(size) if self._patience.lasts() else b""
 
     def seek(self, place: int, whence: int) -> int:
         """As FFmpeg's own files answer where a header sends it to before the beginning: by an error, not by raising."""
@@ -112,7 +145,8 @@ class PcmWriter:
     """Resamples frames of any kind to 16 kHz s16 and writes them, counting what comes OUT.
 
     All channels are mixed into one, or each is kept, interleaved; then the first frame says how many there are.
-    ``report`` is told now and then how many samples of each channel lie in the file.
+    ``report`` is told now and then how many samples of each channel lie in the file; ``damaged`` counts the places that
+    were left out.
     """
 
     def __init__(
@@ -124,8 +158,10 @@ class PcmWriter:
         separate: bool,
         report: Callable[[int, int], None],
         min_free_bytes: int,
+        patience: Patience,
     ) -> None:
         self._file = file
+        self._patience = patience
         self._min_free_bytes = min_free_bytes
         self._max_samples = max_samples
         self._enough_samples = enough_samples
@@ -136,6 +172,7 @@ class PcmWriter:
         self._layout = None if separate else "mono"
         self.channels = 1
         self.samples = 0
+        self.damaged = 0
 
     def write(self, frame: AudioFrame) -> None:
         if not frame.samples:
@@ -170,6 +207,7 @@ class PcmWriter:
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
+            self._patience.renew()
             self.samples += frame.samples
             if self.samples > self._max_samples:
                 raise Refused("too_long", "more samples came out than are allowed")
@@ -272,8 +310,9 @@ def decode(
 ) -> dict[str, Any]:
     from av.error import FFmpegError
 
+    patience = Patience(wanted.silent_seconds)
     try:
-        container = open_container(NamelessFile(source))
+        container = open_container(NamelessFile(source, patience))
     except MemoryError:
         raise
     except (FFmpegError, ValueError) as exc:
@@ -288,35 +327,48 @@ def decode(
             separate=wanted.separate_channels,
             report=report,
             min_free_bytes=wanted.min_free_bytes,
+            patience=patience,
         )
-        corrupt = 0
         ended = True
-        for packet in packets(container, stream):
-            try:
-                frames = [] if packet is None else packet.decode()
-                corrupt += packet is None
-                for frame in frames:
-                    writer.write(frame)
-            except MemoryError:
+        try:
+            write_all(packets(container, stream), writer, patience)
+        except Enough:
+            ended = False
+        except MemoryError:  # as where a parser gathers hundreds of MiB of zeros in search of the next frame
+            if not writer.samples:
                 raise
-            except Enough:
-                ended = False
-                break
-            except (FFmpegError, ValueError):
-                corrupt += 1
+            patience.has_run_out = True
         if ended:
             ended = flushed(writer)
         if not writer.samples:
-            raise Refused("undecodable", "No sound could be decoded from the file")
+            looked = f" in the first {wanted.silent_seconds:g} s of decoding" if patience.has_run_out else ""
+            raise Refused("undecodable", f"No sound could be decoded from the file{looked}")
         return {
             "ok": True,
             "samples": writer.samples,
             "channels": writer.channels,
             "ended": ended,
-            "corrupt_frames": corrupt,
+            "corrupt_frames": writer.damaged,
+            "gave_up": patience.has_run_out,
             "format": container.format.name,
             "codec": stream.codec_context.name,
         }
+
+
+def write_all(coming: Iterator[Packet[AudioStream] | None], writer: PcmWriter, patience: Patience) -> None:
+    """Writes the sound of these packets as long as the patience lasts."""
+    from av.error import FFmpegError
+
+    for packet in itertools.takewhile(lambda _: patience.lasts(), coming):
+        try:
+            frames = [] if packet is None else packet.decode()
+            writer.damaged += packet is None
+            for frame in frames:
+                writer.write(frame)
+        except MemoryError:
+            raise
+        except (FFmpegError, ValueError):
+            writer.damaged += 1
 
 
 def flushed(writer: PcmWriter) -> bool:
@@ -372,6 +424,7 @@ def main() -> None:
     wanted = Wanted(
         max_seconds=given["max_seconds"],
         enough_seconds=given["enough_seconds"],
+        silent_seconds=given["silent_seconds"],
         separate_channels=given["separate_channels"],
         min_free_bytes=given["min_free_bytes"],
     )

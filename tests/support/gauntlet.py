@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from tests.support.foreign_place import Place
     from tests.support.hostile_files import Hostile
 
-#: An hour of the slowest sound that is among them takes less; a GiB in which sound is looked for about so long more.
+#: An hour of the slowest sound that is among them takes less.
 _SLOW_SECONDS: Final = 5.0
-_SLOW_SECONDS_PER_GIB: Final = 20.0
-_GIB: Final = 1 << 30
 #: What stops a child by design: its processor time, then that of a child that doesn't listen, and the length of a file.
 _LIMITS: Final = {"SIGXCPU", "SIGXFSZ", "SIGKILL"}
 _KILLED: Final = re.compile(r"was killed by (\w+)")
@@ -77,7 +75,7 @@ class Gauntlet:
         self._jobs = jobs
         self._decoder = Decoder(max_seconds=3600)
         self._numbers = itertools.count()
-        self._doubted: list[tuple[Hostile, float]] = []
+        self._doubted: list[Hostile] = []
         self.findings = Findings()
 
     async def run(self, files: Iterator[Hostile], *, on_done: Callable[[int], None] = lambda _: None) -> Findings:
@@ -92,7 +90,7 @@ class Gauntlet:
             for _ in range(self._jobs):
                 group.create_task(work())
         for file in self._doubted:
-            await self._time(*file)
+            await self._time(file)
         found, here = self.findings, self._here
         there = await asyncio.to_thread(lambda: {path.name for path in here.folder.iterdir()})
         found.left += sorted(there - here.foreign)
@@ -104,7 +102,6 @@ class Gauntlet:
         number = next(self._numbers)
         source = await asyncio.to_thread(lambda: self._here.write(f"source-{number}", file.parts()))
         pcm = self._here.folder / f"pcm-{number}"
-        allowed = _SLOW_SECONDS + _SLOW_SECONDS_PER_GIB * (await asyncio.to_thread(source.stat)).st_size / _GIB
         began = time.monotonic()
         try:
             outcome = await self._outcome(file, source, pcm)
@@ -113,10 +110,10 @@ class Gauntlet:
         taken = time.monotonic() - began
         self.findings.note_time(taken, file.name)
         self.findings.outcomes[outcome] += 1
-        if taken > allowed:
-            self._doubted.append((file, allowed))
+        if taken > _SLOW_SECONDS:
+            self._doubted.append(file)
 
-    async def _time(self, file: Hostile, allowed: float) -> None:
+    async def _time(self, file: Hostile) -> None:
         """Decodes it once more, alone: what it takes of a processor does not depend on who else is busy here."""
         source = await asyncio.to_thread(lambda: self._here.write("again", file.parts()))
         pcm = source.with_name("again.pcm")
@@ -126,7 +123,7 @@ class Gauntlet:
         taken = _processor_seconds() - before
         for path in (source, pcm):
             await asyncio.to_thread(path.unlink, missing_ok=True)
-        if taken > allowed:
+        if taken > _SLOW_SECONDS:
             self.findings.slow.append(f"{file.name}: {taken:.1f} s of a processor")
 
     async def _outcome(self, file: Hostile, source: Path, pcm: Path) -> str:

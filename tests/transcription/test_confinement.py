@@ -226,7 +226,13 @@ def calls_of_a_decoder(strace: str, folder: Path, number: int, source: Path) -> 
     pcm, trace = folder / f"pcm-{number}", folder / f"trace-{number}"
     wanted = {"parent": os.getpid(), "max_seconds": 3600, "enough_seconds": None, "separate_channels": False}
     limits = json.dumps(
-        wanted | {"memory_bytes": decoding.DEFAULT_MEMORY_BYTES, "cpu_seconds": 60, "min_free_bytes": 0}
+        wanted
+        | {
+            "memory_bytes": decoding.DEFAULT_MEMORY_BYTES,
+            "cpu_seconds": 60,
+            "silent_seconds": 4,
+            "min_free_bytes": 0,
+        }
     )
     # With -D it is the tracer that is the grandchild, so that the decoder has its right parent.
     options = ("-D", "-f", "-q", "-s", "0", "-o", str(trace))
@@ -341,7 +347,8 @@ async def talking(
         "9" * 4_000,
         '{"ok": true}',
         '{"ok": false, "confined": [], "kind": 7, "message": "x"}',
-        '{"ok": true, "confined": [], "samples": "7", "channels": 1, "ended": true, "corrupt_frames": 0}',
+        '{"ok": true, "confined": [], "samples": "7", "channels": 1, "ended": true, "corrupt_frames": 0, '
+        '"gave_up": false}',
         '{"decoded": "many", "channels": 1}',
         '{"decoded": 7}',
         '{"decoded": [7], "channels": null}',

@@ -277,7 +277,15 @@ async def test_decoding_leaves_free_on_the_disk_what_is_to_stay_free(tmp_path: P
 def test_child_that_claims_more_than_it_has_written_is_not_believed(tmp_path: Path, lie: dict[str, int]) -> None:
     pcm = tmp_path / "pcm"
     pcm.write_bytes(bytes(1000))
-    told = {"ok": True, "confined": [], "samples": 500, "channels": 1, "ended": True, "corrupt_frames": 0}
+    told = {
+        "ok": True,
+        "confined": [],
+        "samples": 500,
+        "channels": 1,
+        "ended": True,
+        "corrupt_frames": 0,
+        "gave_up": False,
+    }
     decoder = Decoder(max_seconds=3600)
     assert decoder._judge(0, json.dumps(told).encode(), pcm, 1000).samples == 500
     with pytest.raises(UndecodableAudio, match="the decoder failed"):

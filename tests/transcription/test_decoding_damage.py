@@ -156,3 +156,39 @@ def mutated(content: bytes, *, seed: int) -> bytes:
         case _:
             pass
     return bytes(bytes_)
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "megabytes"), [pytest.param(0.2, 128, id="time"), pytest.param(60, 256, id="memory")]
+)
+async def test_what_follows_much_that_is_no_sound_is_not_looked_for(
+    silent_seconds: float, megabytes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = encode(tmp_path / "whole", sweep(5), container="mp3", codec="libmp3lame").read_bytes()
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.write(sound)
+        file.seek(megabytes << 20, 1)
+        file.write(sound)
+
+    decoded = await Decoder(max_seconds=3600, silent_seconds=silent_seconds).decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(5, abs=0.5)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s: ")
+
+
+async def test_what_follows_little_that_is_no_sound_is_found(decoder: Decoder, tmp_path: Path) -> None:
+    sound = encode(tmp_path / "whole", sweep(5), container="mp3", codec="libmp3lame").read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(sound + bytes(32 << 20) + sound)
+
+    assert (await decoder.decode(source, tmp_path / "pcm")).duration == pytest.approx(10, abs=0.5)
+
+
+async def test_file_in_which_no_sound_is_found_in_a_while_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"#!AMR\n" + b"\x7c" * 1_000_000)
+
+    with pytest.raises(UndecodableAudio, match=r"No sound could be decoded from the file in the first 0\.2 s of decod"):
+        await Decoder(max_seconds=3600, silent_seconds=0.2).decode(source, tmp_path / "pcm")
