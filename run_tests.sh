@@ -10,6 +10,8 @@ source "$here/scripts/setup.sh"
 set_up dev
 cd "$here"
 export PATH="$venv/bin:$PATH"
+# The bundled model is small: further threads of it would wait for each other, more than they help.
+export OMP_NUM_THREADS=1
 
 if [[ $# -gt 0 ]]; then
     exec python -m pytest "$@"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from fastapi.dependencies import models as fastapi_models
 from local_s3 import LocalS3
 
 from app.delivery.attempts import Clock
@@ -38,6 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="takes its time: --long runs it"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def applications_are_forgotten() -> Iterator[None]:
+    """FastAPI remembers the routes of each application: some 7 MB, and 11,000 objects to look through."""
+    yield
+    for remembering in vars(fastapi_models).values():
+        if hasattr(remembering, "cache_clear"):
+            remembering.cache_clear()
 
 
 @pytest.fixture(scope="session")
