@@ -398,4 +398,5 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     )
     page = MetricsPage(render=service.metrics.render, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key)
     for part in (transcriptions, jobs, Models(pool=service.pool), health, page):
-        app.include_router(part.router())
+        # include_router() would make all there is to a route anew, at the first request.
+        app.router.routes.extend(part.router().routes)
