@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from html import escape
@@ -11,11 +12,13 @@ from string import Template
 from typing import TYPE_CHECKING, Final
 
 from fastapi import HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import Receive, Scope, Send
 
+_PIECE_BYTES: Final = 32 * 1024
 #: The files of Swagger UI and their types.
 _ASSETS: Final = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -59,6 +62,18 @@ _POLICY: Final = Template(
 )
 
 
+class _InPieces(Response):
+    """What is in memory for all, of which little is copied for each. Files that worker threads read for hundreds of
+    clients leave the heap in pieces: it grew by 11 MB a second, to 600 MB."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        content = memoryview(self.body)
+        for start in range(0, len(content), _PIECE_BYTES):
+            await send({"type": "http.response.body", "body": content[start : start + _PIECE_BYTES], "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def _digest_of_script(content: str) -> str:
     """Of the one script that stands in the page, as Content Security Policy has it."""
     script = content.rpartition("<script>")[2].partition("</script>")[0]
@@ -75,10 +90,14 @@ def install(app: FastAPI) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(content, headers={"Content-Security-Policy": policy})
 
-    async def asset(name: str) -> FileResponse:
+    contents: dict[str, bytes] = {}
+
+    async def asset(name: str) -> Response:
         if name not in _ASSETS:
             raise HTTPException(404)
-        return FileResponse(folder / name, media_type=_ASSETS[name])
+        if name not in contents:
+            contents[name] = await asyncio.to_thread((folder / name).read_bytes)
+        return _InPieces(contents[name], media_type=_ASSETS[name])
 
     app.add_api_route("/docs/assets/{name}", asset, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", page, methods=["GET"], include_in_schema=False)
