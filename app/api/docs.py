@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +23,7 @@ _ASSETS: Final = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
+_CONTENTS: Final = {name: files("fastapi_swagger.resources").joinpath(name).read_bytes() for name in _ASSETS}
 #: Addresses are relative, so that the page works behind a proxy that adds a prefix. Swagger UI would send every empty
 #: field of a form unless a box under it is unticked: without the boxes, empty fields stay out.
 _PAGE: Final = Template("""<!DOCTYPE html>
@@ -82,7 +81,6 @@ def _digest_of_script(content: str) -> str:
 
 def install(app: FastAPI) -> None:
     """Adds the page. The application is to be made without one of its own."""
-    folder = Path(str(files("fastapi_swagger.resources")))
     content = _PAGE.substitute(title=escape(f"{app.title}: API"))
 
     policy = _POLICY.substitute(digest=_digest_of_script(content))
@@ -90,14 +88,10 @@ def install(app: FastAPI) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(content, headers={"Content-Security-Policy": policy})
 
-    contents: dict[str, bytes] = {}
-
     async def asset(name: str) -> Response:
         if name not in _ASSETS:
             raise HTTPException(404)
-        if name not in contents:
-            contents[name] = await asyncio.to_thread((folder / name).read_bytes)
-        return _InPieces(contents[name], media_type=_ASSETS[name])
+        return _InPieces(_CONTENTS[name], media_type=_ASSETS[name])
 
     app.add_api_route("/docs/assets/{name}", asset, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", page, methods=["GET"], include_in_schema=False)
