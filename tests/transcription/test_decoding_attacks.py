@@ -16,6 +16,7 @@ import pytest
 from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.transcription.decoding import Decoder
 from tests.support.audio import encode, silence, sweep
+from tests.support.hostile_boxes import alias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,8 +147,8 @@ def with_external_track(folder: Path) -> Path:
     """A silent mov whose track claims to lie in the loud ``target.mov`` beside it."""
     target = encode(folder / "target.mov", sweep(2), container="mov", codec="pcm_s16be")
     silent = encode(folder / "silent.mov", silence(2), container="mov", codec="pcm_s16be").read_bytes()
-    alias = mac_alias(str(target))
-    entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
+    record = alias(str(target))
+    entry = struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
     place = silent.index(b"dref") + 12
     old = int.from_bytes(silent[place : place + 4], "big")
     content = bytearray(silent[:place] + entry + silent[place + old :])
@@ -158,15 +159,6 @@ def with_external_track(folder: Path) -> Path:
     source = folder / "source.mov"
     source.write_bytes(content)
     return source
-
-
-def mac_alias(path: str) -> bytes:
-    """An alias record as FFmpeg's mov demuxer reads it: fixed fields, then the absolute path as item 2."""
-    name = path.rpartition("/")[2].encode()
-    fixed = bytes(10) + b"\x01" + b"V".ljust(27, b"\0") + bytes(12)
-    fixed += bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
-    item = ("V" + path.replace("/", ":")).encode()
-    return fixed + struct.pack(">hH", 2, len(item)) + item + bytes(len(item) % 2) + struct.pack(">hH", -1, 0)
 
 
 def zip_file(path: Path) -> None:
