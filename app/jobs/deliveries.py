@@ -91,6 +91,14 @@ class Deliveries:
         """Whether a round of the job runs."""
         return any((job_id, name) in self._tasks for name in self._destinations)
 
+    def is_due(self, job_id: str) -> bool:
+        """Whether a round of the job is about to begin, or waits for its place."""
+        if self._closed or not self._registry.knows(job_id):
+            return False
+        job = self._registry.get(job_id)
+        states = [destination.due(job) for destination in self._destinations.values()]
+        return any(state is not None and self._begins_at(state) <= self._uptime.seconds for state in states)
+
     @property
     def running(self) -> int:
         """How many rounds run."""
@@ -135,12 +143,17 @@ class Deliveries:
             await asyncio.wait(tasks)
 
     def _put_in_line(self, job_id: str, destination: Destination, state: Delivery) -> None:
-        """The next round, or the look whether it is too late for one, whichever comes first."""
-        wake = min(state.next_round, state.since + self._schedule.max_age_seconds) if state.rounds else state.next_round
-        if state.expires_at is not None:
-            wake = min(wake, self._uptime.seconds + max(0.0, state.expires_at - self._clock.now()))
-        heapq.heappush(self._line, (wake, next(self._numbers), job_id, destination.name))
+        heapq.heappush(self._line, (self._begins_at(state), next(self._numbers), job_id, destination.name))
         self._changed.set()
+
+    def _begins_at(self, state: Delivery) -> float:
+        """The time of the next round, or of the look whether it is too late for one, whichever comes first."""
+        begins_at = state.next_round
+        if state.rounds:
+            begins_at = min(begins_at, state.since + self._schedule.max_age_seconds)
+        if state.expires_at is not None:
+            begins_at = min(begins_at, self._uptime.seconds + max(0.0, state.expires_at - self._clock.now()))
+        return begins_at
 
     def _begin_or_hold(self, due: _Due) -> None:
         _, _, job_id, name = due

@@ -408,6 +408,7 @@ async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
         jobs = [await rig.submit(**upload_to(target.url())) for _ in range(DELIVERIES + 6)]
         await eventually(lambda: all(rig.now(job).has_result for job in jobs) and target.connections == DELIVERIES)
         assert rig.deliveries.running == DELIVERIES
+        assert all(rig.runner.is_running(job.id) for job in jobs)  # the last ones are due, and wait for a place
         under_way = [job for job in jobs if rig.deliveries.is_busy(job.id)]
         for number, job in enumerate(under_way[:3], start=1):
             await rig.runner.cancel(job.id)
