@@ -60,8 +60,8 @@ def renamed_failures(
         raise AttemptError(while_reading if broken_off else "Not an HTTP answer", retryable=True) from None
     except httpx.NetworkError:
         raise AttemptError(while_reading, retryable=True) from None
-    except ssl.SSLError:
-        raise AttemptError("TLS failure", retryable=True) from None
+    except ssl.SSLError as exc:
+        raise AttemptError(_tls_sentence(exc), retryable=True) from None
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: a host that is no name
         raise AttemptError(f"The request could not be sent ({type(exc).__name__})", retryable=False) from None
 
@@ -113,10 +113,12 @@ def _connect_sentence(cause: BaseException) -> str | None:
     match cause:
         case ssl.SSLCertVerificationError():
             return _UNVERIFIED
-        case ssl.SSLEOFError() | anyio.EndOfStream() | anyio.BrokenResourceError() | ConnectionResetError():
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return _CLOSED
+        case anyio.EndOfStream() | anyio.BrokenResourceError() | ConnectionResetError():
             return _CLOSED
         case ssl.SSLError():
-            return "TLS failure"
+            return _tls_sentence(cause)
         case socket.gaierror() | UnicodeError():
             return "Could not resolve host"
         case ConnectionRefusedError():
@@ -124,6 +126,11 @@ def _connect_sentence(cause: BaseException) -> str | None:
         case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.EADDRNOTAVAIL):
             return "Network unreachable"
     return None
+
+
+def _tls_sentence(exc: ssl.SSLError) -> str:
+    """With the name that OpenSSL has for the reason: ``TLS failure (WRONG_VERSION_NUMBER)``."""
+    return f"TLS failure ({exc.reason})" if exc.reason else "TLS failure"
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

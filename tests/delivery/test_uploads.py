@@ -389,7 +389,8 @@ async def test_certificate_that_does_not_verify_is_final(
 async def test_receiver_without_tls_is_named(uploader_for_loopback: OpenUploader) -> None:
     async with fault_server(speak_first(b"220 hello\r\n")) as server, uploader_for_loopback() as uploader:
         failure = await failure_of(uploader, server.url().replace("http:", "https:"))
-    assert (cause_of(failure), failure.attempts, failure.retryable) == ("TLS failure", 3, True)
+    sentence = "TLS failure (WRONG_VERSION_NUMBER)"
+    assert (cause_of(failure), failure.attempts, failure.retryable) == (sentence, 3, True)
 
 
 @pytest.mark.parametrize(
@@ -409,9 +410,13 @@ async def test_tls_handshake_that_hangs_is_named_and_leaves_no_socket_open(
     assert (cause_of(failure), failure.retryable) == (sentence, True)
 
 
-async def test_connection_closed_amid_the_tls_handshake_is_named(uploader_for_loopback: OpenUploader) -> None:
-    async def close_at_once(_connection: Connection) -> None:
-        return
+@pytest.mark.parametrize("said", [b"", b"\x15\x03\x01\x00\x02\x01\x00"], ids=["nothing", "close_notify"])
+async def test_connection_closed_amid_the_tls_handshake_is_named(
+    said: bytes, uploader_for_loopback: OpenUploader
+) -> None:
+    async def close_at_once(connection: Connection) -> None:
+        if said:
+            await connection.send(said)
 
     async with fault_server(close_at_once) as server, uploader_for_loopback(attempts=1) as uploader:
         failure = await failure_of(uploader, server.url().replace("http:", "https:"))
