@@ -12,9 +12,9 @@ from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
 from app.api.fields import Fields
+from app.api.headers import read_number
 from app.api.openapi import REDELIVERY
 from app.api.renderings import later_rendering
-from app.api.sameness import read_number
 from app.api.schemas import (
     DiarizedTranscription,
     Document,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import TYPE_CHECKING, Final
 
+from app.api.headers import read_number
 from app.domain.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from app.domain.transcript import Task
 
 _MAX_KEY_LENGTH: Final = 255
-#: Longer ones Python does not read.
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 #: Clients sign these anew for each try, which changes their queries.
 _URLS: Final = frozenset({"s3_presigned_url", "url", "audio_url", "upload_presigned_url", "webhook_url"})
 
@@ -55,12 +53,3 @@ def idempotency_key(headers: Headers) -> str | None:
 def is_resent(headers: Headers) -> bool:
     """Whether OpenAI's SDK says that it has sent the same before."""
     return bool(read_number(headers.get("x-stainless-retry-count")))
-
-
-def content_length(headers: Headers) -> int | None:
-    return read_number(headers.get("content-length"))
-
-
-def read_number(text: str | None) -> int | None:
-    """A header that is a number; None where it is another thing, or there is none."""
-    return int(text) if text is not None and _NUMBER.fullmatch(text) else None

@@ -15,9 +15,10 @@ from fastapi.responses import JSONResponse, Response
 
 from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
+from app.api.headers import content_length
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
-from app.api.sameness import content_length, form_digest, idempotency_key, is_resent
+from app.api.sameness import form_digest, idempotency_key, is_resent
 from app.api.streams import client_gone
 from app.domain.current import CurrentJob, speaking_of
 from app.domain.errors import DiskFull, InvalidRequest

@@ -91,7 +91,7 @@ class Deliveries:
         """Whether a round of the job runs."""
         return any((job_id, name) in self._tasks for name in self._destinations)
 
-    def is_due(self, job_id: str) -> bool:
+    def is_about_to_begin(self, job_id: str) -> bool:
         """Whether a round of the job is about to begin, or waits for its place."""
         if self._closed or not self._registry.knows(job_id):
             return False

@@ -186,7 +186,8 @@ class Runner:
 
     def is_running(self, job_id: str) -> bool:
         """Whether something is done for the job, or about to be; not whether it waits for a later round."""
-        return job_id in self._tasks or self._deliveries.is_busy(job_id) or self._deliveries.is_due(job_id)
+        deliveries = self._deliveries
+        return job_id in self._tasks or deliveries.is_busy(job_id) or deliveries.is_about_to_begin(job_id)
 
     async def drain(self, grace_seconds: float) -> None:
         """Takes no new work; lets what is on the model finish, and has clients that wait answered, within

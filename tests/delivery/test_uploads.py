@@ -415,8 +415,7 @@ async def test_connection_closed_amid_the_tls_handshake_is_named(
     said: bytes, uploader_for_loopback: OpenUploader
 ) -> None:
     async def close_at_once(connection: Connection) -> None:
-        if said:
-            await connection.send(said)
+        await connection.send(said)
 
     async with fault_server(close_at_once) as server, uploader_for_loopback(attempts=1) as uploader:
         failure = await failure_of(uploader, server.url().replace("http:", "https:"))

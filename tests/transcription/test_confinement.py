@@ -230,7 +230,7 @@ def calls_of_a_decoder(strace: str, folder: Path, number: int, source: Path) -> 
         | {
             "memory_bytes": decoding.DEFAULT_MEMORY_BYTES,
             "cpu_seconds": 60,
-            "silent_seconds": 4,
+            "silent_seconds": decoding.DEFAULT_SILENT_SECONDS,
             "min_free_bytes": 0,
         }
     )
