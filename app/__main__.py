@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 
 from app import logs
-from app.api.protocol import guarded
+from app.domain.access import is_loopback
 from app.domain.errors import ServiceError
-from app.main import create_app, is_loopback
+from app.edge.protocol import guarded
+from app.main import create_app
 from app.settings import Settings, WrongSettings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from app.domain.current import current_job
+from app.domain.log_context import current_job
 from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from app.api.connections import Cut
-from app.domain import telemetry as told
+from app.domain import events
+from app.domain.events import CutReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from app.domain.telemetry import Happening
+    from app.domain.events import Event
 
 #: The text format, as its specification names it.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,7 +29,7 @@ Gauges = dict[str, "float | Mapping[str, float]"]
 
 
 class Metrics:
-    """Counts what it is told. ``version`` is that of the service."""
+    """Counts what it is events. ``version`` is that of the service."""
 
     def __init__(self, *, version: str) -> None:
         self._registry = registry = CollectorRegistry()
@@ -52,8 +52,8 @@ class Metrics:
         self._model_errors = counter("model_errors_total", "Batches that the model failed at.", "kind")
         self._requests = counter("http_requests_total", "Requests answered.", "route", "status")
         self._cut = counter("connections_closed_total", "Connections closed from this side.", "reason")
-        self._queue_wait = histogram("queue_wait_seconds", "From acceptance to the first permit.", _WAITS)
-        self._processing = histogram("processing_seconds", "From the first permit to the transcript.", _WAITS)
+        self._queue_wait = histogram("queue_wait_seconds", "From acceptance to the first slot.", _WAITS)
+        self._processing = histogram("processing_seconds", "From the first slot to the transcript.", _WAITS)
         self._factor = histogram("real_time_factor", "Processing time over the audio's duration.", _FACTORS)
         self._windows = histogram("batch_windows", "Windows decoded together.", _SIZES)
         self._fill = histogram("batch_fill_ratio", "Windows decoded together over those that might be.", _SHARES)
@@ -62,15 +62,15 @@ class Metrics:
 
     def _show_zeros(self) -> None:
         """A counter that appears with its first failure can't be seen to rise."""
-        for kind in told.ModelFailure:
+        for kind in events.ModelFailure:
             self._model_errors.labels(kind)
-        for outcome in told.Outcome:
+        for outcome in events.AttemptOutcome:
             for transfer in ("upload", "webhook", "download"):
                 self._attempts.labels(transfer, outcome)
-        for destiny in told.Destiny:
+        for destiny in events.DeliveryOutcome:
             for destination in ("upload", "webhook"):
                 self._rounds.labels(destination, destiny)
-        for reason in Cut:
+        for reason in CutReason:
             self._cut.labels(reason)
         for kind_of_work in ("job", "request"):
             for status in ("completed", "failed", "cancelled"):
@@ -83,37 +83,37 @@ class Metrics:
     def render(self) -> bytes:
         return generate_latest(self._registry)
 
-    def __call__(self, happening: Happening) -> None:  # noqa: C901  # one line for each
-        match happening:
-            case told.Ended(job):
+    def __call__(self, event: Event) -> None:  # noqa: C901  # one line for each
+        match event:
+            case events.JobEnded(job):
                 self._ended.labels("request" if job.synchronous else "job", job.status).inc()
-            case told.CameOn(job):
+            case events.JobStarted(job):
                 self._queue_wait.observe(max(0.0, (job.started_at or job.accepted_at) - job.accepted_at))
-            case told.Transcribed(_, audio_seconds, processing_seconds):
+            case events.Transcribed(_, audio_seconds, processing_seconds):
                 self._audio.inc(audio_seconds)
                 self._processing.observe(processing_seconds)
                 if audio_seconds:
                     self._factor.observe(processing_seconds / audio_seconds)
-            case told.Attempted(transfer, outcome):
+            case events.AttemptEnded(transfer, outcome):
                 self._attempts.labels(transfer, outcome).inc()
-            case told.RoundEnded(destination, destiny):
+            case events.RoundEnded(destination, destiny):
                 self._rounds.labels(destination, destiny).inc()
-            case told.Received(size):
+            case events.AudioReceived(size):
                 self._received.inc(size)
-            case told.Downloaded(size):
+            case events.AudioDownloaded(size):
                 self._downloaded.inc(size)
-            case told.Uploaded(size):
+            case events.ResultUploaded(size):
                 self._delivered.inc(size)
-            case told.BatchDecoded(windows, capacity):
+            case events.BatchDecoded(windows, capacity):
                 self._windows.observe(windows)
                 self._fill.observe(windows / max(windows, capacity))
-            case told.ModelFailed(kind):
+            case events.ModelFailed(kind):
                 self._model_errors.labels(kind).inc()
-            case told.Answered(route, status):
+            case events.ResponseSent(route, status):
                 self._requests.labels(route, str(status)).inc()
-            case told.ConnectionCut(reason):
+            case events.ConnectionCut(reason):
                 self._cut.labels(reason).inc()
-            case told.LoopLagged(seconds):
+            case events.LoopLagged(seconds):
                 self._lag.observe(seconds)
             case _:
                 pass
@@ -143,7 +143,7 @@ class _Gauges:
 
 _TEXTS: Final = {
     "jobs": "Background jobs that are known, by status.",
-    "waiting_requests": "Jobs and requests that wait for their first permit.",
+    "waiting_requests": "Jobs and requests that wait for their first slot.",
     "permits": "Requests that may be on the model at once.",
     "permits_held": "Requests on the model.",
     "ready": "Whether the service takes work.",

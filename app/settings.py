@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.api.connections import TrustedProxies
-from app.api.keys import ApiKeys
-from app.api.rates import Rate
-from app.delivery.targets import AllowedHosts
-from app.delivery.webhooks import WebhookSecret
+from app.domain.access import AllowedHosts, ApiKeys, Rate, TrustedProxies, WebhookSecret
 from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:

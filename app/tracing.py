@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app import __version__
 from app.domain.errors import ServiceError
-from app.domain.telemetry import Accepted, Ended, Forgotten, Step
+from app.domain.events import JobAccepted, JobEnded, JobForgotten, StepEnded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from app.domain.events import Event
     from app.domain.job import Job
-    from app.domain.telemetry import Happening
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _NANOSECONDS: Final = 1_000_000_000
@@ -76,15 +76,15 @@ class Traces:
         self._tracer = provider.get_tracer("transcription-service", __version__)
         self._spans: dict[str, Any] = {}
 
-    def __call__(self, happening: Happening) -> None:
-        match happening:
-            case Accepted(job, context):
+    def __call__(self, event: Event) -> None:
+        match event:
+            case JobAccepted(job, context):
                 self._begin(job, context)
-            case Step():
-                self._step(happening)
-            case Ended(job):
+            case StepEnded():
+                self._step(event)
+            case JobEnded(job):
                 self._end(job)
-            case Forgotten(job_id):
+            case JobForgotten(job_id):
                 self._finish(self._spans.pop(job_id, None), time.time())
             case _:
                 pass
@@ -112,7 +112,7 @@ class Traces:
             },
         )
 
-    def _step(self, happened: Step) -> None:
+    def _step(self, happened: StepEnded) -> None:
         from opentelemetry.trace import set_span_in_context
 
         parent = self._spans.get(happened.job_id)

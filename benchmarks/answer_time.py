@@ -63,7 +63,7 @@ def _one_run(answers: dict[int, list[float]], health: list[float], *, busy: bool
 
 
 def _keep_the_model_busy(client: httpx.Client, folder: Path) -> None:
-    """Long jobs on every permit, which last longer than the run."""
+    """Long jobs on every slot, which last longer than the run."""
     long = folder / "long.wav"
     with wave.open(str(SAMPLES / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
         target.setparams(source.getparams())

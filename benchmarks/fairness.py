@@ -90,7 +90,7 @@ def _section(found: dict[str, list[float]], health: list[float]) -> str:
         [
             "## Fairness",
             "",
-            "A clip of 5 s, base dimensions, beam 5, int8, 3 permits; seconds, and how many times the median alone.",
+            "A clip of 5 s, base dimensions, beam 5, int8, 3 slots; seconds, and how many times the median alone.",
             "",
             "| clip | median | p95 | median, alone = 1 | p95, alone = 1 |",
             "|---|---|---|---|---|",

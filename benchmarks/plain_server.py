@@ -16,7 +16,7 @@ from fastapi import FastAPI, File
 from faster_whisper import WhisperModel
 
 app = FastAPI()
-permits = asyncio.Semaphore(3)
+slots = asyncio.Semaphore(3)
 model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
 
 
@@ -27,7 +27,7 @@ def transcribed(content: bytes) -> str:
 
 @app.post("/v1/audio/transcriptions")
 async def transcribe(file: Annotated[bytes, File()]) -> dict[str, str]:
-    async with permits:
+    async with slots:
         return {"text": await asyncio.to_thread(transcribed, file)}
 
 

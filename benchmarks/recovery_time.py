@@ -11,9 +11,9 @@ from typing import Final
 
 from app.domain.job import Job, JobStatus
 from app.domain.transcript import Segment, Task, Transcript
+from app.jobs.journal import SqliteJournal
+from app.jobs.service_clock import ServiceClock
 from app.jobs.spool import Spool
-from app.jobs.sqlite_journal import SqliteJournal
-from app.jobs.uptime import Uptime
 from benchmarks.registry_memory import made_job
 from benchmarks.serving import service_with_pid
 
@@ -78,7 +78,7 @@ def _start(data: Path) -> tuple[float, int]:
 async def _fill(data: Path) -> None:
     spool = Spool(data)
     spool.open()
-    journal = SqliteJournal(data / "journal.sqlite3", Uptime())
+    journal = SqliteJournal(data / "journal.sqlite3", ServiceClock())
     journal.open()
     jobs = [_ended(made_job(number, with_url=True)) for number in range(JOBS)]
     await asyncio.gather(*(journal.write(job) for job in jobs))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.registry import Registry
+from app.jobs.store import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

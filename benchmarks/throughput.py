@@ -47,9 +47,9 @@ def _round(model: str, clips: Sequence[Path]) -> list[tuple[str, float]]:
         ("limit", raw_seconds(model, RAW_BATCH, *clips)),
         ("limit, encoding one by one", raw_seconds(model, RAW_BATCH, *clips, "--apart")),
     ]
-    for permits in (16, 3):
-        with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS=str(permits)) as client:
-            found.append((f"service, {permits} permits", send_all(client, clips)))
+    for slots in (16, 3):
+        with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS=str(slots)) as client:
+            found.append((f"service, {slots} permits", send_all(client, clips)))
     with plain_service(model) as client:
         found.append(("plain server", send_all(client, clips)))
     return found
@@ -91,9 +91,7 @@ def _section(seconds: dict[str, list[float]]) -> str:
         for program, values in seconds.items()
     ]
     plain = medians["plain server"]
-    gains = ", ".join(
-        f"{plain / medians[f'service, {permits} permits']:.2f} with {permits} permits" for permits in (16, 3)
-    )
+    gains = ", ".join(f"{plain / medians[f'service, {slots} slots']:.2f} with {slots} permits" for slots in (16, 3))
     return "\n".join(
         [
             "## Throughput",

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import app.__main__ as program
 import app.main
+import app.service
 from app.transcription import decoding
 
 _FREE = """
@@ -31,9 +32,9 @@ def confine(_):
 
 def _free_child(folder: Path) -> Path:
     """The decoder's program beside a module that confines nothing."""
-    child = folder / "decoding_child.py"
+    child = folder / "decoder_process.py"
     shutil.copy(Path(decoding.__file__).with_name(child.name), child)
-    child.with_name("confinement.py").write_text(_FREE)
+    child.with_name("sandbox.py").write_text(_FREE)
     return child
 
 
@@ -46,9 +47,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="unprotected-") as made:
         decoding._PROGRAM = _free_child(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
         program.guarded = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
-        for part in ("NoForeignPages", "SafeHeaders", "Counted"):
+        for part in ("CrossOriginGuard", "SecurityHeaders", "Counted"):
             setattr(app.main, part, _passing_by)
-        app.main.Service.tell = lambda *_: None  # type: ignore[method-assign]  # likewise
+        app.service.Service.emit = lambda *_: None  # type: ignore[method-assign]  # likewise
         sys.stderr.write("This server protects nothing.\n")
         code = program.main()
     program.end(code)

@@ -13,7 +13,7 @@ from fastapi.dependencies import models as fastapi_models
 from local_s3 import LocalS3
 
 from app.delivery.attempts import Clock
-from app.transcription.checkpoint import ModelChoice, load
+from app.transcription.loading import ModelChoice, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.current import CurrentJob, current_job
+from app.domain.log_context import CurrentJob, current_job
 from app.domain.redaction import without_queries
 from app.logs import ConsoleFormatter, JsonFormatter, configure, printable
 

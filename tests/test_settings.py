@@ -9,10 +9,7 @@ from typing import Any, Final
 import pytest
 from pydantic import ValidationError
 
-from app.api.connections import TrustedProxies
-from app.api.keys import ApiKeys
-from app.api.rates import Rate
-from app.delivery.targets import AllowedHosts
+from app.domain.access import AllowedHosts, ApiKeys, Rate, TrustedProxies
 from app.settings import Settings, WrongSettings, _sentence
 
 #: The contract's table, aliases for models, the bounds of the spool, and what keeps clients within bounds.

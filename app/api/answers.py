@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT
-from app.jobs.document import stored_body
+from app.jobs.serializers import stored_body
 
 if TYPE_CHECKING:
     from app.domain.formats import Rendering

@@ -31,7 +31,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.InvalidRequest, 400, None),
     (errors.DownloadFailed, 400, "download_failed"),
     (errors.Unauthorized, 401, "invalid_api_key"),
-    (errors.ForeignPage, 403, "foreign_page"),
+    (errors.CrossOriginRequest, 403, "foreign_page"),
     (errors.QueueFull, 429, "queue_full"),
     (errors.TooManyRequests, 429, "rate_limit_exceeded"),
     (errors.ModelLoading, 503, "model_loading"),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from app import __version__
-from app.api.schemas import HealthReport, Readiness, answers
+from app.api.schemas import HealthReport, Readiness, answers, failures
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.domain.access import ApiKeys
     from app.jobs.recovery import Recovery
-    from app.jobs.registry import Registry
     from app.jobs.runner import Runner
+    from app.jobs.store import Registry
     from app.transcription.pool import ModelPool
 
 NOTE = "These bound transfers only: transcription itself has no timeout and runs as long as it needs."
@@ -40,7 +44,7 @@ class Health:
     runner: Runner
     pool: ModelPool
     recovery: Recovery
-    permits: int
+    slots: int
     timeouts: TransferTimeouts
 
     def router(self) -> APIRouter:
@@ -70,14 +74,14 @@ class Health:
 
     async def health(self) -> dict[str, Any]:
         """Always 200 while the process lives."""
-        model = self.pool.catalogue.default
+        model = self.pool.model_registry.default
         return {
             "status": self._status(),
             "gpu_available": model.device == "cuda",
             "device": model.device,
             "version": __version__,
             "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
-            "models": [{"name": one.name, "loaded": one.loaded} for one in self.pool.catalogue.states],
+            "models": [{"name": one.name, "loaded": one.loaded} for one in self.pool.model_registry.states],
             "concurrency": self._concurrency(),
             "recovered": asdict(self.recovery.recovered),
             "timeouts": {
@@ -108,12 +112,47 @@ class Health:
         counts = self.registry.counts()
         held = self.pool.active
         return {
-            "max_concurrent_requests": self.permits,
+            "max_concurrent_requests": self.slots,
             "active_transcriptions": held,
             "active_jobs": counts[JobStatus.QUEUED] + counts[JobStatus.PROCESSING],
             "processing": counts[JobStatus.PROCESSING],
             "queued": counts[JobStatus.QUEUED],
             "completed": counts[JobStatus.COMPLETED],
             "failed": counts[JobStatus.FAILED],
-            "available_slots": self.permits - held,
+            "available_slots": self.slots - held,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsPage:
+    """``render`` blocks and gives the page; ``keys`` are those of METRICS_KEY."""
+
+    render: Callable[[], bytes]
+    content_type: str
+    keys: ApiKeys
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["Health"])
+        router.add_api_route(
+            "/metrics",
+            self.metrics,
+            operation_id="get_metrics",
+            methods=["GET"],
+            summary="What is counted, for Prometheus",
+            response_model=None,
+            response_class=Response,
+            responses={
+                200: {
+                    "description": "Prometheus' text format.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                },
+                **failures(401, 500),
+            },
+        )
+        return router
+
+    async def metrics(self, request: Request) -> Response:
+        """Numbers only, of all keys together. Open, unless METRICS_KEY is set."""
+        if self.keys:
+            self.keys.required(request.headers.get("authorization", ""), setting="METRICS_KEY")
+        return Response(await asyncio.to_thread(self.render), media_type=self.content_type)

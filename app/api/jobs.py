@@ -11,10 +11,9 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
-from app.api.fields import Fields
+from app.api.forms import Fields
 from app.api.headers import read_number
 from app.api.openapi import REDELIVERY
-from app.api.renderings import later_rendering
 from app.api.schemas import (
     DiarizedTranscription,
     Document,
@@ -27,22 +26,23 @@ from app.api.schemas import (
 from app.api.schemas import (
     Job as JobSchema,
 )
-from app.api.streams import KEEP_ALIVE_SECONDS, EventStream, event
+from app.api.sse import KEEP_ALIVE_SECONDS, EventStream, event
+from app.api.submission import later_rendering
 from app.domain.errors import InvalidRequest, UnknownJob
 from app.domain.formats import to_json
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
-from app.jobs.document import success_document
+from app.jobs.serializers import success_document
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.api.submission import SubmissionReader
     from app.domain.job import Job
-    from app.jobs.changes import Changes, Signal
-    from app.jobs.registry import Registry
     from app.jobs.runner import Runner
+    from app.jobs.serializers import JobViews
     from app.jobs.spool import Spool
-    from app.jobs.views import JobViews
+    from app.jobs.store import Registry
+    from app.jobs.subscriptions import Changes, Signal
 
 _MAX_BODY_BYTES: Final = 64 * 1024
 _JOB_EXAMPLE: Final = {

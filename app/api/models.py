@@ -48,14 +48,14 @@ class Models:
     async def list_models(self) -> dict[str, Any]:
         """The served models, the default first, and their aliases."""
         self.pool.require_ready()
-        return {"object": "list", "data": [self._view(name) for name in self.pool.catalogue.names]}
+        return {"object": "list", "data": [self._view(name) for name in self.pool.model_registry.names]}
 
     async def get_model(self, model_id: str) -> dict[str, Any]:
         """A served model by its name or an alias; names may contain `/`."""
         self.pool.require_ready()
         if not model_id.strip():
             raise HTTPException(404)
-        self.pool.catalogue.find(model_id)
+        self.pool.model_registry.find(model_id)
         return self._view(model_id)
 
     def _view(self, name: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app.api.limits import FORM_OVERHEAD_BYTES, body_too_large
-from app.domain.errors import InvalidRequest, UnusableAudio
+from app.domain.errors import BodyTooLarge, InvalidRequest, UnusableAudio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -256,3 +255,15 @@ def refuse_empty(form: ReceivedForm) -> None:
     """Raises UnusableAudio for a file without a single byte."""
     if form.file_bytes == 0:
         raise UnusableAudio("The file is empty: send a file with audio in it.")
+
+
+#: Room for the form's other fields and the boundaries between them.
+FORM_OVERHEAD_BYTES: Final = 8 * 1024 * 1024
+
+
+def body_too_large(max_upload_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The file is too large: MAX_UPLOAD_BYTES allows {max_upload_bytes} bytes. Send compressed audio (Opus, "
+        "MP3), or split it.",
+        param="file",
+    )

@@ -7,20 +7,20 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.api.fields import Fields, json_value
-from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
-from app.delivery.signatures import check_download_url, check_upload_url, expires_at
+from app.api.forms import Fields, json_value
+from app.delivery.presigned_urls import check_download_url, check_upload_url, expires_at
 from app.domain.errors import InvalidRequest
-from app.domain.formats import Granularity, ResponseFormat
+from app.domain.formats import Granularity, Include, Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import language_code
+from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
 
 if TYPE_CHECKING:
-    from app.delivery.targets import UrlRules
-    from app.domain.formats import Rendering
+    from app.delivery.url_rules import UrlRules
     from app.domain.job import Job
-    from app.transcription.catalogue import Catalogue
+    from app.transcription.models import ModelRegistry
+
 
 _UPLOAD_URL: Final = "upload_presigned_url"
 _WEBHOOK_URL: Final = "webhook_url"
@@ -73,7 +73,7 @@ class SubmissionReader:
         received: dict[str, list[str]],
         *,
         has_file: bool,
-        models: Catalogue,
+        models: ModelRegistry,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """What the form asks for.
@@ -303,3 +303,100 @@ def _speech_detection(fields: Fields) -> SpeechDetection:
         padding_ms=default.padding_ms if padding is None else padding,
         min_silence_ms=default.min_silence_ms if silence is None else silence,
     )
+
+
+_NO_DOCUMENT: Final = frozenset({ResponseFormat.DOCUMENT})
+_PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT})
+_SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
+_LAYOUT: Final = ("max_line_width", "max_line_count", "highlight_words")
+_MAX_LINE_WIDTH: Final = 1000
+_MAX_LINE_COUNT: Final = 100
+#: With ``highlight_words`` a cue is written once for each of its words: it grows with the square of this.
+_MAX_HIGHLIGHTED: Final = 1000
+
+
+def requested_rendering(fields: Fields, *, multichannel: bool) -> Rendering:
+    """What a form asks for, ``response_format`` above all.
+
+    Raises:
+        InvalidRequest: a value is not allowed.
+    """
+    granularities = fields.choices("timestamp_granularities", Granularity)
+    if not granularities and fields.flag("word_timestamps", default=False):  # what other servers call it
+        granularities = frozenset(Granularity)
+    rendering = Rendering(
+        format=fields.choice("response_format", ResponseFormat, without=_NO_DOCUMENT) or ResponseFormat.JSON,
+        granularities=granularities or frozenset({Granularity.SEGMENT}),
+        subtitles=_layout(fields, CUE_PER_SEGMENT),
+        logprobs=Include.LOGPROBS in fields.choices("include", Include),
+    )
+    _check_speakers(rendering.format, "response_format", multichannel=multichannel)
+    return rendering
+
+
+def upload_rendering(fields: Fields, rendering: Rendering, *, multichannel: bool) -> Rendering:
+    """The same as it is uploaded, in ``upload_format`` if that is given."""
+    chosen = fields.choice("upload_format", ResponseFormat) or default_upload(rendering).format
+    _check_speakers(chosen, "upload_format", multichannel=multichannel)
+    return replace(rendering, format=chosen)
+
+
+def default_upload(rendering: Rendering) -> Rendering:
+    """What is uploaded where nothing was said of it."""
+    return rendering if rendering.format in _PLAIN else replace(rendering, format=ResponseFormat.DOCUMENT)
+
+
+def later_rendering(fields: Fields, job: Job) -> Rendering:
+    """What a query asks for of a stored result; what it does not name is as the job's own form said.
+
+    Raises:
+        InvalidRequest: a value is not allowed, or the job was not made for it.
+    """
+    chosen = fields.choice("response_format", ResponseFormat) or ResponseFormat.JSON
+    _check_speakers(chosen, "response_format", multichannel=job.options.multichannel)
+    layout = _layout(fields, job.rendering.subtitles)
+    if chosen in _SUBTITLES and layout.needs_words and not job.options.word_timestamps:
+        named = next(name for name in _LAYOUT if fields.has(name))
+        raise InvalidRequest(
+            f"{named} needs the times of words, which this job was not asked for: submit with "
+            "timestamp_granularities[]=word, or leave it out.",
+            param=named,
+        )
+    return replace(job.rendering, format=chosen, subtitles=layout)
+
+
+def rendering_warnings(fields: Fields, rendering: Rendering) -> tuple[str, ...]:
+    """What was asked for and can't be seen in the answer."""
+    warnings = []
+    if fields.has("timestamp_granularities") and rendering.format is not ResponseFormat.VERBOSE_JSON:
+        warnings.append("timestamp_granularities is for response_format=verbose_json and was ignored.")
+    if rendering.format not in _SUBTITLES:
+        warnings += [f"{name} is for srt and vtt and was ignored." for name in _LAYOUT if fields.has(name)]
+    return tuple(warnings)
+
+
+def _layout(fields: Fields, default: SubtitleLayout) -> SubtitleLayout:
+    width = fields.whole_number("max_line_width", least=1, most=_MAX_LINE_WIDTH)
+    count = fields.whole_number("max_line_count", least=1, most=_MAX_LINE_COUNT)
+    layout = SubtitleLayout(
+        max_line_width=default.max_line_width if width is None else width,
+        max_line_count=default.max_line_count if count is None else count,
+        highlight_words=fields.flag("highlight_words", default=default.highlight_words),
+    )
+    characters = (layout.max_line_width or 0) * (layout.max_line_count or 0)  # else cues end with their segments
+    if layout.highlight_words and characters > _MAX_HIGHLIGHTED:
+        raise InvalidRequest(
+            f"highlight_words with cues of {layout.max_line_count} lines of {layout.max_line_width} characters is not "
+            f"allowed: they may have {_MAX_HIGHLIGHTED} characters in all, such as 2 lines of 42.",
+            param="highlight_words",
+        )
+    return layout
+
+
+def _check_speakers(chosen: ResponseFormat, name: str, *, multichannel: bool) -> None:
+    if chosen is ResponseFormat.DIARIZED_JSON and not multichannel:
+        raise InvalidRequest(
+            f"{name}=diarized_json is not available for this request: this server has no way to tell speakers apart "
+            "but by their channels. Set multichannel=true where each speaker has a channel, or use verbose_json.",
+            param=name,
+        )

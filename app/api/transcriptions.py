@@ -16,29 +16,28 @@ from fastapi.responses import JSONResponse, Response
 from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.headers import content_length
+from app.api.idempotency import form_digest, idempotency_key, is_resent
 from app.api.multipart import read_form, refuse_empty
 from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
-from app.api.sameness import form_digest, idempotency_key, is_resent
-from app.api.streams import client_gone
-from app.domain.current import CurrentJob, speaking_of
+from app.api.sse import client_gone
+from app.domain.concurrency import to_its_end
 from app.domain.errors import DiskFull, InvalidRequest
+from app.domain.events import AudioReceived, discard_event
 from app.domain.job import Delivery, Job, Webhook
-from app.domain.telemetry import Received, untold
+from app.domain.log_context import CurrentJob, speaking_of
 from app.domain.transcript import Task
-from app.jobs.threads import to_its_end
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-    from app.api.streaming import Streaming
+    from app.api.sse import Streaming
     from app.api.submission import Submission, SubmissionReader
-    from app.domain.telemetry import Tell
+    from app.domain.events import EventSink
     from app.jobs.estimate import Estimate
-    from app.jobs.ledger import Ledger
-    from app.jobs.registry import Registry
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
-    from app.jobs.waiters import Resend, Waiters
+    from app.jobs.store import Ledger, Registry
+    from app.jobs.sync_requests import Resend, SyncRequests
     from app.transcription.pool import ModelPool
 
 logger = logging.getLogger(__name__)
@@ -56,9 +55,9 @@ class Transcriptions:
     spool: Spool
     estimate: Estimate
     streaming: Streaming
-    waiters: Waiters
+    waiters: SyncRequests
     max_upload_bytes: int
-    tell: Tell = untold
+    emit: EventSink = discard_event
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Audio"])
@@ -167,11 +166,11 @@ class Transcriptions:
             max_file_bytes=self.max_upload_bytes,
         )
         submission = self.reader.read(
-            form.fields, has_file=form.file_bytes is not None, models=self.pool.catalogue, task=task
+            form.fields, has_file=form.file_bytes is not None, models=self.pool.model_registry, task=task
         )
         refuse_empty(form)
         if form.file_bytes is not None:
-            self.tell(Received(form.file_bytes))
+            self.emit(AudioReceived(form.file_bytes))
         upload = submission.upload
         return Job(
             id=job_id,

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from app.delivery.failures import AttemptError, seconds_text
-from app.delivery.targets import redacted
-from app.domain.telemetry import Attempted, Outcome, untold
+from app.delivery.url_rules import redacted
+from app.domain.events import AttemptEnded, AttemptOutcome, discard_event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from app.delivery.retry import RetryPolicy
     from app.domain.errors import TransferFailed
-    from app.domain.telemetry import Tell
+    from app.domain.events import EventSink
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ async def run_attempts(
     total_timeout_seconds: float,
     on_attempt: Callable[[int, str | None], None] = ignore_attempt,
     clock: Clock,
-    tell: Tell = untold,
+    emit: EventSink = discard_event,
 ) -> T:
     """Await ``attempt(number)``, which raises AttemptError, until it returns; number 1 is the first.
 
@@ -76,10 +76,14 @@ async def run_attempts(
         except AttemptError as exc:
             failed = exc
         else:
-            tell(Attempted(transfer.name, Outcome.SUCCESS))
+            emit(AttemptEnded(transfer.name, AttemptOutcome.SUCCESS))
             on_attempt(number, None)
             return result
-        tell(Attempted(transfer.name, Outcome.PASSING_FAILURE if failed.retryable else Outcome.FINAL_FAILURE))
+        emit(
+            AttemptEnded(
+                transfer.name, AttemptOutcome.PASSING_FAILURE if failed.retryable else AttemptOutcome.FINAL_FAILURE
+            )
+        )
         on_attempt(number, str(failed))
         log.warning("⚠️ Attempt %d/%d: %s", number, policy.attempts, failed)
         if not failed.retryable:

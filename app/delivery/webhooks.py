@@ -5,13 +5,8 @@ Source: Standard Webhooks 1.0 (symmetric signatures, ``v1``), which OpenAI's SDK
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -19,47 +14,13 @@ from app.delivery.attempts import Clock, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import rejection, renamed_failures
 from app.delivery.retry import RetryPolicy
 from app.domain.errors import DeliveryFailed
-from app.domain.telemetry import untold
+from app.domain.events import discard_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.domain.telemetry import Tell
-
-_PREFIX: Final = "whsec_"
-#: Standard Webhooks asks for 24 to 64 bytes; a few less have always been taken.
-_LEAST_BYTES: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookSecret:
-    """The key that events are signed with. It is shown nowhere."""
-
-    key: bytes = field(repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads ``whsec_<base64>``.
-
-        Raises:
-            ValueError: it is none, with a sentence that does not quote it.
-        """
-        text = text.strip()
-        try:
-            key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not text.startswith(_PREFIX) or len(key) < _LEAST_BYTES:
-            raise ValueError(
-                f"must be {_PREFIX} and the base64 of at least {_LEAST_BYTES} random bytes; make one with "
-                f"printf '{_PREFIX}%s' \"$(head -c 32 /dev/urandom | base64 -w0)\""
-            )
-        return cls(key)
-
-    def signature(self, event_id: str, timestamp: int, body: bytes) -> str:
-        """What stands in ``webhook-signature``; ``timestamp`` is in Unix seconds."""
-        signed = hmac.digest(self.key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256)
-        return f"v1,{base64.b64encode(signed).decode()}"
+    from app.domain.access import WebhookSecret
+    from app.domain.events import EventSink
 
 
 class WebhookSender:
@@ -73,9 +34,9 @@ class WebhookSender:
         policy: RetryPolicy | None = None,
         total_timeout_seconds: float,
         clock: Clock | None = None,
-        tell: Tell = untold,
+        emit: EventSink = discard_event,
     ) -> None:
-        self._tell = tell
+        self._emit = emit
         self._client = client
         self._secret = secret
         self._policy = policy or RetryPolicy()
@@ -107,7 +68,7 @@ class WebhookSender:
             total_timeout_seconds=self._total_timeout_seconds,
             on_attempt=on_attempt,
             clock=self._clock,
-            tell=self._tell,
+            emit=self._emit,
         )
 
     async def _post_once(self, url: str, body: bytes, event_id: str) -> None:

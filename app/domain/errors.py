@@ -10,7 +10,7 @@
     * UnknownModel
     * UnknownJob
   * Unauthorized              no API key, or a wrong one
-  * ForeignPage               a browser asks for a page of another site
+  * CrossOriginRequest               a browser asks for a page of another site
   * Unavailable               not now; the same request may succeed later
     * QueueFull
     * TooManyRequests
@@ -87,7 +87,7 @@ class Unauthorized(ServiceError):
     """The request carries no API key that is known here."""
 
 
-class ForeignPage(ServiceError):
+class CrossOriginRequest(ServiceError):
     """The request comes from a page of another site, which a service without keys does not serve."""
 
 

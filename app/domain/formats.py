@@ -63,7 +63,7 @@ MEDIA_TYPES: Final = {
 
 
 def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str, Any]) -> bytes:
-    """The body in any format but ``document``, which needs the job (see :mod:`app.jobs.document`).
+    """The body in any format but ``document``, which needs the job (see :mod:`app.jobs.serializers`).
 
     ``extras`` are added to bodies that are JSON.
     """

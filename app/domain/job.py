@@ -100,7 +100,7 @@ class Delivery:
     """How far a delivery has come.
 
     ``rounds`` counts those that failed for a passing reason. ``since`` is when it became due and ``next_round`` when
-    the next one is, in seconds of the service's uptime; ``next_attempt_at`` is the latter as Unix time, as is
+    the next one is, in seconds of the service clock; ``next_attempt_at`` is the latter as Unix time, as is
     ``expires_at``, the end of the URL.
     """
 
@@ -125,7 +125,7 @@ class Job:
     in all, and ``idempotency_key`` the one that the client gave, if any. ``revision`` counts the changes, ``attempts``
     how often work on the audio has begun. ``delivery`` is that of the result, or of the document of its failure, and
     ``notification`` that of the event.
-    Times are Unix seconds but for ``ended_uptime``, the service's uptime at the end; ``progress_percent`` is 0 to 100;
+    Times are Unix seconds but for ``ended_uptime``, the service clock at the end; ``progress_percent`` is 0 to 100;
     ``audio_duration`` is in seconds.
     """
 

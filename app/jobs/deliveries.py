@@ -13,26 +13,25 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from app.domain.current import CurrentJob, current_job
 from app.domain.errors import DeliveryFailed, UnknownJob
+from app.domain.events import DeliveryOutcome, RoundEnded, discard_event, timed_step
 from app.domain.job import Delivery, JobStatus
-from app.domain.telemetry import Destiny, RoundEnded, step, untold
-from app.jobs.endings import message_of
-from app.jobs.places import Places
+from app.domain.log_context import CurrentJob, current_job
+from app.jobs.fair_slots import FairSlots
 from app.jobs.supervision import caught, forget_frames, kind_of, log_cause, log_failure
+from app.jobs.transitions import message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.delivery.attempts import Clock
     from app.delivery.retry import RoundSchedule
+    from app.domain.events import EventSink
     from app.domain.job import Job
-    from app.domain.telemetry import Tell
     from app.jobs.destinations import Destination
-    from app.jobs.endings import Change
-    from app.jobs.ledger import Ledger
-    from app.jobs.registry import Registry
-    from app.jobs.uptime import Uptime
+    from app.jobs.service_clock import ServiceClock
+    from app.jobs.store import Ledger, Registry
+    from app.jobs.transitions import Change
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ _UNREPORTED: Final = "its failure could not be reported to the user's URL"
 class Deliveries:
     """Owns the task of every round that runs, and the times of those to come, which cost no task.
 
-    At most ``at_once`` rounds run, and three quarters of those for one client. Times are the service's uptime: no wall
+    At most ``at_once`` rounds run, and three quarters of those for one client. Times are the service clock: no wall
     clock puts a round off. ``on_death`` is told when a round ended as none may.
     """
 
@@ -57,20 +56,20 @@ class Deliveries:
         ledger: Ledger,
         destinations: Sequence[Destination],
         schedule: RoundSchedule,
-        uptime: Uptime,
+        service_clock: ServiceClock,
         clock: Clock,
         at_once: int,
         on_death: Callable[[BaseException], None],
-        tell: Tell = untold,
+        emit: EventSink = discard_event,
     ) -> None:
-        self._tell = tell
+        self._emit = emit
         self._registry = registry
         self._ledger = ledger
         self._destinations = {one.name: one for one in destinations}
         self._schedule = schedule
-        self._uptime = uptime
+        self._service_clock = service_clock
         self._clock = clock
-        self._places = Places(at_once)
+        self._places = FairSlots(at_once)
         self._on_death = on_death
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._line: list[_Due] = []
@@ -97,7 +96,7 @@ class Deliveries:
             return False
         job = self._registry.get(job_id)
         states = [destination.due(job) for destination in self._destinations.values()]
-        return any(state is not None and self._begins_at(state) <= self._uptime.seconds for state in states)
+        return any(state is not None and self._begins_at(state) <= self._service_clock.seconds for state in states)
 
     @property
     def running(self) -> int:
@@ -110,11 +109,13 @@ class Deliveries:
             self._changed.clear()
             while self._has_room and self._is_due:
                 self._begin_or_hold(heapq.heappop(self._line))
-            await self._uptime.wait(self._changed, until=self._line[0][0] if self._has_room and self._line else None)
+            await self._service_clock.wait(
+                self._changed, until=self._line[0][0] if self._has_room and self._line else None
+            )
 
     @property
     def _is_due(self) -> bool:
-        return bool(self._line) and self._line[0][0] <= self._uptime.seconds
+        return bool(self._line) and self._line[0][0] <= self._service_clock.seconds
 
     @property
     def _has_room(self) -> bool:
@@ -152,7 +153,7 @@ class Deliveries:
         if state.rounds:
             begins_at = min(begins_at, state.since + self._schedule.max_age_seconds)
         if state.expires_at is not None:
-            begins_at = min(begins_at, self._uptime.seconds + max(0.0, state.expires_at - self._clock.now()))
+            begins_at = min(begins_at, self._service_clock.seconds + max(0.0, state.expires_at - self._clock.now()))
         return begins_at
 
     def _begin_or_hold(self, due: _Due) -> None:
@@ -220,35 +221,35 @@ class Deliveries:
                 attempts=state.attempts,
                 retryable=False,
             )
-        if state.next_round > self._uptime.seconds:
+        if state.next_round > self._service_clock.seconds:
             raise _TooEarly
         if destination.name == "upload":
             logger.info("📤 Job %s: Uploading results to user URL...", job.id)
         else:
             logger.info("🔔 Job %s: Telling its webhook...", job.id)
-        with step(self._tell, job.id, destination.name):
+        with timed_step(self._emit, job.id, destination.name):
             await destination.send(job, _Noted(self._registry, job.id, destination, state.attempts))
 
     def _is_too_old(self, state: Delivery) -> bool:
-        return self._uptime.seconds - state.since >= self._schedule.max_age_seconds
+        return self._service_clock.seconds - state.since >= self._schedule.max_age_seconds
 
     async def _deliver(self, job_id: str, destination: Destination) -> None:
-        self._tell(RoundEnded(destination.name, Destiny.DELIVERED))
+        self._emit(RoundEnded(destination.name, DeliveryOutcome.DELIVERED))
         job = await self._ledger.commit_patiently(job_id, _if_due(destination, destination.delivered()))
         _log_end(job, destination)
 
     async def _put_off(self, job_id: str, destination: Destination, state: Delivery, error: DeliveryFailed) -> None:
-        message, uptime, now = message_of(error), self._uptime.seconds, self._clock.now()
+        message, service_clock, now = message_of(error), self._service_clock.seconds, self._clock.now()
         rounds = state.rounds + 1
         wait = error.retry_after_seconds or self._schedule.wait_after(rounds, random=self._clock.random)
-        comes = wait < self._time_left(state, uptime=uptime, now=now)
-        self._tell(RoundEnded(destination.name, Destiny.PUT_OFF))
+        comes = wait < self._time_left(state, service_clock=service_clock, now=now)
+        self._emit(RoundEnded(destination.name, DeliveryOutcome.POSTPONED))
 
         def change(job: Job) -> Job:
             later = replace(
                 destination.due(job) or state,
                 rounds=rounds,
-                next_round=uptime + wait,
+                next_round=service_clock + wait,
                 next_attempt_at=now + wait if comes else None,
                 last_error=message,
             )
@@ -261,13 +262,13 @@ class Deliveries:
         else:
             logger.info("Job %s: no further round of %s attempts fits in", job_id, destination.name)
 
-    def _time_left(self, state: Delivery, *, uptime: float, now: float) -> float:
+    def _time_left(self, state: Delivery, *, service_clock: float, now: float) -> float:
         """Seconds until the delivery is given up."""
-        left = state.since + self._schedule.max_age_seconds - uptime
+        left = state.since + self._schedule.max_age_seconds - service_clock
         return left if state.expires_at is None else min(left, state.expires_at - now)
 
     async def _give_up(self, job: Job, destination: Destination, error: Exception) -> None:
-        self._tell(RoundEnded(destination.name, Destiny.GIVEN_UP))
+        self._emit(RoundEnded(destination.name, DeliveryOutcome.GIVEN_UP))
         after = await self._ledger.commit_patiently(job.id, _if_due(destination, destination.given_up(error)))
         if job.is_active and after.status is JobStatus.FAILED:
             log_failure(job, error, message_of(error))

@@ -6,22 +6,22 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from app.delivery.expiry import check_not_expired
+from app.delivery.presigned_urls import check_not_expired
 from app.domain.errors import DeliveryFailed, RefusedUrl
+from app.domain.events import ResultUploaded, discard_event
 from app.domain.formats import MEDIA_TYPES, to_json
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus
-from app.domain.telemetry import Uploaded, untold
-from app.jobs.document import failure_document, stored_body
-from app.jobs.endings import given_up
+from app.jobs.serializers import failure_document, stored_body
+from app.jobs.transitions import given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.delivery.presigned import PresignedUploader
+    from app.delivery.upload import PresignedUploader
     from app.delivery.webhooks import WebhookSender
-    from app.domain.telemetry import Tell
-    from app.jobs.endings import Change, Endings
+    from app.domain.events import EventSink
     from app.jobs.spool import Spool
+    from app.jobs.transitions import Change, Endings
 
 
 class Destination(Protocol):
@@ -61,7 +61,7 @@ class Bucket:
     spool: Spool
     uploader: PresignedUploader
     endings: Endings
-    tell: Tell = untold
+    emit: EventSink = discard_event
     name: str = "upload"
 
     def due(self, job: Job) -> Delivery | None:
@@ -92,7 +92,7 @@ class Bucket:
             media_type=media_type,
             on_attempt=on_attempt,
         )
-        self.tell(Uploaded(len(content)))
+        self.emit(ResultUploaded(len(content)))
 
     def delivered(self) -> Change:
         completed = self.endings.completed()

@@ -26,8 +26,8 @@ class Estimate:
     ``clock`` gives seconds from any beginning.
     """
 
-    def __init__(self, *, permits: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._permits = permits
+    def __init__(self, *, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = slots
         self._clock = clock
         self._mean_seconds: float | None = None
         self._mean_audio: float | None = None
@@ -70,11 +70,11 @@ class Estimate:
 
     def wait_seconds(self, queued: int) -> float:
         """When a job that finds ``queued`` others before it would be finished, by the mean of those before."""
-        return self._mean * (queued // self._permits + 1)
+        return self._mean * (queued // self._slots + 1)
 
     def next_place_seconds(self) -> float:
         """How soon the line moves up by one."""
-        return self._mean / self._permits
+        return self._mean / self._slots
 
     @property
     def _mean(self) -> float:

@@ -8,28 +8,27 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from app.domain.current import CurrentJob, speaking_of
+from app.domain.concurrency import to_its_end
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
+from app.domain.events import AudioDownloaded, Transcribed, discard_event, timed_step
 from app.domain.job import Delivery, Job, JobStatus, Progress
-from app.domain.telemetry import Downloaded, Transcribed, step, untold
-from app.jobs.ledger import FULL_DISK_SECONDS
-from app.jobs.places import PlacesInLine
-from app.jobs.threads import to_its_end
+from app.domain.log_context import CurrentJob, speaking_of
+from app.jobs.fair_slots import FairSlotQueue
+from app.jobs.store import FULL_DISK_SECONDS
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from app.domain.telemetry import Tell
+    from app.delivery.download import AudioDownloader
+    from app.domain.events import EventSink
     from app.domain.transcript import Transcript
-    from app.jobs.download import AudioDownloader
-    from app.jobs.endings import Endings
     from app.jobs.estimate import Estimate
-    from app.jobs.ledger import Ledger
-    from app.jobs.registry import Registry
+    from app.jobs.service_clock import ServiceClock
     from app.jobs.spool import Spool
-    from app.jobs.uptime import Uptime
-    from app.jobs.watchers import Watchers
+    from app.jobs.store import Ledger, Registry
+    from app.jobs.subscriptions import Watchers
+    from app.jobs.transitions import Endings
     from app.transcription.transcriber import Transcriber
 
 T = TypeVar("T")
@@ -59,10 +58,10 @@ class Pipeline:
         estimate: Estimate,
         watchers: Watchers,
         endings: Endings,
-        uptime: Uptime,
-        tell: Tell = untold,
+        service_clock: ServiceClock,
+        emit: EventSink = discard_event,
     ) -> None:
-        self._tell = tell
+        self._emit = emit
         self._registry = registry
         self._ledger = ledger
         self._watchers = watchers
@@ -71,8 +70,8 @@ class Pipeline:
         self._downloader = downloader
         self._estimate = estimate
         self._endings = endings
-        self._uptime = uptime
-        self._downloads = PlacesInLine(DOWNLOADS)
+        self._service_clock = service_clock
+        self._downloads = FairSlotQueue(DOWNLOADS)
         self._suspects = asyncio.Lock()
 
     async def process(self, job_id: str) -> None:
@@ -106,9 +105,9 @@ class Pipeline:
                 logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
                 self._change(job_id, progress=Progress.DOWNLOADING)
                 try:
-                    with step(self._tell, job_id, "download"):
+                    with timed_step(self._emit, job_id, "download"):
                         size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
-                    self._tell(Downloaded(size))
+                    self._emit(AudioDownloaded(size))
                 except DiskFull:
                     await to_its_end(self._spool.discard_audio, job_id)  # or two halves may keep each other's room
                     raise
@@ -126,7 +125,7 @@ class Pipeline:
         listener = _Progress(job, self._registry, self._ledger, self._estimate, self._watchers)
         async with self._alone_if_suspect(job):
             try:
-                with self._estimate.at_work(), step(self._tell, job_id, "transcribe"):
+                with self._estimate.at_work(), timed_step(self._emit, job_id, "transcribe"):
                     transcript = await self._transcriber.transcribe(
                         self._spool.audio(job.id), job.options, listener=listener, awaited=job.synchronous
                     )
@@ -155,7 +154,7 @@ class Pipeline:
 
     async def _store(self, job: Job, done: _Transcribed) -> None:
         self._estimate.finished(done.seconds, done.transcript.duration)
-        self._tell(Transcribed(job.id, done.transcript.duration, done.seconds))
+        self._emit(Transcribed(job.id, done.transcript.duration, done.seconds))
         await self._with_space(
             job,
             lambda: to_its_end(
@@ -170,7 +169,7 @@ class Pipeline:
 
     def finished(self, transcript: Transcript) -> Callable[[Job], Job]:
         """What it makes of a job that its transcript is stored."""
-        at, uptime, completed = time.time(), self._uptime.seconds, self._endings.completed()
+        at, service_clock, completed = time.time(), self._service_clock.seconds, self._endings.completed()
 
         def change(job: Job) -> Job:
             if not job.is_active:
@@ -185,7 +184,7 @@ class Pipeline:
             )
             if job.upload is None:
                 return completed(job)
-            due = Delivery(since=uptime, next_round=uptime, expires_at=job.upload.expires_at)
+            due = Delivery(since=service_clock, next_round=service_clock, expires_at=job.upload.expires_at)
             return job.changed(progress=Progress.UPLOADING, delivery=due)
 
         return change
@@ -200,7 +199,7 @@ def _while_active(**changes: Any) -> Callable[[Job], Job]:
 
 
 class _Transcribed:
-    """A transcript, and how many seconds it took since the job's first permit."""
+    """A transcript, and how many seconds it took since the job's first slot."""
 
     def __init__(self, transcript: Transcript, seconds: float) -> None:
         self.transcript = transcript
@@ -219,12 +218,12 @@ class _Progress(Listener):
         self._estimate = estimate
         self._seconds_done = 0.0
         self._heard: set[Turn] = set()
-        self._first_permit: float | None = None
+        self._first_slot: float | None = None
 
     @property
     def seconds_on_model(self) -> float:
-        """Since the job's first permit; 0 if it never had one."""
-        return 0.0 if self._first_permit is None else time.monotonic() - self._first_permit
+        """Since the job's first slot; 0 if it never had one."""
+        return 0.0 if self._first_slot is None else time.monotonic() - self._first_slot
 
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
@@ -243,8 +242,8 @@ class _Progress(Listener):
             logger.log(level, "⏳ Job %s waiting for GPU availability...", self.job_id)
             self._change(lambda job: job.changed(progress=Progress.WAITING))
             return
-        if self._first_permit is None:
-            self._first_permit = time.monotonic()
+        if self._first_slot is None:
+            self._first_slot = time.monotonic()
         with speaking_of(self._current):  # this is called by the model's task
             logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self.job_id)
             logger.log(level, "🎙️ Job %s: Starting transcription...", self.job_id)

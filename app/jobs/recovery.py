@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from app.domain.job import Delivery, Job
     from app.jobs.deliveries import Deliveries
     from app.jobs.journal import Journal
-    from app.jobs.ledger import Ledger
     from app.jobs.pipeline import Pipeline
-    from app.jobs.registry import Registry
     from app.jobs.runner import Runner
+    from app.jobs.service_clock import ServiceClock
     from app.jobs.spool import Spool
-    from app.jobs.uptime import Uptime
-    from app.transcription.catalogue import Catalogue
+    from app.jobs.store import Ledger, Registry
+    from app.transcription.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Recovery:
         pipeline: Pipeline,
         deliveries: Deliveries,
         runner: Runner,
-        uptime: Uptime,
+        service_clock: ServiceClock,
         clock: Clock,
     ) -> None:
         self._registry = registry
@@ -60,7 +59,7 @@ class Recovery:
         self._pipeline = pipeline
         self._deliveries = deliveries
         self._runner = runner
-        self._uptime = uptime
+        self._service_clock = service_clock
         self._clock = clock
         self.recovered = Recovered()
 
@@ -93,7 +92,7 @@ class Recovery:
                 self.recovered.undelivered,
             )
 
-    async def resume(self, models: Catalogue) -> None:
+    async def resume(self, models: ModelRegistry) -> None:
         """Has the jobs without a result go on, in the order of their acceptance. Once the model is loaded."""
         for job in self._registry.under_way():
             if not job.synchronous:
@@ -124,15 +123,14 @@ class Recovery:
         )
 
     def _brought_forward(self, state: Delivery | None) -> Delivery | None:
-        """Waits are counted by uptime, so that a clock that was set back puts nothing off; but what the clock says is
-        due is due."""
+        """Bring a wait forward if the wall clock says that it is over; a clock that was set back never prolongs it."""
         if state is None or state.next_attempt_at is None:
             return state
-        left = min(max(0.0, state.next_attempt_at - self._clock.now()), state.next_round - self._uptime.seconds)
+        left = min(max(0.0, state.next_attempt_at - self._clock.now()), state.next_round - self._service_clock.seconds)
         left = max(0.0, left)
-        return replace(state, next_round=self._uptime.seconds + left, next_attempt_at=self._clock.now() + left)
+        return replace(state, next_round=self._service_clock.seconds + left, next_attempt_at=self._clock.now() + left)
 
-    async def _see_to_its_model(self, job: Job, models: Catalogue) -> None:
+    async def _see_to_its_model(self, job: Job, models: ModelRegistry) -> None:
         """A job whose model is not served any more is transcribed with the default one, and says so."""
         try:
             models.find(job.options.model)

@@ -10,25 +10,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from app.domain.current import CurrentJob, current_job
+from app.domain.concurrency import carried_through, to_its_end
 from app.domain.errors import Draining, EngineFailed, InvalidRequest, QueueFull, ShutDown, UnknownJob
 from app.domain.job import Delivery, Job, JobStatus, Progress
-from app.jobs.endings import message_of
+from app.domain.log_context import CurrentJob, current_job
 from app.jobs.supervision import caught, forget_frames, kind_of, log_failure
-from app.jobs.threads import carried_through, to_its_end
+from app.jobs.transitions import message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from app.domain.job import Upload
     from app.jobs.deliveries import Deliveries
-    from app.jobs.endings import Change, Endings
     from app.jobs.estimate import Estimate
-    from app.jobs.ledger import Ledger
     from app.jobs.pipeline import Pipeline
-    from app.jobs.registry import Registry
+    from app.jobs.service_clock import ServiceClock
     from app.jobs.spool import Spool
-    from app.jobs.uptime import Uptime
+    from app.jobs.store import Ledger, Registry
+    from app.jobs.transitions import Change, Endings
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Runner:
         deliveries: Deliveries,
         endings: Endings,
         estimate: Estimate,
-        uptime: Uptime,
+        service_clock: ServiceClock,
         max_queued: int,
         on_death: Callable[[BaseException], None],
     ) -> None:
@@ -65,7 +64,7 @@ class Runner:
         self._deliveries = deliveries
         self._endings = endings
         self._estimate = estimate
-        self._uptime = uptime
+        self._service_clock = service_clock
         self._max_queued = max_queued
         self._on_death = on_death
         self._arriving = 0
@@ -159,7 +158,7 @@ class Runner:
         Raises:
             InvalidRequest: it has no result, or has not ended; or there is no URL that can still be used.
         """
-        due = Delivery(since=self._uptime.seconds, next_round=self._uptime.seconds)
+        due = Delivery(since=self._service_clock.seconds, next_round=self._service_clock.seconds)
         at = time.time()
 
         def change(job: Job) -> Job:

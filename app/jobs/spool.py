@@ -1,26 +1,142 @@
-"""Audio and results on disk, a folder for each job.
-
-Folders are named by job ids, never by what a client calls its file. A file is written under another name, synced, and
-renamed: what has its name is whole, also after a loss of power. Every method that touches the disk blocks.
-"""
+"""How much audio may lie in the spool: a budget, and what must stay free on the disk for everything else."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from app.domain.errors import ServiceError
+from app.domain.errors import DiskFull, ServiceError
 from app.domain.transcript import Transcript
-from app.jobs.space import Space, full_disk_told
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
+
+
+#: How soon a client may hope for disk space where nothing tells, in seconds.
+_RETRY_SECONDS: Final = 60
+#: What is kept for a body of which nothing has come yet.
+_BEGINNING_BYTES: Final = 1024 * 1024
+
+NO_SPACE: Final = "The server has no disk space left for this request: try again later, or have its operator free some."
+
+
+def disk_full(message: str = NO_SPACE, *, retry_after_seconds: float = _RETRY_SECONDS) -> DiskFull:
+    return DiskFull(message, retry_after_seconds=math.ceil(retry_after_seconds))
+
+
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Makes DiskFull of the operating system's word for it."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full() from exc
+
+
+class Space:
+    """What is claimed for the audio of each job, in bytes, and whether there is room for more.
+
+    ``max_bytes`` is the budget for all of them, 0 for none; ``min_free_bytes`` must stay free on the disk beyond what
+    is still to be written. ``next_free_seconds`` says how soon a job may be done. Safe to call from any thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = 0,
+        min_free_bytes: int = 0,
+        next_free_seconds: Callable[[], float] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self._next_free_seconds = next_free_seconds
+        self._claimed: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._lock = Lock()
+
+    @property
+    def claimed(self) -> int:
+        with self._lock:
+            return sum(self._claimed.values())
+
+    @property
+    def free(self) -> int:
+        """Bytes free on the disk. Blocks."""
+        return _free_bytes(self._folder)
+
+    def announce(self, job_id: str, size: int) -> None:
+        """Says that the job may come to ``size`` bytes, for which there must be room now. Blocks.
+
+        Only a beginning is claimed: what is announced may never come, and keeps nobody out.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        with self._lock:
+            self._require_room(size - self._claimed.get(job_id, 0))
+            self._claimed[job_id] = max(self._claimed.get(job_id, 0), min(size, _BEGINNING_BYTES))
+
+    def claim(self, job_id: str, size: int) -> None:
+        """Room for ``size`` bytes of the job in all, before they come. Blocks.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        with self._lock:
+            if size <= self._claimed.get(job_id, -1):
+                return
+            self._require_room(size - self._claimed.get(job_id, 0))
+            self._claimed[job_id] = size
+
+    def _require_room(self, more: int) -> None:
+        if self._max_bytes and sum(self._claimed.values()) + more > self._max_bytes:
+            raise self._no_room(
+                f"The server holds as much audio as SPOOL_MAX_BYTES={self._max_bytes} allows: try again later."
+            )
+        outstanding = sum(self._claimed.values()) - sum(self._written.values())
+        if _free_bytes(self._folder) - outstanding - more < self._min_free_bytes:
+            raise self._no_room(NO_SPACE)
+
+    def written(self, job_id: str, size: int) -> None:
+        """So many bytes of the job lie on the disk by now."""
+        with self._lock:
+            self._written[job_id] = size
+            self._claimed[job_id] = max(size, self._claimed.get(job_id, 0))
+
+    def settle(self, job_id: str, size: int) -> None:
+        """The job has that many bytes, and no more will come."""
+        with self._lock:
+            self._claimed[job_id] = self._written[job_id] = size
+
+    def release(self, job_id: str) -> None:
+        """Nothing of the job's audio is left."""
+        with self._lock:
+            self._claimed.pop(job_id, None)
+            self._written.pop(job_id, None)
+
+    def _no_room(self, message: str) -> DiskFull:
+        if self._next_free_seconds is None or not any(self._claimed.values()):
+            return disk_full(message)
+        return disk_full(message, retry_after_seconds=self._next_free_seconds())
+
+
+def _free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
 
 #: What is received is synced each time so much has come, so that little is left to sync before the answer.
 _SYNC_BYTES: Final = 8 * 1024 * 1024

@@ -16,15 +16,15 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
-from app.domain.telemetry import BatchDecoded, ModelFailed, ModelFailure, untold
+from app.domain.events import BatchDecoded, ModelFailed, ModelFailure, discard_event
 from app.transcription.scheduler import Scheduler, Step, Work
 from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from app.domain.telemetry import Tell
-    from app.transcription.permits import Permits
+    from app.domain.events import EventSink
+    from app.transcription.slots import Slots
     from app.transcription.window import Window
 
 logger = logging.getLogger(__name__)
@@ -82,14 +82,14 @@ class Batcher:
         self,
         replicas: Sequence[Replica],
         *,
-        permits: Permits,
+        slots: Slots,
         batch_size: int,
         encodes_apart: bool,
         on_death: Callable[[BaseException], None],
-        tell: Tell = untold,
+        emit: EventSink = discard_event,
     ) -> None:
-        self._tell = tell
-        self.scheduler = Scheduler(permits=permits, batch_size=batch_size, encodes_apart=encodes_apart)
+        self._emit = emit
+        self.scheduler = Scheduler(slots=slots, batch_size=batch_size, encodes_apart=encodes_apart)
         self._batch_size = batch_size
         self._encodes_apart = encodes_apart
         self._fine_batches = 0
@@ -155,7 +155,7 @@ class Batcher:
         """Fails whoever waits. The loops never end by themselves."""
         self._death = asyncio.CancelledError() if loop.cancelled() else loop.exception() or RuntimeError("it ended")
         logger.critical("The loop %r died", loop.get_name(), exc_info=self._death)
-        self._tell(ModelFailed(ModelFailure.ENGINE_DIED))
+        self._emit(ModelFailed(ModelFailure.ENGINE_DIED))
         for work in list(self.scheduler.works):
             _request(work).fail(engine_failed(self._death))
         self._on_death(self._death)
@@ -206,7 +206,7 @@ class Batcher:
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(executor, work, windows)
         except OutOfMemory as exc:
-            self._tell(ModelFailed(ModelFailure.OUT_OF_MEMORY))
+            self._emit(ModelFailed(ModelFailure.OUT_OF_MEMORY))
             if len(windows) == 1:
                 self._give_up(windows[0], TranscriptionFailed(_exhausted(exc)))
                 return
@@ -215,7 +215,7 @@ class Batcher:
             for part in (windows[:half], windows[half:]):
                 await self._perform(part, replica, executor, decode=decode, retried=retried)
         except Exception as exc:  # noqa: BLE001  # whatever the model raises must reach its requests, and no others
-            self._tell(ModelFailed(ModelFailure.ERROR))
+            self._emit(ModelFailed(ModelFailure.ERROR))
             if retried:
                 self._give_up(windows[0], exc)
                 return
@@ -234,7 +234,7 @@ class Batcher:
         logger.warning("⚠️ The device's memory is exhausted: going on in batches of %d", self.scheduler.batch_size)
 
     def _measured(self, windows: int, seconds: float) -> None:
-        self._tell(BatchDecoded(windows, self.scheduler.batch_size))
+        self._emit(BatchDecoded(windows, self.scheduler.batch_size))
         self.scheduler.pace.measured(windows, seconds)
         self._fine_batches += 1
         if self._fine_batches >= _RECOVERY_BATCHES and self.scheduler.batch_size < self._batch_size:

@@ -1,4 +1,4 @@
-"""Any audio file becomes 16 kHz s16 PCM on disk, in a guarded child (see ``decoding_child.py``)."""
+"""Any audio file becomes 16 kHz s16 PCM on disk, in a guarded child (see ``decoder_process.py``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAMPLE_RATE: Final = 16_000
 #: 1.1 s, stereo flac 3.4 s, stereo mp3 5 s, opus in webm 7 s, 192 kHz flac with eight channels 80 s of one core.
 DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
 
-_PROGRAM: Final = Path(__file__).with_name("decoding_child.py")
+_PROGRAM: Final = Path(__file__).with_name("decoder_process.py")
 _SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv and mpeg-ts"
 _MAX_OUTPUT_BYTES: Final = 16_384
 #: A line of the child's answer is shorter.

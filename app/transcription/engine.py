@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from app.domain.events import discard_event
 from app.domain.languages import language_name
-from app.domain.telemetry import untold
 from app.domain.transcript import Transcript
-from app.transcription.assembly import Assembly
+from app.transcription.admission import PEEK_SECONDS, Entry, Ticket
 from app.transcription.batcher import Batcher, Request
 from app.transcription.features import HOP_SAMPLES
-from app.transcription.front_door import PEEK_SECONDS, Entry, Ticket
 from app.transcription.recording import Recording
-from app.transcription.speech import BLOCK_SAMPLES, SAMPLE_RATE, Cut, Span, WindowFinder, as_float
+from app.transcription.segments import Assembly
 from app.transcription.transcriber import FinishedWindow, Turn
+from app.transcription.vad import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
 from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from app.domain.telemetry import Tell
+    from app.domain.events import EventSink
     from app.domain.transcript import Segment, TranscriptionOptions
-    from app.transcription.front import Front
-    from app.transcription.permits import Permits
+    from app.transcription.admission import FrontEnd
+    from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
     from app.transcription.window import Array
@@ -48,7 +48,7 @@ _NO_LANGUAGE: Final = "en"
 
 
 class WhisperTranscriber:
-    """Transcribes with the replicas of one model, by turns and within the ``permits``, which other models may share.
+    """Transcribes with the replicas of one model, by turns and within the ``slots``, which other models may share.
 
     To be made on a running event loop. ``on_death`` is told when the engine has failed for good.
     """
@@ -57,21 +57,21 @@ class WhisperTranscriber:
         self,
         replicas: Sequence[WhisperModel],
         *,
-        front: Front,
-        permits: Permits,
+        front_end: FrontEnd,
+        slots: Slots,
         batch_size: int,
         on_death: Callable[[BaseException], None],
-        tell: Tell = untold,
+        emit: EventSink = discard_event,
     ) -> None:
         self.model = replicas[0]
-        self._front = front
+        self._front_end = front_end
         self._batcher = Batcher(
             replicas,
-            permits=permits,
+            slots=slots,
             batch_size=batch_size,
             encodes_apart=self.model.device.kind == "cpu",
             on_death=on_death,
-            tell=tell,
+            emit=emit,
         )
 
     @property
@@ -93,14 +93,14 @@ class WhisperTranscriber:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_turn(Turn.WAITING)
         recording = Recording(source.with_name(source.name + ".pcm"))
-        ticket = self._front.door.queue(awaited=awaited)
+        ticket = self._front_end.door.queue(awaited=awaited)
         try:
             await ticket.entered()
             await listener.on_start()
             whole = await self._come_in(ticket, source, recording, options)
             if whole:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
-            run = _Run(self._batcher, self._front, self.model, recording, options, listener, awaited=awaited)
+            run = _Run(self._batcher, self._front_end, self.model, recording, options, listener, awaited=awaited)
             with _one_failure():
                 async with asyncio.TaskGroup() as group:
                     if not whole:
@@ -114,7 +114,7 @@ class WhisperTranscriber:
     async def _come_in(self, ticket: Ticket, source: Path, recording: Recording, options: TranscriptionOptions) -> bool:
         """Waits before the door; whether the whole of the audio has been decoded in passing."""
         while await ticket.entered() is Entry.PEEK:
-            decoded = await self._front.decoder.decode(
+            decoded = await self._front_end.decoder.decode(
                 source, recording.path, separate_channels=options.multichannel, enough_seconds=PEEK_SECONDS
             )
             if decoded.ended:
@@ -132,7 +132,7 @@ class WhisperTranscriber:
         options: TranscriptionOptions,
         listener: Listener,
     ) -> None:
-        decoded = await self._front.decoder.decode(
+        decoded = await self._front_end.decoder.decode(
             source, recording.path, separate_channels=options.multichannel, on_progress=recording.grow
         )
         ticket.decoded()
@@ -146,7 +146,7 @@ class _Run:
     def __init__(
         self,
         batcher: Batcher,
-        front: Front,
+        front_end: FrontEnd,
         model: WhisperModel,
         recording: Recording,
         options: TranscriptionOptions,
@@ -155,7 +155,7 @@ class _Run:
         awaited: bool,
     ) -> None:
         self._batcher = batcher
-        self._front = front
+        self._front_end = front_end
         self._model = model
         self._recording = recording
         self._options = options
@@ -201,7 +201,7 @@ class _Run:
 
     async def _search_channel(self, channel: int) -> None:
         options = self._options
-        finder = await self._front.run(
+        finder = await self._front_end.run(
             lambda: WindowFinder(options.speech_detection, only_speech=options.vad_filter)  # its first use loads Silero
         )
         position = number = 0
@@ -210,7 +210,7 @@ class _Run:
             available = await self._recording.beyond(position)
             ended = available <= position
             end = min(available, position + BLOCK_SAMPLES)
-            for cut in await self._front.run(_found, self._recording, finder, channel, Span(position, end)):
+            for cut in await self._front_end.run(_found, self._recording, finder, channel, Span(position, end)):
                 if cut.samples < HOP_SAMPLES:
                     continue  # less than the model can tell apart
                 await self._submit(channel, number, cut)
@@ -219,14 +219,14 @@ class _Run:
             self._request.long = self._request.long or position > _LONG_SAMPLES
             self._assembly.scanned(channel, position if ended else finder.certain)
 
-    async def _submit(self, channel: int, number: int, cut: Cut) -> None:
+    async def _submit(self, channel: int, number: int, cut: WindowSpan) -> None:
         """Hands a window to the batcher, once there is room for it."""
         await self._room()
         window = Window(
             channel=channel,
             number=number,
             pieces=cut.pieces,
-            features=await self._front.run(_features, self._recording, self._model, channel, cut),
+            features=await self._front_end.run(_features, self._recording, self._model, channel, cut),
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
@@ -248,10 +248,10 @@ class _Run:
     def _most_outstanding(self) -> int:
         if self._options.condition_on_previous_text:
             return 1
-        return self._batcher.most_outstanding if self._request.has_permit else _OUTSTANDING_WAITING
+        return self._batcher.most_outstanding if self._request.has_slot else _OUTSTANDING_WAITING
 
-    def _turn(self, has_permit: bool) -> None:  # noqa: FBT001  # the scheduler's callback
-        self._listener.on_turn(Turn.ACTIVE if has_permit else Turn.WAITING)
+    def _turn(self, has_slot: bool) -> None:  # noqa: FBT001  # the scheduler's callback
+        self._listener.on_turn(Turn.ACTIVE if has_slot else Turn.WAITING)
         self._request.room.set()
 
     def _window(self, window: Window) -> None:
@@ -281,14 +281,14 @@ class _Run:
         )
 
 
-def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[Cut]:
+def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[WindowSpan]:
     """The windows that are certain with a further part of the recording; with an empty part, those that are left."""
     if not part.samples:
         return finder.finish()
     return finder.feed(recording.read(channel, part.start, part.end))
 
 
-def _features(recording: Recording, model: WhisperModel, channel: int, cut: Cut) -> Array:
+def _features(recording: Recording, model: WhisperModel, channel: int, cut: WindowSpan) -> Array:
     pieces = [recording.read(channel, piece.start, piece.end) for piece in cut.pieces]
     return model.features(as_float(np.concatenate(pieces)))
 

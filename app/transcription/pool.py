@@ -18,23 +18,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.errors import ModelLoading, ModelUnavailable
-from app.domain.telemetry import untold
-from app.transcription.batch_size import auto_batch_size
+from app.domain.events import discard_event
+from app.transcription.admission import FrontEnd
 from app.transcription.batcher import engine_failed
 from app.transcription.device import yield_to_requests
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.front import Front
-from app.transcription.permits import Permits
+from app.transcription.loading import auto_batch_size
+from app.transcription.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from app.domain.errors import ServiceError
-    from app.domain.telemetry import Tell
+    from app.domain.events import EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
-    from app.transcription.catalogue import Catalogue
     from app.transcription.decoding import Decoder
+    from app.transcription.models import ModelRegistry
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
 
@@ -89,21 +89,21 @@ class ModelPool:
         self,
         load_model: Callable[[str], Sequence[WhisperModel]],
         *,
-        catalogue: Catalogue,
+        model_registry: ModelRegistry,
         decoder: Decoder,
-        permits: int,
+        slots: int,
         batch_size: int | None,
         max_loaded: int = 1,
         on_death: Callable[[BaseException], None],
-        tell: Tell = untold,
+        emit: EventSink = discard_event,
     ) -> None:
-        self._tell = tell
-        self.catalogue = catalogue
+        self._emit = emit
+        self.model_registry = model_registry
         self.failing = False
         self.ready = False
         self._load_model = load_model
-        self._permits = Permits(permits)
-        self._front = Front(decoder, permits=permits)
+        self._slots = Slots(slots)
+        self._front_end = FrontEnd(decoder, slots=slots)
         self._batch_size = batch_size
         self._max_loaded = max_loaded
         self._on_death = on_death
@@ -113,7 +113,7 @@ class ModelPool:
 
     @property
     def active(self) -> int:
-        return self._permits.held
+        return self._slots.held
 
     async def load(self) -> None:
         """Loads the default model.
@@ -121,7 +121,7 @@ class ModelPool:
         Raises:
             ModelUnavailable: it can't be loaded.
         """
-        async with self._on_model(self.catalogue.default.name):
+        async with self._on_model(self.model_registry.default.name):
             self.ready = True
 
     def require_ready(self) -> None:
@@ -137,10 +137,10 @@ class ModelPool:
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`; waits for the model first, if need be."""
         self.require_ready()
-        name = self.catalogue.find(options.model).name
+        name = self.model_registry.find(options.model).name
         async with self._on_model(name) as engine:
             # It may be known only now what a model is trained for.
-            self.catalogue.find(name).require(task=options.task, language=options.language)
+            self.model_registry.find(name).require(task=options.task, language=options.language)
             return await engine.transcribe(source, options, listener=listener, awaited=awaited)
 
     async def close(self) -> None:
@@ -152,7 +152,7 @@ class ModelPool:
         for place in self._places.values():
             if place.engine is not None:
                 await place.engine.close()
-        self._front.close()
+        self._front_end.close()
 
     @asynccontextmanager
     async def _on_model(self, name: str) -> AsyncIterator[WhisperTranscriber]:
@@ -198,7 +198,7 @@ class ModelPool:
                 return False
             victim = min(idle, key=lambda one: one.last_used)
             gives_way, victim.engine = victim.engine, None
-            self.catalogue.update(victim.name, loaded=False)
+            self.model_registry.update(victim.name, loaded=False)
             logger.info("Model %s gives way to %s", victim.name, place.name)
         place.loading = asyncio.create_task(self._load(place, gives_way), name=f"loading {place.name}")
         place.loading.add_done_callback(lambda task: self._loading_ended(place, task))
@@ -231,11 +231,11 @@ class ModelPool:
         replicas, batch_size = await _in_own_thread(lambda: self._load_and_measure(place.name))
         engine = WhisperTranscriber(
             replicas,
-            front=self._front,
-            permits=self._permits,
+            front_end=self._front_end,
+            slots=self._slots,
             batch_size=batch_size,
             on_death=self._died,
-            tell=self._tell,
+            emit=self._emit,
         )
         self._write_down(place, replicas[0])
         logger.info(
@@ -250,7 +250,7 @@ class ModelPool:
         return engine
 
     def _write_down(self, place: _Place, model: WhisperModel) -> None:
-        self.catalogue.update(
+        self.model_registry.update(
             place.name,
             name=model.name,
             loaded=True,

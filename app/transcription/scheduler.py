@@ -1,6 +1,6 @@
 """Which windows go onto the model next, and whose turn it is: pure bookkeeping, without clock, thread or model.
 
-A permit is a turn: at most ``permits`` requests are on the model at any moment, and whose they are is decided anew
+A slot is a turn: at most ``slots`` requests are on the model at any moment, and whose they are is decided anew
 between batches. Requests are served in four ranks: those of which little is left before the long ones, and in each
 those that a client waits for before background jobs. Within a rank whoever had the fewest windows comes first. A rank
 that has been passed over for a few batches goes before all others once, so that none starves.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.transcription.permits import Permits
+    from app.transcription.slots import Slots
     from app.transcription.window import DecodeKey, Window
 
 #: A request is short once its end is known and so few windows are left: a minute of speech.
@@ -69,7 +69,7 @@ class Work:
     complete: bool = False
     long: bool = False
     dropped: bool = False
-    has_permit: bool = False
+    has_slot: bool = False
     number: int = 0
     served: int = 0
 
@@ -135,8 +135,8 @@ class Pace:
 class Scheduler:
     """All requests that have windows, or will have some. Not thread-safe: it belongs to the event loop."""
 
-    def __init__(self, *, permits: Permits, batch_size: int, encodes_apart: bool) -> None:
-        self.share = permits.share(held=lambda: self.held, give_up_idle=self._give_up_idle)
+    def __init__(self, *, slots: Slots, batch_size: int, encodes_apart: bool) -> None:
+        self.share = slots.share(held=lambda: self.held, give_up_idle=self._give_up_idle)
         self.batch_size = batch_size
         self.pace = Pace()
         self.works: list[Work] = []
@@ -147,8 +147,8 @@ class Scheduler:
 
     @property
     def held(self) -> int:
-        """How many permits are in use."""
-        return sum(work.has_permit for work in self.works)
+        """How many slots are in use."""
+        return sum(work.has_slot for work in self.works)
 
     @property
     def someone_is_coming(self) -> bool:
@@ -162,7 +162,7 @@ class Scheduler:
         self.works.append(work)
 
     def remove(self, work: Work) -> None:
-        """Nothing more is wanted of it. Its permit is free once nothing of it is on the model."""
+        """Nothing more is wanted of it. Its slot is free once nothing of it is on the model."""
         work.dropped = True
         for window in work.ready:
             del self._owners[window]
@@ -223,33 +223,33 @@ class Scheduler:
     def _forget(self, work: Work) -> None:
         if work in self.works:
             self.works.remove(work)
-        work.has_permit = False
+        work.has_slot = False
 
     def _turns(self, works: list[Work]) -> list[Work]:
-        """The requests whose turn it is, the one to be served first at the head, each with a permit."""
+        """The requests whose turn it is, the one to be served first at the head, each with a slot."""
         due = max((work.rank for work in works), key=lambda rank: self._passed[rank])
         rank = due if self._passed[due] >= PATIENCE else min(work.rank for work in works)
         lead = min((work for work in works if work.rank == rank), key=_had_least)
         others = sorted((work for work in works if work is not lead), key=lambda work: (work.rank, _had_least(work)))
         wanting = [lead, *others]
         self._assign_permits(wanting)
-        # Who is on another device has a permit, but must not be served here before those that are due.
-        return [work for work in wanting[: self.share.limit] if work.has_permit]
+        # Who is on another device has a slot, but must not be served here before those that are due.
+        return [work for work in wanting[: self.share.limit] if work.has_slot]
 
     def _assign_permits(self, wanting: list[Work]) -> None:
-        """Permits go to the first that want one. Others keep theirs while nobody wants it, or while they use it."""
+        """Slots go to the first that want one. Others keep theirs while nobody wants it, or while they use it."""
         busy = [work for work in self.works if work.in_flight]
         room = self.share.limit - len(busy)
         chosen = [work for work in wanting if not work.in_flight][: max(room, 0)]
         idle = [work for work in self._idle_holders() if work not in chosen]
         self._take_back(idle[max(room - len(chosen), 0) :])
         for work in chosen:
-            if not work.has_permit:
-                work.has_permit = True
+            if not work.has_slot:
+                work.has_slot = True
                 work.on_turn(True)  # noqa: FBT003  # a callback with one argument
 
     def _idle_holders(self) -> list[Work]:
-        return [work for work in self.works if work.has_permit and not work.in_flight]
+        return [work for work in self.works if work.has_slot and not work.in_flight]
 
     def _give_up_idle(self, count: int) -> None:
         """Another model's requests are due."""
@@ -257,7 +257,7 @@ class Scheduler:
 
     def _take_back(self, holders: list[Work]) -> None:
         for work in holders:
-            work.has_permit = False
+            work.has_slot = False
             work.on_turn(False)  # noqa: FBT003  # a callback with one argument
 
     def _batch(self, holders: list[Work]) -> list[Window]:

@@ -49,11 +49,11 @@ class Listener:
 
 
 class Transcriber(Protocol):
-    """Turns audio files into transcripts; decoding, speech detection, permits and batching are inside."""
+    """Turns audio files into transcripts; decoding, speech detection, slots and batching are inside."""
 
     @property
     def active(self) -> int:
-        """How many permits are held."""
+        """How many slots are held."""
 
     async def transcribe(
         self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False

@@ -19,8 +19,7 @@ from app.domain.languages import LANGUAGES
 from app.domain.transcript import Segment, TokenLogprob
 from app.transcription.fallback import TEMPERATURES, Attempt, Thresholds, best
 from app.transcription.features import LogMel
-from app.transcription.phrases import SECONDS_PER_FRAME, SECONDS_PER_TIMESTAMP, Phrase, phrases
-from app.transcription.tokens import token_bytes
+from app.transcription.segments import SECONDS_PER_FRAME, SECONDS_PER_TIMESTAMP, Phrase, phrases, token_bytes
 from app.transcription.word_times import AlignedToken, held_within, words_of
 
 if TYPE_CHECKING:

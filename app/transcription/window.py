@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from app.transcription.phrases import SECONDS_PER_FRAME
-from app.transcription.speech import SAMPLE_RATE
+from app.transcription.segments import SECONDS_PER_FRAME
+from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import Segment, Task
     from app.transcription.fallback import Attempt
-    from app.transcription.speech import Span
+    from app.transcription.vad import Span
 
     Array = npt.NDArray[np.float32]
 

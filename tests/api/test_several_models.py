@@ -13,7 +13,7 @@ from urllib.parse import quote
 import openai
 import pytest
 
-from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
+from app.transcription.loading import DEMO_MODEL, ModelChoice, load
 from tests.support.fault_server import fault_server, never_answer
 from tests.support.service import Running, serving
 from tests.support.waiting import eventually

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from app.api.submission import Submission, SubmissionReader
-from app.delivery.targets import AllowedHosts, UrlRules
+from app.delivery.url_rules import UrlRules
+from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Job, Upload
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
-from app.transcription.catalogue import Catalogue
+from app.transcription.models import ModelRegistry
 
 SEGMENT, WORD = Granularity
 URL: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=4102444800"
 EXPIRED: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=1000000000"
-MULTILINGUAL: Final = Catalogue("small")
-ENGLISH: Final = Catalogue("small.en")
+MULTILINGUAL: Final = ModelRegistry("small")
+ENGLISH: Final = ModelRegistry("small.en")
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 Values = str | list[str]
 
 
-def read(*, file: bool = True, models: Catalogue = MULTILINGUAL, **fields: str) -> Submission:
+def read(*, file: bool = True, models: ModelRegistry = MULTILINGUAL, **fields: str) -> Submission:
     return read_form(fields, file=file, models=models)
 
 
 def read_form(
-    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL, signs: bool = True
+    fields: Mapping[str, Values], *, file: bool = True, models: ModelRegistry = MULTILINGUAL, signs: bool = True
 ) -> Submission:
     received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
     reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=signs)
@@ -41,7 +42,7 @@ def read_form(
 
 
 def refused(
-    fields: Mapping[str, Values], *, file: bool = True, models: Catalogue = MULTILINGUAL, signs: bool = True
+    fields: Mapping[str, Values], *, file: bool = True, models: ModelRegistry = MULTILINGUAL, signs: bool = True
 ) -> tuple[str, str | None]:
     """The sentence and the field it names."""
     with pytest.raises(InvalidRequest) as caught:

@@ -9,10 +9,11 @@ import openai
 import pytest
 
 from app.api.submission import SubmissionReader
-from app.delivery.targets import AllowedHosts, UrlRules
+from app.delivery.url_rules import UrlRules
+from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest
 from app.domain.transcript import Task
-from app.transcription.catalogue import Catalogue
+from app.transcription.models import ModelRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ async def test_fields_that_say_nothing_about_a_translation_give_a_warning(runnin
 
 @pytest.mark.parametrize("name", ["large-v3-turbo", "distil-large-v3", "small.en", "/models/faster-whisper-turbo"])
 def test_model_that_cannot_translate_is_400_with_the_setting(name: str) -> None:
-    models = Catalogue(name)
+    models = ModelRegistry(name)
     reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=False)
     with pytest.raises(InvalidRequest, match="WHISPER_MODEL"):
         reader.read({}, has_file=True, models=models, task=Task.TRANSLATE)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.delivery.network import open_client
-from app.delivery.presigned import PresignedUploader
+from app.delivery.client import open_client
 from app.delivery.retry import RetryPolicy
-from app.delivery.targets import AllowedHosts
+from app.delivery.upload import PresignedUploader
+from app.domain.access import AllowedHosts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

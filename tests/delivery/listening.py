@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import httpcore
 
 from app.delivery.attempts import Clock
-from app.delivery.presigned import PresignedUploader
+from app.delivery.download import AudioDownloader
 from app.delivery.retry import RetryPolicy
-from app.delivery.webhooks import WebhookSecret, WebhookSender
-from app.jobs.download import AudioDownloader
+from app.delivery.upload import PresignedUploader
+from app.delivery.webhooks import WebhookSender
+from app.domain.access import WebhookSecret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence

@@ -11,10 +11,9 @@ import anyio
 import httpx
 import pytest
 
+from app.delivery.download import AudioDownloader
 from app.domain.errors import BodyTooLarge, DiskFull, DownloadFailed
-from app.jobs.download import AudioDownloader
-from app.jobs.space import Space
-from app.jobs.spool import AudioFile, Spool
+from app.jobs.spool import AudioFile, Space, Spool
 from tests.support.fault_server import (
     answer,
     close_before_status,

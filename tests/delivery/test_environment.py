@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from app.delivery.network import open_client
-from app.delivery.targets import AllowedHosts
+from app.delivery.client import open_client
+from app.domain.access import AllowedHosts
 from app.domain.errors import TransferFailed
 from tests.delivery.listening import WAYS, Answers, Rerouted, counting_listener, move
 from tests.support.fault_server import answer, fault_server

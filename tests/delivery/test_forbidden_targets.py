@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.api.submission import SubmissionReader
-from app.delivery.network import open_client
-from app.delivery.targets import AllowedHosts, UrlRules
+from app.delivery.client import open_client
+from app.delivery.url_rules import UrlRules
+from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest, TransferFailed
-from app.transcription.catalogue import Catalogue
+from app.transcription.models import ModelRegistry
 from tests.delivery.forbidden import ANSWERS, HOSTS, URLS
 from tests.delivery.listening import WAYS, Answers, Rerouted, counting_listener, has_ipv6, move
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import httpcore
     import httpx
 
-    from app.delivery.resolution import Resolver
+    from app.delivery.client import Resolver
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,7 @@ def submitted(way: str, url: str) -> InvalidRequest:
     """How a form with this URL is refused."""
     reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=True)
     with pytest.raises(InvalidRequest) as caught:
-        reader.read({FIELDS[way]: [url]}, has_file=way != "download", models=Catalogue("small"))
+        reader.read({FIELDS[way]: [url]}, has_file=way != "download", models=ModelRegistry("small"))
     assert caught.value.param == FIELDS[way]
     assert "verysecret" not in str(caught.value)
     return caught.value

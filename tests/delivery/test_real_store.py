@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.delivery.failures import AttemptError
-from app.delivery.signatures import check_upload_url
-from app.delivery.targets import AllowedHosts, UrlRules
+from app.delivery.presigned_urls import check_upload_url
+from app.delivery.url_rules import UrlRules
+from app.domain.access import AllowedHosts
 from app.domain.errors import DeliveryFailed, RefusedUrl
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.delivery.network import open_client
-from app.delivery.targets import AllowedHosts
+from app.delivery.client import open_client
+from app.domain.access import AllowedHosts
 from app.domain.errors import TransferFailed
 from tests.delivery.listening import Answers, Rerouted, counting_listener, move
 from tests.support.fault_server import answer, drip, endless_body, fault_server, response_head

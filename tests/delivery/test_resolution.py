@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.delivery.resolution import LOOKUPS, SystemResolver
+from app.delivery.client import LOOKUPS, SystemResolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ async def test_threads_are_named_and_hold_nothing_up(slow: SlowServer) -> None:
 def test_program_ends_while_a_name_server_is_silent() -> None:
     program = """if True:
         import asyncio, threading
-        from app.delivery.resolution import SystemResolver
+        from app.delivery.client import SystemResolver
 
         async def main():
             resolver = SystemResolver(lookup=lambda host, port: threading.Event().wait())
@@ -134,6 +134,6 @@ async def test_system_reads_addresses_in_every_spelling(host: str, addresses: li
 
 def test_there_are_more_places_than_transfers() -> None:
     from app.jobs.pipeline import DOWNLOADS
-    from app.jobs.system import DELIVERIES
+    from app.service import DELIVERIES
 
     assert LOOKUPS >= 2 * (DELIVERIES + DOWNLOADS)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.delivery.addresses import is_public
-from app.delivery.network import GuardedBackend
-from app.delivery.targets import AllowedHosts, UrlRules
+from app.delivery.client import GuardedBackend
+from app.delivery.url_rules import UrlRules
+from app.domain.access import AllowedHosts
 from app.domain.errors import RefusedUrl
 from tests.delivery.listening import Rerouted
 

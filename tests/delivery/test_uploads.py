@@ -16,7 +16,7 @@ import trustme
 
 from app import __version__
 from app.delivery.failures import AttemptError
-from app.delivery.presigned import PresignedUploader, Receipt
+from app.delivery.upload import PresignedUploader, Receipt
 from app.domain.errors import DeliveryFailed
 from tests.support.fault_server import (
     Connection,

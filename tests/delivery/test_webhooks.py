@@ -17,7 +17,8 @@ from openai import InvalidWebhookSignatureError, OpenAI
 
 from app.delivery.attempts import Clock
 from app.delivery.retry import RetryPolicy
-from app.delivery.webhooks import WebhookSecret, WebhookSender
+from app.delivery.webhooks import WebhookSender
+from app.domain.access import WebhookSecret
 from app.domain.errors import DeliveryFailed
 from tests.domain.strategies import unhurried
 from tests.support.fault_server import answer, close_before_status, drip_body, drip_status, fault_server, never_answer

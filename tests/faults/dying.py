@@ -59,15 +59,15 @@ class FatalFile(Step):
 
 
 _SPOOL: Final = "app.jobs.spool:Spool"
-_JOURNAL: Final = "app.jobs.sqlite_journal:SqliteJournal"
-_LEDGER: Final = "app.jobs.ledger:Ledger"
+_JOURNAL: Final = "app.jobs.journal:SqliteJournal"
+_LEDGER: Final = "app.jobs.store:Ledger"
 _RUNNER: Final = "app.jobs.runner:Runner"
 _PIPELINE: Final = "app.jobs.pipeline:Pipeline"
 _RECOVERY: Final = "app.jobs.recovery:Recovery"
 _DELIVERIES: Final = "app.jobs.deliveries:Deliveries"
-_UPLOADER: Final = "app.delivery.presigned:PresignedUploader"
+_UPLOADER: Final = "app.delivery.upload:PresignedUploader"
 _SENDER: Final = "app.delivery.webhooks:WebhookSender"
-_DOWNLOADER: Final = "app.jobs.download:AudioDownloader"
+_DOWNLOADER: Final = "app.delivery.download:AudioDownloader"
 _DECODER: Final = "app.transcription.decoding:Decoder"
 _MODEL: Final = "app.transcription.whisper:WhisperModel"
 
@@ -80,7 +80,7 @@ STEPS: Final[dict[str, Step]] = {
     "the audio's folders are synced": Step(_SPOOL, "keep_audio", AFTER),
     "the job is to be committed": Step(_JOURNAL, "_commit", BEFORE),
     "the job is committed": Step(_JOURNAL, "write", AFTER),
-    "the job is registered": Step("app.jobs.registry:Registry", "add", AFTER),
+    "the job is registered": Step("app.jobs.store:Registry", "add", AFTER),
     "the client is to be answered": Step(_RUNNER, "submit", AFTER),
     # Its audio is fetched.
     "the download is to begin": Step(_DOWNLOADER, "fetch", BEFORE),
@@ -98,7 +98,7 @@ STEPS: Final[dict[str, Step]] = {
     "the encoder has ended": Step(_MODEL, "encode", AFTER),
     "the model is to decode": Step(_MODEL, "decode", BEFORE),
     "the model has decoded": Step(_MODEL, "decode", AFTER),
-    "the transcript is assembled": Step("app.transcription.assembly:Assembly", "take_all", AFTER),
+    "the transcript is assembled": Step("app.transcription.segments:Assembly", "take_all", AFTER),
     FATAL_FILE: FatalFile(_MODEL, "decode", BEFORE),
     # Its result is stored.
     "the result is to be stored": Step(_SPOOL, "store_result", BEFORE),

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from tests.support.fault_server import Connection, FaultServer, SeenRequest
     from tests.support.marked_secrets import Secrets
 
-    Fault = Callable[["Places", Connection, SeenRequest], Awaitable[None]]
+    Fault = Callable[["FairSlots", Connection, SeenRequest], Awaitable[None]]
 
 _STARTS_WITHIN: Final = 10
 
 
-class Places:
+class FairSlots:
     """A server whose URLs name what it does, ``/denied/…``, and others that can't be spoken to."""
 
     def __init__(self, secrets: Secrets, audio: bytes) -> None:
@@ -62,7 +62,7 @@ class Places:
         await FAULTS[fault](self, connection, request)
 
 
-async def _ok(places: Places, connection: Connection, request: SeenRequest) -> None:
+async def _ok(places: FairSlots, connection: Connection, request: SeenRequest) -> None:
     body = places.audio if request.method == "GET" else b""
     await connection.send(response_head(200, {"Content-Length": str(len(body)), "Connection": "close"}) + body)
 
@@ -78,7 +78,7 @@ def _said(request: SeenRequest) -> str:
 
 
 def _saying(status: int, code: str) -> Fault:
-    async def behave(_places: Places, connection: Connection, request: SeenRequest) -> None:
+    async def behave(_places: FairSlots, connection: Connection, request: SeenRequest) -> None:
         body = f'<?xml version="1.0"?><Error><Code>{code}</Code>{_said(request)}</Error>'.encode()
         head = {
             "Content-Length": str(len(body)),
@@ -91,7 +91,7 @@ def _saying(status: int, code: str) -> Fault:
     return behave
 
 
-async def _busy(places: Places, connection: Connection, request: SeenRequest) -> None:
+async def _busy(places: FairSlots, connection: Connection, request: SeenRequest) -> None:
     if places.seen[request.target] > 1:
         await _ok(places, connection, request)
         return
@@ -102,7 +102,7 @@ async def _busy(places: Places, connection: Connection, request: SeenRequest) ->
 def _leading(status: int, target: str) -> Fault:
     """An answer whose ``Location`` has a signature of its own."""
 
-    async def behave(places: Places, connection: Connection, _request: SeenRequest) -> None:
+    async def behave(places: FairSlots, connection: Connection, _request: SeenRequest) -> None:
         secrets = places.secrets
         filled = target.format(
             here=places.plain.url(""), signature=secrets.make("location"), password=secrets.make("locationpassword")
@@ -115,36 +115,36 @@ def _leading(status: int, target: str) -> Fault:
     return behave
 
 
-async def _reset(places: Places, connection: Connection, request: SeenRequest) -> None:
+async def _reset(places: FairSlots, connection: Connection, request: SeenRequest) -> None:
     if request.method == "GET":
         await connection.send(response_head(200, {"Content-Length": "1000000"}) + places.audio)
         await asyncio.sleep(0.05)  # a reset at once may overtake the bytes
     connection.reset()
 
 
-async def _closed(_places: Places, _connection: Connection, _request: SeenRequest) -> None:
+async def _closed(_places: FairSlots, _connection: Connection, _request: SeenRequest) -> None:
     pass
 
 
-async def _cut_short(_places: Places, connection: Connection, request: SeenRequest) -> None:
+async def _cut_short(_places: FairSlots, connection: Connection, request: SeenRequest) -> None:
     await connection.send(response_head(200 if request.method == "GET" else 500, {"Content-Length": "1000000"}))
     await connection.send(_said(request).encode())
 
 
-async def _drip(_places: Places, connection: Connection, request: SeenRequest) -> None:
+async def _drip(_places: FairSlots, connection: Connection, request: SeenRequest) -> None:
     for byte in f"HTTP/1.1 200 {request.target * 100}".encode():
         await connection.send(bytes([byte]))
         await asyncio.sleep(0.05)
 
 
-async def _silent(_places: Places, connection: Connection, _request: SeenRequest) -> None:
+async def _silent(_places: FairSlots, connection: Connection, _request: SeenRequest) -> None:
     await connection.until_closed()
 
 
 def _writing(text: str) -> Fault:
     """An answer that is none; ``{url}`` in it is what was asked for."""
 
-    async def behave(_places: Places, connection: Connection, request: SeenRequest) -> None:
+    async def behave(_places: FairSlots, connection: Connection, request: SeenRequest) -> None:
         await connection.send(text.format(url=request.target).encode())
 
     return behave
@@ -153,7 +153,7 @@ def _writing(text: str) -> Fault:
 def _lending(text: str) -> Fault:
     """A file that is no audio, but has URLs in it."""
 
-    async def behave(places: Places, connection: Connection, request: SeenRequest) -> None:
+    async def behave(places: FairSlots, connection: Connection, request: SeenRequest) -> None:
         url = places.plain.url(f"/ok/part.ts?X-Amz-Signature={places.secrets.make('infile')}")
         body = text.format(url=url, said=_said(request)).encode()
         await connection.send(response_head(200, {"Content-Length": str(len(body))}) + body)
@@ -193,9 +193,9 @@ SILENT_FAULTS: Final = ("tls-to-plain", "unverified", "refused", "unresolvable")
 
 
 @contextmanager
-def places(secrets: Secrets, audio: Path) -> Iterator[Places]:
+def places(secrets: Secrets, audio: Path) -> Iterator[FairSlots]:
     """They are there, on a thread of their own, until the block ends."""
-    made = Places(secrets, audio.read_bytes())
+    made = FairSlots(secrets, audio.read_bytes())
     started = threading.Event()
     ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from app.__main__ import end, main
-from app.api.connections import ConnectionLimits
+from app.edge.connections import ConnectionLimits
 
 if __name__ == "__main__":
     defaults = ConnectionLimits.__init__.__kwdefaults__

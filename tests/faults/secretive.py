@@ -32,7 +32,7 @@ from tests.support.program import Program, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tests.faults.echoing import Places
+    from tests.faults.echoing import FairSlots
     from tests.support.marked_secrets import Secrets
 
 #: Rounds of delivery come so soon after each other.
@@ -48,7 +48,7 @@ class Secretive:
     ``secrets`` are to be found nowhere, ``shown`` are those that are given back, as metadata is.
     """
 
-    def __init__(self, folder: Path, style: str, *, secrets: Secrets, shown: Secrets, places: Places) -> None:
+    def __init__(self, folder: Path, style: str, *, secrets: Secrets, shown: Secrets, places: FairSlots) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.secrets = secrets

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from app.domain.job import JobStatus, Webhook
-from app.jobs.sqlite_journal import SqliteJournal
+from app.jobs.journal import SqliteJournal
 from tests.jobs.rig import Rig, open_rig, upload_to
 from tests.support.fault_server import fault_server, response_head
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class Receiver:
 
 
 def a_rig(root: Path) -> AbstractAsyncContextManager[Rig]:
-    uptime = FakeUptime()
-    journal = SqliteJournal(root / "journal.sqlite3", uptime)
-    return open_rig(root, journal=journal, uptime=uptime, max_age_seconds=DAY_SECONDS, forget=False)
+    service_clock = FakeUptime()
+    journal = SqliteJournal(root / "journal.sqlite3", service_clock)
+    return open_rig(root, journal=journal, service_clock=service_clock, max_age_seconds=DAY_SECONDS, forget=False)
 
 
 async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
@@ -101,7 +101,7 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
         first_told = {job_id: set(events) for job_id, events in receiver.told.items()}
         receiver.takes_events = True
         async with a_rig(tmp_path) as rig:
-            rig.uptime.advance(60)
+            rig.service_clock.advance(60)
             await eventually(lambda: len(receiver.taken) == number)
             await eventually(lambda: all(job.is_settled for job in rig.registry.everything()))
             reopened = {job.id: job.status for job in rig.registry.everything()}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from app.delivery.targets import redacted
+from app.delivery.url_rules import redacted
 from app.domain.redaction import without_queries
 from app.logs import ConsoleFormatter, JsonFormatter
 from tests.support.marked_secrets import Secrets

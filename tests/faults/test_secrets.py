@@ -19,8 +19,8 @@ import pytest
 from app.domain.errors import DiskFull
 from app.domain.formats import Rendering
 from app.domain.job import Upload
-from app.jobs.sqlite_journal import SqliteJournal
-from app.jobs.uptime import Uptime
+from app.jobs.journal import SqliteJournal
+from app.jobs.service_clock import ServiceClock
 from tests.faults.echoing import FAULTS, SILENT_FAULTS, places
 from tests.faults.playing import played
 from tests.faults.secretive import Secretive
@@ -187,7 +187,7 @@ def test_journal_that_is_not_understood_is_refused_without_the_secrets_in_it(tmp
 @contextmanager
 def in_journal(folder: Path) -> Iterator[SqliteJournal]:
     folder.mkdir(exist_ok=True)
-    journal = SqliteJournal(folder / "journal.sqlite3", Uptime())
+    journal = SqliteJournal(folder / "journal.sqlite3", ServiceClock())
     journal.open()
     try:
         yield journal

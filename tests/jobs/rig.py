@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from app.delivery.attempts import Clock
-from app.delivery.network import open_client
+from app.delivery.client import open_client
 from app.delivery.retry import RetryPolicy, RoundSchedule
-from app.delivery.targets import AllowedHosts
-from app.delivery.webhooks import WebhookSecret
+from app.domain.access import AllowedHosts, WebhookSecret
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.journal import Journal, NoJournal
-from app.jobs.registry import Registry
-from app.jobs.system import JobLimits, JobSystem
+from app.jobs.store import Registry
+from app.service import JobLimits, JobSystem
 from tests.support.fake_transcriber import FakeTranscriber
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 
     from app.jobs.deliveries import Deliveries
     from app.jobs.estimate import Estimate
-    from app.jobs.ledger import Ledger
     from app.jobs.pipeline import Pipeline
     from app.jobs.recovery import Recovery
+    from app.jobs.retention import Sweeper
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
-    from app.jobs.sweeper import Sweeper
+    from app.jobs.store import Ledger
 
 AUDIO = b"RIFF and so on"
 
@@ -107,7 +106,7 @@ class Rig:
     runner: Runner
     recovery: Recovery
     sweeper: Sweeper
-    uptime: FakeUptime
+    service_clock: FakeUptime
     waits: list[float] = field(default_factory=list)
     deaths: list[BaseException] = field(default_factory=list)
 
@@ -158,12 +157,12 @@ class Rig:
 async def open_rig(
     root: Path,
     *,
-    permits: int = 3,
+    slots: int = 3,
     max_queued: int = 1000,
     attempts: int = 3,
     max_age_seconds: float = 0.0,
     journal: Journal | None = None,
-    uptime: FakeUptime | None = None,
+    service_clock: FakeUptime | None = None,
     now: Callable[[], float] = time.time,
     webhook_secret: WebhookSecret | None = SECRET,
     file_bytes: int = 1_000_000,
@@ -172,13 +171,13 @@ async def open_rig(
 ) -> AsyncIterator[Rig]:
     """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
     ``forget`` everything stays as it is at the end, for another rig in the same folder."""
-    journal, uptime = journal or NoJournal(), uptime or FakeUptime()
+    journal, service_clock = journal or NoJournal(), service_clock or FakeUptime()
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    registry, transcriber = RecordingRegistry(), FakeTranscriber(permits=permits)
+    registry, transcriber = RecordingRegistry(), FakeTranscriber(slots=slots)
     deaths: list[BaseException] = []
     async with open_client(
         allowed=AllowedHosts.parse("127.0.0.1"),
@@ -193,13 +192,13 @@ async def open_rig(
             transcriber=transcriber,
             client=client,
             journal=journal,
-            uptime=uptime,
+            service_clock=service_clock,
             clock=Clock(sleep=sleep, now=now, random=lambda: 0.5),
             policy=RetryPolicy(attempts=attempts),
             schedule=RoundSchedule(max_age_seconds=max_age_seconds),
             webhook_secret=webhook_secret,
             limits=JobLimits(
-                permits=permits,
+                slots=slots,
                 queued=max_queued,
                 file_bytes=file_bytes,
                 spool_bytes=spool_bytes,
@@ -222,7 +221,7 @@ async def open_rig(
             runner=jobs.runner,
             recovery=jobs.recovery,
             sweeper=jobs.sweeper,
-            uptime=uptime,
+            service_clock=service_clock,
             waits=waits,
             deaths=deaths,
         )

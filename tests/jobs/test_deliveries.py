@@ -13,8 +13,8 @@ import pytest
 from app.domain.errors import InvalidRequest, UndecodableAudio
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
-from app.jobs.sqlite_journal import SqliteJournal
-from app.jobs.system import DELIVERIES
+from app.jobs.journal import SqliteJournal
+from app.service import DELIVERIES
 from tests.jobs.rig import SECRET, open_rig, upload_to
 from tests.support.fault_server import (
     answer,
@@ -24,7 +24,7 @@ from tests.support.fault_server import (
     reset_before_status,
     response_head,
 )
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ pytestmark = pytest.mark.anyio
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
 DAY: Final = 86_400.0
-#: The Unix time at which the uptime of these tests is 0.
+#: The Unix time at which the service_clock of these tests is 0.
 START: Final = 1_790_000_000.0
 DOCUMENT: Final = Rendering(format=ResponseFormat.DOCUMENT)
 
 
 def a_days_rig(root: Path, **changes: Any) -> AbstractAsyncContextManager[Rig]:
-    """Rounds of one attempt each, for a day; the wall clock goes on with the uptime."""
-    uptime = changes.setdefault("uptime", FakeUptime())
-    values: dict[str, Any] = {"max_age_seconds": DAY, "attempts": 1, "now": lambda: START + uptime.seconds}
+    """Rounds of one attempt each, for a day; the wall clock goes on with the service_clock."""
+    service_clock = changes.setdefault("service_clock", FakeUptime())
+    values: dict[str, Any] = {"max_age_seconds": DAY, "attempts": 1, "now": lambda: START + service_clock.seconds}
     return open_rig(root, **values | changes)
 
 
-def journalled(root: Path, uptime: FakeUptime) -> SqliteJournal:
+def journalled(root: Path, service_clock: FakeUptime) -> SqliteJournal:
     root.mkdir(exist_ok=True)
-    return SqliteJournal(root / "journal.sqlite3", uptime)
+    return SqliteJournal(root / "journal.sqlite3", service_clock)
 
 
 def expiring(url: str, *, at: float) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def nothing_begins(rig: Rig) -> None:
 
 async def pass_time(rig: Rig, seconds: float) -> None:
     """What becomes due at the end of it has been tried."""
-    rig.uptime.advance(seconds)
+    rig.service_clock.advance(seconds)
     await what_is_due_begins()
     await eventually(lambda: rig.deliveries.running == 0)
 
@@ -118,10 +118,10 @@ async def test_rounds_follow_on_the_schedule_and_not_a_second_earlier(tmp_path: 
         for number, wait in enumerate((30, 120, 600, 1800, 3600, 3600, 3600), start=1):
             state = delivery_of(await rig.put_off(job, rounds=number))
             assert (state.status, state.attempts, target.connections) == (PENDING, number, number)
-            assert state.next_attempt_at == pytest.approx(START + rig.uptime.seconds + wait)
-            rig.uptime.advance(wait - 1)
+            assert state.next_attempt_at == pytest.approx(START + rig.service_clock.seconds + wait)
+            rig.service_clock.advance(wait - 1)
             await nothing_begins(rig)
-            rig.uptime.advance(1)
+            rig.service_clock.advance(1)
 
 
 async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_tried_again(
@@ -138,7 +138,7 @@ async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_trie
         assert state.last_error == f"HTTP 503 (attempt 3/3) to {target.url('/key')}"
         assert "❌ All 3 upload attempts failed" in caplog.messages
         assert caplog.messages[-1].startswith(f"🔄 Job {job.id}: next round of upload attempts in 30s, at 2026-09-21 ")
-        rig.uptime.advance(30)
+        rig.service_clock.advance(30)
         assert delivery_of(await rig.put_off(job, rounds=2)).attempts == 6
         assert rig.waits == [2.0, 4.0, 2.0, 4.0]
         assert "secret" not in caplog.text
@@ -152,7 +152,7 @@ async def test_result_arrives_in_a_later_round_and_its_url_is_erased(tmp_path: P
         job = await rig.submit(**upload_to(target.url("/key?sig=secret")))
         for number, wait in enumerate((30, 120, 600), start=1):
             await rig.put_off(job, rounds=number)
-            rig.uptime.advance(wait)
+            rig.service_clock.advance(wait)
         now = await rig.ended(job)
     assert (now.status, now.error) == (COMPLETED, None)
     state = delivery_of(now)
@@ -170,9 +170,9 @@ async def test_long_retry_after_sets_the_time_of_the_next_round(tmp_path: Path, 
         job = await rig.submit(**upload_to(target.url()))
         state = delivery_of(await rig.put_off(job, rounds=1))
         assert (state.attempts, state.next_attempt_at) == (1, START + asked)
-        rig.uptime.advance(asked - 1)
+        rig.service_clock.advance(asked - 1)
         await nothing_begins(rig)
-        rig.uptime.advance(1)
+        rig.service_clock.advance(1)
         assert (await rig.ended(job)).status is COMPLETED
 
 
@@ -190,7 +190,7 @@ async def test_final_answer_ends_the_delivery_at_once_in_any_round(tmp_path: Pat
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503), answer(status)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         await rig.put_off(job, rounds=1)
-        rig.uptime.advance(30)
+        rig.service_clock.advance(30)
         now = await rig.ended(job)
     assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
     assert now.error == f"HTTP {status} (attempt 1/1) to {target.url('/key')}"
@@ -215,11 +215,11 @@ async def test_delivery_is_given_up_at_its_greatest_age_with_all_that_was_tried(
         job = await rig.submit(**upload_to(target.url("/key")))
         for number, wait in enumerate((30, 120), start=1):
             await rig.put_off(job, rounds=number)
-            rig.uptime.advance(wait)
+            rig.service_clock.advance(wait)
         assert delivery_of(await rig.put_off(job, rounds=3)).next_attempt_at is None  # it would come too late
-        rig.uptime.advance(49)
+        rig.service_clock.advance(49)
         await nothing_begins(rig)
-        rig.uptime.advance(1)
+        rig.service_clock.advance(1)
         now = await rig.ended(job)
     cause = f"HTTP 503 (attempt 1/1) to {target.url('/key')}"
     assert now.error == f"{cause}; given up after 3 attempts in 3 rounds"
@@ -233,9 +233,9 @@ async def test_retry_after_beyond_the_greatest_age_is_not_waited_for(tmp_path: P
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503, Retry_After=str(10**9))) as target:
         job = await rig.submit(**upload_to(target.url()))
         assert delivery_of(await rig.put_off(job, rounds=1)).next_attempt_at is None
-        rig.uptime.advance(DAY - 1)
+        rig.service_clock.advance(DAY - 1)
         await nothing_begins(rig)
-        rig.uptime.advance(1)
+        rig.service_clock.advance(1)
         now = await rig.ended(job)
     assert (now.error or "").endswith("; given up after 1 attempt in 1 round")
     assert target.connections == 1
@@ -245,12 +245,12 @@ async def test_url_that_expires_between_two_rounds_fails_the_job_at_that_moment_
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**expiring(target.url("/key?sig=secret"), at=START + 100))
         await rig.put_off(job, rounds=1)
-        rig.uptime.advance(30)
+        rig.service_clock.advance(30)
         assert delivery_of(await rig.put_off(job, rounds=2)).next_attempt_at is None  # it would come too late
-        rig.uptime.advance(69)
+        rig.service_clock.advance(69)
         await nothing_begins(rig)
         assert rig.now(job).status is PROCESSING
-        rig.uptime.advance(1)
+        rig.service_clock.advance(1)
         now = await rig.ended(job)
     assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
     assert now.error == (
@@ -267,7 +267,7 @@ async def test_url_that_expired_in_the_queue_is_not_tried(tmp_path: Path) -> Non
         rig.transcriber.on_model.hold()
         job = await rig.submit(**expiring(target.url(), at=START + 100))
         await rig.transcriber.on_model.reached()
-        rig.uptime.advance(100)
+        rig.service_clock.advance(100)
         rig.transcriber.on_model.release()
         now = await rig.ended(job)
     assert now.status is FAILED
@@ -290,9 +290,9 @@ async def test_failure_document_is_delivered_in_rounds_while_the_job_has_failed_
         now = await rig.put_off(job, rounds=1)
         assert (now.status, now.error, delivery_of(now).status) == (FAILED, "The file is no audio.", PENDING)
         await eventually(lambda: len(hook.requests) == 1)  # who waits for the event is not kept waiting
-        rig.uptime.advance(30)
+        rig.service_clock.advance(30)
         await rig.put_off(job, rounds=2)
-        rig.uptime.advance(120)
+        rig.service_clock.advance(120)
         now = await rig.ended(job)
     assert (now.status, now.error, now.error_type) == (FAILED, "The file is no audio.", "UndecodableAudio")
     assert (delivery_of(now).status, delivery_of(now).attempts, url_of(now)) == (DELIVERED, 3, "")
@@ -326,7 +326,7 @@ async def test_event_is_told_in_rounds_with_one_id_and_one_body_and_new_times(tm
         for number, wait in enumerate((30, 120), start=1):
             now = await rig.put_off(job, rounds=number)
             assert (now.status, notification_of(now).status) == (COMPLETED, PENDING)
-            rig.uptime.advance(wait)
+            rig.service_clock.advance(wait)
         now = await rig.ended(job)
     assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 3)
     assert now.webhook is not None
@@ -344,7 +344,7 @@ async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as hook:
         job = await rig.submit(**told_at(hook.url("/hook")))
         await rig.put_off(job, rounds=1)
-        rig.uptime.advance(DAY)
+        rig.service_clock.advance(DAY)
         now = await rig.ended(job)
     assert (now.status, now.error) == (COMPLETED, None)
     cause = f"HTTP 503 (attempt 1/1) to {hook.url('/hook')}"
@@ -459,7 +459,7 @@ async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(t
         async with asyncio.timeout(10):
             await draining
         assert rig.now(job).status is COMPLETED
-        rig.uptime.advance(30)
+        rig.service_clock.advance(30)
         await nothing_begins(rig)
         assert rig.now(later).upload_is_due
 
@@ -482,7 +482,7 @@ async def test_cancelled_job_is_tried_no_more(tmp_path: Path) -> None:
         now = await rig.runner.cancel(job.id)
         assert (now.status, delivery_of(now).status, url_of(now)) == (CANCELLED, GIVEN_UP, "")
         assert delivery_of(now).last_error == "The job was cancelled."
-        rig.uptime.advance(DAY)
+        rig.service_clock.advance(DAY)
         await nothing_begins(rig)
     assert target.connections == 1
 
@@ -492,7 +492,7 @@ async def test_forgotten_job_is_tried_no_more(tmp_path: Path) -> None:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
         await rig.runner.forget(job.id)
-        rig.uptime.advance(DAY)
+        rig.service_clock.advance(DAY)
         await nothing_begins(rig)
         assert rig.deaths == []
     assert target.connections == 1
@@ -514,9 +514,11 @@ def down_until(event: asyncio.Event) -> Behaviour:
 async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_service_is_started_anew(
     tmp_path: Path,
 ) -> None:
-    up, uptime, again = asyncio.Event(), FakeUptime(), FakeUptime()
+    up, service_clock, again = asyncio.Event(), FakeUptime(), FakeUptime()
     async with fault_server(down_until(up)) as target, fault_server(down_until(up)) as hook:
-        async with a_days_rig(tmp_path, uptime=uptime, journal=journalled(tmp_path, uptime), forget=False) as first:
+        async with a_days_rig(
+            tmp_path, service_clock=service_clock, journal=journalled(tmp_path, service_clock), forget=False
+        ) as first:
             jobs = [await first.submit(**upload_to(target.url("/result")), **told_at(hook.url())) for _ in range(2)]
             for job in jobs:
                 await first.put_off(job, rounds=1)
@@ -525,7 +527,7 @@ async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_ser
             await first.put_off(jobs[2], rounds=1)
             for _ in range(6):
                 await pass_time(first, 300)
-        async with a_days_rig(tmp_path, uptime=again, journal=journalled(tmp_path, again)) as second:
+        async with a_days_rig(tmp_path, service_clock=again, journal=journalled(tmp_path, again)) as second:
             assert again.seconds == 1800
             assert [second.now(job).status for job in jobs] == [PROCESSING, PROCESSING, FAILED]
             for _ in range(6):
@@ -551,24 +553,26 @@ async def failed_over_a_restart(
     root: Path, url: str, *, expires_at: float | None, between: Callable[[FakeUptime], float]
 ) -> tuple[Job, AbstractAsyncContextManager[Rig]]:
     """A job whose first round failed in one process, and the next process, whose clock says what ``between`` gives."""
-    uptime = FakeUptime()
-    async with a_days_rig(root, uptime=uptime, journal=journalled(root, uptime), forget=False) as first:
+    service_clock = FakeUptime()
+    async with a_days_rig(
+        root, service_clock=service_clock, journal=journalled(root, service_clock), forget=False
+    ) as first:
         wanted = upload_to(url) if expires_at is None else expiring(url, at=expires_at)
         job = await first.submit(**wanted)
         await first.put_off(job, rounds=1)
     again = FakeUptime()
-    return job, a_days_rig(root, uptime=again, journal=journalled(root, again), now=lambda: between(again))
+    return job, a_days_rig(root, service_clock=again, journal=journalled(root, again), now=lambda: between(again))
 
 
 async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delivered_elsewhere(tmp_path: Path) -> None:
     async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
         job, following = await failed_over_a_restart(
-            tmp_path, target.url("/key"), expires_at=None, between=lambda uptime: START + uptime.seconds
+            tmp_path, target.url("/key"), expires_at=None, between=lambda service_clock: START + service_clock.seconds
         )
         async with following as rig:
             while rig.now(job).is_active:
                 await pass_time(rig, 600)
-            assert rig.uptime.seconds == pytest.approx(DAY, abs=1200)
+            assert rig.service_clock.seconds == pytest.approx(DAY, abs=1200)
             now = rig.now(job)
             attempts = delivery_of(now).attempts
             assert 25 <= attempts <= 31
@@ -587,7 +591,10 @@ async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delive
 async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(tmp_path: Path) -> None:
     async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
         job, following = await failed_over_a_restart(
-            tmp_path, target.url("/key"), expires_at=START + 7200, between=lambda uptime: START + 9999 + uptime.seconds
+            tmp_path,
+            target.url("/key"),
+            expires_at=START + 7200,
+            between=lambda service_clock: START + 9999 + service_clock.seconds,
         )
         async with following as rig:
             now = await rig.ended(job)
@@ -606,11 +613,11 @@ async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(
 async def test_delivery_that_became_due_while_the_service_was_down_is_tried_at_once(tmp_path: Path) -> None:
     async with fault_server(answer(503), answer(200)) as target:
         job, following = await failed_over_a_restart(
-            tmp_path, target.url(), expires_at=None, between=lambda uptime: START + 3600 + uptime.seconds
+            tmp_path, target.url(), expires_at=None, between=lambda service_clock: START + 3600 + service_clock.seconds
         )
         async with following as rig:
             assert (await rig.ended(job)).status is COMPLETED
-            assert rig.uptime.seconds == 0
+            assert rig.service_clock.seconds == 0
 
 
 # Delivering again.
@@ -633,7 +640,7 @@ async def test_redelivery_has_its_own_patience(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         await rig.put_off(job, rounds=1)
-        rig.uptime.advance(DAY)
+        rig.service_clock.advance(DAY)
         assert (await rig.ended(job)).status is FAILED
         await rig.runner.redeliver(job.id, None)
         state = delivery_of(await rig.put_off(job, rounds=1))
@@ -649,5 +656,5 @@ async def test_redelivery_that_is_cancelled_stays_cancelled(tmp_path: Path) -> N
         assert (await rig.runner.cancel(job.id)).status is CANCELLED
         with pytest.raises(InvalidRequest, match="was cancelled: submit it again"):
             await rig.runner.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
-        rig.uptime.advance(DAY)
+        rig.service_clock.advance(DAY)
         await nothing_begins(rig)

@@ -11,13 +11,13 @@ from tests.domain.strategies import unhurried
 
 
 def test_before_any_job_has_ended_there_is_a_guess() -> None:
-    estimate = Estimate(permits=2)
+    estimate = Estimate(slots=2)
     assert estimate.wait_seconds(0) == 10.0
     assert estimate.next_place_seconds() == 5.0
 
 
 def test_first_job_replaces_the_guess_and_later_ones_move_the_mean() -> None:
-    estimate = Estimate(permits=1)
+    estimate = Estimate(slots=1)
     estimate.finished(100.0)
     assert estimate.wait_seconds(0) == 100.0
     estimate.finished(50.0)
@@ -26,15 +26,15 @@ def test_first_job_replaces_the_guess_and_later_ones_move_the_mean() -> None:
 
 @pytest.mark.parametrize(("queued", "rounds"), [(0, 1), (2, 1), (3, 2), (5, 2), (6, 3)])
 def test_line_moves_by_as_many_as_there_are_permits(queued: int, rounds: int) -> None:
-    estimate = Estimate(permits=3)
+    estimate = Estimate(slots=3)
     estimate.finished(10.0)
     assert estimate.wait_seconds(queued) == 10.0 * rounds
 
 
 @unhurried
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 256), st.integers(0, 1000))
-def test_estimate_lies_between_the_shortest_and_the_longest_job(seconds: list[float], permits: int, n: int) -> None:
-    estimate = Estimate(permits=permits)
+def test_estimate_lies_between_the_shortest_and_the_longest_job(seconds: list[float], slots: int, n: int) -> None:
+    estimate = Estimate(slots=slots)
     for each in seconds:
         estimate.finished(each)
     mean = estimate.wait_seconds(0)
@@ -56,7 +56,7 @@ class Watch:
 
 def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
     watch = Watch()
-    estimate = Estimate(permits=3, clock=watch)
+    estimate = Estimate(slots=3, clock=watch)
     assert estimate.speed is None
     assert estimate.backlog([60.0]).seconds_left(60.0) is None
     for _ in range(3):
@@ -69,7 +69,7 @@ def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
 
 def test_requests_take_turns_so_a_short_one_waits_for_little_of_a_long_one() -> None:
     watch = Watch()
-    estimate = Estimate(permits=3, clock=watch)
+    estimate = Estimate(slots=3, clock=watch)
     with estimate.at_work():
         watch.now += 1
         estimate.transcribed(10.0)
@@ -81,7 +81,7 @@ def test_requests_take_turns_so_a_short_one_waits_for_little_of_a_long_one() -> 
 
 def test_recent_speed_counts_more() -> None:
     watch = Watch()
-    estimate = Estimate(permits=1, clock=watch)
+    estimate = Estimate(slots=1, clock=watch)
     with estimate.at_work():
         for speed in (1.0, 10.0):
             for _ in range(100):

@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
 from app.domain.formats import Rendering
 from app.domain.job import Delivery, Job, JobStatus, Upload, Webhook
-from app.jobs.journal import Journal, NoJournal
-from app.jobs.sqlite_journal import SqliteJournal
+from app.jobs.journal import Journal, NoJournal, SqliteJournal
 from tests.domain.strategies import NUMBERS, TEXTS
 from tests.jobs.rig import a_job
 from tests.support.disks import filled, small_disk
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, uptime: FakeUptime | None = None) -> Iterator[tuple[SqliteJournal, list[Job]]]:
+def opened(path: Path, service_clock: FakeUptime | None = None) -> Iterator[tuple[SqliteJournal, list[Job]]]:
     """A journal, and the jobs that were found in it."""
-    journal = SqliteJournal(path, uptime or FakeUptime())
+    journal = SqliteJournal(path, service_clock or FakeUptime())
     found = list(journal.open())
     try:
         yield journal, found
@@ -189,10 +188,10 @@ def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path
         crashed.mkdir()
         for file in tmp_path.glob("journal.*"):
             shutil.copy(file, crashed)
-    uptime = FakeUptime()
-    with opened(crashed / path.name, uptime) as (_, found):
+    service_clock = FakeUptime()
+    with opened(crashed / path.name, service_clock) as (_, found):
         assert found == jobs[1:]
-        assert uptime.seconds == 41.0
+        assert service_clock.seconds == 41.0
 
 
 def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path) -> None:
@@ -209,15 +208,15 @@ def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path
 def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
     with opened(path, FakeUptime(100.0)) as (journal, _):
         asyncio.run(journal.beat())
-    uptime = FakeUptime()
-    with opened(path, uptime) as (journal, _):
-        assert uptime.seconds == 100.0
-        uptime.advance(50.0)
+    service_clock = FakeUptime()
+    with opened(path, service_clock) as (journal, _):
+        assert service_clock.seconds == 100.0
+        service_clock.advance(50.0)
         write(journal, a_job())  # every commit tells
-        uptime.advance(7.0)  # and so does the end
-    uptime = FakeUptime()
-    with opened(path, uptime):
-        assert uptime.seconds == 157.0
+        service_clock.advance(7.0)  # and so does the end
+    service_clock = FakeUptime()
+    with opened(path, service_clock):
+        assert service_clock.seconds == 157.0
 
 
 # How it writes.

@@ -10,9 +10,8 @@ import pytest
 
 from app.domain.errors import DiskFull, IllegalTransition, JournalFailed, UnknownJob
 from app.domain.job import Job, JobStatus
-from app.jobs.ledger import Ledger
-from app.jobs.registry import Registry
-from app.jobs.space import disk_full
+from app.jobs.spool import disk_full
+from app.jobs.store import Ledger, Registry
 from tests.jobs.rig import a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server
 from tests.support.scripted_journal import ScriptedJournal

@@ -21,8 +21,8 @@ from app.domain.errors import (
 from app.domain.formats import ResponseFormat
 from app.domain.job import DeliveryStatus, JobStatus
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.document import success_document
 from app.jobs.retention import Retention
+from app.jobs.serializers import success_document
 from tests.jobs.rig import AUDIO, upload_to
 from tests.support.fake_transcriber import GREETING, Checkpoint
 from tests.support.fault_server import answer, endless_body, fault_server, never_answer
@@ -333,7 +333,7 @@ async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, capl
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
     assert job.upload is not None
     assert job.upload.is_kept  # it may be delivered again
-    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK, uptime=rig.uptime)
+    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK, service_clock=rig.service_clock)
     assert retention.expires_at(job) == (job.ended_at or 0) + WEEK
     assert lines(caplog, least=logging.ERROR) == [
         "❌ All 3 upload attempts failed",

@@ -16,13 +16,13 @@ import pytest
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload, Webhook
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.sqlite_journal import SqliteJournal
-from app.transcription.catalogue import Catalogue
+from app.jobs.journal import SqliteJournal
+from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fake_transcriber import GREETING
 from tests.support.fault_server import answer, fault_server
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
-MODELS: Final = Catalogue("small")
+MODELS: Final = ModelRegistry("small")
 RESULT: Final = json.dumps({"transcript": GREETING.to_dict(), "processing_time": 1.5}).encode()
 HOUR: Final = 3600.0
 TEN_YEARS: Final = 10 * 365 * 86_400.0
@@ -93,7 +93,7 @@ def document_of(body: bytes) -> dict[str, Any]:
 
 async def test_jobs_that_waited_go_on_in_the_order_of_their_acceptance_once_the_model_is_there(left: Left) -> None:
     jobs = [left.job() for _ in range(5)]
-    async with left.found(permits=1) as rig:
+    async with left.found(slots=1) as rig:
         assert rig.registry.waiting() == [job.id for job in jobs]
         assert rig.transcriber.calls == []
         await rig.recovery.resume(MODELS)
@@ -375,7 +375,7 @@ async def test_file_that_kills_the_process_is_given_up_after_three_starts_and_it
 async def test_job_before_its_last_start_is_alone_among_its_like_and_others_go_on_beside_it(left: Left) -> None:
     suspects = [left.job(attempts=2) for _ in range(3)]
     others = [left.job(attempts=1) for _ in range(2)]
-    async with left.found(permits=10) as rig:
+    async with left.found(slots=10) as rig:
         rig.transcriber.on_model.hold()
         await rig.recovery.resume(MODELS)
         await rig.transcriber.on_model.reached(3)
@@ -423,8 +423,8 @@ async def test_job_whose_model_is_served_no_more_is_done_with_the_default_and_sa
         served = left.job(model="tiny", options=TranscriptionOptions(model="tiny"))
         alias = left.job(model="small", options=TranscriptionOptions(model="whisper-1"))
         unnamed = left.job()
-        async with left.found(permits=1) as rig:
-            await rig.recovery.resume(Catalogue("small", ["tiny"]))
+        async with left.found(slots=1) as rig:
+            await rig.recovery.resume(ModelRegistry("small", ["tiny"]))
             found = [await rig.ended(job) for job in (gone, served, alias, unnamed)]
             models = {call.source.parent.name: call.options.model for call in rig.transcriber.calls}
             (options,) = [call.options for call in rig.transcriber.calls if call.source.parent.name == gone.id]
@@ -475,14 +475,19 @@ async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before
 async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_nothing_off(
     tmp_path: Path, shift: float
 ) -> None:
-    def journalled(uptime: FakeUptime) -> SqliteJournal:
-        return SqliteJournal(tmp_path / "journal.sqlite3", uptime)
+    def journalled(service_clock: FakeUptime) -> SqliteJournal:
+        return SqliteJournal(tmp_path / "journal.sqlite3", service_clock)
 
-    uptime, again = FakeUptime(), FakeUptime()
+    service_clock, again = FakeUptime(), FakeUptime()
     document = Rendering(format=ResponseFormat.DOCUMENT)
     async with fault_server(answer(503), answer(403), answer(200)) as target:
         async with open_rig(
-            tmp_path, attempts=1, max_age_seconds=86_400.0, uptime=uptime, journal=journalled(uptime), forget=False
+            tmp_path,
+            attempts=1,
+            max_age_seconds=86_400.0,
+            service_clock=service_clock,
+            journal=journalled(service_clock),
+            forget=False,
         ) as first:
             put_off = await first.submit(**upload_to(target.url("/put-off")))
             await first.put_off(put_off, rounds=1)
@@ -497,7 +502,7 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
             tmp_path,
             attempts=1,
             max_age_seconds=86_400.0,
-            uptime=again,
+            service_clock=again,
             journal=journalled(again),
             now=lambda: time.time() + shift,
         ) as second:
@@ -512,7 +517,7 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
             assert state.next_round - again.seconds <= 30
             if state.next_attempt_at is not None:
                 assert state.next_attempt_at - (time.time() + shift) <= 30
-            second.uptime.advance(30)
+            second.service_clock.advance(30)
             assert (await second.ended(put_off)).status is COMPLETED
             await second.runner.redeliver(refused.id, Upload(url=target.url("/fresh"), rendering=document))
             assert (await second.ended(refused)).status is COMPLETED
@@ -520,10 +525,10 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
                 assert second.now(job).has_result
                 assert (second.now(job).ended_at or 0) > 0
             # They are forgotten when they are due, by the seconds that the service ran.
-            second.uptime.advance(HOUR - 100)
+            second.service_clock.advance(HOUR - 100)
             await second.sweeper.sweep()
             assert len(second.registry.everything()) == 4
-            second.uptime.advance(200)
+            second.service_clock.advance(200)
             await second.sweeper.sweep()
             assert second.registry.everything() == []
             await eventually(lambda: not list((tmp_path / "jobs").iterdir()))

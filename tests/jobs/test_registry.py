@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import IllegalTransition, UnknownJob
 from app.domain.job import Job, JobStatus
-from app.jobs.registry import Registry
+from app.jobs.store import Registry
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import a_job
 

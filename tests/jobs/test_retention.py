@@ -15,13 +15,12 @@ from app.domain.errors import DiskFull, UndecodableAudio, UnknownJob
 from app.domain.formats import Rendering
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.jobs.journal import NoJournal
-from app.jobs.retention import Retention
-from app.jobs.sweeper import Sweeper
+from app.jobs.retention import Retention, Sweeper
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -35,12 +34,12 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 SLACK = 6.0
 
 
-def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, uptime: float = 0.0, **changes: Any) -> Job:
+def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, service_clock: float = 0.0, **changes: Any) -> Job:
     return (
         a_job(**changes)
         .changed(has_result=changes.get("has_result", False))
         .moved_to(PROCESSING, at=1.0)
-        .moved_to(status, at=at, ended_uptime=uptime)
+        .moved_to(status, at=at, ended_uptime=service_clock)
     )
 
 
@@ -49,20 +48,20 @@ def with_delivery(status: DeliveryStatus, *, has_result: bool = True, **changes:
 
 
 def kept_seconds(job: Job, *, finished: float = HOUR, undelivered: float = WEEK) -> float:
-    """For how many seconds of uptime a job is kept that ended at the beginning: it is over then, and not before."""
-    uptime = FakeUptime()
-    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, uptime=uptime)
+    """Return how many seconds of the service clock a job is kept."""
+    service_clock = FakeUptime()
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, service_clock=service_clock)
     for seconds in sorted({finished, undelivered}):
-        uptime.continue_from(seconds - 0.001)
+        service_clock.continue_from(seconds - 0.001)
         assert not retention.is_over(job)
-        uptime.continue_from(seconds)
+        service_clock.continue_from(seconds)
         if retention.is_over(job):
             return seconds
     raise AssertionError
 
 
 def test_job_that_runs_or_waits_never_expires() -> None:
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=FakeUptime(1e12))
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=FakeUptime(1e12))
     for job in (a_job(), a_job().moved_to(PROCESSING, at=1.0)):
         assert retention.expires_at(job) is None
         assert not retention.is_over(job)
@@ -74,11 +73,11 @@ def test_finished_job_is_kept_from_its_end(status: JobStatus) -> None:
 
 
 def test_retention_begins_with_the_end_and_not_with_the_service() -> None:
-    uptime = FakeUptime(5000.0 + HOUR - 0.001)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
-    job = ended(uptime=5000.0)
+    service_clock = FakeUptime(5000.0 + HOUR - 0.001)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
+    job = ended(service_clock=5000.0)
     assert not retention.is_over(job)
-    uptime.advance(0.001)
+    service_clock.advance(0.001)
     assert retention.is_over(job)
 
 
@@ -96,7 +95,7 @@ def test_undelivered_result_is_kept_no_shorter_than_others() -> None:
 
 
 def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
-    retention = Retention(finished_seconds=0, undelivered_seconds=0, uptime=FakeUptime(1e12))
+    retention = Retention(finished_seconds=0, undelivered_seconds=0, service_clock=FakeUptime(1e12))
     reported = ended(FAILED, **upload_to("https://a.example/key"))
     told = ended(webhook=Webhook(url="https://a.example/hook"), notification=Delivery())
     for job in (reported, told):
@@ -108,8 +107,8 @@ def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
 def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
     """It ran for a hundred seconds since the end, and was down for a day."""
     now = time.time()
-    job = ended(at=now - 100 - DAY, uptime=7.0)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=FakeUptime(107.0))
+    job = ended(at=now - 100 - DAY, service_clock=7.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=FakeUptime(107.0))
     assert not retention.is_over(job)
     assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
 
@@ -117,21 +116,21 @@ def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
 @pytest.mark.parametrize("set_forward", [-10 * 365 * DAY, 10 * 365 * DAY])
 def test_clock_that_jumps_makes_no_job_vanish_or_stay(set_forward: float) -> None:
     now = time.time()
-    job = ended(at=now - set_forward - 100, uptime=0.0)
-    uptime = FakeUptime(100.0)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
+    job = ended(at=now - set_forward - 100, service_clock=0.0)
+    service_clock = FakeUptime(100.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
     assert not retention.is_over(job)
     assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
-    uptime.advance(HOUR - 100)
+    service_clock.advance(HOUR - 100)
     assert retention.is_over(job)
 
 
 def test_expiry_that_is_told_stays_the_same_while_the_clock_is_only_corrected() -> None:
-    uptime = FakeUptime()
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, uptime=uptime)
+    service_clock = FakeUptime()
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
     job = ended(at=time.time())
     for correction in (-3.0, 0.0, 3.0):
-        uptime.continue_from(correction)
+        service_clock.continue_from(correction)
         assert retention.expires_at(job) == (job.ended_at or 0) + HOUR
 
 
@@ -154,9 +153,11 @@ def test_job_is_over_when_it_was_told_to_be_and_never_before_its_retention(
     status: JobStatus,
     delivery: DeliveryStatus | None,
 ) -> None:
-    uptime = FakeUptime(end + later)
-    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, uptime=uptime)
-    job = ended(status, at=clock, uptime=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None)
+    service_clock = FakeUptime(end + later)
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, service_clock=service_clock)
+    job = ended(
+        status, at=clock, service_clock=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None
+    )
     expires_at = retention.expires_at(job)
     assert expires_at is not None
     left = expires_at - time.time()
@@ -174,10 +175,10 @@ async def test_sweep_forgets_what_is_over_with_its_files(rig: Rig) -> None:
         await rig.ended(job)
     assert await rig.files(jobs[0]) == ["result.json"]
 
-    rig.uptime.advance(HOUR - 0.001)
+    rig.service_clock.advance(HOUR - 0.001)
     await rig.sweeper.sweep()
     assert len(rig.registry.everything()) == 3
-    rig.uptime.advance(0.001)
+    rig.service_clock.advance(0.001)
     await rig.sweeper.sweep()
     assert rig.registry.everything() == []
     assert [await rig.files(job) for job in jobs] == [[], [], []]
@@ -192,7 +193,7 @@ async def test_sweep_leaves_jobs_that_run_and_those_of_waiting_clients(rig: Rig)
     rig.transcriber.on_model.hold()
     running = await rig.submit()
     await rig.transcriber.on_model.reached(2)
-    rig.uptime.advance(1e12)
+    rig.service_clock.advance(1e12)
     await rig.sweeper.sweep()
     assert {job.id for job in rig.registry.everything()} == {waited_for.id, running.id}
     rig.transcriber.on_model.release()
@@ -205,7 +206,7 @@ async def test_sweep_leaves_a_failed_job_whose_failure_is_still_being_reported(r
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
-        rig.uptime.advance(1e12)
+        rig.service_clock.advance(1e12)
         await rig.sweeper.sweep()
         assert rig.now(job).status is FAILED
         assert rig.runner.is_running(job.id)
@@ -252,7 +253,7 @@ def without_retention(rig: Rig, journal: ScriptedJournal | None = None) -> Sweep
         runner=rig.runner,
         ledger=rig.ledger,
         journal=journal or NoJournal(),
-        retention=Retention(finished_seconds=0, undelivered_seconds=0, uptime=rig.uptime),
+        retention=Retention(finished_seconds=0, undelivered_seconds=0, service_clock=rig.service_clock),
     )
 
 

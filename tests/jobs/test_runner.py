@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.current import current_job
 from app.domain.errors import DiskFull, Draining, EngineFailed, QueueFull, ShutDown, UndecodableAudio, UnknownJob
 from app.domain.job import DeliveryStatus, JobStatus
-from app.jobs.sqlite_journal import SqliteJournal
-from app.transcription.catalogue import Catalogue
+from app.domain.log_context import current_job
+from app.jobs.journal import SqliteJournal
+from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.uptime import FakeUptime
+from tests.support.service_clock import FakeUptime
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
 @asynccontextmanager
-async def open_journalled(root: Path, *, permits: int = 3) -> AsyncIterator[Rig]:
+async def open_journalled(root: Path, *, slots: int = 3) -> AsyncIterator[Rig]:
     """A rig that leaves everything behind for the next one in the same folder."""
-    uptime = FakeUptime()
-    journal = SqliteJournal(root / "journal.sqlite3", uptime)
-    async with open_rig(root, permits=permits, journal=journal, uptime=uptime, forget=False) as rig:
+    service_clock = FakeUptime()
+    journal = SqliteJournal(root / "journal.sqlite3", service_clock)
+    async with open_rig(root, slots=slots, journal=journal, service_clock=service_clock, forget=False) as rig:
         yield rig
 
 
 async def check_cancelled(rig: Rig, job: Job) -> None:
-    """Cancelled for good: nothing of it runs, holds a permit, or lies on the disk."""
+    """Cancelled for good: nothing of it runs, holds a slot, or lies on the disk."""
     now = rig.now(job)
     assert (now.status, now.progress) == (CANCELLED, "Cancelled")
     assert now.ended_at is not None
@@ -80,7 +80,7 @@ async def test_job_stopped_before_its_first_step_leaves_no_task_and_goes_on_when
 
 
 async def test_job_cancelled_in_the_line_leaves_it(tmp_path: Path) -> None:
-    async with open_rig(tmp_path, permits=1) as rig:
+    async with open_rig(tmp_path, slots=1) as rig:
         rig.transcriber.on_model.hold()
         first = await rig.submit()
         await rig.transcriber.on_model.reached()
@@ -267,7 +267,7 @@ async def test_forgetting_stops_what_still_runs(rig: Rig) -> None:
 
 
 async def test_full_queue_is_refused_with_a_time_to_come_again(tmp_path: Path) -> None:
-    async with open_rig(tmp_path, permits=1, max_queued=2) as rig:
+    async with open_rig(tmp_path, slots=1, max_queued=2) as rig:
         rig.transcriber.on_model.hold()
         await rig.submit()
         await rig.transcriber.on_model.reached()
@@ -298,7 +298,7 @@ async def test_places_are_taken_while_requests_arrive_and_given_back_whatever_be
 async def test_time_to_come_again_comes_from_the_queue_and_is_one_to_120_seconds(
     tmp_path: Path, seconds: float, retry: int
 ) -> None:
-    async with open_rig(tmp_path, permits=1, max_queued=1) as rig:
+    async with open_rig(tmp_path, slots=1, max_queued=1) as rig:
         rig.estimate.finished(seconds)
         with rig.runner.place(), pytest.raises(QueueFull) as caught, rig.runner.place():
             pass
@@ -399,7 +399,7 @@ async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the
     """One job on the model, one in the line before it, one being decoded, one being downloaded."""
     journal = ScriptedJournal()
     async with (
-        open_rig(tmp_path, permits=1, journal=journal) as rig,
+        open_rig(tmp_path, slots=1, journal=journal) as rig,
         fault_server(answer(200)) as target,
         fault_server(never_answer()) as source,
     ):
@@ -437,7 +437,7 @@ async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered
     """One job on the model that does not end in time, and one in the line before it."""
     caplog.set_level(logging.INFO, logger="app")
     async with fault_server(answer(200)) as target:
-        async with open_journalled(tmp_path, permits=1) as rig:
+        async with open_journalled(tmp_path, slots=1) as rig:
             rig.transcriber.on_model.hold()
             jobs = [await rig.submit(**upload_to(target.url()))]
             await rig.transcriber.on_model.reached()
@@ -452,11 +452,11 @@ async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered
                 assert f"Job {job.id} goes back to the queue, for the next start" in caplog.messages
         assert target.requests == []
         assert [record for record in caplog.records if record.levelno > logging.INFO] == []
-        async with open_journalled(tmp_path, permits=1) as rig:
+        async with open_journalled(tmp_path, slots=1) as rig:
             assert [(job.id, job.status, job.attempts) for job in rig.registry.everything()] == [
                 (job.id, QUEUED, 0) for job in jobs
             ]
-            await rig.recovery.resume(Catalogue("small"))
+            await rig.recovery.resume(ModelRegistry("small"))
             for job in jobs:
                 assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 1)
     assert sorted(json.loads(put.body)["job_id"] for put in target.requests) == sorted(job.id for job in jobs)
@@ -627,7 +627,7 @@ async def test_dead_engine_fails_waiting_clients_and_leaves_background_jobs_to_t
         assert target.connections == 0
         async with open_journalled(tmp_path) as rig:
             assert [known.id for known in rig.registry.everything()] == [job.id]
-            await rig.recovery.resume(Catalogue("small"))
+            await rig.recovery.resume(ModelRegistry("small"))
             # The file may have been what killed it: that start counts.
             assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 2)
     (put,) = target.requests

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import DiskFull
 from app.domain.job import JobStatus
-from app.jobs.space import Space
-from app.jobs.spool import Spool
+from app.jobs.spool import Space, Spool
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import open_rig
 from tests.support.disks import small_disk

@@ -14,8 +14,7 @@ from uuid import uuid4
 import pytest
 
 from app.domain.errors import DiskFull, ServiceError
-from app.jobs.space import Space
-from app.jobs.spool import AudioFile, Spool, SpoolInUse
+from app.jobs.spool import AudioFile, Space, Spool, SpoolInUse
 from tests.support.disks import filled, small_disk
 from tests.support.fake_transcriber import GREETING
 

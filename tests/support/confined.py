@@ -1,6 +1,6 @@
 """A program that gives up its rights as a decoder does, and then tries everything that it may not do any more.
 
-Started as ``python -I confined.py CONFINEMENT HOW FOLDER PARENT`` with the path of ``confinement.py``. It prints JSON:
+Started as ``python -I confined.py CONFINEMENT HOW FOLDER PARENT`` with the path of ``sandbox.py``. It prints JSON:
 what ``held``, and of each attempt the errno (0: it was done). ``HOW`` is ``as a decoder``, ``as somebody`` (after it
 became a user that is not root), ``by the filter alone``, ``not at all``, or ``as a decoder, then abort``.
 """
@@ -77,7 +77,7 @@ _RAW: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
 
 
 def load(path: str) -> Any:
-    place = importlib.util.spec_from_file_location("confinement", path)
+    place = importlib.util.spec_from_file_location("sandbox", path)
     assert place is not None
     assert place.loader is not None
     module = importlib.util.module_from_spec(place)
@@ -219,9 +219,9 @@ def confine(module: Any, how: str, parent: int) -> list[str]:
 
 
 def main() -> None:
-    confinement, how, place, parent_id = sys.argv[1:]
+    sandbox, how, place, parent_id = sys.argv[1:]
     folder, parent = Path(place), int(parent_id)
-    module, libc = load(confinement), ctypes.CDLL(None, use_errno=True)
+    module, libc = load(sandbox), ctypes.CDLL(None, use_errno=True)
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with (folder / "source").open("rb") as source, (folder / "destination").open("wb") as destination:
         tried = harmless(folder, source.fileno())

@@ -79,14 +79,14 @@ class Call:
 
 
 class FakeTranscriber:
-    """Behaves as a Transcriber does, at most ``permits`` jobs at once on its model.
+    """Behaves as a Transcriber does, at most ``slots`` jobs at once on its model.
 
-    A job passes ``decoding``, takes a permit, passes ``on_model``, emits a window for each segment, and passes
+    A job passes ``decoding``, takes a slot, passes ``on_model``, emits a window for each segment, and passes
     ``finishing``; one that is cancelled passes ``leaving``. ``undecodable`` and ``error`` are raised instead of
     going on.
     """
 
-    def __init__(self, *, permits: int = 3, transcript: Transcript = GREETING) -> None:
+    def __init__(self, *, slots: int = 3, transcript: Transcript = GREETING) -> None:
         self.transcript = transcript
         self.decoding, self.on_model, self.finishing, self.leaving = (Checkpoint() for _ in range(4))
         self.undecodable: Exception | None = None
@@ -95,7 +95,7 @@ class FakeTranscriber:
         self.most_active = 0
         self.cancelled = 0
         self._active = 0
-        self._permits = asyncio.Semaphore(permits)
+        self._slots = asyncio.Semaphore(slots)
 
     @property
     def active(self) -> int:
@@ -120,7 +120,7 @@ class FakeTranscriber:
         if self.undecodable is not None:
             raise self.undecodable
         listener.on_decoded(self.transcript.duration)
-        async with self._permits:
+        async with self._slots:
             self._active += 1
             self.most_active = max(self.most_active, self._active)
             try:

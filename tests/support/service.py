@@ -10,9 +10,9 @@ import httpx
 import uvicorn
 
 from app.__main__ import Server, listen
-from app.api.protocol import guarded
-from app.jobs.waiters import GRACE_SECONDS
-from app.main import Service, create_app
+from app.edge.protocol import guarded
+from app.jobs.sync_requests import GRACE_SECONDS
+from app.main import create_app
 from app.settings import Settings
 from tests.support.waiting import eventually
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.delivery.attempts import Clock
+    from app.service import Service
     from app.transcription.whisper import WhisperModel
 
 

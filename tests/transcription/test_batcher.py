@@ -14,8 +14,8 @@ from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher, Request
 from app.transcription.fallback import Attempt
-from app.transcription.permits import Permits
-from app.transcription.speech import Span
+from app.transcription.slots import Slots
+from app.transcription.vad import Span
 from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
 from app.transcription.window import Window
 from tests.support.waiting import eventually
@@ -66,7 +66,7 @@ class Rig:
     def __init__(self, models: Sequence[Any], **settings: Any) -> None:
         self.deaths: list[BaseException] = []
         chosen = {"permits": 8, "batch_size": 4, "encodes_apart": False, **settings}
-        chosen["permits"] = Permits(chosen["permits"])
+        chosen["permits"] = Slots(chosen["permits"])
         self.batcher = Batcher(models, on_death=self.deaths.append, **chosen)
         self.finished: list[int] = []
 
@@ -228,7 +228,7 @@ async def test_cancelled_request_frees_its_permit_when_its_batch_ends() -> None:
         started.set()
         go_on.wait(30)
 
-    async with rig(ScriptedModel(before), permits=1) as running:
+    async with rig(ScriptedModel(before), slots=1) as running:
         dropped = running.request(*range(8))
         await eventually(started.is_set)
         waiting = running.request(100)
@@ -255,7 +255,7 @@ async def test_two_devices_work_side_by_side_from_one_line() -> None:
 async def test_batch_composition_of_three_long_and_ten_short_requests() -> None:
     """The short ones are through after four batches; the long ones share what is left evenly."""
     model = ScriptedModel()
-    async with rig(model, permits=3, batch_size=6) as running:
+    async with rig(model, slots=3, batch_size=6) as running:
         long = [running.request(*range(1000 * index, 1000 * index + 30)) for index in (1, 2, 3)]
         short = [running.request(index) for index in range(10)]
         await asyncio.gather(*(request.failure for request in short))

@@ -83,7 +83,7 @@ def decoders_of(parent: int) -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and b"decoding_child.py" in command:
+        if int(stat.rpartition(")")[2].split()[1]) == parent and b"decoder_process.py" in command:
             found.append(int(folder.name))
     return found
 

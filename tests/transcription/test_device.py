@@ -12,11 +12,11 @@ import pytest
 
 from app.domain.errors import ModelUnavailable
 from app.domain.transcript import TranscriptionOptions
-from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
+from app.transcription.admission import FrontEnd
 from app.transcription.device import Device, choose_device
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.front import Front
-from app.transcription.permits import Permits
+from app.transcription.loading import DEMO_MODEL, ModelChoice, load
+from app.transcription.slots import Slots
 from app.transcription.transcriber import Listener
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ async def test_demo_model_transcribes_on_the_gpu(samples: Path, tmp_path: Path, 
     replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cuda"))
     transcriber = WhisperTranscriber(
         replicas,
-        front=Front(decoder, permits=3),
-        permits=Permits(3),
+        front_end=FrontEnd(decoder, slots=3),
+        slots=Slots(3),
         batch_size=8,
         on_death=lambda cause: pytest.fail(str(cause)),
     )

@@ -1,4 +1,4 @@
-"""The whole of a transcription: decoding, permit, windows, transcript."""
+"""The whole of a transcription: decoding, slot, windows, transcript."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from faster_whisper import decode_audio
 
 from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
-from app.transcription.checkpoint import ModelChoice, load
+from app.transcription.admission import FrontEnd
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.front import Front
-from app.transcription.permits import Permits
+from app.transcription.loading import ModelChoice, load
+from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener, Turn
 from tests.support.waiting import eventually
 
@@ -56,7 +56,7 @@ class Heard(Listener):
 async def transcriber(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
     deaths: list[BaseException] = []
     made = WhisperTranscriber(
-        [model], front=Front(decoder, permits=1), permits=Permits(1), batch_size=8, on_death=deaths.append
+        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=8, on_death=deaths.append
     )
     yield made
     await made.close()
@@ -158,7 +158,7 @@ async def test_transcripts_under_load_are_those_alone(
     options = TranscriptionOptions(word_timestamps=True)
     deaths: list[BaseException] = []
     made = WhisperTranscriber(
-        [model], front=Front(decoder, permits=16), permits=Permits(16), batch_size=8, on_death=deaths.append
+        [model], front_end=FrontEnd(decoder, slots=16), slots=Slots(16), batch_size=8, on_death=deaths.append
     )
     copies = {
         f"{name}-{copy}": Path(shutil.copy(samples / name, tmp_path / f"{copy}-{name}"))
@@ -191,7 +191,7 @@ async def test_transcripts_under_load_are_those_alone(
 async def test_two_replicas_on_one_cpu_share_the_work(decoder: Decoder, samples: Path, tmp_path: Path) -> None:
     replicas = await asyncio.to_thread(load, ModelChoice(name="demo", device="cpu", device_indexes=(0, 1)))
     made = WhisperTranscriber(
-        replicas, front=Front(decoder, permits=4), permits=Permits(4), batch_size=2, on_death=lambda _: None
+        replicas, front_end=FrontEnd(decoder, slots=4), slots=Slots(4), batch_size=2, on_death=lambda _: None
     )
     sources = [Path(shutil.copy(samples / "numbers.mp3", tmp_path / f"audio{number}")) for number in range(4)]
     found = await asyncio.gather(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.transcription.fallback import Attempt, Thresholds, best
-from app.transcription.phrases import Phrase, phrases
+from app.transcription.segments import Phrase, phrases
 
 THRESHOLDS = Thresholds()
 FIRST = 1000

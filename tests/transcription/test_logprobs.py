@@ -11,8 +11,8 @@ from faster_whisper.audio import decode_audio
 from faster_whisper.feature_extractor import FeatureExtractor
 
 from app.domain.transcript import Task
-from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
-from app.transcription.speech import Span
+from app.transcription.loading import DEMO_MODEL, ModelChoice, load
+from app.transcription.vad import Span
 from app.transcription.whisper import Accepted
 from app.transcription.window import Window
 from tests.support.audio import SAMPLES

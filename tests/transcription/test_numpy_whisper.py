@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 
-from app.transcription.checkpoint import DEMO_MODEL, ModelChoice, load
+from app.transcription.loading import DEMO_MODEL, ModelChoice, load
 from app.transcription.whisper import _storage
 from tests.support.audio import SAMPLES
 from tests.support.numpy_whisper import NumpyWhisper

@@ -25,7 +25,7 @@ from app.domain.errors import (
     UnknownModel,
 )
 from app.domain.transcript import Task, Transcript, TranscriptionOptions
-from app.transcription.catalogue import Catalogue
+from app.transcription.models import ModelRegistry
 from app.transcription.pool import ModelPool
 from app.transcription.transcriber import Listener
 from app.transcription.whisper import WhisperModel
@@ -184,7 +184,7 @@ async def pooled(
     default, *others = shelf.loading
     pool = ModelPool(
         shelf.load,
-        catalogue=Catalogue(default, others),
+        model_registry=ModelRegistry(default, others),
         decoder=decoder,
         on_death=deaths.append,
         **{"permits": 2, "batch_size": 8, **settings},
@@ -237,7 +237,7 @@ async def test_model_is_loaded_on_its_first_use_and_not_before(pooling: Pooled) 
         assert GREETING in await running.transcribe()
         assert GREETING in await running.transcribe("b")
         assert running.shelf.loads == ["a", "b"]
-        assert [state.loaded for state in running.pool.catalogue.states] == [True, True, False]
+        assert [state.loaded for state in running.pool.model_registry.states] == [True, True, False]
 
 
 async def test_models_that_have_room_stay(pooling: Pooled) -> None:
@@ -252,7 +252,7 @@ async def test_only_model_that_there_is_room_for_gives_way_and_comes_back(poolin
         for name in ("a", "b", "a"):
             await running.transcribe(name)
         assert running.shelf.loads == ["a", "b", "a"]
-        assert [state.loaded for state in running.pool.catalogue.states] == [True, False, False]
+        assert [state.loaded for state in running.pool.model_registry.states] == [True, False, False]
         assert running.pool.ready
 
 
@@ -260,7 +260,7 @@ async def test_model_gives_way_that_was_asked_for_longest_ago(pooling: Pooled) -
     async with pooling(max_loaded=2) as running:
         for name in "abac":
             await running.transcribe(name)
-        assert [state.loaded for state in running.pool.catalogue.states] == [True, False, True]
+        assert [state.loaded for state in running.pool.model_registry.states] == [True, False, True]
         await running.transcribe("a")
         assert running.shelf.loads == ["a", "b", "c"]
 
@@ -272,7 +272,7 @@ async def test_model_that_worked_until_just_now_does_not_give_way_to_one_that_wa
         running.shelf.decoding["a"].open()
         await long
         await running.transcribe("c")
-        assert [state.loaded for state in running.pool.catalogue.states] == [True, False, True]
+        assert [state.loaded for state in running.pool.model_registry.states] == [True, False, True]
 
 
 async def test_model_never_gives_way_while_a_request_is_on_it(pooling: Pooled) -> None:
@@ -306,7 +306,7 @@ async def test_model_gives_way_when_the_batch_of_its_cancelled_request_has_ended
         other = await running.begun("b")
         first.cancel()
         await asyncio.wait([first])
-        await eventually(lambda: not running.pool.catalogue.find("a").loaded)
+        await eventually(lambda: not running.pool.model_registry.find("a").loaded)
         for _ in range(50):  # whatever might come next has its chance
             await asyncio.sleep(0)
         assert running.shelf.loads == ["a"]  # it is on the device still
@@ -395,7 +395,7 @@ async def test_model_that_can_not_be_loaded_fails_its_own_requests_and_no_others
         assert running.shelf.loads == ["a", "b", "c", "a"]
         assert running.deaths == []
         assert not running.pool.failing
-        assert not running.pool.catalogue.find("b").loaded
+        assert not running.pool.model_registry.find("b").loaded
 
 
 async def test_model_that_could_not_be_loaded_is_tried_again_by_the_next_request(pooling: Pooled) -> None:
@@ -520,7 +520,7 @@ async def test_what_a_model_is_trained_for_is_known_once_it_is_loaded(pooling: P
 async def test_auto_that_turns_out_to_be_another_of_the_models_is_loaded_once(pooling: Pooled) -> None:
     pooling.shelf.real_names["a"] = "c"
     async with pooling(max_loaded=3) as running:
-        assert running.pool.catalogue.default.name == "c"
+        assert running.pool.model_registry.default.name == "c"
         assert GREETING in await running.transcribe("c")
         assert GREETING in await running.transcribe()
         assert running.shelf.loads == ["a"]
@@ -534,18 +534,18 @@ async def test_auto_that_has_given_way_is_loaded_again_by_its_real_name(pooling:
         for name in (None, "b", None):
             assert GREETING in await running.transcribe(name)
         assert running.shelf.loads == ["a", "b", "c"]
-        assert [state.name for state in running.pool.catalogue.states if state.loaded] == ["c"]
+        assert [state.name for state in running.pool.model_registry.states if state.loaded] == ["c"]
 
 
 @pytest.mark.parametrize("permits", [1, 2])
-async def test_permits_are_counted_over_all_models(pooling: Pooled, permits: int) -> None:
-    async with pooling(max_loaded=2, permits=permits) as running:
+async def test_permits_are_counted_over_all_models(pooling: Pooled, slots: int) -> None:
+    async with pooling(max_loaded=2, slots=slots) as running:
         await running.transcribe("b")
         first = await running.held("a")
         assert running.pool.active == 1
-        second = await (running.held("b") if permits == 2 else running.begun("b"))
+        second = await (running.held("b") if slots == 2 else running.begun("b"))
         await eventually(lambda: running.users("b") == 1)
-        assert running.pool.active == permits
+        assert running.pool.active == slots
         running.shelf.open_all()
         await asyncio.gather(first, second)
         assert running.pool.active == 0

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
-from app.transcription.permits import Permits
 from app.transcription.scheduler import PATIENCE, Pace, Rank, Scheduler, Work
-from app.transcription.speech import Span
+from app.transcription.slots import Slots
+from app.transcription.vad import Span
 from app.transcription.window import Window
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def window(number: int = 0, *, language: str | None = "en", channel: int = 0, be
     )
 
 
-def together(*, permits: int = 3, batch_size: int = 8) -> Scheduler:
+def together(*, slots: int = 3, batch_size: int = 8) -> Scheduler:
     """A device that encodes and decodes a batch at once, as a GPU does."""
-    return Scheduler(permits=Permits(permits), batch_size=batch_size, encodes_apart=False)
+    return Scheduler(slots=Slots(slots), batch_size=batch_size, encodes_apart=False)
 
 
 def added(scheduler: Scheduler, windows: int, *, awaited: bool = False, complete: bool = True) -> Work:
@@ -111,7 +111,7 @@ def test_short_request_is_next_and_alone_while_all_permits_are_held() -> None:
     long[0].on_turn = long[1].on_turn = long[2].on_turn = turns.append
     second = scheduler.next_step()
     assert owners(scheduler, second) == [short]
-    assert short.has_permit
+    assert short.has_slot
     assert turns == [False]
 
 
@@ -151,7 +151,7 @@ def test_long_one_whose_speech_is_still_looked_for_makes_no_batch_small() -> Non
 
 
 def test_awaited_requests_go_before_jobs_and_starve_none() -> None:
-    scheduler = together(permits=1, batch_size=1)
+    scheduler = together(slots=1, batch_size=1)
     job = added(scheduler, 1)
     led: list[bool] = []
     for _ in range(PATIENCE + 2):
@@ -165,7 +165,7 @@ def test_awaited_requests_go_before_jobs_and_starve_none() -> None:
 
 
 def test_long_request_is_served_while_short_ones_keep_coming() -> None:
-    scheduler = together(permits=1)
+    scheduler = together(slots=1)
     long = added(scheduler, 100)
     served = 0
     for _ in range(50):
@@ -218,7 +218,7 @@ def test_windows_of_another_key_wait_for_a_batch_of_their_own() -> None:
 
 
 def test_on_a_cpu_windows_are_encoded_one_by_one_and_a_short_one_steps_in_between() -> None:
-    scheduler = Scheduler(permits=Permits(3), batch_size=4, encodes_apart=True)
+    scheduler = Scheduler(slots=Slots(3), batch_size=4, encodes_apart=True)
     long = added(scheduler, 100)
     encoded = [encoded_next(scheduler) for _ in range(2)]
     short = added(scheduler, 1)
@@ -238,7 +238,7 @@ def test_on_a_cpu_windows_are_encoded_one_by_one_and_a_short_one_steps_in_betwee
 
 
 def test_permit_of_a_dropped_request_is_free_when_its_batch_ends() -> None:
-    scheduler = together(permits=1)
+    scheduler = together(slots=1)
     dropped, waiting = added(scheduler, 5), added(scheduler, 5)
     step = scheduler.next_step()
     assert step is not None
@@ -277,18 +277,18 @@ def test_pace_is_careful_where_it_has_not_measured() -> None:
 )
 def test_everything_is_transcribed_once_within_the_permits(
     requests: list[tuple[int, bool]],
-    permits: int,
+    slots: int,
     batch_size: int,
     encodes_apart: bool,  # noqa: FBT001  # given by hypothesis
 ) -> None:
-    scheduler = Scheduler(permits=Permits(permits), batch_size=batch_size, encodes_apart=encodes_apart)
+    scheduler = Scheduler(slots=Slots(slots), batch_size=batch_size, encodes_apart=encodes_apart)
     for windows, awaited in requests:
         added(scheduler, windows, awaited=awaited)
     transcribed: list[Window] = []
     while (step := scheduler.next_step()) is not None:
-        assert scheduler.held <= permits
+        assert scheduler.held <= slots
         assert len(step.windows) <= batch_size
-        assert all(scheduler.owner(one).has_permit for one in step.windows)
+        assert all(scheduler.owner(one).has_slot for one in step.windows)
         assert len({one.key for one in step.windows}) == 1
         if step.decode:
             transcribed += step.windows

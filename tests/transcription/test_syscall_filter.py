@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from app.transcription.confinement import _ALLOWED, filter_program
+from app.transcription.sandbox import _ALLOWED, filter_program
 from tests.support import bpf
 
 X86_64: Final = 0xC000_003E

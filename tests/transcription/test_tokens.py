@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 
-from app.transcription.tokens import token_bytes
+from app.transcription.segments import token_bytes
 from tests.domain.strategies import unhurried
 
 if TYPE_CHECKING:

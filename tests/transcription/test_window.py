@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.transcription.speech import SAMPLE_RATE, Span
+from app.transcription.vad import SAMPLE_RATE, Span
 from app.transcription.window import Timeline
 
 

@@ -1,0 +1,432 @@
+"""The composition root: every part is made here, given what it needs, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app import __version__, metrics, tracing
+from app.delivery.attempts import Clock
+from app.delivery.client import open_client
+from app.delivery.download import AudioDownloader
+from app.delivery.retry import RetryPolicy, RoundSchedule
+from app.delivery.upload import PresignedUploader
+from app.delivery.webhooks import WebhookSender
+from app.domain.errors import ModelUnavailable, ServiceError
+from app.domain.events import ConnectionCut, LoopLagged, discard_event
+from app.domain.job import JobStatus
+from app.edge.connections import ConnectionLimits, Connections
+from app.jobs.deliveries import Deliveries
+from app.jobs.destinations import Bucket, WebhookReceiver
+from app.jobs.estimate import Estimate
+from app.jobs.pipeline import DOWNLOADS, Pipeline
+from app.jobs.recovery import Recovery
+from app.jobs.retention import Retention, Sweeper
+from app.jobs.runner import Runner
+from app.jobs.serializers import JobViews
+from app.jobs.service_clock import ServiceClock
+from app.jobs.spool import Space, Spool
+from app.jobs.store import Ledger, Registry
+from app.jobs.subscriptions import Changes, Watchers
+from app.jobs.sync_requests import SyncRequests
+from app.jobs.transitions import Endings
+from app.transcription.decoding import Decoder
+from app.transcription.loading import ModelChoice
+from app.transcription.models import ModelRegistry
+from app.transcription.pool import ModelPool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from pathlib import Path
+
+    import httpx
+
+    from app.delivery.attempts import Clock
+    from app.domain.access import WebhookSecret
+    from app.domain.events import Event, EventSink
+    from app.jobs.journal import Journal
+    from app.jobs.service_clock import ServiceClock
+    from app.settings import Settings
+    from app.transcription.transcriber import Transcriber
+    from app.transcription.whisper import WhisperModel
+
+
+logger = logging.getLogger(__name__)
+
+POOL_TIMEOUT_SECONDS = 10.0
+#: How often the event loop's lag is measured.
+_LAG_SECONDS = 0.5
+
+
+class Service:
+    """All the parts of one running service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load_model: Callable[[str], Sequence[WhisperModel]],
+        stop: Callable[[int], None],
+        clock: Clock,
+        service_clock: ServiceClock,
+        journal: Journal,
+        grace_seconds: float,
+    ) -> None:
+        self.settings = settings
+        self._stop = stop
+        self.metrics = metrics.Metrics(version=__version__)
+        self.traces = tracing.open_traces() if tracing.asked_for() else None
+        self.connections = Connections(
+            connection_limits(settings),
+            trusted=settings.forwarded_allow_ips,
+            on_cut=lambda reason: self.emit(ConnectionCut(reason)),
+        )
+        self.pool = ModelPool(
+            load_model,
+            model_registry=ModelRegistry(
+                settings.whisper_model,
+                settings.whisper_models,
+                settings.whisper_model_aliases,
+                compute_type=settings.whisper_compute_type,
+            ),
+            decoder=Decoder(max_seconds=settings.max_audio_seconds, min_free_bytes=settings.spool_min_free_bytes),
+            slots=settings.max_concurrent_requests,
+            batch_size=settings.batch_size,
+            max_loaded=settings.whisper_max_loaded_models,
+            on_death=self._engine_died,
+            emit=self.emit,
+        )
+        self.client = open_client(
+            allowed=settings.url_allowed_hosts,
+            connect_timeout_seconds=settings.upload_connect_timeout_seconds,
+            read_write_timeout_seconds=settings.upload_timeout_seconds,
+            pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
+            max_connections=DELIVERIES + DOWNLOADS,
+        )
+        self.jobs = JobSystem(
+            settings.data_dir,
+            transcriber=self.pool,
+            client=self.client,
+            journal=journal,
+            service_clock=service_clock,
+            clock=clock,
+            policy=RetryPolicy(attempts=settings.upload_max_attempts),
+            schedule=RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds),
+            webhook_secret=settings.webhook_secret,
+            limits=job_limits(settings),
+            on_death=self._job_died,
+            emit=self.emit,
+        )
+        self.metrics.watch(self._gauges)
+        self.waiters = SyncRequests(self.jobs.runner, self.jobs.registry, grace_seconds=grace_seconds)
+
+    def emit(self, event: Event) -> None:
+        """Passes on what happens, to those who count and trace it."""
+        self.metrics(event)
+        if self.traces is not None:
+            self.traces(event)
+
+    def _gauges(self) -> metrics.Gauges:
+        counts = self.jobs.registry.counts()
+        return {
+            "jobs": {status.value: counts[status] for status in JobStatus},
+            "waiting_requests": self.jobs.registry.waiting_count,
+            "permits": self.settings.max_concurrent_requests,
+            "permits_held": self.pool.active,
+            "ready": self.pool.ready and not self.pool.failing and not self.jobs.runner.draining,
+            "undelivered": self.jobs.registry.undelivered_count,
+            "spool_bytes": self.jobs.spool.space.claimed,
+            "disk_free_bytes": self.jobs.spool.space.free,
+            "connections": len(self.connections),
+        }
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.emit(LoopLagged(max(0.0, loop.time() - due)))
+
+    async def drain(self) -> None:
+        """Ends the work of this process within the grace period."""
+        await self.waiters.close()
+        await self.jobs.runner.drain(self.settings.shutdown_grace_seconds)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From the first request that may be answered to the last."""
+        async with AsyncExitStack() as stack:
+            try:
+                await asyncio.to_thread(self.jobs.spool.open)
+                stack.callback(self.jobs.spool.close)
+                stack.push_async_callback(asyncio.to_thread, self.jobs.journal.close)
+                await self.jobs.recovery.restore()
+            except ServiceError as exc:
+                self._give_up(exc)
+                yield
+                return
+            if self.traces is not None:
+                stack.push_async_callback(asyncio.to_thread, self.traces.close)
+            stack.push_async_callback(self.client.aclose)
+            stack.push_async_callback(self.pool.close)
+            self._log_settings()
+            for name, work in (
+                ("deliveries", self.jobs.deliveries.run()),
+                ("model", self._load_model()),
+                ("retention", self.jobs.sweeper.run()),
+                ("event-loop lag", self._watch_lag()),
+            ):
+                stack.push_async_callback(_end, self._start(name, work))
+            stack.push_async_callback(self.drain)
+            yield
+
+    async def _load_model(self) -> None:
+        try:
+            await self.pool.load()
+        except ModelUnavailable as exc:
+            self._give_up(exc)
+            return
+        await self.jobs.recovery.resume(self.pool.model_registry)
+
+    def _give_up(self, exc: ServiceError) -> None:
+        """What stands in the way is for the operator to change: one sentence, no trace."""
+        logger.critical("❌ %s", exc)
+        self._stop(1)
+
+    def _start(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """A task of the service itself: if it dies, so does the service."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._died)
+        return task
+
+    def _died(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.critical("The task %r died: stopping.", task.get_name(), exc_info=exc)
+            self._stop(70)
+
+    def _job_died(self, cause: BaseException) -> None:
+        """What has been accepted can't be written down any more. A supervisor starts the process anew."""
+        logger.critical("❌ A job can't go on (%s): stopping.", cause, exc_info=cause)
+        self._stop(70)
+
+    def _engine_died(self, _cause: BaseException) -> None:
+        """All its requests have failed by now. A supervisor starts the process anew."""
+        logger.critical("The transcription engine died: stopping.")
+        self._stop(70)
+
+    def _log_settings(self) -> None:
+        settings = self.settings
+        logger.info(
+            "Model %s, device %s, compute type %s",
+            settings.whisper_model,
+            settings.whisper_device,
+            settings.whisper_compute_type,
+        )
+        logger.info(
+            "Concurrency: %d on the model at once, %d may wait",
+            settings.max_concurrent_requests,
+            settings.max_queued_jobs,
+        )
+        logger.info(
+            "Timeouts: connect %gs, upload %gs (%d attempts, rounds for %gs), download %gs, shutdown %gs; "
+            "transcription has none",
+            settings.upload_connect_timeout_seconds,
+            settings.upload_timeout_seconds,
+            settings.upload_max_attempts,
+            settings.delivery_max_age_seconds,
+            settings.download_timeout_seconds,
+            settings.shutdown_grace_seconds,
+        )
+        if not settings.api_keys:
+            logger.info("API_KEYS is empty: whoever reaches this server may use it")
+        elif short := [key.name for key in settings.api_keys if key.is_short]:
+            logger.warning(
+                "⚠️ API_KEYS has keys that can be guessed (%s): use at least 16 random characters, as openssl rand -hex "
+                "24 prints",
+                ", ".join(short),
+            )
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def job_limits(settings: Settings) -> JobLimits:
+    """What the settings say of how much there may be of everything."""
+    return JobLimits(
+        slots=settings.max_concurrent_requests,
+        queued=settings.max_queued_jobs,
+        file_bytes=settings.max_upload_bytes,
+        spool_bytes=settings.spool_max_bytes,
+        free_bytes=settings.spool_min_free_bytes,
+        upload_seconds=settings.upload_timeout_seconds,
+        download_seconds=settings.download_timeout_seconds,
+        finished_seconds=settings.job_retention_seconds,
+        undelivered_seconds=settings.undelivered_retention_seconds,
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What the settings say of how many clients there may be, and how slow."""
+    return ConnectionLimits(
+        total=settings.max_connections,
+        per_address=settings.max_connections_per_address,
+        head_seconds=settings.header_timeout_seconds,
+        body_bytes_per_second=settings.min_body_bytes_per_second,
+        send_seconds=settings.send_timeout_seconds,
+    )
+
+
+def model_choice(settings: Settings, name: str) -> ModelChoice:
+    """How the settings want the model of that name to be loaded."""
+    return ModelChoice(
+        name=name,
+        device=settings.whisper_device,
+        compute_type=settings.whisper_compute_type,
+        device_indexes=settings.whisper_device_index,
+        cpu_threads=settings.whisper_cpu_threads,
+        beam_size=settings.whisper_beam_size,
+    )
+
+
+#: Rounds of delivery that run at once; further ones wait.
+DELIVERIES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLimits:
+    """How much, how often and for how long; sizes in bytes, times in seconds, 0 for no limit of ``spool_bytes``."""
+
+    slots: int = 3
+    queued: int = 1000
+    file_bytes: int
+    spool_bytes: int = 0
+    free_bytes: int = 0
+    upload_seconds: float = 600.0
+    download_seconds: float = 3600.0
+    finished_seconds: float = 3600.0
+    undelivered_seconds: float = 604_800.0
+
+
+class JobSystem:
+    """The parts, each made once and given what it needs. ``on_death`` is told of a job that ended as none may."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        transcriber: Transcriber,
+        client: httpx.AsyncClient,
+        journal: Journal,
+        service_clock: ServiceClock,
+        clock: Clock,
+        policy: RetryPolicy,
+        schedule: RoundSchedule,
+        webhook_secret: WebhookSecret | None,
+        limits: JobLimits,
+        on_death: Callable[[BaseException], None],
+        registry: Registry | None = None,
+        emit: EventSink = discard_event,
+    ) -> None:
+        self.journal = journal
+        self.changes = Changes()
+        self.registry = registry or Registry(self.changes, emit=emit)
+        self.ledger = Ledger(self.registry, journal, emit=emit)
+        self.watchers = Watchers()
+        self.estimate = Estimate(slots=limits.slots)
+        self.spool = Spool(
+            data_dir,
+            Space(
+                data_dir,
+                max_bytes=limits.spool_bytes,
+                min_free_bytes=limits.free_bytes,
+                next_free_seconds=self.estimate.next_place_seconds,
+            ),
+        )
+        self.retention = Retention(
+            finished_seconds=limits.finished_seconds,
+            undelivered_seconds=limits.undelivered_seconds,
+            service_clock=service_clock,
+        )
+        self.views = JobViews(self.registry, self.retention, self.estimate)
+        endings = Endings(self.views, service_clock)
+        self.pipeline = Pipeline(
+            registry=self.registry,
+            ledger=self.ledger,
+            spool=self.spool,
+            transcriber=transcriber,
+            downloader=AudioDownloader(
+                client,
+                policy=policy,
+                clock=clock,
+                total_timeout_seconds=limits.download_seconds,
+                max_bytes=limits.file_bytes,
+                emit=emit,
+            ),
+            estimate=self.estimate,
+            watchers=self.watchers,
+            endings=endings,
+            service_clock=service_clock,
+            emit=emit,
+        )
+        uploader = PresignedUploader(
+            client, policy=policy, clock=clock, total_timeout_seconds=limits.upload_seconds, emit=emit
+        )
+        sender = None
+        if webhook_secret is not None:
+            sender = WebhookSender(
+                client,
+                webhook_secret,
+                policy=policy,
+                clock=clock,
+                total_timeout_seconds=limits.upload_seconds,
+                emit=emit,
+            )
+        self.deliveries = Deliveries(
+            registry=self.registry,
+            ledger=self.ledger,
+            destinations=[
+                Bucket(spool=self.spool, uploader=uploader, endings=endings, emit=emit),
+                WebhookReceiver(sender=sender),
+            ],
+            schedule=schedule,
+            service_clock=service_clock,
+            clock=clock,
+            at_once=DELIVERIES,
+            on_death=on_death,
+            emit=emit,
+        )
+        self.runner = Runner(
+            registry=self.registry,
+            ledger=self.ledger,
+            spool=self.spool,
+            pipeline=self.pipeline,
+            deliveries=self.deliveries,
+            endings=endings,
+            estimate=self.estimate,
+            service_clock=service_clock,
+            max_queued=limits.queued,
+            on_death=on_death,
+        )
+        self.recovery = Recovery(
+            registry=self.registry,
+            ledger=self.ledger,
+            journal=journal,
+            spool=self.spool,
+            pipeline=self.pipeline,
+            deliveries=self.deliveries,
+            runner=self.runner,
+            service_clock=service_clock,
+            clock=clock,
+        )
+        self.sweeper = Sweeper(
+            registry=self.registry,
+            runner=self.runner,
+            ledger=self.ledger,
+            journal=journal,
+            retention=self.retention,
+        )

@@ -1,0 +1,109 @@
+"""``stream=true``: what is said, as it is transcribed, for OpenAI's own client and over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from app.api.sse import TextDeltas
+from tests.support.fake_transcriber import a_segment
+from tests.support.service import serving
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+pytestmark = pytest.mark.anyio
+
+
+async def events_of(running: Running, file: Path, **fields: str) -> list[dict[str, Any]]:
+    with file.open("rb") as audio:
+        answer = await running.client.post(
+            "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true", **fields}, timeout=60
+        )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in answer.text.split("\n\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+async def test_deltas_make_up_the_text_of_the_last_event(running: Running, samples: Path) -> None:
+    *deltas, done = await events_of(running, samples / "long.opus")
+    assert {event["type"] for event in deltas} == {"transcript.text.delta"}
+    assert len(deltas) >= 2
+    assert done["type"] == "transcript.text.done"
+    assert "".join(event["delta"] for event in deltas) == done["text"]
+    assert done["text"].startswith("good morning and welcome")
+    assert done["usage"] == {"type": "duration", "seconds": 77}
+    await eventually(lambda: not running.service.jobs.registry.everything())
+    assert not running.service.jobs.watchers._queues
+
+
+async def test_silence_is_one_event(running: Running, samples: Path) -> None:
+    (done,) = await events_of(running, samples / "silence.wav")
+    assert (done["type"], done["text"]) == ("transcript.text.done", "")
+
+
+async def test_openais_client_reads_the_stream(running: Running, samples: Path) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
+    audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+    stream = await client.audio.transcriptions.create(model="whisper-1", file=("hello.wav", audio), stream=True)
+    kinds = []
+    async for one in stream:
+        kinds.append(one.type)
+        if one.type == "transcript.text.done":
+            assert one.text == "hello this is a test the job is complete now"
+    assert kinds == ["transcript.text.delta", "transcript.text.done"]
+    await client.close()
+
+
+async def test_what_fails_before_anything_is_said_has_its_status(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
+    answer = await running.transcribe(tmp_path / "song.mp3", stream="true")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_audio")
+    await eventually(lambda: not running.service.jobs.registry.everything())
+
+
+async def test_failure_in_the_middle_is_an_event(
+    tmp_path: Path, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = model.decode
+
+    def failing(windows: Any) -> Any:
+        if any(window.start > 0 and window.number > 0 for window in windows):
+            raise RuntimeError("broken")
+        return decode(windows)
+
+    monkeypatch.setattr(model, "decode", failing)
+    async with serving(tmp_path / "data", lambda: model, whisper_batch_size="1") as running:
+        *deltas, last = await events_of(running, samples / "long.opus")
+    assert [event["type"] for event in deltas] == ["transcript.text.delta"]
+    assert last["error"]["type"] == "server_error"
+
+
+async def test_closing_the_connection_cancels_the_work(running: Running, samples: Path) -> None:
+    with (samples / "long.opus").open("rb") as audio:
+        request = running.client.build_request(
+            "POST", "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true"}
+        )
+        answer = await running.client.send(request, stream=True)
+    await answer.aclose()
+    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: running.service.pool.active == 0)
+    assert not running.service.jobs.watchers._queues
+
+
+def test_space_at_the_end_waits_until_something_follows() -> None:
+    deltas = TextDeltas()
+    texts = ["  ", " one ", "two  ", "", " three "]
+    pieces = [deltas.of((a_segment(0, text, start=0, end=1),)) for text in texts]
+    assert "".join(pieces) == "".join(texts).strip()
+    assert pieces[0] == ""

@@ -1,0 +1,103 @@
+"""The documents that are PUT, key by key."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app.domain.formats import Granularity, Rendering, ResponseFormat
+from app.domain.job import Job, JobStatus
+from app.jobs.serializers import body, extras, failure_document, success_document
+from tests.jobs.rig import a_job
+from tests.support.fake_transcriber import GREETING
+
+SEGMENT, WORD = Granularity
+ID = "0b6e4b3c-2f0c-4b3a-9d55-0f6a5a3f7f10"
+SUCCESS = ["job_id", "status", "task", "language", "duration", "text", "segments", "usage", "model", "processing_time"]
+
+
+def failed(*, at: float) -> Job:
+    """A job that came onto the model at 1000."""
+    return (
+        a_job(id=ID)
+        .moved_to(JobStatus.PROCESSING, at=1000.0)
+        .moved_to(JobStatus.FAILED, at=at, error="No audio.", error_type="UndecodableAudio")
+    )
+
+
+def test_success_document_has_exactly_the_keys_of_the_contract() -> None:
+    job = a_job()
+    document = success_document(job, GREETING, processing_time=1.23456)
+    assert list(document) == SUCCESS
+    assert document | {"segments": len(document["segments"])} == {
+        "job_id": job.id,
+        "status": "completed",
+        "task": "transcribe",
+        "language": "german",
+        "duration": 10.0,
+        "text": "Grüße an alle.",
+        "segments": 2,
+        "usage": {"type": "duration", "seconds": 10},
+        "model": "small",
+        "processing_time": 1.235,
+    }
+    assert len(document["segments"][0]) == 10
+
+
+def test_words_metadata_and_warnings_are_added_where_there_are_any() -> None:
+    job = a_job(
+        rendering=Rendering(granularities=frozenset({WORD})), metadata={"call": "17"}, warnings=("It was late.",)
+    )
+    document = success_document(job, GREETING, processing_time=1.0)
+    assert document.keys() - set(SUCCESS) == {"words", "metadata", "warnings"}
+    assert document["words"][0] == {"word": "Grüße", "start": 0.5, "end": 4.0, "probability": 0.9}
+    assert document["metadata"] == {"call": "17"}
+    assert document["warnings"] == ["It was late."]
+
+
+def test_failure_document_has_exactly_the_keys_of_the_contract() -> None:
+    job = failed(at=1000.5)
+    assert failure_document(job) == {
+        "job_id": job.id,
+        "status": "failed",
+        "error": "No audio.",
+        "error_type": "UndecodableAudio",
+        "processing_time": 0.5,
+    }
+    assert failure_document(job.changed(metadata={"call": "17"}))["metadata"] == {"call": "17"}
+
+
+def test_failure_document_counts_from_the_first_permit_to_the_end_whenever_it_is_made() -> None:
+    assert failure_document(failed(at=1002.34567))["processing_time"] == 2.346
+    assert failure_document(failed(at=990.0))["processing_time"] == 0.0  # the clock was set back
+    never_on_the_model = a_job(id=ID).moved_to(JobStatus.FAILED, at=1002.0, error="No audio.", error_type="Oops")
+    assert failure_document(never_on_the_model)["processing_time"] == 0.0
+
+
+def test_empty_metadata_is_given_back_and_absent_metadata_is_not() -> None:
+    assert extras(a_job(metadata={})) == {"metadata": {}}
+    assert extras(a_job()) == {}
+
+
+def test_document_is_json_with_other_alphabets_spelled_out() -> None:
+    job = a_job(metadata={"who": "Zoë"})
+    content = body(job, Rendering(format=ResponseFormat.DOCUMENT), GREETING, processing_time=1.0)
+    assert json.loads(content) == success_document(job, GREETING, processing_time=1.0)
+    assert "Grüße" in content.decode()
+    assert "Zoë" in content.decode()
+
+
+@pytest.mark.parametrize("format_", [ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT])
+def test_plain_bodies_hold_the_transcript_and_nothing_of_the_job(format_: ResponseFormat) -> None:
+    job = a_job(metadata={"call": "17"}, warnings=("It was late.",))
+    text = body(job, Rendering(format=format_), GREETING, processing_time=1.0).decode()
+    assert "Grüße" in text
+    assert "17" not in text
+    assert "late" not in text
+
+
+def test_json_bodies_carry_the_warnings() -> None:
+    job = a_job(warnings=("It was late.",))
+    content = body(job, Rendering(format=ResponseFormat.VERBOSE_JSON), GREETING, processing_time=1.0)
+    assert json.loads(content)["warnings"] == ["It was late."]
