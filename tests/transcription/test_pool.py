@@ -187,7 +187,7 @@ async def pooled(
         model_registry=ModelRegistry(default, others),
         decoder=decoder,
         on_death=deaths.append,
-        **{"permits": 2, "batch_size": 8, **settings},
+        **{"slots": 2, "batch_size": 8, **settings},
     )
     made = Rig(pool, shelf, audio, folder, deaths)
     try:
@@ -537,7 +537,7 @@ async def test_auto_that_has_given_way_is_loaded_again_by_its_real_name(pooling:
         assert [state.name for state in running.pool.model_registry.states if state.loaded] == ["c"]
 
 
-@pytest.mark.parametrize("permits", [1, 2])
+@pytest.mark.parametrize("slots", [1, 2])
 async def test_permits_are_counted_over_all_models(pooling: Pooled, slots: int) -> None:
     async with pooling(max_loaded=2, slots=slots) as running:
         await running.transcribe("b")

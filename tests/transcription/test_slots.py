@@ -409,7 +409,7 @@ async def rig(*models: Sequence[Any], slots: int, encodes_apart: bool = False) -
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("permits", [1, 2])
+@pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("encodes_apart", [False, True])
 async def test_all_requests_of_two_models_come_to_their_end(
@@ -432,7 +432,7 @@ async def test_all_requests_of_two_models_come_to_their_end(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("permits", [1, 2])
+@pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
 async def test_requests_that_are_cancelled_in_between_hold_nobody_up(slots: int, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311  # who is cancelled, and when
