@@ -19,7 +19,7 @@ from app.domain.access import is_loopback
 from app.domain.errors import ServiceError
 from app.edge.protocol import guarded
 from app.main import create_app
-from app.settings import Settings, WrongSettings
+from app.settings import InvalidSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,7 +90,7 @@ def main() -> int:
     """Serves until it is told to stop; gives the exit code."""
     try:
         settings = Settings.load()
-    except WrongSettings as exc:
+    except InvalidSettings as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)

@@ -154,5 +154,5 @@ class MetricsPage:
     async def metrics(self, request: Request) -> Response:
         """Numbers only, of all keys together. Open, unless METRICS_KEY is set."""
         if self.keys:
-            self.keys.required(request.headers.get("authorization", ""), setting="METRICS_KEY")
+            self.keys.authenticate(request.headers.get("authorization", ""), setting="METRICS_KEY")
         return Response(await asyncio.to_thread(self.render), media_type=self.content_type)

@@ -15,7 +15,7 @@ from typing import Final
 import httpx
 
 from app.delivery.addresses import is_public
-from app.domain.access import AllowedHosts, comparable, is_name_or_address
+from app.domain.access import AllowedHosts, comparable_host, is_name_or_address
 from app.domain.errors import RefusedUrl
 
 #: URLs presigned with a session's token have 2,000 to 4,000 characters.
@@ -166,7 +166,7 @@ _NEVER_PUBLIC: Final = ("localhost", "local", "internal", "home.arpa", "onion", 
 
 def is_known_private(host: str) -> bool:
     """Whether no resolver is needed to know that ``host`` is not public."""
-    name = comparable(host)
+    name = comparable_host(host)
     if any(name == top or name.endswith(f".{top}") for top in _NEVER_PUBLIC):
         return True
     address = _address(name)
@@ -180,7 +180,7 @@ def is_oddly_written_address(host: str) -> bool:
     """
     if ":" in host or not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
         return False
-    return comparable(host) != host or _canonical(host) is None
+    return comparable_host(host) != host or _canonical(host) is None
 
 
 def _address(name: str) -> str | None:

@@ -62,7 +62,7 @@ class Connections:
         """Takes a new connection in, if need be in the place of one that waits for its request; else False."""
         who = subscriber(address)
         limits = self.limits
-        if limits.per_address and self._counts[who] >= limits.per_address and not self._trusted.cover(address):
+        if limits.per_address and self._counts[who] >= limits.per_address and not self._trusted.covers(address):
             room = self._make_room(who)
         else:
             room = not limits.total or len(self) < limits.total or self._make_room(None)

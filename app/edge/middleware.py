@@ -79,7 +79,7 @@ class Limits:
             self._check_rate(subscriber(_address(scope)))
         else:
             try:
-                key = self._keys.required(headers.get("authorization", ""), setting="API_KEYS")
+                key = self._keys.authenticate(headers.get("authorization", ""), setting="API_KEYS")
             except Unauthorized:
                 self._refusals.note(_address(scope))
                 self._check_rate(subscriber(_address(scope)))
@@ -118,7 +118,7 @@ class RequestsAtOnce:
         """Whether there is room for one more, which counts while inside."""
         who = subscriber(address)
         is_full = bool(self._per_address) and self._counts[who] >= self._per_address
-        if is_full and not self._trusted.cover(address):
+        if is_full and not self._trusted.covers(address):
             yield False
             return
         self._counts[who] += 1

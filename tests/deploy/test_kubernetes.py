@@ -7,7 +7,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]  # publishes no types
 import pytest
 
-from app.settings import Settings, WrongSettings
+from app.settings import InvalidSettings, Settings
 from tests.deploy.deployment import KUBERNETES, documents, grace_seconds
 
 
@@ -94,5 +94,5 @@ def test_the_secret_as_it_stands_stops_the_start(
     (secret,) = (one["stringData"] for one in manifests if one["kind"] == "Secret")
     for name, value in secret.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(WrongSettings, match="WEBHOOK_SECRET"):
+    with pytest.raises(InvalidSettings, match="WEBHOOK_SECRET"):
         Settings.load()

@@ -1,0 +1,95 @@
+"""Allowed hosts, trusted proxies and loopback addresses."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.access import AllowedHosts, TrustedProxies, is_loopback
+
+
+@pytest.mark.parametrize(
+    ("entry", "ascii_name"),
+    [
+        ("Bücher.example", "xn--bcher-kva.example"),
+        ("MINIO.Local.", "minio.local"),
+        ("例え.jp", "xn--r8jz45g.jp"),
+        ("xn--strae-oqa.example", "xn--strae-oqa.example"),
+    ],
+)
+def test_international_host_name_is_encoded_in_ascii(entry: str, ascii_name: str) -> None:
+    assert AllowedHosts.parse(entry).covers(ascii_name, 443)
+    assert AllowedHosts.parse(f"{entry}:9000").entries == {(ascii_name, 9000)}
+
+
+@pytest.mark.parametrize("entry", ["straße.example", "faß.de:9000", "βόλος.com", "نامه\u200cای.com"])
+def test_host_name_that_idna_2008_encodes_differently_is_refused(entry: str) -> None:
+    """Python's codec would map these names to other hosts."""
+    with pytest.raises(ValueError, match="in its xn-- form") as caught:
+        AllowedHosts.parse(f"good.local, {entry}")
+    assert repr(entry) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "http://minio.local",
+        "minio.local/path",
+        "*.local",
+        "10.0.0.0/8",
+        "minio.local:0",
+        "minio.local:65536",
+        "minio.local:http",
+        "user@minio.local",
+        "two words",
+        "[::1",
+        "[::1]x",
+        "[zz]:9000",
+        "256.1.1.1",
+        ":9000",
+        "a..b",
+        "\ud800",
+    ],
+)
+def test_malformed_allowed_host_is_quoted(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        AllowedHosts.parse(f"good.local, {entry}")
+    assert repr(entry) in str(caught.value)
+
+
+def test_empty_list_of_allowed_hosts_covers_nothing() -> None:
+    for text in ("", " , ,"):
+        assert AllowedHosts.parse(text) == AllowedHosts()
+    assert not AllowedHosts().covers("localhost", 80)
+
+
+@given(st.text())
+def test_any_text_is_parsed_as_allowed_hosts_or_refused(text: str) -> None:
+    with suppress(ValueError):
+        allowed = AllowedHosts.parse(text)
+        assert all(allowed.covers(host, port or 443) for host, port in allowed.entries)
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1"])
+def test_trusted_proxies_cover_their_networks(address: str) -> None:
+    assert TrustedProxies.parse("10.0.0.0/8, fd00::/8").covers(address)
+    assert TrustedProxies.parse("*").covers(address)
+    assert not TrustedProxies.parse("192.0.2.1").covers(address)
+
+
+def test_trusted_proxies_do_not_cover_names() -> None:
+    assert not TrustedProxies.parse("*").covers("proxy.local")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *[(host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "LOCALHOST")],
+        *[(host, False) for host in ("0.0.0.0", "::", "10.0.0.5", "example.com", "")],  # noqa: S104  nothing is bound
+    ],
+)
+def test_loopback_hosts_are_recognized(host: str, *, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
