@@ -17,7 +17,7 @@ import uvicorn
 from app import logs
 from app.domain.access import is_loopback
 from app.domain.errors import ServiceError
-from app.edge.protocol import guarded
+from app.edge.protocol import http_protocol
 from app.main import create_app
 from app.settings import InvalidSettings, Settings
 
@@ -113,7 +113,7 @@ def main() -> int:
         return 1
     config = uvicorn.Config(
         app,
-        http=guarded(connections),  # h11: httptools takes header blocks of any size into memory
+        http=http_protocol(connections),  # h11: httptools takes header blocks of any size into memory
         proxy_headers=True,
         forwarded_allow_ips=str(settings.forwarded_allow_ips),
         ws="none",

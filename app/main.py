@@ -20,12 +20,12 @@ from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
 from app.domain.access import is_loopback
 from app.edge.middleware import (
-    Counted,
+    ConcurrencyLimit,
     CrossOriginGuard,
-    Limits,
+    GroqPrefix,
     LingeringClose,
-    OtherPrefix,
-    RequestsAtOnce,
+    RequestLimits,
+    ResponseEvents,
     SecurityHeaders,
 )
 from app.jobs.journal import SqliteJournal
@@ -93,17 +93,17 @@ def create_app(
     openapi.complete(app)
     openapi.install_docs(app)
     app.add_middleware(
-        Limits,
+        RequestLimits,
         keys=settings.api_keys,
         rate=settings.rate_limit,
         max_upload_bytes=settings.max_upload_bytes,
-        at_once=RequestsAtOnce(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
+        concurrency=ConcurrencyLimit(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
     )
     if not settings.api_keys:
         app.add_middleware(CrossOriginGuard, is_local=is_loopback(settings.host))
     app.add_middleware(LingeringClose)
-    app.add_middleware(OtherPrefix)
-    app.add_middleware(Counted, emit=service.emit)
+    app.add_middleware(GroqPrefix)
+    app.add_middleware(ResponseEvents, emit=service.emit)
     app.add_middleware(SecurityHeaders)
     return app
 

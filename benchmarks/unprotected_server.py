@@ -46,8 +46,8 @@ def _passing_by(application: Any, **_: Any) -> Any:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="unprotected-") as made:
         decoding._PROGRAM = _free_child(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
-        program.guarded = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
-        for part in ("CrossOriginGuard", "SecurityHeaders", "Counted"):
+        program.http_protocol = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
+        for part in ("CrossOriginGuard", "SecurityHeaders", "ResponseEvents"):
             setattr(app.main, part, _passing_by)
         app.service.Service.emit = lambda *_: None  # type: ignore[method-assign]  # likewise
         sys.stderr.write("This server protects nothing.\n")

@@ -1,1 +1,1 @@
-"""The hardened HTTP front: connections, deadlines, rates and what is decided before a body is read."""
+"""The hardened HTTP front: connections, deadlines, rate limits, and checks made before a body is read."""

@@ -1,7 +1,7 @@
-"""How many connections there may be, in all and from one address, and how slow they may be.
+"""Limits on the number of connections, in total and per address, and on how slow they may be.
 
-A flood of idle connections keeps nobody out: when there is no room, the one that has waited longest for its request
-makes it. Who sends a request in one go is hardly ever among them.
+A flood of idle connections locks nobody out: when a limit is reached, the connection that has been idle longest is
+closed to make room. A client that sends its request in one go is hardly ever idle.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from app.domain.events import CutReason
-from app.edge.rate_limit import subscriber
+from app.edge.rate_limit import network_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """``total`` and ``per_address`` count connections; 0 is no limit, in each of them.
+    """Limits for all connections; 0 means no limit, for each field except ``window_seconds``.
 
-    ``head_seconds`` is the time for a request's head, ``body_bytes_per_second`` what must come of a body on the average
-    of ``window_seconds``, ``send_seconds`` how long a client may take nothing of what it is sent.
+    ``total`` and ``per_address`` count connections. ``head_seconds`` is the time allowed for a request's head.
+    ``body_bytes_per_second`` is the least average speed of a body over ``window_seconds``. ``send_seconds`` is how
+    long a client may accept none of its response.
     """
 
     total: int = 0
@@ -36,14 +37,18 @@ class ConnectionLimits:
 
 
 class Closable(Protocol):
-    """A connection, as it is seen from here."""
+    """A connection that can be closed to make room for another."""
 
     def cut(self, reason: CutReason) -> None:
-        """Closes it at once."""
+        """Close the connection at once."""
 
 
 class Connections:
-    """All that are open. ``trusted`` addresses may have any number: the clients of a proxy share its one."""
+    """All open connections.
+
+    ``trusted`` addresses are exempt from the limit per address, because all clients of a proxy share its address.
+    ``on_cut`` is called with the reason whenever the server closes a connection.
+    """
 
     def __init__(
         self, limits: ConnectionLimits, *, trusted: TrustedProxies, on_cut: Callable[[CutReason], None] | None = None
@@ -51,56 +56,57 @@ class Connections:
         self.limits = limits
         self._trusted = trusted
         self._on_cut = on_cut
-        self._addresses: dict[Closable, str] = {}
+        self._keys: dict[Closable, str] = {}
         self._counts: Counter[str] = Counter()
         self._idle: dict[Closable, None] = {}
 
     def __len__(self) -> int:
-        return len(self._addresses)
+        return len(self._keys)
 
     def admit(self, connection: Closable, address: str) -> bool:
-        """Takes a new connection in, if need be in the place of one that waits for its request; else False."""
-        who = subscriber(address)
+        """Add a new connection, closing an idle one if a limit is reached; return False if that is not possible."""
+        key = network_key(address)
         limits = self.limits
-        if limits.per_address and self._counts[who] >= limits.per_address and not self._trusted.covers(address):
-            room = self._make_room(who)
+        if limits.per_address and self._counts[key] >= limits.per_address and not self._trusted.covers(address):
+            has_room = self._make_room(key)
         else:
-            room = not limits.total or len(self) < limits.total or self._make_room(None)
-        if room:
-            self._addresses[connection] = who
-            self._counts[who] += 1
-        elif not self._counts[who]:
-            del self._counts[who]
-        return room
+            has_room = not limits.total or len(self) < limits.total or self._make_room(None)
+        if has_room:
+            self._keys[connection] = key
+            self._counts[key] += 1
+        elif not self._counts[key]:
+            del self._counts[key]
+        return has_room
 
-    def idle(self, connection: Closable) -> None:
-        """It waits for a request."""
-        if connection in self._addresses:
+    def mark_idle(self, connection: Closable) -> None:
+        """Record that the connection is waiting for a request."""
+        if connection in self._keys:
             self._idle[connection] = None
 
-    def busy(self, connection: Closable) -> None:
-        """Its request is here."""
+    def mark_busy(self, connection: Closable) -> None:
+        """Record that the connection has a request."""
         self._idle.pop(connection, None)
 
-    def left(self, connection: Closable) -> None:
+    def remove(self, connection: Closable) -> None:
+        """Forget a closed connection; do nothing if it is not known."""
         self._idle.pop(connection, None)
-        who = self._addresses.pop(connection, None)
-        if who is None:
+        key = self._keys.pop(connection, None)
+        if key is None:
             return
-        self._counts[who] -= 1
-        if not self._counts[who]:
-            del self._counts[who]
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]
 
-    def note(self, reason: CutReason) -> None:
-        """That one was closed for it."""
+    def report_cut(self, reason: CutReason) -> None:
+        """Report that the server has closed a connection."""
         if self._on_cut is not None:
             self._on_cut(reason)
 
-    def _make_room(self, who: str | None) -> bool:
-        """Closes the connection that has waited longest, of ``who`` or of all; whether there was one."""
+    def _make_room(self, key: str | None) -> bool:
+        """Close the longest idle connection of ``key``, or of all if None; return False if there is none."""
         for connection in self._idle:
-            if who is None or self._addresses[connection] == who:
-                self.left(connection)
+            if key is None or self._keys[connection] == key:
+                self.remove(connection)
                 connection.cut(CutReason.MADE_ROOM)
                 return True
         return False

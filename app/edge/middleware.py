@@ -1,4 +1,7 @@
-"""What is decided before the first byte of a body: keys and sizes. Pure ASGI, so that nothing is read for nothing."""
+"""Checks made before the first byte of a body is read: API keys, rates and sizes; and headers of every response.
+
+All of it is pure ASGI: FastAPI's dependencies would run after a form had been received.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import math
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -19,7 +23,7 @@ from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES, body_too_large
 from app.domain.errors import BodyTooLarge, CrossOriginRequest, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
-from app.edge.rate_limit import RateLimiter, subscriber
+from app.edge.rate_limit import RateLimiter, network_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +35,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: So long a client that is refused in mid-upload is listened to, so that it can read its answer.
+#: How long to read the rest of a rejected upload, so that the client gets to read its response.
 _LINGER_SECONDS: Final = 10.0
-#: How often refusals are spoken of at most.
-_REFUSALS_SECONDS: Final = 10.0
+#: The least time between two log lines about rejected keys.
+_REJECTION_LOG_SECONDS: Final = 10.0
+#: Responses keep their declared type, cannot be framed, and leak no URL to other sites.
+_SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
-class Limits:
-    """Refuses requests without a key, those of who asks too often, and bodies that say they are too large."""
+class RequestLimits:
+    """Middleware that checks the API key, the request rate, the announced size and the number of requests at once."""
 
     def __init__(
         self,
@@ -47,52 +58,54 @@ class Limits:
         keys: ApiKeys,
         rate: Rate | None,
         max_upload_bytes: int,
-        at_once: RequestsAtOnce,
+        concurrency: ConcurrencyLimit,
     ) -> None:
         self._app = app
-        self._at_once = at_once
         self._keys = keys
         self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
-        self._refusals = Refusals()
+        self._concurrency = concurrency
+        self._rejections = RejectionLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
         try:
-            self._admit(scope)
+            self._check(scope)
         except (Unauthorized, BodyTooLarge, TooManyRequests) as exc:
             await error_response(exc)(scope, receive, send)
             return
-        with self._at_once.counted(_address(scope)) as has_room:
-            if has_room:
+        with self._concurrency.counted(_address(scope)) as is_allowed:
+            if is_allowed:
                 await self._app(scope, receive, send)
             else:
                 await too_many_connections()(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> None:
+        """Set the owner of the request, and raise if it is not allowed."""
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["owner"] = state["key_name"] = ""
         if not self._keys:
-            self._check_rate(subscriber(_address(scope)))
+            self._check_rate(network_key(_address(scope)))
         else:
             try:
                 key = self._keys.authenticate(headers.get("authorization", ""), setting="API_KEYS")
             except Unauthorized:
-                self._refusals.note(_address(scope))
-                self._check_rate(subscriber(_address(scope)))
+                self._rejections.add(_address(scope))
+                self._check_rate(network_key(_address(scope)))
                 raise
             self._check_rate(key.fingerprint)
             state["owner"], state["key_name"] = key.fingerprint, key.name
         self._check_length(headers)
 
-    def _check_rate(self, who: str) -> None:
-        if self._limiter is None or not (wait := self._limiter.wait_seconds(who)):
+    def _check_rate(self, key: str) -> None:
+        if self._limiter is None or not (wait := self._limiter.wait_seconds(key)):
             return
         raise TooManyRequests(
-            f"Too many requests: RATE_LIMIT allows {self._limiter.rate}. Try again in a while.",
+            f"Too many requests: RATE_LIMIT allows {self._limiter.rate}. Retry after the time in the header "
+            "Retry-After.",
             retry_after_seconds=math.ceil(wait),
         )
 
@@ -102,10 +115,11 @@ class Limits:
             raise body_too_large(self._max_upload_bytes)
 
 
-class RequestsAtOnce:
-    """Counts the requests of each address at work. Behind a proxy they are what connections are without one.
+class ConcurrencyLimit:
+    """A limit on the requests of one address that are in progress at the same time.
 
-    The proxies' own addresses have no limit, nor has anybody where ``per_address`` is 0.
+    Behind a proxy this takes the place of a limit on connections. ``trusted`` proxies themselves have no limit;
+    ``per_address`` 0 means no limit at all.
     """
 
     def __init__(self, per_address: int, *, trusted: TrustedProxies) -> None:
@@ -115,34 +129,35 @@ class RequestsAtOnce:
 
     @contextmanager
     def counted(self, address: str) -> Iterator[bool]:
-        """Whether there is room for one more, which counts while inside."""
-        who = subscriber(address)
-        is_full = bool(self._per_address) and self._counts[who] >= self._per_address
+        """Yield True and count the request inside the block, or yield False if the limit is reached."""
+        key = network_key(address)
+        is_full = bool(self._per_address) and self._counts[key] >= self._per_address
         if is_full and not self._trusted.covers(address):
             yield False
             return
-        self._counts[who] += 1
+        self._counts[key] += 1
         try:
             yield True
         finally:
-            self._counts[who] -= 1
-            if not self._counts[who]:
-                del self._counts[who]
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
 
 
-class Refusals:
-    """Says in the log that keys were missing or wrong, now and then, however many they were."""
+class RejectionLog:
+    """Log lines about missing and wrong keys, at most one every few seconds."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._said_at = -math.inf
+        self._logged_at = -math.inf
 
-    def note(self, address: str) -> None:
+    def add(self, address: str) -> None:
+        """Count a rejected request, and log the count if the last line is old enough."""
         self._count += 1
         now = time.monotonic()
-        if now - self._said_at >= _REFUSALS_SECONDS:
+        if now - self._logged_at >= _REJECTION_LOG_SECONDS:
             logger.warning("🔑 %d requests had no key, or a wrong one; the last came from %s", self._count, address)
-            self._count, self._said_at = 0, now
+            self._count, self._logged_at = 0, now
 
 
 def _address(scope: Scope) -> str:
@@ -150,8 +165,8 @@ def _address(scope: Scope) -> str:
     return client[0] if client else ""
 
 
-class OtherPrefix:
-    """Answers ``/openai/v1/…`` as ``/v1/…``: the SDK of Groq puts the prefix before whatever it is told to call."""
+class GroqPrefix:
+    """Middleware that serves ``/openai/v1/…`` as ``/v1/…``: Groq's SDK adds the prefix to any base URL."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -164,9 +179,10 @@ class OtherPrefix:
 
 
 class LingeringClose:
-    """Answers clients that are refused while they still send, and closes such a connection only after a while.
+    """Middleware that delays the end of a response to a client that is still sending its request.
 
-    A server that closes with unread bytes resets the connection, and the client may lose the answer.
+    A server that closes a connection with unread bytes resets it, and the client may lose the response. So the rest
+    of the body is read for a while first.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -176,75 +192,75 @@ class LingeringClose:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        unread = _has_body(Headers(scope=scope))
+        exchange = _LingeringExchange(receive, send, has_unread=_has_body(Headers(scope=scope)))
+        await self._app(scope, exchange.receive, exchange.send)
 
-        async def watched_receive() -> Message:
-            nonlocal unread
-            message = await receive()
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                unread = False
-            return message
 
-        async def lingering_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and unread:
-                MutableHeaders(scope=message)["connection"] = "close"
-            if message["type"] != "http.response.body" or message.get("more_body", False) or not unread:
-                await send(message)
-                return
-            await send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LINGER_SECONDS):
-                    while unread:
-                        await watched_receive()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+class _LingeringExchange:
+    """One request and its response; ``has_unread`` is True until the whole body was read."""
 
-        await self._app(scope, watched_receive, lingering_send)
+    def __init__(self, receive: Receive, send: Send, *, has_unread: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._has_unread = has_unread
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._has_unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._has_unread:
+            MutableHeaders(scope=message)["connection"] = "close"
+        if message["type"] != "http.response.body" or message.get("more_body", False) or not self._has_unread:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while self._has_unread:
+                    await self.receive()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-#: An answer is what it says it is; no page may frame it or learn where its reader came from.
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
 class SecurityHeaders:
-    """Adds to every answer what keeps a browser from making more of it."""
+    """Middleware that adds security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            send = partial(_send_with_security_headers, send)
+        await self._app(scope, receive, send)
 
-        async def safe_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
 
-        await self._app(scope, receive, safe_send)
+async def _send_with_security_headers(send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        headers = MutableHeaders(scope=message)
+        for name, value in _SECURITY_HEADERS.items():
+            headers.setdefault(name, value)
+    await send(message)
 
 
 class CrossOriginGuard:
-    """Refuses what a browser sends for another site's page. For services without keys: a page does not know those."""
+    """Middleware that rejects requests from foreign web pages, for servers without API keys.
+
+    With API keys it is not needed, because a foreign page does not have one.
+    """
 
     def __init__(self, app: ASGIApp, *, is_local: bool) -> None:
         self._app = app
         self._is_local = is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] == "http" and not scope["path"].startswith("/health")
-        if is_asked and (problem := self._problem(Headers(scope=scope))):
+        is_guarded = scope["type"] == "http" and not scope["path"].startswith("/health")
+        if is_guarded and (problem := self._problem(Headers(scope=scope))):
             await error_response(CrossOriginRequest(problem))(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -254,32 +270,33 @@ class CrossOriginGuard:
         if origin is not None and hostname(origin) != host:
             page = hostname(origin) or "another site"
             return (
-                f"A page of {page} may not use this server while API_KEYS is empty: set API_KEYS, and send one of them."
+                f"Pages of {page} cannot use this server while API_KEYS is empty: set API_KEYS, and send one of the "
+                "keys with each request."
             )
-        if self._is_local and not names_this_machine(host):
+        if self._is_local and not is_local_name(host):
             return (
-                "This server listens on this machine only and has no API_KEYS, so it is not asked by names of "
-                "elsewhere: use http://127.0.0.1 or http://localhost, or set API_KEYS."
+                "This server listens on a loopback address without API_KEYS, so it only accepts requests for "
+                "localhost host names: use http://127.0.0.1 or http://localhost, or set API_KEYS."
             )
         return None
 
 
 def hostname(url: str) -> str:
-    """The host of a URL in lower case, without its port; empty where there is none."""
+    """Return the host of a URL in lower case, without its port, or an empty string if there is none."""
     with suppress(ValueError):
         return urlsplit(url).hostname or ""
     return ""
 
 
-def names_this_machine(host: str) -> bool:
-    """Whether ``host`` is an address, or a name that nobody elsewhere can own."""
+def is_local_name(host: str) -> bool:
+    """Return True if ``host`` is an address, or a name that nobody can register in the public DNS."""
     with suppress(ValueError):
         return bool(ipaddress.ip_address(host))
     return "." not in host or host.endswith(".localhost")
 
 
-class Counted:
-    """Tells of every answer, by the template of its route."""
+class ResponseEvents:
+    """Middleware that emits an event for every response, with the template of its route."""
 
     def __init__(self, app: ASGIApp, *, emit: EventSink) -> None:
         self._app = app
@@ -289,22 +306,30 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
-        told = False
-
-        def tell(status: int) -> None:
-            nonlocal told
-            if not told:
-                self._emit(ResponseSent(getattr(scope.get("route"), "path", ""), status))
-            told = True
-
-        async def counting_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                tell(message["status"])
-            await send(message)
-
+        counted = _CountedResponse(scope, send, self._emit)
         try:
-            await self._app(scope, receive, counting_send)
+            await self._app(scope, receive, counted.send)
         except Exception:
-            tell(HTTPStatus.INTERNAL_SERVER_ERROR)
+            counted.report(HTTPStatus.INTERNAL_SERVER_ERROR)
             raise
+
+
+class _CountedResponse:
+    """A response that emits one event with its status."""
+
+    def __init__(self, scope: Scope, send: Send, emit: EventSink) -> None:
+        self._scope = scope
+        self._send = send
+        self._emit = emit
+        self._is_reported = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.report(message["status"])
+        await self._send(message)
+
+    def report(self, status: int) -> None:
+        """Emit the event, unless that has been done."""
+        if not self._is_reported:
+            self._emit(ResponseSent(getattr(self._scope.get("route"), "path", ""), status))
+        self._is_reported = True

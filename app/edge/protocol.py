@@ -1,25 +1,26 @@
-"""HTTP as uvicorn speaks it, with an end for those who are too slow or too many, and our own envelope for all of it."""
+"""uvicorn's HTTP/1.1 protocol with deadlines and connection limits, answering with this API's error envelope.
+
+Deadlines belong here because they have to apply before a request reaches the application: uvicorn 0.54 waits
+indefinitely for a request's head and for its body, and keeps a response for a client that reads nothing of it.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import socket
 import struct
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api.errors import envelope, too_many_connections
 from app.domain.events import CutReason
+from app.edge.pacing import MAX_HEADERS, PacedConnection, PausableFlow, RoundRobin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from fastapi.responses import JSONResponse
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
@@ -27,56 +28,57 @@ if TYPE_CHECKING:
     from app.edge.connections import Connections
 
 
-_MAX_HEAD_BYTES: Final = 64 * 1024
-#: What is read at once: little of what may be sent ahead or comes in chunks, much of a body whose length is known.
-_READ_BYTES: Final = (64 * 1024, 256 * 1024)
-#: So much waits in the system for a client that reads nothing; without a bound it takes up to 4 MiB for each.
+#: The most bytes to read at once, by whether a body of known length is being received. Little otherwise, because
+#: pipelined requests and chunks have to be parsed in slices.
+_READ_BYTES: Final = {False: 64 * 1024, True: 256 * 1024}
+#: The most unsent bytes to leave in the kernel for a client. Without a limit it holds up to 4 MiB for each.
 _UNSENT_BYTES: Final = 128 * 1024
-_AT_ONCE: Final = struct.pack("ii", 1, 0)
+_LINGER_ZERO_SECONDS: Final = struct.pack("ii", 1, 0)
+_REASON_PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavailable"}
 
 
-def guarded(connections: Connections) -> Any:
-    """uvicorn's ``http``: the protocol for connections that are counted there."""
-    return partial(GuardedProtocol, connections=connections, turns=Turns())
+def http_protocol(connections: Connections) -> Any:
+    """Return a protocol class for uvicorn's ``http`` option whose connections count towards ``connections``."""
+    return partial(GuardedProtocol, connections=connections, slices=RoundRobin())
 
 
 class GuardedProtocol(H11Protocol):
     """uvicorn's h11 protocol with deadlines.
 
-    A request's head has its time from the moment that it is waited for; a body must keep up a rate, as long as this
-    side reads; what is sent must be taken, at the same rate. What is sent ahead waits for its turn. Sources: RFC 9110
-    (408, 503); uvicorn's ``h11_impl``, on whose steps this hangs.
+    A request's head has a fixed time from the moment the server waits for it. A body has to keep up a minimum rate
+    while the server is reading, and the client has to read its response at the same rate. Pipelined requests wait for
+    their slice. Sources: RFC 9110 (408, 503); uvicorn's ``h11_impl``, whose hooks this class overrides.
     """
 
     conn: PacedConnection
-    flow: WatchedFlow
+    flow: PausableFlow
 
-    def __init__(self, *args: Any, connections: Connections, turns: Turns, **options: Any) -> None:
+    def __init__(self, *args: Any, connections: Connections, slices: RoundRobin, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn = PacedConnection(_MAX_HEAD_BYTES)
+        self.conn = PacedConnection()
         self._connections = connections
-        self._turns = turns
+        self._slices = slices
         self._limits = connections.limits
-        self._head: asyncio.TimerHandle | None = None
-        self._body: asyncio.TimerHandle | None = None
-        self._sending: asyncio.TimerHandle | None = None
-        self._received = 0
-        self._stretch_from = 0
-        self._taken_before = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._received_bytes = 0
+        self._received_before_window = 0
+        self._sent_before_window = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        self.flow = WatchedFlow(transport)
-        _bound_unsent(transport)
+        self.flow = PausableFlow(transport)
+        _limit_unsent(transport)
         if self._connections.admit(self, self.client[0] if self.client else ""):
-            self._follow()
+            self._update_timers()
             return
-        self._connections.note(CutReason.TOO_MANY)
-        self._refuse(too_many_connections())
+        self._connections.report_cut(CutReason.TOO_MANY)
+        self._reject(too_many_connections())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.left(self)
-        for timer in (self._head, self._body, self._sending):
+        self._connections.remove(self)
+        for timer in (self._head_timer, self._body_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -84,21 +86,24 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._received += len(data)
+        self._received_bytes += len(data)
         if self.flow.held:
             self.conn.receive_data(data)
             self.transport.pause_reading()
             return
-        self.conn.begin_turn()
+        self.conn.begin_slice()
         super().data_received(data)
-        self._follow()
+        self._update_timers()
 
     def eof_received(self) -> None:
-        """The client says that no more will come, which uvicorn takes for its going. In the midst of an answer what was
-        sent of it would wait in the system for minutes."""
+        """Abort the connection if the client closes its side while a response is being sent.
+
+        uvicorn treats the end of input as a disconnect, and the rest of the response would stay in the kernel for
+        minutes.
+        """
         super().eof_received()
         if self.conn.their_state is h11.DONE and self.conn.our_state is h11.SEND_BODY:
-            _forget_unsent(self.transport)
+            _discard_unsent(self.transport)
             self.transport.abort()
 
     def handle_events(self) -> None:
@@ -106,138 +111,141 @@ class GuardedProtocol(H11Protocol):
         if self.conn.has_more and not self.flow.held and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.flow.hold()
-            self._turns.wait(self._go_on)
+            self._slices.schedule(self._next_slice)
 
-    def _go_on(self) -> None:
-        """It is this connection's turn to say more, if it is still there: while held it is not heard to go."""
+    def _next_slice(self) -> None:
+        """Parse more of what is buffered, unless the client has disconnected, which goes unnoticed while held."""
         if self.transport.is_closing():
             return
         if _socket(self.transport).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
             return
         self.flow.release()
-        self.conn.begin_turn()
+        self.conn.begin_slice()
         self.handle_events()
-        self._follow()
+        self._update_timers()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_sending()
-        self._follow()
+        self._update_timers()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_sending()
 
-    def _follow(self) -> None:
-        """Sets the timers for what is awaited now."""
+    def _update_timers(self) -> None:
+        """Start and stop the timers according to what the server is waiting for."""
         waits_for_head = self.conn.their_state is h11.IDLE and not self.flow.held and not self.transport.is_closing()
         if waits_for_head:
-            self._connections.idle(self)
+            self._connections.mark_idle(self)
         else:
-            self._connections.busy(self)
-        # Between two requests a client may do nothing, for uvicorn's keep-alive time.
+            self._connections.mark_busy(self)
+        # Between two requests uvicorn's keep-alive timeout applies instead.
         has_begun = self._cycle is None or bool(self.conn.trailing_data[0])
-        self._time_head(wanted=waits_for_head and has_begun)
-        receives = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
-        if hasattr(self.transport, "max_size"):  # asyncio's own
-            self.transport.max_size = _READ_BYTES[receives and not self.conn.is_chunked]
-        if receives and self._body is None:
-            self._look_again()
-        elif not receives and self._body is not None:
-            self._body.cancel()
-            self._body = None
+        self._set_head_timer(running=waits_for_head and has_begun)
+        receives_body = self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing()
+        if hasattr(self.transport, "max_size"):  # asyncio's own transport
+            self.transport.max_size = _READ_BYTES[receives_body and not self.conn.is_chunked]
+        if receives_body and self._body_timer is None:
+            self._begin_body_window()
+        elif not receives_body and self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
-    def _time_head(self, *, wanted: bool) -> None:
-        """Has the time run from when it was first wanted."""
-        if wanted and self._head is None and self._limits.head_seconds:
-            self._head = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
-        elif not wanted and self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _set_head_timer(self, *, running: bool) -> None:
+        """Start or stop the timer for the head; a running timer is not restarted."""
+        if running and self._head_timer is None and self._limits.head_seconds:
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_timed_out)
+        elif not running and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _head_is_late(self) -> None:
-        self._connections.note(CutReason.SLOW_HEAD)
-        if not self._received:
+    def _head_timed_out(self) -> None:
+        self._connections.report_cut(CutReason.SLOW_HEAD)
+        if not self._received_bytes:
             self.transport.abort()
             return
-        self._refuse(
-            _too_slow(f"A request's head must arrive within {self._limits.head_seconds:g} s: send it in one go.")
+        self._reject(
+            _too_slow(
+                f"The request's head must arrive within {self._limits.head_seconds:g} s. Send it without pauses, or "
+                "over a faster connection."
+            )
         )
 
-    def _look_again(self) -> None:
-        """Begins a further stretch of a body."""
-        self._stretch_from = self._received
+    def _begin_body_window(self) -> None:
+        """Begin measuring the speed of the body."""
+        self._received_before_window = self._received_bytes
         self.flow.was_paused = self.flow.read_paused
         if self._limits.body_bytes_per_second:
-            self._body = self.loop.call_later(self._limits.window_seconds, self._body_stretch_over)
+            self._body_timer = self.loop.call_later(self._limits.window_seconds, self._end_body_window)
 
-    def _body_stretch_over(self) -> None:
-        wanted = self._limits.body_bytes_per_second * self._limits.window_seconds
-        is_our_fault = self.flow.was_paused or self.flow.held or self.cycle.waiting_for_100_continue
-        if is_our_fault or self._received - self._stretch_from >= wanted:
-            self._look_again()
+    def _end_body_window(self) -> None:
+        required_bytes = self._limits.body_bytes_per_second * self._limits.window_seconds
+        server_was_slow = self.flow.was_paused or self.flow.held or self.cycle.waiting_for_100_continue
+        if server_was_slow or self._received_bytes - self._received_before_window >= required_bytes:
+            self._begin_body_window()
             return
-        self._body = None
-        self._connections.note(CutReason.SLOW_BODY)
-        self._refuse(
+        self._body_timer = None
+        self._connections.report_cut(CutReason.SLOW_BODY)
+        self._reject(
             _too_slow(
-                f"The body must arrive at {self._limits.body_bytes_per_second} bytes a second at least: send it over a "
-                "faster line, or put the audio behind a URL."
+                f"The body must arrive at {self._limits.body_bytes_per_second} bytes a second or faster. Use a faster "
+                "connection, or send the URL of the audio instead of the file."
             )
         )
 
     @property
     def _cycle(self) -> RequestResponseCycle | None:
-        """The request that is being answered, or the last one; uvicorn says that there always is one."""
+        """The current request, or the last one; uvicorn's annotation of ``cycle`` leaves out None."""
         return self.cycle
 
     @property
-    def _taken_bytes(self) -> int:
-        """What the system has taken of all that was to be sent."""
+    def _sent_bytes(self) -> int:
+        """The number of bytes that the kernel has accepted for sending."""
         return self.conn.sent_bytes - self.transport.get_write_buffer_size()
 
     def _watch_sending(self) -> None:
-        """Waits for what is sent to be taken."""
-        if self._sending is None and self._limits.send_seconds and self.transport.get_write_buffer_size():
-            self._taken_before = self._taken_bytes
-            self._sending = self.loop.call_later(self._limits.send_seconds, self._sending_over)
+        """Begin measuring how fast the client reads, if anything is waiting to be sent."""
+        if self._send_timer is None and self._limits.send_seconds and self.transport.get_write_buffer_size():
+            self._sent_before_window = self._sent_bytes
+            self._send_timer = self.loop.call_later(self._limits.send_seconds, self._end_send_window)
 
-    def _sending_over(self) -> None:
-        self._sending = None
-        taken = self._taken_bytes - self._taken_before
-        is_slow = taken < max(1, self._limits.body_bytes_per_second * self._limits.send_seconds)
+    def _end_send_window(self) -> None:
+        self._send_timer = None
+        sent_bytes = self._sent_bytes - self._sent_before_window
+        is_slow = sent_bytes < max(1, self._limits.body_bytes_per_second * self._limits.send_seconds)
         if is_slow and self.transport.get_write_buffer_size():
             self.cut(CutReason.SLOW_READER)
         else:
             self._watch_sending()
 
     def cut(self, reason: CutReason) -> None:
-        """Closes the connection at once."""
-        self._connections.note(reason)
+        """Close the connection at once."""
+        self._connections.report_cut(reason)
         if reason is CutReason.SLOW_READER:
-            _forget_unsent(self.transport)
+            _discard_unsent(self.transport)
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Called for bytes that are no HTTP request, after which nothing on this connection can be understood."""
-        self._refuse(
+        """Respond to bytes that are not a valid HTTP request; nothing after them can be understood."""
+        self._reject(
             envelope(
                 400,
-                f"{msg} Send a request as HTTP/1.1 has it, with at most {MAX_HEADERS} headers and 64 KiB of them.",
+                f"{msg} Send a valid HTTP/1.1 request with at most {MAX_HEADERS} headers of at most 64 KiB in total.",
             )
         )
 
-    def _refuse(self, answer: JSONResponse) -> None:
-        """Answers in place of the application, and closes."""
+    def _reject(self, response: JSONResponse) -> None:
+        """Send ``response`` in place of the application's, if none has begun, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             for event in (
                 h11.Response(
-                    status_code=answer.status_code,
-                    headers=[*answer.raw_headers, (b"connection", b"close")],
-                    reason=_REASONS[answer.status_code],
+                    status_code=response.status_code,
+                    headers=[*response.raw_headers, (b"connection", b"close")],
+                    reason=_REASON_PHRASES[response.status_code],
                 ),
-                h11.Data(data=bytes(answer.body)),
+                h11.Data(data=bytes(response.body)),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
@@ -248,147 +256,24 @@ class GuardedProtocol(H11Protocol):
         self._watch_sending()
 
 
-_REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavailable"}
-
-
-def _bound_unsent(transport: asyncio.Transport) -> None:
-    """Has little wait for the client: here, and in the system where that can be told so. It keeps the line busy."""
+def _limit_unsent(transport: asyncio.Transport) -> None:
+    """Keep few unsent bytes in this process and, if the system allows, in the kernel: enough to use the bandwidth."""
     transport.set_write_buffer_limits(high=_UNSENT_BYTES // 8)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):
             _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
-def _forget_unsent(transport: asyncio.Transport) -> None:
-    """Has the system throw away what waits there for the client, which it would offer for minutes after the end."""
+def _discard_unsent(transport: asyncio.Transport) -> None:
+    """Make the kernel drop unsent bytes on close, instead of offering them to the client for minutes."""
     with suppress(OSError):
-        _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO_SECONDS)
 
 
 def _socket(transport: asyncio.Transport) -> socket.socket:
-    found: socket.socket = transport.get_extra_info("socket")
-    return found
+    transport_socket: socket.socket = transport.get_extra_info("socket")
+    return transport_socket
 
 
 def _too_slow(message: str) -> JSONResponse:
     return envelope(408, message, code="too_slow")
-
-
-#: More headers has no client, with all that proxies add.
-MAX_HEADERS: Final = 100
-#: So many chunks of a body take a millisecond.
-_CHUNKS: Final = 100
-_HEAD_ENDS: Final = re.compile(rb"\n\r?\n")
-_LAST_CHUNK: Final = re.compile(rb"(?:\r\n)?0+[^0-9a-fA-F\n][^\n]*\n|(?:\r\n)?0+\n")
-
-
-class Turns:
-    """Calls one of those that wait in each round of the event loop, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def wait(self, go_on: Callable[[], None]) -> None:
-        self._waiting.append(go_on)
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def _next(self) -> None:
-        try:
-            self._waiting[0]()
-        finally:
-            self._waiting.popleft()
-            if self._waiting:
-                asyncio.get_running_loop().call_soon(self._next)
-
-
-class PacedConnection(h11.Connection):
-    """h11's, which gives one request and some chunks in a turn, and counts what is sent.
-
-    ``has_more`` says that the turn ended before all was said, ``is_chunked`` that the body is.
-    """
-
-    def __init__(self, max_head_bytes: int) -> None:
-        super().__init__(h11.SERVER, max_head_bytes)
-        self._max_head_bytes = max_head_bytes
-        self._is_between_chunks = self._in_trailers = False
-        self.is_chunked = False
-        self.sent_bytes = 0
-        self.begin_turn()
-
-    def begin_turn(self) -> None:
-        self._has_request = False
-        self._chunks = 0
-        self.has_more = False
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        if self.their_state is h11.IDLE:
-            coming, _ = self.trailing_data
-            self.has_more = self._has_request and bool(coming)
-            self._check(coming)
-        elif self.their_state is h11.SEND_BODY:
-            self.has_more = self._chunks >= _CHUNKS
-            self._check_trailers()
-        if self.has_more:
-            return h11.NEED_DATA
-        event = super().next_event()
-        self._note(event)
-        return event
-
-    def _note(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
-        if isinstance(event, h11.Request):
-            self._has_request = True
-            self.is_chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
-            self._is_between_chunks, self._in_trailers = self.is_chunked, False
-        elif isinstance(event, h11.Data):
-            self._chunks += 1
-            self._is_between_chunks = event.chunk_end
-
-    def _check_trailers(self) -> None:
-        """What may follow the last chunk is read as a head is."""
-        if not self._is_between_chunks:
-            return
-        coming, _ = self.trailing_data
-        if not self._in_trailers and (last := _LAST_CHUNK.match(coming)) is not None:
-            self._in_trailers, coming = True, coming[last.end() :]
-        if self._in_trailers and not coming.startswith((b"\r", b"\n")):
-            self._check(coming)
-
-    def _check(self, coming: bytes) -> None:
-        """Raises RemoteProtocolError for a head that would take long to read."""
-        end = _HEAD_ENDS.search(coming)
-        head = coming if end is None else coming[: end.start()]
-        most = MAX_HEADERS + (end is None)  # the last one's line has no end where the head has one
-        if len(head) > self._max_head_bytes or head.count(b"\n") > most:
-            raise h11.RemoteProtocolError("The head is too long", error_status_hint=431)
-
-    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
-        sent = super().send_with_data_passthrough(event)
-        self.sent_bytes += sum(map(len, sent or ()))
-        return sent
-
-
-class WatchedFlow(FlowControl):
-    """Remembers whether this side has kept the client from sending; reads nothing while held."""
-
-    was_paused = False
-    held = False
-
-    def pause_reading(self) -> None:
-        self.was_paused = True
-        super().pause_reading()
-
-    def resume_reading(self) -> None:
-        if self.held:
-            self.read_paused = False
-        else:
-            super().resume_reading()
-
-    def hold(self) -> None:
-        self.held = True
-        self._transport.pause_reading()
-
-    def release(self) -> None:
-        self.held = False
-        if not self.read_paused:
-            self._transport.resume_reading()

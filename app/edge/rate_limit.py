@@ -1,8 +1,8 @@
-"""How often one key, or one address, may ask.
+"""Rate limiting per API key or address, by the generic cell rate algorithm (ITU-T I.371).
 
-The generic cell rate algorithm (ITU-T I.371): for each of them the moment is kept from which it owes nothing. One look
-at one number decides, whatever the number of others. (``limits`` 5.8 walks over all of them at each request: 0.95 ms
-for 10,000, 16 ms for 100,000, in the event loop.)
+For each key the limiter stores one number, the moment from which the key has its full allowance again. A decision
+reads that number alone, however many keys there are. (``limits`` 5.8 scans all keys on every request, in the event
+loop: 0.95 ms for 10,000 of them, 16 ms for 100,000.)
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from app.domain.access import Rate
 
-#: More are not remembered: who was not seen for longest is forgotten first.
-MOST_REMEMBERED: Final = 100_000
+#: The most keys to remember. Beyond it the one that was seen longest ago is forgotten.
+MAX_KEYS: Final = 100_000
 
 
 class RateLimiter:
-    """Lets each have ``rate.requests`` at once, and then as many as grow again in the meantime."""
+    """Allow each key ``rate.requests`` at once, and then as many as the rate restores."""
 
     def __init__(self, rate: Rate, *, now: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
@@ -30,28 +30,31 @@ class RateLimiter:
         self._interval = rate.seconds / rate.requests
         self._free_at: OrderedDict[str, float] = OrderedDict()
 
-    def wait_seconds(self, who: str) -> float:
-        """Counts a request of ``who`` and gives 0; or counts nothing and gives the seconds until the next may come."""
+    def wait_seconds(self, key: str) -> float:
+        """Count a request and return 0, or count nothing and return the seconds until the next one is allowed."""
         now = self._now()
-        free_at = max(self._free_at.get(who, now), now) + self._interval
+        free_at = max(self._free_at.get(key, now), now) + self._interval
         if (excess := free_at - now - self.rate.seconds) > 1e-9:
             return excess
-        self._free_at[who] = free_at
-        self._free_at.move_to_end(who)
+        self._free_at[key] = free_at
+        self._free_at.move_to_end(key)
         self._forget(now)
         return 0.0
 
     def _forget(self, now: float) -> None:
-        """Those that owe nothing any more, of the two not seen for longest; and who is one too many."""
+        """Forget up to two keys that were seen longest ago, if they have their full allowance or are too many."""
         for _ in range(2):
             oldest = next(iter(self._free_at))
-            if self._free_at[oldest] > now and len(self._free_at) <= MOST_REMEMBERED:
+            if self._free_at[oldest] > now and len(self._free_at) <= MAX_KEYS:
                 return
             del self._free_at[oldest]
 
 
-def subscriber(address: str) -> str:
-    """Whose an address is: an IPv6 network of 64 bits is one subscriber's, who may take any address in it."""
+def network_key(address: str) -> str:
+    """Return the name that an address is counted under: its /64 network for IPv6, otherwise the address.
+
+    A subscriber with IPv6 can use any address of such a network.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How often one may ask: never more than the rate in any stretch of time, and never refused below it."""
+"""Rate limits: never more than the rate over any period, and never a rejection below it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.domain.access import Rate, TrustedProxies
 from app.edge import rate_limit as rates
-from app.edge.middleware import RequestsAtOnce
-from app.edge.rate_limit import RateLimiter, subscriber
+from app.edge.middleware import ConcurrencyLimit
+from app.edge.rate_limit import RateLimiter, network_key
 from tests.api.test_keys_and_limits import bearer
 from tests.support.service import serving
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Time:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets."""
 
     seconds = 0.0
 
@@ -33,13 +33,13 @@ class Time:
         return self.seconds
 
 
-def test_as_many_as_allowed_may_come_at_once_and_one_more_waits() -> None:
+def test_burst_up_to_the_rate_is_allowed_and_one_more_waits() -> None:
     limiter = RateLimiter(Rate(3, 60), now=Time())
     assert [limiter.wait_seconds("a") for _ in range(4)] == [0, 0, 0, pytest.approx(20)]
     assert limiter.wait_seconds("b") == 0
 
 
-def test_refused_request_counts_for_nothing() -> None:
+def test_rejected_request_is_not_counted() -> None:
     time = Time()
     limiter = RateLimiter(Rate(1, 10), now=time)
     limiter.wait_seconds("a")
@@ -50,10 +50,8 @@ def test_refused_request_counts_for_nothing() -> None:
 
 
 @given(st.integers(1, 20), st.floats(0.1, 100), st.lists(st.floats(0, 50, allow_nan=False), min_size=1, max_size=100))
-def test_no_stretch_of_time_sees_more_than_twice_the_rate_and_waiting_helps(
-    requests: int, seconds: float, pauses: list[float]
-) -> None:
-    time, taken = Time(), []
+def test_rate_is_never_exceeded_and_waiting_helps(requests: int, seconds: float, pauses: list[float]) -> None:
+    time, allowed = Time(), []
     limiter = RateLimiter(Rate(requests, seconds), now=time)
     for pause in pauses:
         time.seconds += pause
@@ -62,13 +60,13 @@ def test_no_stretch_of_time_sees_more_than_twice_the_rate_and_waiting_helps(
             assert wait <= seconds / requests + 1e-6
             time.seconds += wait
             assert limiter.wait_seconds("a") == 0
-        taken.append(time.seconds)
-    for first in taken:
-        assert sum(first <= one < first + seconds * (1 - 1e-6) for one in taken) <= 2 * requests
+        allowed.append(time.seconds)
+    for start in allowed:
+        assert sum(start <= moment < start + seconds * (1 - 1e-6) for moment in allowed) <= 2 * requests
 
 
-def test_those_not_seen_for_longest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "MOST_REMEMBERED", 100)
+def test_oldest_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "MAX_KEYS", 100)
     time = Time()
     limiter = RateLimiter(Rate(1, 60), now=time)
     for number in range(1000):
@@ -84,7 +82,7 @@ def test_those_not_seen_for_longest_are_forgotten(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("address", "whose"),
+    ("address", "key"),
     [
         ("192.0.2.1", "192.0.2.1"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -92,46 +90,46 @@ def test_those_not_seen_for_longest_are_forgotten(monkeypatch: pytest.MonkeyPatc
         ("unknown", "unknown"),
     ],
 )
-def test_network_of_an_ipv6_subscriber_counts_as_one(address: str, whose: str) -> None:
-    assert subscriber(address) == whose
+def test_ipv6_network_counts_as_one_client(address: str, key: str) -> None:
+    assert network_key(address) == key
 
 
-def test_requests_at_work_are_counted_for_each_address_but_the_proxies() -> None:
-    at_once = RequestsAtOnce(2, trusted=TrustedProxies.parse("192.0.2.1"))
-    with at_once.counted("203.0.113.5") as first, at_once.counted("203.0.113.5") as second:
-        with at_once.counted("203.0.113.5") as third, at_once.counted("203.0.113.6") as other:
+def test_concurrent_requests_are_counted_per_address_except_proxies() -> None:
+    limit = ConcurrencyLimit(2, trusted=TrustedProxies.parse("192.0.2.1"))
+    with limit.counted("203.0.113.5") as first, limit.counted("203.0.113.5") as second:
+        with limit.counted("203.0.113.5") as third, limit.counted("203.0.113.6") as other:
             assert (first, second, third, other) == (True, True, False, True)
-        with at_once.counted("203.0.113.5") as again:
+        with limit.counted("203.0.113.5") as again:
             assert not again
-    assert at_once._counts == {}
-    with at_once.counted("192.0.2.1"), at_once.counted("192.0.2.1"), at_once.counted("192.0.2.1") as proxy:
+    assert limit._counts == {}
+    with limit.counted("192.0.2.1"), limit.counted("192.0.2.1"), limit.counted("192.0.2.1") as proxy:
         assert proxy
 
 
-def test_addresses_of_one_network_share_their_requests_at_once_but_a_proxy_in_it_has_any_number() -> None:
-    at_once = RequestsAtOnce(1, trusted=TrustedProxies.parse("::1, 2001:db8::9"))
+def test_addresses_of_one_network_share_a_limit_except_a_proxy() -> None:
+    limit = ConcurrencyLimit(1, trusted=TrustedProxies.parse("::1, 2001:db8::9"))
     with (
-        at_once.counted("2001:db8::1") as first,
-        at_once.counted("2001:db8::2") as second,
-        at_once.counted("2001:db8::9") as proxy,
+        limit.counted("2001:db8::1") as first,
+        limit.counted("2001:db8::2") as second,
+        limit.counted("2001:db8::9") as proxy,
     ):
         assert (first, second, proxy) == (True, False, True)
-    with at_once.counted("::1"), at_once.counted("::1") as local:
+    with limit.counted("::1"), limit.counted("::1") as local:
         assert local
 
 
 @pytest.mark.anyio
-async def test_client_behind_a_proxy_has_so_many_requests_at_once_as_connections(
+async def test_client_behind_a_proxy_has_a_limit_on_concurrent_requests(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, max_connections_per_address=2) as running:
         audio = (samples / "hello.wav").read_bytes()
 
         async def transcribe(address: str) -> int:
-            answer = await running.client.post(
+            response = await running.client.post(
                 "/v1/audio/transcriptions", files={"file": audio}, headers={"X-Forwarded-For": address}, timeout=60
             )
-            return answer.status_code
+            return response.status_code
 
         waiting = [asyncio.create_task(transcribe("2001:db8::1")) for _ in range(2)]
         await eventually(lambda: running.service.jobs.registry.waiting_count + running.service.pool.active == 2)
@@ -142,27 +140,27 @@ async def test_client_behind_a_proxy_has_so_many_requests_at_once_as_connections
 
 
 @pytest.mark.anyio
-async def test_key_that_asks_too_often_is_429_and_others_are_not(tmp_path: Path, model: WhisperModel) -> None:
+async def test_key_over_its_rate_gets_429_and_other_keys_do_not(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha,beta", rate_limit="3/hour") as running:
         for _ in range(3):
             assert (await running.client.get("/v1/jobs", headers=bearer("alpha"))).status_code == 200
-        refused = await running.client.get("/v1/jobs", headers=bearer("alpha"))
-        assert refused.status_code == 429
-        error = refused.json()["error"]
+        rejected = await running.client.get("/v1/jobs", headers=bearer("alpha"))
+        assert rejected.status_code == 429
+        error = rejected.json()["error"]
         assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
         assert "RATE_LIMIT allows 3 requests in 3600 s" in error["message"]
-        assert refused.headers["retry-after"] == "120"
+        assert rejected.headers["retry-after"] == "120"
         assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).status_code == 200
         assert (await running.client.get("/health")).status_code == 200
 
 
 @pytest.mark.anyio
-async def test_wrong_keys_are_counted_by_address_as_a_proxy_tells_it(tmp_path: Path, model: WhisperModel) -> None:
+async def test_wrong_keys_are_counted_by_the_forwarded_address(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha", rate_limit="2/hour") as running:
 
         async def status(address: str) -> int:
-            answer = await running.client.get("/v1/jobs", headers=bearer("wrong") | {"X-Forwarded-For": address})
-            return answer.status_code
+            response = await running.client.get("/v1/jobs", headers=bearer("wrong") | {"X-Forwarded-For": address})
+            return response.status_code
 
         assert [await status("203.0.113.5") for _ in range(3)] == [401, 401, 429]
         assert await status("203.0.113.6") == 401
@@ -170,9 +168,7 @@ async def test_wrong_keys_are_counted_by_address_as_a_proxy_tells_it(tmp_path: P
 
 
 @pytest.mark.anyio
-async def test_without_keys_addresses_are_counted_and_only_proxies_are_believed(
-    tmp_path: Path, model: WhisperModel
-) -> None:
+async def test_without_keys_addresses_are_counted_and_only_proxies_trusted(tmp_path: Path, model: WhisperModel) -> None:
     settings: dict[str, Any] = {"rate_limit": "2/hour", "forwarded_allow_ips": "192.0.2.1"}
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
         statuses = [

@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 
 from app.__main__ import Server, listen
-from app.edge.protocol import guarded
+from app.edge.protocol import http_protocol
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
 from app.settings import Settings
@@ -121,7 +121,7 @@ async def serving(
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
-        http=guarded(service.connections),
+        http=http_protocol(service.connections),
         ws="none",
         lifespan="on",
         log_config=None,
