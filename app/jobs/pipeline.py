@@ -15,7 +15,7 @@ from app.domain.job import Delivery, Job, JobStatus, Progress
 from app.domain.log_context import CurrentJob, speaking_of
 from app.jobs.fair_slots import FairSlotQueue
 from app.jobs.store import FULL_DISK_SECONDS
-from app.transcription.transcriber import FinishedWindow, Listener, Turn
+from app.transcription.transcriber import FinishedWindow, Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -127,7 +127,7 @@ class Pipeline:
             try:
                 with self._estimate.at_work(), timed_step(self._emit, job_id, "transcribe"):
                     transcript = await self._transcriber.transcribe(
-                        self._spool.audio(job.id), job.options, listener=listener, awaited=job.synchronous
+                        self._spool.audio(job.id), job.options, listener=listener, synchronous=job.synchronous
                     )
             except (DiskFull, asyncio.CancelledError):
                 await self._take_back(job)
@@ -217,7 +217,7 @@ class _Progress(Listener):
         self._ledger = ledger
         self._estimate = estimate
         self._seconds_done = 0.0
-        self._heard: set[Turn] = set()
+        self._has_waited = False
         self._first_slot: float | None = None
 
     @property
@@ -234,14 +234,14 @@ class _Progress(Listener):
     def on_decoded(self, duration: float) -> None:
         self._change(lambda job: job.changed(audio_duration=duration))
 
-    def on_turn(self, turn: Turn) -> None:
-        # The first of each kind is news; a long job takes many turns.
-        level = logging.DEBUG if turn in self._heard else logging.INFO
-        self._heard.add(turn)
-        if turn is Turn.WAITING:
-            logger.log(level, "⏳ Job %s waiting for GPU availability...", self.job_id)
-            self._change(lambda job: job.changed(progress=Progress.WAITING))
-            return
+    def on_waiting(self) -> None:
+        level = logging.DEBUG if self._has_waited else logging.INFO  # a long job waits many times
+        self._has_waited = True
+        logger.log(level, "⏳ Job %s waiting for GPU availability...", self.job_id)
+        self._change(lambda job: job.changed(progress=Progress.WAITING))
+
+    def on_slot_granted(self) -> None:
+        level = logging.INFO if self._first_slot is None else logging.DEBUG
         if self._first_slot is None:
             self._first_slot = time.monotonic()
         with speaking_of(self._current):  # this is called by the model's task

@@ -20,7 +20,7 @@ from app.transcription.batcher import Batcher, Request
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.recording import Recording
 from app.transcription.segments import Assembly
-from app.transcription.transcriber import FinishedWindow, Turn
+from app.transcription.transcriber import FinishedWindow
 from app.transcription.vad import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
 from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
@@ -88,19 +88,19 @@ class WhisperTranscriber:
         await self._batcher.idle()
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`."""
-        listener.on_turn(Turn.WAITING)
+        listener.on_waiting()
         recording = Recording(source.with_name(source.name + ".pcm"))
-        ticket = self._front_end.door.queue(awaited=awaited)
+        ticket = self._front_end.door.queue(awaited=synchronous)
         try:
             await ticket.entered()
             await listener.on_start()
             whole = await self._come_in(ticket, source, recording, options)
             if whole:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
-            run = _Run(self._batcher, self._front_end, self.model, recording, options, listener, awaited=awaited)
+            run = _Run(self._batcher, self._front_end, self.model, recording, options, listener, awaited=synchronous)
             with _one_failure():
                 async with asyncio.TaskGroup() as group:
                     if not whole:
@@ -251,7 +251,10 @@ class _Run:
         return self._batcher.most_outstanding if self._request.has_slot else _OUTSTANDING_WAITING
 
     def _turn(self, has_slot: bool) -> None:  # noqa: FBT001  # the scheduler's callback
-        self._listener.on_turn(Turn.ACTIVE if has_slot else Turn.WAITING)
+        if has_slot:
+            self._listener.on_slot_granted()
+        else:
+            self._listener.on_waiting()
         self._request.room.set()
 
     def _window(self, window: Window) -> None:

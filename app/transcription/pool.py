@@ -133,7 +133,7 @@ class ModelPool:
             )
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`; waits for the model first, if need be."""
         self.require_ready()
@@ -141,7 +141,7 @@ class ModelPool:
         async with self._on_model(name) as engine:
             # It may be known only now what a model is trained for.
             self.model_registry.find(name).require(task=options.task, language=options.language)
-            return await engine.transcribe(source, options, listener=listener, awaited=awaited)
+            return await engine.transcribe(source, options, listener=listener, synchronous=synchronous)
 
     async def close(self) -> None:
         """Takes no more work; a batch on a model is not waited for."""

@@ -1,9 +1,8 @@
-"""The wall between jobs and speech: one request in, windows as they finish, one transcript out."""
+"""The boundary between jobs and transcription: one audio file in, windows as they finish, one transcript out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,18 +11,12 @@ if TYPE_CHECKING:
     from app.domain.transcript import Segment, Transcript, TranscriptionOptions
 
 
-class Turn(Enum):
-    """Whether a job is on the model or waits for its turn."""
-
-    WAITING = auto()
-    ACTIVE = auto()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedWindow:
-    """What can be handed on since the last one, in order. ``language`` is its full name.
+    """The segments that became final with one window, in order of their start times.
 
-    Up to ``seconds_done`` of the audio nothing more will come; ``duration`` is None until it is known.
+    No further segment will start before ``seconds_done``. ``duration`` is the length of the audio in seconds, None
+    while it is still being decoded. ``language`` is a full lowercase English name.
     """
 
     segments: tuple[Segment, ...]
@@ -33,37 +26,45 @@ class FinishedWindow:
 
 
 class Listener:
-    """Hears how a transcription goes, on the event loop, in order. This one does nothing with it."""
+    """Callbacks for the progress of one transcription, called on the event loop, in order.
+
+    This base class ignores all of them; override those that matter.
+    """
 
     async def on_start(self) -> None:
-        """Work on the file itself is about to begin, and waits for this."""
+        """Called before any work on the file, which begins when this returns."""
 
     def on_decoded(self, duration: float) -> None:
-        """The audio can be read and is so many seconds long."""
+        """Called when the whole audio has been decoded; ``duration`` is its length in seconds."""
 
-    def on_turn(self, turn: Turn) -> None:
-        """The job came onto the model, or left it to wait."""
+    def on_waiting(self) -> None:
+        """Called at the beginning and whenever the slot is taken back: the transcription waits for a slot."""
+
+    def on_slot_granted(self) -> None:
+        """Called when the transcription receives a slot; a long one gives it up and receives another several times."""
 
     def on_window(self, window: FinishedWindow) -> None:
-        """A window is finished."""
+        """Called after each window, also if no segment has become final with it."""
 
 
 class Transcriber(Protocol):
-    """Turns audio files into transcripts; decoding, speech detection, slots and batching are inside."""
+    """Audio file to transcript, including decoding, speech detection, slots and batching."""
 
     @property
     def active(self) -> int:
         """How many slots are held."""
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
     ) -> Transcript:
-        """The transcript of ``source``, a file as it was received, beside which scratch files may be written.
+        """Return the transcript of ``source``, a media file as it was received.
 
-        ``awaited`` says that a client waits for it: it goes before what nobody waits for. Cancelling stops the work:
-        the decoder at once, the model after its present batch.
+        Scratch files are written beside it. ``synchronous`` transcriptions, for which a client holds its connection
+        open, go before the others. If the caller is cancelled, decoding stops at once and the model after its
+        present batch.
 
         Raises:
-            UnusableAudio: the file holds no audio that can be transcribed.
-            TranscriptionFailed: the model raised an error, again when it was tried alone.
+            UnusableAudio: The file holds no audio that can be transcribed.
+            TranscriptionFailed: The model raised an error, and again when the window was retried alone.
+            EngineFailed: The engine has died.
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.domain.transcript import Segment, Task, Transcript, Word
-from app.transcription.transcriber import FinishedWindow, Turn
+from app.transcription.transcriber import FinishedWindow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,7 @@ class Call:
     source: Path
     options: TranscriptionOptions
     listener: Listener
-    awaited: bool
+    synchronous: bool
 
 
 class FakeTranscriber:
@@ -102,9 +102,9 @@ class FakeTranscriber:
         return self._active
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, awaited: bool = False
+        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
     ) -> Transcript:
-        self.calls.append(Call(source=source, options=options, listener=listener, awaited=awaited))
+        self.calls.append(Call(source=source, options=options, listener=listener, synchronous=synchronous))
         try:
             return await self._transcribe(source, listener)
         except asyncio.CancelledError:
@@ -113,7 +113,7 @@ class FakeTranscriber:
             raise
 
     async def _transcribe(self, source: Path, listener: Listener) -> Transcript:
-        listener.on_turn(Turn.WAITING)
+        listener.on_waiting()
         await listener.on_start()
         await asyncio.to_thread(source.stat)  # it may be gone
         await self.decoding.pass_by()
@@ -124,7 +124,7 @@ class FakeTranscriber:
             self._active += 1
             self.most_active = max(self.most_active, self._active)
             try:
-                listener.on_turn(Turn.ACTIVE)
+                listener.on_slot_granted()
                 return await self._run(listener)
             finally:
                 self._active -= 1

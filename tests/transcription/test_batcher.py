@@ -65,8 +65,8 @@ class Rig:
 
     def __init__(self, models: Sequence[Any], **settings: Any) -> None:
         self.deaths: list[BaseException] = []
-        chosen = {"permits": 8, "batch_size": 4, "encodes_apart": False, **settings}
-        chosen["permits"] = Slots(chosen["permits"])
+        chosen = {"slots": 8, "batch_size": 4, "encodes_apart": False, **settings}
+        chosen["slots"] = Slots(chosen["slots"])
         self.batcher = Batcher(models, on_death=self.deaths.append, **chosen)
         self.finished: list[int] = []
 

@@ -17,7 +17,7 @@ from app.transcription.admission import FrontEnd
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
-from app.transcription.transcriber import FinishedWindow, Listener, Turn
+from app.transcription.transcriber import FinishedWindow, Listener
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -41,8 +41,11 @@ class Heard(Listener):
     def on_decoded(self, duration: float) -> None:
         self.events.append(round(duration, 2))
 
-    def on_turn(self, turn: Turn) -> None:
-        self.events.append(turn)
+    def on_waiting(self) -> None:
+        self.events.append("waiting")
+
+    def on_slot_granted(self) -> None:
+        self.events.append("granted")
 
     def on_window(self, window: FinishedWindow) -> None:
         self.events.append(window)
@@ -73,7 +76,7 @@ async def test_windows_are_heard_in_order_and_make_up_the_transcript(
 ) -> None:
     heard = Heard()
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=heard)
-    assert heard.events[:3] == [Turn.WAITING, 76.53, Turn.ACTIVE]
+    assert heard.events[:3] == ["waiting", 76.53, "granted"]
     assert len(heard.windows) == len(heard.events) - 3 >= 2
     assert tuple(segment for window in heard.windows for segment in window.segments) == transcript.segments
     done = [window.seconds_done for window in heard.windows]
@@ -119,7 +122,7 @@ async def test_undecodable_audio_takes_no_permit(transcriber: WhisperTranscriber
     heard = Heard()
     with pytest.raises(UndecodableAudio):
         await transcriber.transcribe(source, TranscriptionOptions(), listener=heard)
-    assert heard.events == [Turn.WAITING]
+    assert heard.events == ["waiting"]
     assert transcriber.active == 0
 
 
