@@ -18,7 +18,9 @@ from app.main import create_app
 from app.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS: Final = sorted(
+    path for folder in (".", "docs", "benchmarks", "tools/*") for path in ROOT.glob(f"{folder}/*.md")
+)
 README: Final = ROOT / "README.md"
 TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
 JOBS: Final = ROOT / "docs" / "jobs.md"

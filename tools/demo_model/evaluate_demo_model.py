@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Builds the sample recordings and measures the demo model.
+"""Build the sample recordings and measure the demo model.
 
-    python scripts/demo_model/evaluate_demo_model.py samples
-    python scripts/demo_model/evaluate_demo_model.py measure
+    python tools/demo_model/evaluate_demo_model.py samples
+    python tools/demo_model/evaluate_demo_model.py measure
 
 The first replaces the recordings in ``samples``, the second measures the model in
-``app/transcription/demo_model`` and writes ``scripts/demo_model/evaluation.json``.
+``app/transcription/demo_model`` and writes ``tools/demo_model/evaluation.json``.
 
-Only sentences which training never saw are measured (the held-out tenth of
+Only sentences that training never saw are measured (the held-out tenth of
 ``demo_speech``), spoken by the voices of the training and by others.
 """
 
@@ -43,7 +43,7 @@ logger = logging.getLogger("evaluate_demo_model")
 def arrange(
     utterances: list[Utterance], rng: random.Random, lead: float = 0.4, pause: tuple = (0.6, 1.5)
 ) -> tuple[np.ndarray, list[dict]]:
-    """Puts utterances one after another.
+    """Put utterances one after another.
 
     Returns int16 audio of shape ``(samples,)`` and, per utterance, its text, voice,
     start, end and word times in seconds.
@@ -71,7 +71,7 @@ def arrange(
 
 
 def ffmpeg(audio: np.ndarray, path: str | Path, *options: str) -> None:
-    """Encodes int16 audio, ``(samples,)`` or ``(samples, channels)`` at 16 kHz, with ffmpeg."""
+    """Encode int16 audio, ``(samples,)`` or ``(samples, channels)`` at 16 kHz, with ffmpeg."""
     channels = 1 if audio.ndim == 1 else audio.shape[1]
     command = ["ffmpeg", "-v", "error", "-y", "-f", "s16le", "-ar", str(SAMPLE_RATE)]
     command += ["-ac", str(channels), "-i", "-", "-bitexact", *options, str(path)]
@@ -164,7 +164,7 @@ DIALOGUE = [
 
 
 def build_samples(output: str | Path) -> None:
-    """Writes the sample recordings and ``references.json``."""
+    """Write the sample recordings and ``references.json``."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(5)
@@ -222,7 +222,7 @@ def build_samples(output: str | Path) -> None:
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Word edit distance, and the number of reference words."""
+    """Return the word edit distance and the number of reference words."""
     expected, got = reference.split(), hypothesis.lower().split()
     row = list(range(len(got) + 1))
     for i, word in enumerate(expected, 1):
@@ -233,7 +233,7 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 class Score:
-    """Accumulates word errors and timestamp errors over recordings."""
+    """Word errors and timestamp errors, accumulated over recordings."""
 
     def __init__(self) -> None:
         self.errors = self.words = self.files = self.exact = 0
@@ -242,7 +242,7 @@ class Score:
         self.mistakes: list[tuple[str, str]] = []
 
     def add(self, truth: list[dict], segments: list) -> None:
-        """``truth`` as from :func:`arrange`, ``segments`` as from faster-whisper."""
+        """Add one recording: ``truth`` from :func:`arrange`, ``segments`` from faster-whisper."""
         reference = " ".join(s["text"] for s in truth)
         hypothesis = " ".join(s.text.strip() for s in segments)
         errors, words = word_errors(reference, hypothesis)
@@ -289,7 +289,7 @@ def singles(utterances: Iterable[Utterance], rng: random.Random) -> list[Recordi
 
 
 def recode(recordings: list[Recording], suffix: str, *options: str) -> list[Recording]:
-    """Encodes and decodes recordings with ffmpeg."""
+    """Encode and decode recordings with ffmpeg."""
     result = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip{suffix}"
@@ -300,7 +300,7 @@ def recode(recordings: list[Recording], suffix: str, *options: str) -> list[Reco
 
 
 def with_noise(recordings: list[Recording]) -> list[Recording]:
-    """Adds white noise, 20 dB below the recording's level."""
+    """Add white noise, 20 dB below the recording's level."""
     noisy = []
     for audio, truth in recordings:
         level = 10 ** (-20 / 20) * np.sqrt(np.mean((audio / 32768) ** 2))
@@ -319,7 +319,7 @@ def score(model, recordings: list[Recording], **options) -> Score:
 
 
 def without_speech(model: WhisperModel) -> list[dict]:
-    """What the model writes for silence, noise and a tone."""
+    """Return the text that the model writes for silence, noise and a tone."""
     results = []
     generator = np.random.default_rng(0)
     for name, audio in {
@@ -338,7 +338,7 @@ def without_speech(model: WhisperModel) -> list[dict]:
 
 
 def speed(model_dir: str, audio: np.ndarray) -> dict[str, float]:
-    """The real-time factor on one thread, by mode, and the length of the audio in seconds."""
+    """Return the real-time factor on one thread by mode, and the audio's length in seconds."""
     single = WhisperModel(model_dir, device="cpu", compute_type="int8", cpu_threads=1)
     batched = BatchedInferencePipeline(single)
     seconds = len(audio) / SAMPLE_RATE
@@ -357,7 +357,7 @@ def speed(model_dir: str, audio: np.ndarray) -> dict[str, float]:
 
 
 def measure(model_dir: str, corpora: Path, threads: int, limit: int) -> dict:
-    """Runs every measurement; returns a JSON-serialisable report."""
+    """Run every measurement and return a JSON-serialisable report."""
     rng = random.Random(7)
     model = WhisperModel(model_dir, device="cpu", compute_type="int8", cpu_threads=threads)
     report: dict = {}

@@ -203,7 +203,7 @@ the {month} report is {state}
 
 
 def _number(rng: random.Random) -> str:
-    """A cardinal number in words, from zero to nine thousand and something."""
+    """Return a cardinal number in words, from zero to nine thousand and something."""
     kind = rng.random()
     if kind < 0.25:
         return rng.choice(DIGITS)
@@ -246,12 +246,12 @@ def _fill(template: str, rng: random.Random) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a sentence belongs to the test split (a tenth of those of 3+ words)."""
+    """Return True if a sentence belongs to the test split (a tenth of those of 3+ words)."""
     return len(text.split()) >= 3 and zlib.crc32(text.encode()) % 10 == 0
 
 
 def sample_sentence(rng: random.Random, *, held_out: bool = False) -> str:
-    """Draws a sentence; ``held_out`` sentences come from the templates only."""
+    """Draw a sentence; ``held_out`` sentences come from the templates only."""
     while True:
         kind = rng.random()
         if held_out or kind < 0.55:
@@ -291,7 +291,7 @@ def _spoken(text: str) -> str:
 
 
 def _finish(text: str, voice: str, audio: np.ndarray, rate: int, spans: list[tuple[float, float]]) -> Utterance:
-    """Resamples to 16 kHz, trims silence at both ends and shifts the word spans."""
+    """Resample to 16 kHz, trim silence at both ends and shift the word spans."""
     audio = np.asarray(audio, dtype=np.float32)
     if rate != SAMPLE_RATE:
         divisor = np.gcd(rate, SAMPLE_RATE)
@@ -377,7 +377,7 @@ class Espeak:
 
 
 def _spans(words: list[str], starts: list[float | None], total: float) -> list[tuple[float, float]]:
-    """Turns word starts (``None`` where unknown) into spans, sharing gaps by word length."""
+    """Turn word starts (``None`` where unknown) into spans, sharing gaps by word length."""
     starts = list(starts)
     if starts[0] is None:
         starts[0] = 0.0
@@ -397,14 +397,14 @@ def _spans(words: list[str], starts: list[float | None], total: float) -> list[t
 
 @cache
 def phones(word: str) -> tuple[str, ...]:
-    """The phones of a vocabulary word, as flite pronounces it."""
+    """Return the phones of a vocabulary word, as flite pronounces it."""
     command = ["flite", "-voice", "kal16", "-ps", "-t", SPOKEN_FORM.get(word, word), "-o", "none"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return tuple(p for p in out.split() if p != "pau")
 
 
 def _assign_phones(words: list[str], spoken: list[str]) -> list[int]:
-    """Edit-distance alignment: the index of the word to which each phone belongs."""
+    """Return the index of the word that each phone belongs to, by edit distance."""
     expected = [(p, i) for i, w in enumerate(words) for p in phones(w)]
     n, m = len(expected), len(spoken)
     cost = np.zeros((n + 1, m + 1))
@@ -428,7 +428,7 @@ def _assign_phones(words: list[str], spoken: list[str]) -> list[int]:
 
 
 def flite_say(text: str, voice: str, rng: random.Random) -> Utterance:
-    """flite on the command line; word times come from its phone durations."""
+    """Speak with flite; word times come from its phone durations."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
         stretch = rng.uniform(0.85, 1.25)
         command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch:.3f}"]
@@ -453,7 +453,7 @@ def flite_say(text: str, voice: str, rng: random.Random) -> Utterance:
 
 
 def festival_say(texts: list[str], voice: str, rng: random.Random) -> list[Utterance]:
-    """Festival in one batch; word times come from its Word relation."""
+    """Speak with Festival in one batch; word times come from its Word relation."""
     utterances = []
     with tempfile.TemporaryDirectory() as folder:
         lines = [
@@ -498,7 +498,7 @@ UNSEEN_VOICES = ["flite:rms", "espeak-ng:en-gb-scotland+f5", "espeak-ng:en-us+An
 
 
 def synthesize(voice: str, texts: list[str], seed: int) -> list[Utterance]:
-    """Speaks ``texts`` with a voice; ``espeak-ng`` alone means a random variant each time."""
+    """Speak ``texts`` with a voice; ``espeak-ng`` alone means a random variant each time."""
     rng = random.Random(seed)
     engine, _, name = voice.partition(":")
     if engine == "festival":
@@ -537,7 +537,7 @@ def _synthesize_job(job: tuple[str, list[str], int]) -> list[Utterance]:
 
 
 def build_corpus(counts: dict[str, int], seed: int, *, held_out: bool = False, workers: int = 2) -> list[Utterance]:
-    """Synthesizes ``counts[voice]`` random sentences for every voice, in parallel."""
+    """Synthesize ``counts[voice]`` random sentences for every voice, in parallel."""
     rng = random.Random(seed)
     jobs = []
     for voice, count in counts.items():
@@ -549,7 +549,7 @@ def build_corpus(counts: dict[str, int], seed: int, *, held_out: bool = False, w
 
 
 def save_corpus(path: str, utterances: list[Utterance]) -> None:
-    """Writes a corpus to one ``.npz`` file."""
+    """Write a corpus to one ``.npz`` file."""
     lengths = np.array([len(u.audio) for u in utterances])
     meta = [
         {"text": u.text, "voice": u.voice, "spans": [[float(a), float(b)] for _, a, b in u.words]} for u in utterances
@@ -559,7 +559,7 @@ def save_corpus(path: str, utterances: list[Utterance]) -> None:
 
 
 def load_corpus(path: str) -> list[Utterance]:
-    """Reads what :func:`save_corpus` wrote."""
+    """Read a corpus written by :func:`save_corpus`."""
     with np.load(path) as data:
         audio, ends = data["audio"], np.cumsum(data["lengths"])
         meta = json.loads(str(data["meta"]))

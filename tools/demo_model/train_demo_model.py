@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Trains the demo model: a tiny Whisper which knows a small English vocabulary.
+"""Train the demo model: a tiny Whisper with a small English vocabulary.
 
 The model has Whisper's architecture, prompt format, timestamp tokens and log-Mel
 input, so that faster-whisper runs it like any other model, but it is trained from
 scratch on synthetic speech only (see ``demo_speech.py``) and can write nothing
 but the words of ``demo_speech.VOCABULARY``.
 
-    python scripts/demo_model/train_demo_model.py
+    python tools/demo_model/train_demo_model.py
 
 synthesizes the training speech into ``build/demo_model``, trains for ``--minutes`` on
 the CPU and replaces the CTranslate2 model in ``app/transcription/demo_model``.
@@ -59,7 +59,7 @@ POSITION_SCALE = 0.5  # of the encoder's sinusoids
 
 
 def build_tokenizer() -> Tokenizer:
-    """A byte-level tokenizer in which each vocabulary word is one token.
+    """Return a byte-level tokenizer in which each vocabulary word is one token.
 
     The first 256 ids are the bytes (so that any prompt can be encoded), then come
     the words with their leading space, then Whisper's special tokens in Whisper's
@@ -115,7 +115,7 @@ class Ids:
 
 
 def sinusoids(length: int, channels: int) -> Tensor:
-    """Whisper's fixed encoder positions, shape ``(length, channels)``."""
+    """Return Whisper's fixed encoder positions, shape ``(length, channels)``."""
     scale = math.log(10000) / (channels // 2 - 1)
     rates = torch.exp(-scale * torch.arange(channels // 2))
     angles = torch.arange(length)[:, None] * rates[None, :]
@@ -127,7 +127,7 @@ NEARBY = ((-3, -1, 1, 3), (-8, -3, 3, 8), (-15, -5, 5, 15))
 
 
 def attend_nearby(attention: Attention, offsets: tuple[int, ...], gain: float = 2.6) -> None:
-    """Initialises self-attention so that each head looks at one relative offset.
+    """Initialise self-attention so that each head looks at one relative offset.
 
     With sinusoidal positions, q(t) = (sin wt, cos wt) and k(s) = (sin w(s-d), cos w(s-d))
     give scores that peak at s = t + d.  Whisper has to discover this from random weights,
@@ -166,9 +166,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, *, causal: bool = False, weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """``x`` (batch, queries, width) attends to ``memory`` (batch, keys, width).
+        """Let ``x`` (batch, queries, width) attend to ``memory`` (batch, keys, width).
 
-        Also returns the log attention weights (batch, heads, queries, keys) on request.
+        Also return the log attention weights (batch, heads, queries, keys) on request.
         """
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -194,7 +194,7 @@ class EncoderLayer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, positions, width) -> the same shape."""
+        """Map (batch, positions, width) to the same shape."""
         y = self.self_attn_layer_norm(x)
         x = x + self.self_attn(y, y)[0]
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
@@ -209,7 +209,7 @@ class DecoderLayer(EncoderLayer):
     def forward(  # type: ignore[override]
         self, x: Tensor, memory: Tensor, *, weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """``x`` (batch, tokens, width), ``memory`` (batch, positions, width)."""
+        """Map ``x`` (batch, tokens, width) to the same shape; ``memory`` is (batch, positions, width)."""
         y = self.self_attn_layer_norm(x)
         x = x + self.self_attn(y, y, causal=True)[0]
         y, log_weights = self.encoder_attn(self.encoder_attn_layer_norm(x), memory, weights=weights)
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, mel: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """(batch, 80, frames) -> (batch, frames / 2, width), twice.
+        """Map (batch, 80, frames) to (batch, frames / 2, width), twice.
 
         The first is the encoder's output, the second that of the layer before the
         last.  Training on short clips passes fewer than 3000 frames, placed
@@ -244,7 +244,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def scale_convolutions(self, mel: Tensor) -> None:
-        """Scales both convolutions so that their outputs start with unit deviation.
+        """Scale both convolutions so that their outputs start with unit deviation.
 
         Otherwise the positions drown the sound, and training takes long to find it.
         """
@@ -262,7 +262,7 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, tokens) and (batch, positions, width) -> logits and log attention.
+        """Map (batch, tokens) and (batch, positions, width) to logits and log attention.
 
         Logits are (batch, tokens, vocab); the attention is that of the layer before the
         last and of the last layer, (batch, heads, tokens, positions) each.
@@ -322,7 +322,7 @@ class Example:
 
 
 class Composer:
-    """Builds random training windows out of single utterances."""
+    """A builder of random training windows from single utterances."""
 
     def __init__(self, corpus: list[Utterance], ids: Ids, seed: int) -> None:
         self.ids = ids
@@ -343,7 +343,7 @@ class Composer:
     # -- audio ------------------------------------------------------------
 
     def _stretch(self, utterance: Utterance, rate: float, gain: float) -> tuple[np.ndarray, list]:
-        """Plays an utterance faster and higher (``rate`` > 1) or slower and lower."""
+        """Play an utterance faster and higher (``rate`` > 1) or slower and lower."""
         audio = utterance.audio.astype(np.float32) / 32768
         count = int(len(audio) / rate)
         audio = np.interp(np.arange(count) * rate, np.arange(len(audio)), audio)
@@ -351,13 +351,13 @@ class Composer:
         return (gain * audio).astype(np.float32), words
 
     def _coloured_noise(self, count: int) -> np.ndarray:
-        """Noise with a random spectral slope, unit RMS, float32 of shape ``(count,)``."""
+        """Return noise with a random spectral slope, unit RMS, float32 of shape ``(count,)``."""
         noise = self.noises[self.rng.randrange(len(self.noises))]
         first = self.rng.randrange(len(noise) - count)
         return noise[first : first + count]
 
     def _degrade(self, audio: np.ndarray) -> np.ndarray:
-        """Random band limits, noise and level, as of codecs, telephones and rooms."""
+        """Apply random band limits, noise and level, as of codecs, telephones and rooms."""
         rng = self.rng
         count = len(audio)
         if rng.random() < 0.35:
@@ -378,7 +378,7 @@ class Composer:
         return (audio * (10 ** rng.uniform(-1.3, 0) / peak)).astype(np.float32)
 
     def _silence(self, seconds: float) -> np.ndarray:
-        """A window without speech: digital silence, noise, hum or clicks."""
+        """Return a window without speech: digital silence, noise, hum or clicks."""
         rng = self.rng
         count = int(seconds * SAMPLE_RATE)
         kind = rng.random()
@@ -397,7 +397,7 @@ class Composer:
     # -- tokens -----------------------------------------------------------
 
     def _previous_text(self, longest: int) -> list[int]:
-        """Random previous text, as ``condition_on_previous_text`` and prompts supply it."""
+        """Return random previous text, as ``condition_on_previous_text`` and prompts supply it."""
         ids, rng = self.ids, self.rng
         tokens, clock, timed = [], rng.uniform(0, 2), rng.random() < 0.7
         for _ in range(rng.randint(1, longest)):
@@ -410,7 +410,7 @@ class Composer:
         return tokens
 
     def example(self, seconds: float, offset: float = 0.0, *, dense: bool = False) -> Example:
-        """A random window of at most ``seconds``, placed ``offset`` seconds into the 30 s.
+        """Return a random window of at most ``seconds``, placed ``offset`` seconds into the 30 s.
 
         ``dense`` windows have hardly any pauses.
         """
@@ -460,7 +460,7 @@ class Composer:
         *,
         timestamps: bool,
     ) -> list[tuple[int, tuple[float, float] | None]]:
-        """The tokens to be written for a window, each with the time span that it is about.
+        """Return the tokens to write for a window, each with the time span that it is about.
 
         ``offset`` is where the window lies in the 30 s, in seconds.
         """
@@ -484,7 +484,7 @@ class Composer:
     def _speech(
         self, seconds: float, *, timestamps: bool, dense: bool
     ) -> tuple[np.ndarray, list[list[tuple[str, float, float]]], float | None]:
-        """Utterances with pauses between them, degraded.
+        """Join utterances with pauses between them and degrade the result.
 
         Returns the audio, the words of each utterance, and the start of an utterance
         that the end of the window cuts off, if any.
@@ -542,7 +542,7 @@ class LogMel:
             raise ValueError(f"features differ from faster-whisper's by {error}")
 
     def __call__(self, clips: list[np.ndarray], frames: int) -> Tensor:
-        """Clips of at most ``frames`` hops -> (batch, 80, frames), zero after each clip."""
+        """Map clips of at most ``frames`` hops to (batch, 80, frames), zero after each clip."""
         batch = torch.zeros(len(clips), frames * 160 + 160)
         for row, clip in zip(batch, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
@@ -621,7 +621,7 @@ class BatchStream(torch.utils.data.IterableDataset):
 
     @staticmethod
     def _window(progress: float, rng: random.Random) -> float:
-        """Window length in seconds: single phrases first, whole 30 s windows at last."""
+        """Return the window length in seconds: single phrases first, whole 30 s windows at last."""
         if progress < ENCODER_ONLY:
             return rng.choice([4.0, 6.0])
         if progress < 0.22:
@@ -642,9 +642,9 @@ TIME_BLUR = torch.tensor([0.02, 0.13, 0.7, 0.13, 0.02])  # soft targets around a
 
 
 def speech_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of (batch, positions, classes), silence (class 0) counting less.
+    """Return the cross-entropy of (batch, positions, classes); silence (class 0) counts less.
 
-    Also returns the share of speech positions that were classified correctly.
+    Also return the share of speech positions that were classified correctly.
     """
     logits, labels = logits.flatten(0, 1).float(), labels.flatten()
     weights = torch.where(labels > 0, 1.0, 0.25)
@@ -654,7 +654,7 @@ def speech_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_loss(log_weights: Tensor, spans: Tensor) -> Tensor:
-    """Pulls the guided heads' attention into the spans.
+    """Pull the guided heads' attention into the spans.
 
     ``log_weights`` (batch, heads, tokens, positions), ``spans`` (batch, tokens, 2).
     """
@@ -669,7 +669,7 @@ def attention_loss(log_weights: Tensor, spans: Tensor) -> Tensor:
 
 
 def losses(model: TinyWhisper, batch: Batch, ids: Ids, *, decode: bool) -> dict[str, Tensor]:
-    """The training losses, and the share of words and tokens predicted correctly.
+    """Return the training losses, and the share of words and tokens predicted correctly.
 
     Without ``decode``, only the encoder is trained.
     """
@@ -753,7 +753,7 @@ def train(args: argparse.Namespace, corpus: list[Utterance]) -> TinyWhisper:
 
 
 def export(model: TinyWhisper, output: str | Path, quantization: str = "int8") -> None:
-    """Writes the CTranslate2 model directory which faster-whisper loads."""
+    """Write the CTranslate2 model directory that faster-whisper loads."""
     from ctranslate2.converters.transformers import WhisperLoader
     from ctranslate2.specs.whisper_spec import WhisperSpec
 
