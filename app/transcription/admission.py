@@ -1,8 +1,9 @@
-"""Who may be decoded next: what bounds the PCM on disk and the decoders, without shutting short requests out.
+"""The front end of a transcription, from the file to windows, and the bound on it.
 
-So many requests are *resident*: being decoded, or decoded and not finished. They share the model in turns. Who waits
-for a place among them gets a *peek* meanwhile: its first minute is decoded, and if that is all of it, it goes on to
-the model past the long ones that wait.
+Admission limits how much PCM lies on disk and how many decoder processes run, without making short recordings wait
+behind long ones. A limited number of transcriptions are decoded completely; they then share the model. While a
+transcription waits for that, the first minute of its file may be decoded as a preview. If the recording ends within
+that minute, the transcription goes on to the model at once, ahead of the long ones.
 """
 
 from __future__ import annotations
@@ -12,147 +13,186 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.transcription.decoding import Decoder
 
-
-#: Decoders that run at once: these for residents, and one that peeks.
-DECODERS: Final = 4
-_RESIDENT_DECODERS: Final = DECODERS - 1
-#: What may be resident besides those on the model; and how many short ones besides those.
-_AHEAD: Final = 4
-_SHORT_AHEAD: Final = 8
-#: A request that is over within this is short.
-PEEK_SECONDS: Final = 60.0
-#: Requests that clients wait for which may pass by one that nobody waits for.
-_PATIENCE: Final = 4
-
-
-class Entry(Enum):
-    """How a request may come in."""
-
-    WHOLE = auto()
-    PEEK = auto()
-
-
-class Ticket:
-    """A request's place before the door and, once it is in, behind it."""
-
-    def __init__(self, door: Admission, *, awaited: bool) -> None:
-        self._door = door
-        self.awaited = awaited
-        self.may_peek = True
-        self.entry: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        self.held: set[str] = set()
-
-    async def entered(self) -> Entry:
-        """How it may come in, once it may."""
-        return await asyncio.shield(self.entry)
-
-    def turned_out_long(self) -> None:
-        """Gives up the peek and waits on, at its old place."""
-        self.may_peek = False
-        self.entry = asyncio.get_running_loop().create_future()
-        self._door.back(self)
-
-    def decoded(self) -> None:
-        """Needs no decoder any more."""
-        self._door.release(self, "decoder", "peek")
-
-    def leave(self) -> None:
-        """Gives everything up."""
-        self._door.leave(self)
-
-
-class Admission:
-    """Lets requests in, those with a waiting client first; a job that was passed by often enough comes next."""
-
-    def __init__(self, *, slots: int) -> None:
-        self._free = {
-            "resident": slots + _AHEAD,
-            "decoder": _RESIDENT_DECODERS,
-            "short": slots + _SHORT_AHEAD,
-            "peek": DECODERS - _RESIDENT_DECODERS,
-        }
-        self._lines: dict[bool, deque[Ticket]] = {True: deque(), False: deque()}
-        self._passed_by = 0
-
-    def queue(self, *, awaited: bool) -> Ticket:
-        """A place at the end of the line."""
-        ticket = Ticket(self, awaited=awaited)
-        self._lines[awaited].append(ticket)
-        self._admit()
-        return ticket
-
-    def back(self, ticket: Ticket) -> None:
-        self._give_back(ticket, "short", "peek")
-        self._lines[ticket.awaited].appendleft(ticket)
-        self._admit()
-
-    def release(self, ticket: Ticket, *kinds: str) -> None:
-        self._give_back(ticket, *kinds)
-        self._admit()
-
-    def leave(self, ticket: Ticket) -> None:
-        if ticket in self._lines[ticket.awaited]:
-            self._lines[ticket.awaited].remove(ticket)
-        self.release(ticket, *self._free)
-
-    def _give_back(self, ticket: Ticket, *kinds: str) -> None:
-        for kind in kinds:
-            if kind in ticket.held:
-                ticket.held.remove(kind)
-                self._free[kind] += 1
-
-    def _admit(self) -> None:
-        while self._let_in(Entry.WHOLE, "resident", "decoder") or self._let_in(Entry.PEEK, "short", "peek"):
-            pass
-
-    def _let_in(self, entry: Entry, *kinds: str) -> bool:
-        ticket = self._next(peek=entry is Entry.PEEK) if all(self._free[kind] for kind in kinds) else None
-        if ticket is None:
-            return False
-        self._lines[ticket.awaited].remove(ticket)
-        for kind in kinds:
-            self._free[kind] -= 1
-            ticket.held.add(kind)
-        ticket.entry.set_result(entry)
-        return True
-
-    def _next(self, *, peek: bool) -> Ticket | None:
-        heads = {
-            awaited: next((ticket for ticket in line if ticket.may_peek or not peek), None)
-            for awaited, line in self._lines.items()
-        }
-        awaited, job = heads[True], heads[False]
-        if awaited is None or job is None:
-            return awaited or job
-        self._passed_by = 0 if self._passed_by >= _PATIENCE else self._passed_by + 1
-        return awaited if self._passed_by else job
-
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Threads that look for speech and compute features, for all requests together.
+#: Decoder processes that run at once: one of them is reserved for previews.
+DECODERS: Final = 4
+_PREVIEW_DECODERS: Final = 1
+#: Transcriptions that may be decoded completely besides those that hold a slot.
+_AHEAD: Final = 4
+#: Short transcriptions that may be decoded by a preview besides those that hold a slot.
+_SHORT_AHEAD: Final = 8
+#: A recording is short if it ends within this time.
+PREVIEW_SECONDS: Final = 60.0
+#: Synchronous requests that may overtake a job before the job is admitted.
+_MAX_OVERTAKEN: Final = 4
+#: Threads that detect speech and compute features, for all transcriptions together.
 _THREADS: Final = 4
 
 
+class Grant(Enum):
+    """How much of its file an admitted transcription may decode."""
+
+    WHOLE_FILE = auto()
+    PREVIEW = auto()
+
+
+class _Resource(Enum):
+    """A resource of which admission has a limited number."""
+
+    WHOLE_FILE = auto()
+    DECODER = auto()
+    SHORT_FILE = auto()
+    PREVIEW_DECODER = auto()
+
+
+_NEEDED: Final = {
+    Grant.WHOLE_FILE: (_Resource.WHOLE_FILE, _Resource.DECODER),
+    Grant.PREVIEW: (_Resource.SHORT_FILE, _Resource.PREVIEW_DECODER),
+}
+
+
+class Candidate:
+    """A transcription that waits for admission or has been admitted."""
+
+    def __init__(self, admission: Admission, *, synchronous: bool) -> None:
+        self._admission = admission
+        self.synchronous = synchronous
+        self.may_preview = True
+        self.grant: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self.held: set[_Resource] = set()
+
+    async def admitted(self) -> Grant:
+        """Wait for admission and return how much of the file may be decoded."""
+        return await asyncio.shield(self.grant)
+
+    def requeue(self) -> None:
+        """Wait for the whole file to be admitted, because the preview did not reach the end of the recording."""
+        self.may_preview = False
+        self.grant = asyncio.get_running_loop().create_future()
+        self._admission.requeue(self)
+
+    def release_decoder(self) -> None:
+        """Let another transcription be decoded."""
+        self._admission.release_decoder(self)
+
+    def leave(self) -> None:
+        """Leave the queue and release everything that is held. Further calls have no effect."""
+        self._admission.leave(self)
+
+
+class Admission:
+    """Two queues, one of synchronous requests and one of jobs, and the resources that they wait for.
+
+    Synchronous requests are admitted first, but a job waits for a few of them at most. ``slots`` is the number of
+    transcriptions that use the models at once.
+    """
+
+    def __init__(self, *, slots: int) -> None:
+        self._free = {
+            _Resource.WHOLE_FILE: slots + _AHEAD,
+            _Resource.DECODER: DECODERS - _PREVIEW_DECODERS,
+            _Resource.SHORT_FILE: slots + _SHORT_AHEAD,
+            _Resource.PREVIEW_DECODER: _PREVIEW_DECODERS,
+        }
+        self._synchronous: deque[Candidate] = deque()
+        self._jobs: deque[Candidate] = deque()
+        self._overtaken = 0
+
+    def enqueue(self, *, synchronous: bool) -> Candidate:
+        """Add a transcription to the end of its queue."""
+        candidate = Candidate(self, synchronous=synchronous)
+        self._queue_of(candidate).append(candidate)
+        self._admit()
+        return candidate
+
+    def requeue(self, candidate: Candidate) -> None:
+        """Take everything back from an admitted transcription and put it at the head of its queue."""
+        self._release(candidate, *_Resource)
+        self._queue_of(candidate).appendleft(candidate)
+        self._admit()
+
+    def release_decoder(self, candidate: Candidate) -> None:
+        """Take the decoder back from a transcription whose file has been decoded."""
+        self._release(candidate, _Resource.DECODER, _Resource.PREVIEW_DECODER)
+        self._admit()
+
+    def leave(self, candidate: Candidate) -> None:
+        """Remove a transcription, whether it waits or has been admitted."""
+        queue = self._queue_of(candidate)
+        if candidate in queue:
+            queue.remove(candidate)
+        self._release(candidate, *_Resource)
+        self._admit()
+
+    def _queue_of(self, candidate: Candidate) -> deque[Candidate]:
+        return self._synchronous if candidate.synchronous else self._jobs
+
+    def _release(self, candidate: Candidate, *resources: _Resource) -> None:
+        for resource in candidate.held.intersection(resources):
+            candidate.held.remove(resource)
+            self._free[resource] += 1
+
+    def _admit(self) -> None:
+        while self._admit_one(Grant.WHOLE_FILE) or self._admit_one(Grant.PREVIEW):
+            pass
+
+    def _admit_one(self, grant: Grant) -> bool:
+        """Grant this to the next transcription. Return False if none waits or a resource is missing."""
+        needed = _NEEDED[grant]
+        if not all(self._free[resource] for resource in needed):
+            return False
+        candidate = self._next(grant)
+        if candidate is None:
+            return False
+        self._queue_of(candidate).remove(candidate)
+        for resource in needed:
+            self._free[resource] -= 1
+            candidate.held.add(resource)
+        candidate.grant.set_result(grant)
+        return True
+
+    def _next(self, grant: Grant) -> Candidate | None:
+        synchronous = _first(self._synchronous, grant)
+        job = _first(self._jobs, grant)
+        if synchronous is None or job is None:
+            return synchronous or job
+        if self._overtaken < _MAX_OVERTAKEN:
+            self._overtaken += 1
+            return synchronous
+        self._overtaken = 0
+        return job
+
+
+def _first(queue: deque[Candidate], grant: Grant) -> Candidate | None:
+    return next((candidate for candidate in queue if candidate.may_preview or grant is not Grant.PREVIEW), None)
+
+
 class FrontEnd:
-    """The way from a file to windows. ``slots`` is how many requests are on the models at once."""
+    """Admission, the decoder and the threads that turn a file into windows.
+
+    ``slots`` is the number of transcriptions that use the models at once.
+    """
 
     def __init__(self, decoder: Decoder, *, slots: int) -> None:
         self.decoder = decoder
-        self.door = Admission(slots=slots)
+        self.admission = Admission(slots=slots)
         threads = min(_THREADS, max(1, len(os.sched_getaffinity(0))))
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="front")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="front-end")
 
-    def run(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """What ``work`` gives, computed in a thread."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run a blocking function in one of the threads and return its future result."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
 
     def close(self) -> None:
+        """Stop the threads without waiting for what they compute now."""
         self._executor.shutdown(wait=False, cancel_futures=True)

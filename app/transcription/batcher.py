@@ -165,7 +165,7 @@ class Batcher:
             step = await self._next_step()
             await self._perform(step.windows, replica, executor, decode=step.decode, retried=False)
             self._changed.set()  # another device may be waiting for what this one gave back
-            self.scheduler.share.pass_on()
+            self.scheduler.share.batch_ended()
 
     async def _next_step(self) -> Step:
         while True:

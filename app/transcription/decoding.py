@@ -58,14 +58,14 @@ _HOME: Final = {"HOME": "/"}
 class Decoded:
     """Raw little-endian s16 samples, 16 kHz, of interleaved channels, in the file ``pcm``.
 
-    ``samples`` counts those of one channel, ``corrupt_frames`` the damaged places that were left out. ``ended`` is
-    False where only a beginning was wanted and there is more.
+    ``samples`` counts those of one channel, ``corrupt_frames`` the damaged places that were left out. ``is_complete``
+    is False where only a beginning was wanted and there is more.
     """
 
     pcm: Path
     samples: int
     channels: int
-    ended: bool
+    is_complete: bool
     corrupt_frames: int
 
     @property
@@ -200,7 +200,7 @@ class Decoder:
             pcm=destination,
             samples=outcome["samples"],
             channels=outcome["channels"],
-            ended=outcome["ended"],
+            is_complete=outcome["ended"],
             corrupt_frames=outcome["corrupt_frames"],
         )
 

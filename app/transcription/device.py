@@ -33,7 +33,7 @@ class Device:
     compute_type: str
 
 
-def yield_to_requests() -> None:
+def lower_thread_priority() -> None:
     """Has this thread, and the model's threads that it will start, make way for those that answer requests.
 
     On Linux a thread has a priority of its own and hands it on to those that it starts.

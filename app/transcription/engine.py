@@ -15,7 +15,7 @@ import numpy as np
 from app.domain.events import discard_event
 from app.domain.languages import language_name
 from app.domain.transcript import Transcript
-from app.transcription.admission import PEEK_SECONDS, Entry, Ticket
+from app.transcription.admission import PREVIEW_SECONDS, Candidate, Grant
 from app.transcription.batcher import Batcher, Request
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.recording import Recording
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: Windows that a request may have under way while it waits for its turn.
 _OUTSTANDING_WAITING: Final = 2
 #: A recording of which more has been searched is not short, whatever is found in the rest.
-_LONG_SAMPLES: Final = round(PEEK_SECONDS * SAMPLE_RATE)
+_LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
 #: With ``condition_on_previous_text``: how hot the text may have been that is gone on from.
 _FORGET_ABOVE_TEMPERATURE: Final = 0.5
 #: What a recording in which nobody speaks is said to be in, as faster-whisper does.
@@ -93,40 +93,42 @@ class WhisperTranscriber:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_waiting()
         recording = Recording(source.with_name(source.name + ".pcm"))
-        ticket = self._front_end.door.queue(awaited=synchronous)
+        candidate = self._front_end.admission.enqueue(synchronous=synchronous)
         try:
-            await ticket.entered()
+            await candidate.admitted()
             await listener.on_start()
-            whole = await self._come_in(ticket, source, recording, options)
+            whole = await self._come_in(candidate, source, recording, options)
             if whole:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
             run = _Run(self._batcher, self._front_end, self.model, recording, options, listener, awaited=synchronous)
             with _one_failure():
                 async with asyncio.TaskGroup() as group:
                     if not whole:
-                        group.create_task(self._decode(ticket, source, recording, options, listener))
+                        group.create_task(self._decode(candidate, source, recording, options, listener))
                     transcript = await run.transcript(group)
             return transcript
         finally:
-            ticket.leave()
+            candidate.leave()
             await asyncio.to_thread(recording.discard)
 
-    async def _come_in(self, ticket: Ticket, source: Path, recording: Recording, options: TranscriptionOptions) -> bool:
-        """Waits before the door; whether the whole of the audio has been decoded in passing."""
-        while await ticket.entered() is Entry.PEEK:
+    async def _come_in(
+        self, candidate: Candidate, source: Path, recording: Recording, options: TranscriptionOptions
+    ) -> bool:
+        """Wait for admission. Return True if the preview has decoded the whole of the audio."""
+        while await candidate.admitted() is Grant.PREVIEW:
             decoded = await self._front_end.decoder.decode(
-                source, recording.path, separate_channels=options.multichannel, enough_seconds=PEEK_SECONDS
+                source, recording.path, separate_channels=options.multichannel, enough_seconds=PREVIEW_SECONDS
             )
-            if decoded.ended:
-                ticket.decoded()
-                recording.end(decoded.samples, decoded.channels)
+            if decoded.is_complete:
+                candidate.release_decoder()
+                recording.complete(decoded.samples, decoded.channels)
                 return True
-            ticket.turned_out_long()
+            candidate.requeue()
         return False
 
     async def _decode(
         self,
-        ticket: Ticket,
+        candidate: Candidate,
         source: Path,
         recording: Recording,
         options: TranscriptionOptions,
@@ -135,13 +137,13 @@ class WhisperTranscriber:
         decoded = await self._front_end.decoder.decode(
             source, recording.path, separate_channels=options.multichannel, on_progress=recording.grow
         )
-        ticket.decoded()
-        recording.end(decoded.samples, decoded.channels)
+        candidate.release_decoder()
+        recording.complete(decoded.samples, decoded.channels)
         listener.on_decoded(decoded.duration)
 
 
 class _Run:
-    """One request behind the door."""
+    """One transcription that has been admitted."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class _Run:
         """Runs to the end. The tasks of ``group`` are ours to start in; it ends us when one of them fails."""
         self._batcher.open(self._request)
         try:
-            await self._recording.beyond(0)
+            await self._recording.wait_beyond(0)
             channels = self._recording.channels
             self._assembly = Assembly(channels, marked=self._options.multichannel)
             group.create_task(self._search(channels, group))
@@ -207,26 +209,26 @@ class _Run:
         position = number = 0
         ended = False
         while not ended:
-            available = await self._recording.beyond(position)
+            available = await self._recording.wait_beyond(position)
             ended = available <= position
             end = min(available, position + BLOCK_SAMPLES)
-            for cut in await self._front_end.run(_found, self._recording, finder, channel, Span(position, end)):
-                if cut.samples < HOP_SAMPLES:
+            for window_span in await self._front_end.run(_found, self._recording, finder, channel, Span(position, end)):
+                if window_span.samples < HOP_SAMPLES:
                     continue  # less than the model can tell apart
-                await self._submit(channel, number, cut)
+                await self._submit(channel, number, window_span)
                 number += 1
             position = end
             self._request.long = self._request.long or position > _LONG_SAMPLES
-            self._assembly.scanned(channel, position if ended else finder.certain)
+            self._assembly.scanned(channel, position if ended else finder.next_start)
 
-    async def _submit(self, channel: int, number: int, cut: WindowSpan) -> None:
+    async def _submit(self, channel: int, number: int, window_span: WindowSpan) -> None:
         """Hands a window to the batcher, once there is room for it."""
         await self._room()
         window = Window(
             channel=channel,
             number=number,
-            pieces=cut.pieces,
-            features=await self._front_end.run(_features, self._recording, self._model, channel, cut),
+            spans=window_span.spans,
+            features=await self._front_end.run(_features, self._recording, self._model, channel, window_span),
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
@@ -291,9 +293,9 @@ def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span)
     return finder.feed(recording.read(channel, part.start, part.end))
 
 
-def _features(recording: Recording, model: WhisperModel, channel: int, cut: WindowSpan) -> Array:
-    pieces = [recording.read(channel, piece.start, piece.end) for piece in cut.pieces]
-    return model.features(as_float(np.concatenate(pieces)))
+def _features(recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan) -> Array:
+    samples = [recording.read(channel, span.start, span.end) for span in window_span.spans]
+    return model.features(as_float(np.concatenate(samples)))
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Which models are served, under which names, and what each can do."""
+"""The registry of the models that a server offers, their aliases and their abilities."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidRequest, UnknownModel
 from app.domain.languages import LANGUAGES
@@ -13,18 +13,18 @@ from app.domain.transcript import Task
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What OpenAI's clients ask for; here it is whichever model is served.
+#: The name that OpenAI's clients send: an alias of the default model.
 MODEL_ALIAS: Final = "whisper-1"
-#: Names of models, and of directories called after them, that write down other languages as they are.
-_UNTRANSLATING: Final = re.compile(r"turbo|distil|\.en\b")
+#: Matches the names of models, and of directories named after them, that were not trained to translate.
+_CANNOT_TRANSLATE: Final = re.compile(r"turbo|distil|\.en\b")
 _ENGLISH_ONLY: Final = re.compile(r"\.en\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
-    """What is known of a model. Before it is loaded ``name`` is what the settings say, and the rest is a guess.
+    """The known properties of a model. Until it is loaded, ``name`` comes from the settings and the rest is a guess.
 
-    ``languages`` are the codes of those that it has a token for.
+    ``languages`` holds the codes of the languages that the model has a token for.
     """
 
     name: str
@@ -36,41 +36,47 @@ class ModelState:
 
     @property
     def can_translate(self) -> bool:
-        """Whether it was trained to write English for other languages: English ones, turbo and distil were not."""
-        return self.is_multilingual and not _UNTRANSLATING.search(self.name.lower())
+        """True if the model was trained to translate into English: .en, turbo and distil models were not."""
+        return self.is_multilingual and not _CANNOT_TRANSLATE.search(self.name.lower())
 
     def require(self, *, task: Task, language: str | None) -> None:
-        """Raises InvalidRequest for what the model was not trained for. ``language`` is a code."""
+        """Raise InvalidRequest if the model was not trained for this task or ``language``, which is a code."""
         if task is Task.TRANSLATE and not self.can_translate:
             raise InvalidRequest(
-                f"The model {self.name} can't translate: have WHISPER_MODEL set to a multilingual one that can, such "
-                "as medium or large-v3 (turbo, distil and .en models can't).",
+                f"The model {self.name} cannot translate: set WHISPER_MODEL to a multilingual model that can, such as "
+                "medium or large-v3 (turbo, distil and .en models cannot).",
                 param="model",
             )
         if language not in (None, "en") and not self.is_multilingual:
             raise InvalidRequest(
-                f"language={language} is not available: the model {self.name} knows English only. Have WHISPER_MODEL "
-                "set to a multilingual one.",
+                f"`language` must be en or absent, got {language}: the model {self.name} only knows English. Set "
+                "WHISPER_MODEL to a multilingual model for other languages.",
                 param="language",
             )
         if language is not None and language not in self.languages and self.is_multilingual:
             raise InvalidRequest(
-                f"language={language} is not available: the model {self.name} does not know "
-                "it. Leave it out to have the language detected, or have WHISPER_MODEL set to a newer model.",
+                f"`language` must be one that the model {self.name} knows, got {language}: omit it to detect the "
+                "language, or set WHISPER_MODEL to a newer model.",
                 param="language",
             )
 
 
 class ModelRegistry:
-    """The models in the order of the settings, the default first.
+    """The models that a server offers, in the order of the settings, the default first.
 
-    ``aliases`` are further names: of one of the models each, or of the default where the value is empty.
+    ``aliases`` maps further names to models. An empty value stands for the default model. ``compute_type`` is the one
+    from the settings.
     """
 
     def __init__(
-        self, default: str, others: Sequence[str] = (), aliases: Mapping[str, str] | None = None, **known: Any
+        self,
+        default: str,
+        others: Sequence[str] = (),
+        aliases: Mapping[str, str] | None = None,
+        *,
+        compute_type: str = "auto",
     ) -> None:
-        self._states = [_unloaded(name, **known) for name in dict.fromkeys((default, *others))]
+        self._states = [_unloaded(name, compute_type) for name in dict.fromkeys((default, *others))]
         self._aliases = {MODEL_ALIAS: "", **(aliases or {})}
 
     @property
@@ -83,36 +89,37 @@ class ModelRegistry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whatever a request may name: the models, then their aliases."""
+        """All names that a request may use: those of the models, then the aliases."""
         return tuple(dict.fromkeys((*(state.name for state in self._states), *self._aliases)))
 
-    def find(self, given: str | None) -> ModelState:
-        """The model of that name or alias; the default for None or nothing.
+    def find(self, requested: str | None) -> ModelState:
+        """Return the model with this name or alias, or the default model for None or an empty name.
 
         Raises:
-            UnknownModel: there is none.
+            UnknownModel: no model has this name or alias.
         """
-        served = {state.name: state for state in self._states}
-        wanted = (given or "").strip()
-        meant = wanted if wanted in served else self._aliases.get(wanted, wanted)
-        if (state := served.get(meant or self.default.name)) is not None:
+        states = {state.name: state for state in self._states}
+        requested = (requested or "").strip()
+        name = requested if requested in states else self._aliases.get(requested, requested)
+        if (state := states.get(name or self.default.name)) is not None:
             return state
         raise UnknownModel(
-            f"The model {wanted[:100]!r} is not served here: use {' or '.join(self.names)}, or leave model out. "
-            "WHISPER_MODEL_ALIASES and WHISPER_MODELS add names.",
+            f"`model` must be {' or '.join(self.names)}, got {requested[:100]!r}: use one of these or omit it. "
+            "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names.",
             param="model",
             code="model_not_found",
         )
 
-    def update(self, known_as: str, /, **changes: Any) -> ModelState:
-        """Writes down what has become known of a model, its real name included."""
-        number = next(number for number, state in enumerate(self._states) if state.name == known_as)
-        state = self._states[number] = replace(self._states[number], **changes)
-        # ``auto`` may have turned out to be one of the others, and has aliases of its own.
-        self._states = [one for place, one in enumerate(self._states) if place == number or one.name != state.name]
-        self._aliases = {alias: state.name if name == known_as else name for alias, name in self._aliases.items()}
-        return state
+    def update(self, name: str, state: ModelState) -> None:
+        """Replace the state of the model ``name``. Its real name, in ``state``, may be another one.
+
+        ``auto`` may turn out to be another of the models, which then appears only once.
+        """
+        states = [state if other.name == name else other for other in self._states]
+        self._states = [other for other in states if other is state or other.name != state.name]
+        self._aliases = {alias: state.name if model == name else model for alias, model in self._aliases.items()}
 
 
-def _unloaded(name: str, **known: Any) -> ModelState:
-    return ModelState(**{"name": name, "is_multilingual": not _ENGLISH_ONLY.search(name.lower()), **known})
+def _unloaded(name: str, compute_type: str) -> ModelState:
+    is_multilingual = not _ENGLISH_ONLY.search(name.lower())
+    return ModelState(name=name, compute_type=compute_type, is_multilingual=is_multilingual)

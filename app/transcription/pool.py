@@ -1,8 +1,8 @@
-"""A Transcriber over several models, each loaded on its first use, as many at once as there is room for.
+"""A Transcriber over several models, each loaded on its first use, with a limit on how many are loaded at once.
 
-A model that is in use stays. Requests come onto their models in the order of arrival; one whose model is not loaded
-waits, with all that came after it for want of room, until a model is idle, which then gives way. Those that wait for
-the same model when it has been loaded come in together.
+A model that is in use is never evicted. Transcriptions get their models in the order of arrival. One whose model can
+only be loaded after another has been evicted waits until a model is idle, and everything behind it in the queue waits
+too. Once a model is loaded, all transcriptions that wait for it start together.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from operator import attrgetter
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from app.domain.errors import ModelLoading, ModelUnavailable
 from app.domain.events import discard_event
 from app.transcription.admission import FrontEnd
 from app.transcription.batcher import engine_failed
-from app.transcription.device import yield_to_requests
+from app.transcription.device import lower_thread_priority
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import auto_batch_size
 from app.transcription.slots import Slots
@@ -38,19 +41,19 @@ if TYPE_CHECKING:
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: When a client may hope for a loaded model, in seconds.
 _RETRY_LOADING_SECONDS = 10
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """One model: its engine while it is loaded, and how many requests use it.
+class _PooledModel:
+    """A model of the registry, with its engine while it is loaded.
 
-    ``last_used`` is larger the later a request came or left.
+    ``users`` counts the transcriptions that use the engine. ``last_used`` grows with each start and end of one.
     """
 
     name: str
@@ -64,25 +67,25 @@ class _Place:
         return self.engine is not None and not self.users
 
     @property
-    def takes_room(self) -> bool:
+    def is_in_memory(self) -> bool:
         return self.engine is not None or self.loading is not None
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request that waits for its model."""
+class _Queued:
+    """A transcription that waits for the engine of its model."""
 
-    place: _Place
-    came_on: asyncio.Future[WhisperTranscriber] = field(
+    model: _PooledModel
+    engine: asyncio.Future[WhisperTranscriber] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
 class ModelPool:
-    """Refuses work until the first model has been loaded, then hands each request to its model.
+    """Refuses transcriptions until the default model has been loaded, then gives each one its model.
 
-    ``load_model`` blocks and gives the replicas of the model of that name, or raises ModelUnavailable.
-    ``on_death`` is told when a model's engine has failed for good.
+    ``load_model(name)`` blocks and returns the replicas of a model, or raises ModelUnavailable. ``on_death`` is called
+    when an engine has failed and can't recover.
     """
 
     def __init__(
@@ -97,7 +100,6 @@ class ModelPool:
         on_death: Callable[[BaseException], None],
         emit: EventSink = discard_event,
     ) -> None:
-        self._emit = emit
         self.model_registry = model_registry
         self.failing = False
         self.ready = False
@@ -107,128 +109,133 @@ class ModelPool:
         self._batch_size = batch_size
         self._max_loaded = max_loaded
         self._on_death = on_death
-        self._places: dict[str, _Place] = {}
-        self._line: list[_Waiting] = []
-        self._uses = 0
+        self._emit = emit
+        self._models: dict[str, _PooledModel] = {}
+        self._queue: list[_Queued] = []
+        self._uses = count(1)
 
     @property
     def active(self) -> int:
+        """The number of slots in use."""
         return self._slots.held
 
     async def load(self) -> None:
-        """Loads the default model.
+        """Load the default model.
 
         Raises:
             ModelUnavailable: it can't be loaded.
         """
-        async with self._on_model(self.model_registry.default.name):
+        async with self._engine(self.model_registry.default.name):
             self.ready = True
 
     def require_ready(self) -> None:
-        """Raises ModelLoading until the first model is loaded."""
+        """Raise ModelLoading until the default model has been loaded."""
         if not self.ready:
             raise ModelLoading(
-                "The model is still being loaded: try again in a while, or wait for /health/ready to answer 200.",
+                "The model is still loading: try again later, or wait until /health/ready returns 200.",
                 retry_after_seconds=_RETRY_LOADING_SECONDS,
             )
 
     async def transcribe(
         self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
     ) -> Transcript:
-        """See :class:`app.transcription.transcriber.Transcriber`; waits for the model first, if need be."""
+        """Transcribe with the requested model, after loading it if necessary.
+
+        See :class:`app.transcription.transcriber.Transcriber`.
+        """
         self.require_ready()
         name = self.model_registry.find(options.model).name
-        async with self._on_model(name) as engine:
-            # It may be known only now what a model is trained for.
+        async with self._engine(name) as engine:
+            # The abilities of a model may be known only now that it is loaded.
             self.model_registry.find(name).require(task=options.task, language=options.language)
             return await engine.transcribe(source, options, listener=listener, synchronous=synchronous)
 
     async def close(self) -> None:
-        """Takes no more work; a batch on a model is not waited for."""
-        tasks = [place.loading for place in self._places.values() if place.loading is not None]
-        for task in tasks:
+        """Stop all engines without waiting for the batches that they have on their models."""
+        loading = [model.loading for model in self._models.values() if model.loading is not None]
+        for task in loading:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for place in self._places.values():
-            if place.engine is not None:
-                await place.engine.close()
+        await asyncio.gather(*loading, return_exceptions=True)
+        for model in self._models.values():
+            if model.engine is not None:
+                await model.engine.close()
         self._front_end.close()
 
     @asynccontextmanager
-    async def _on_model(self, name: str) -> AsyncIterator[WhisperTranscriber]:
-        place = self._places.setdefault(name, _Place(name))
-        waiting = _Waiting(place)
-        self._line.append(waiting)
-        self._admit()
+    async def _engine(self, name: str) -> AsyncIterator[WhisperTranscriber]:
+        """Wait for the engine of a model and keep the model from being evicted while the context lasts."""
+        model = self._models.setdefault(name, _PooledModel(name))
+        queued = _Queued(model)
+        self._queue.append(queued)
+        self._dispatch()
         try:
-            yield await asyncio.shield(waiting.came_on)
+            yield await asyncio.shield(queued.engine)
         finally:
-            if waiting in self._line:
-                self._line.remove(waiting)
-            elif not waiting.came_on.exception():
-                place.users -= 1
-                self._touch(place)
-            self._admit()
+            if queued in self._queue:
+                self._queue.remove(queued)
+            elif not queued.engine.exception():
+                model.users -= 1
+                model.last_used = next(self._uses)
+            self._dispatch()
 
-    def _admit(self) -> None:
-        """Lets in who may come in. Whoever waits for room keeps those behind it from using what it waits for."""
-        for waiting in list(self._line):
-            place = waiting.place
-            if place.engine is not None:
-                self._let_in(waiting, place.engine)
-            elif place.loading is None and not self._start_loading(place):
+    def _dispatch(self) -> None:
+        """Start what can start, in the order of arrival, up to the first that waits for another model's eviction."""
+        for queued in list(self._queue):
+            model = queued.model
+            if model.engine is not None:
+                self._start(queued, model.engine)
+            elif model.loading is None and not self._start_loading(model):
                 return
 
-    def _let_in(self, waiting: _Waiting, engine: WhisperTranscriber) -> None:
-        self._line.remove(waiting)
-        waiting.place.users += 1
-        self._touch(waiting.place)
-        waiting.came_on.set_result(engine)
+    def _start(self, queued: _Queued, engine: WhisperTranscriber) -> None:
+        self._queue.remove(queued)
+        queued.model.users += 1
+        queued.model.last_used = next(self._uses)
+        queued.engine.set_result(engine)
 
-    def _touch(self, place: _Place) -> None:
-        self._uses += 1
-        place.last_used = self._uses
+    def _start_loading(self, model: _PooledModel) -> bool:
+        """Start to load a model, in place of the least recently used one if the limit is reached.
 
-    def _start_loading(self, place: _Place) -> bool:
-        """Begins to load a model, where the least recently used one gives way if it must; whether there is room."""
-        gives_way: WhisperTranscriber | None = None
-        if sum(one.takes_room for one in self._places.values()) >= self._max_loaded:
-            idle = [one for one in self._places.values() if one.is_idle]
+        Return False if the limit is reached and all loaded models are in use.
+        """
+        evicted: WhisperTranscriber | None = None
+        if sum(other.is_in_memory for other in self._models.values()) >= self._max_loaded:
+            idle = [other for other in self._models.values() if other.is_idle]
             if not idle:
                 return False
-            victim = min(idle, key=lambda one: one.last_used)
-            gives_way, victim.engine = victim.engine, None
-            self.model_registry.update(victim.name, loaded=False)
-            logger.info("Model %s gives way to %s", victim.name, place.name)
-        place.loading = asyncio.create_task(self._load(place, gives_way), name=f"loading {place.name}")
-        place.loading.add_done_callback(lambda task: self._loading_ended(place, task))
+            victim = min(idle, key=attrgetter("last_used"))
+            logger.info("Evicting model %s to load %s", victim.name, model.name)
+            evicted, victim.engine = victim.engine, None
+            self.model_registry.update(victim.name, replace(self.model_registry.find(victim.name), loaded=False))
+        model.loading = asyncio.create_task(self._load(model, evicted), name=f"loading {model.name}")
+        model.loading.add_done_callback(partial(self._loading_ended, model))
         return True
 
-    async def _load(self, place: _Place, gives_way: WhisperTranscriber | None) -> None:
+    async def _load(self, model: _PooledModel, evicted: WhisperTranscriber | None) -> None:
         try:
-            if gives_way is not None:
-                await gives_way.unload()
-                del gives_way
-                await asyncio.to_thread(_give_back_memory)
-            place.engine = await self._loaded(place)
+            if evicted is not None:
+                await evicted.unload()
+                del evicted
+                await asyncio.to_thread(_release_memory)
+            model.engine = await self._load_engine(model)
         except ModelUnavailable as exc:
-            self._refuse(place, exc)
+            self._fail_queued(model, exc)
 
-    def _loading_ended(self, place: _Place, task: asyncio.Task[None]) -> None:
-        place.loading = None
+    def _loading_ended(self, model: _PooledModel, task: asyncio.Task[None]) -> None:
+        model.loading = None
         if task.cancelled():
-            return  # the service ends
+            return  # the pool is being closed
         if (error := task.exception()) is not None:  # a bug of ours
-            self._refuse(place, engine_failed(error))
+            self._fail_queued(model, engine_failed(error))
             self._died(error)
-        for waiting in [one for one in self._line if one.place is place]:
-            if place.engine is not None:
-                self._let_in(waiting, place.engine)
-        self._admit()
+        for queued in self._queued_for(model):
+            if model.engine is not None:
+                self._start(queued, model.engine)
+        self._dispatch()
 
-    async def _loaded(self, place: _Place) -> WhisperTranscriber:
+    async def _load_engine(self, model: _PooledModel) -> WhisperTranscriber:
         started = time.monotonic()
-        replicas, batch_size = await _in_own_thread(lambda: self._load_and_measure(place.name))
+        replicas, batch_size = await _run_in_model_thread(self._load_replicas, model.name)
         engine = WhisperTranscriber(
             replicas,
             front_end=self._front_end,
@@ -237,10 +244,10 @@ class ModelPool:
             on_death=self._died,
             emit=self._emit,
         )
-        self._write_down(place, replicas[0])
+        self._register(model, replicas[0])
         logger.info(
             "🚀 Model %s ready on %s (%s), %d replica(s), batches of up to %d, after %.1fs",
-            place.name,
+            model.name,
             replicas[0].device.kind,
             replicas[0].device.compute_type,
             len(replicas),
@@ -249,47 +256,53 @@ class ModelPool:
         )
         return engine
 
-    def _write_down(self, place: _Place, model: WhisperModel) -> None:
-        self.model_registry.update(
-            place.name,
-            name=model.name,
-            loaded=True,
-            device=model.device.kind,
-            compute_type=model.device.compute_type,
-            is_multilingual=model.is_multilingual,
-            languages=model.languages,
-        )
-        if model.name != place.name:  # the settings said auto
-            del self._places[place.name]
-            place.name = model.name
-            self._places[model.name] = place
-
-    def _refuse(self, place: _Place, error: ServiceError) -> None:
-        """Fails those that wait for a model that can't be loaded; who asks next has it tried again."""
-        for waiting in [one for one in self._line if one.place is place]:
-            self._line.remove(waiting)
-            waiting.came_on.set_exception(error)
-
-    def _load_and_measure(self, name: str) -> tuple[Sequence[WhisperModel], int]:
+    def _load_replicas(self, name: str) -> tuple[Sequence[WhisperModel], int]:
+        """Return the replicas of a model and the size of their batches. Blocks."""
         replicas = self._load_model(name)
         try:
             return replicas, self._batch_size or auto_batch_size(replicas[0])
-        except RuntimeError as exc:  # what CTranslate2 raises
+        except RuntimeError as exc:  # raised by CTranslate2
             raise ModelUnavailable(
-                f"The model {name} leaves no memory to work with ({exc}): set WHISPER_MAX_LOADED_MODELS or "
-                "WHISPER_BATCH_SIZE lower, or WHISPER_COMPUTE_TYPE=int8_float16."
+                f"The model {name} leaves no memory for transcription ({exc}): lower WHISPER_MAX_LOADED_MODELS or "
+                "WHISPER_BATCH_SIZE, or set WHISPER_COMPUTE_TYPE=int8_float16."
             ) from exc
+
+    def _register(self, model: _PooledModel, replica: WhisperModel) -> None:
+        """Store what is known of a model now that it is loaded."""
+        state = replace(
+            self.model_registry.find(model.name),
+            name=replica.name,
+            loaded=True,
+            device=replica.device.kind,
+            compute_type=replica.device.compute_type,
+            is_multilingual=replica.is_multilingual,
+            languages=replica.languages,
+        )
+        self.model_registry.update(model.name, state)
+        if replica.name != model.name:  # the settings said "auto"
+            del self._models[model.name]
+            model.name = replica.name
+            self._models[model.name] = model
+
+    def _fail_queued(self, model: _PooledModel, error: ServiceError) -> None:
+        """Fail the transcriptions that wait for a model. The next request for it tries to load it again."""
+        for queued in self._queued_for(model):
+            self._queue.remove(queued)
+            queued.engine.set_exception(error)
+
+    def _queued_for(self, model: _PooledModel) -> list[_Queued]:
+        return [queued for queued in self._queue if queued.model is model]
 
     def _died(self, cause: BaseException) -> None:
         self.failing = True
         self._on_death(cause)
 
 
-def _give_back_memory() -> None:
-    """Frees what was unloaded. An engine and its loops know each other, so that it takes the collector.
+def _release_memory() -> None:
+    """Return the memory of an unloaded model to the operating system.
 
-    glibc keeps freed memory for later: two models of base dimensions that took turns came to 492 MB, and to 355 MB when
-    it was told to give it back.
+    An engine is part of reference cycles, which only the garbage collector frees. glibc keeps freed memory for later:
+    the process that used two models of base dimensions in turn grew to 492 MB without the trim and to 355 MB with it.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -297,10 +310,10 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-async def _in_own_thread(load: Callable[[], T]) -> T:
-    """Loads in a thread of low priority, which the model's own threads inherit."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=yield_to_requests)
+async def _run_in_model_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function in a thread of low priority, which the threads that the model starts inherit."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=lower_thread_priority)
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, load)
+        return await asyncio.get_running_loop().run_in_executor(executor, partial(function, *args, **kwargs))
     finally:
         executor.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""PCM on disk that can be read while the decoder still writes it."""
+"""Decoded audio in a file, readable while the decoder is still writing it."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ _BYTES_PER_SAMPLE = 2
 
 
 class Recording:
-    """16 kHz s16 samples of interleaved channels in the file ``path``. ``samples`` counts those of one channel.
+    """The file ``path`` with 16 kHz s16 samples of interleaved channels. ``samples`` counts those of one channel.
 
-    It grows on the event loop; ``read`` may be called in any thread. What is read is copied: pages of a mapped file
-    would count as this process's memory.
+    Call ``read`` in any thread and everything else on the event loop. Reading copies the samples, because the pages of
+    a memory-mapped file would count as memory of this process.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.samples = 0
         self.channels = 1
-        self.ended = False
+        self.is_complete = False
         self._grown = asyncio.Event()
 
     @property
     def duration(self) -> float | None:
-        """In seconds, once it is known."""
-        return self.samples / SAMPLE_RATE if self.ended else None
+        """The duration in seconds, or None while it is unknown."""
+        return self.samples / SAMPLE_RATE if self.is_complete else None
 
     def grow(self, samples: int, channels: int) -> None:
-        """So many samples can be read now."""
+        """Announce that this many samples of each channel can be read."""
         self.samples = samples
         self.channels = channels
         self._grown.set()
         self._grown = asyncio.Event()
 
-    def end(self, samples: int, channels: int) -> None:
-        """There are so many samples, and no more will come."""
-        self.ended = True
+    def complete(self, samples: int, channels: int) -> None:
+        """Announce the final number of samples."""
+        self.is_complete = True
         self.grow(samples, channels)
 
-    async def beyond(self, position: int) -> int:
-        """How many samples can be read, once these are more than ``position`` or all that there are."""
-        while self.samples <= position and not self.ended:
+    async def wait_beyond(self, position: int) -> int:
+        """Wait until more than ``position`` samples can be read, or there are no more. Return how many can be read."""
+        while self.samples <= position and not self.is_complete:
             await self._grown.wait()
         return self.samples
 
     def read(self, channel: int, start: int, end: int) -> Samples:
-        """The samples of one channel, shape ``(end - start,)``."""
-        size = self.channels * _BYTES_PER_SAMPLE
+        """Return the samples of one channel, shape ``(end - start,)``. Blocks."""
+        frame_bytes = self.channels * _BYTES_PER_SAMPLE
         with self.path.open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), (end - start) * size, start * size)
+            content = os.pread(file.fileno(), (end - start) * frame_bytes, start * frame_bytes)
         return np.frombuffer(content, "<i2").reshape(-1, self.channels)[:, channel]
 
     def discard(self) -> None:
-        """Removes the file."""
+        """Delete the file, if it exists."""
         self.path.unlink(missing_ok=True)

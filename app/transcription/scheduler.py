@@ -136,7 +136,7 @@ class Scheduler:
     """All requests that have windows, or will have some. Not thread-safe: it belongs to the event loop."""
 
     def __init__(self, *, slots: Slots, batch_size: int, encodes_apart: bool) -> None:
-        self.share = slots.share(held=lambda: self.held, give_up_idle=self._give_up_idle)
+        self.share = slots.share(held=lambda: self.held, release_idle=self._release_idle)
         self.batch_size = batch_size
         self.pace = Pace()
         self.works: list[Work] = []
@@ -184,7 +184,7 @@ class Scheduler:
     def next_step(self) -> Step | None:
         """What a device should do now, or None if there is nothing. Its windows are in flight from here on."""
         works = [work for work in self.works if any(work.takeable())]
-        self.share.want(sum(work in works or bool(work.in_flight) for work in self.works))
+        self.share.set_demand(sum(work in works or bool(work.in_flight) for work in self.works))
         if not works:
             return None
         batch = self._batch(self._turns(works))
@@ -251,7 +251,7 @@ class Scheduler:
     def _idle_holders(self) -> list[Work]:
         return [work for work in self.works if work.has_slot and not work.in_flight]
 
-    def _give_up_idle(self, count: int) -> None:
+    def _release_idle(self, count: int) -> None:
         """Another model's requests are due."""
         self._take_back(self._idle_holders()[:count])
 

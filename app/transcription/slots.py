@@ -1,7 +1,7 @@
-"""What the loaded models share: so many requests on them at once, all models together.
+"""The slots of all loaded models: a bound on how many transcriptions use the models at once.
 
-Each model's scheduler has a share. Slots are dealt out one by one to those that want some, beginning with the model
-whose turn is longest ago, so that every model gets its part; what one does not want is there for the others.
+Each model's scheduler has a share. Slots are dealt one by one to the shares that ask for more, beginning with the model
+whose last batch ended longest ago. A slot that one model does not need is available to the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """``total`` slots. Not thread-safe: it belongs to the event loop."""
+    """``total`` slots. Not thread-safe: use it on the event loop only."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -21,83 +21,89 @@ class Slots:
 
     @property
     def held(self) -> int:
-        """How many are in use."""
+        """The number of slots in use."""
         return sum(share.held() for share in self._shares)
 
-    def share(self, *, held: Callable[[], int], give_up_idle: Callable[[int], None]) -> Share:
-        """A further model's part.
+    def share(self, *, held: Callable[[], int], release_idle: Callable[[int], None]) -> Share:
+        """Add a share for a further model.
 
-        ``held`` says how many slots the model's requests have; ``give_up_idle`` takes that many from those of them
-        that are not on the model, as far as there are such.
+        ``held()`` returns how many slots the model's transcriptions hold. ``release_idle(count)`` takes up to ``count``
+        slots from those that have nothing on the model at the moment.
         """
-        share = Share(self, held=held, give_up_idle=give_up_idle)
+        share = Share(self, held=held, release_idle=release_idle)
         self._shares.append(share)
         return share
 
     def limit(self, share: Share) -> int:
-        """How many the model may have now. Others give up what they don't use and are not due."""
-        due = self._dealt()
+        """Return how many slots a model may hold now, after taking idle slots from models that hold too many."""
+        allotted = self._allot()
         others = [other for other in self._shares if other is not share]
-        lacking = due[share] - (self.total - sum(other.held() for other in others))
+        missing = allotted[share] - (self.total - sum(other.held() for other in others))
         for other in others:
-            if lacking > 0 and (spare := other.held() - due[other]) > 0:
+            surplus = other.held() - allotted[other]
+            if missing > 0 and surplus > 0:
                 before = other.held()
-                other.give_up_idle(min(spare, lacking))
-                lacking -= before - other.held()
-        return min(due[share], self.total - sum(other.held() for other in others))
+                other.release_idle(min(surplus, missing))
+                missing -= before - other.held()
+        return min(allotted[share], self.total - sum(other.held() for other in others))
 
-    def pass_on(self, share: Share) -> None:
-        """A batch of this model has ended: the others are due before it."""
+    def move_to_end(self, share: Share) -> None:
+        """Let the other models go first, because a batch of this one has ended."""
         self._shares.remove(share)
         self._shares.append(share)
         self.wake_others(share)
 
-    def leave(self, share: Share) -> None:
-        """The model is not loaded any more."""
+    def remove(self, share: Share) -> None:
+        """Remove the share of a model that is being unloaded."""
         self._shares.remove(share)
         self.wake_others(share)
 
     def wake_others(self, share: Share) -> None:
+        """Notify all models except this one that more slots may be available."""
         for other in self._shares:
             if other is not share:
                 other.wake()
 
-    def _dealt(self) -> dict[Share, int]:
-        dealt = dict.fromkeys(self._shares, 0)
+    def _allot(self) -> dict[Share, int]:
+        allotted = dict.fromkeys(self._shares, 0)
         left = self.total
-        while left and (wanting := [share for share in self._shares if dealt[share] < share.wanted]):
-            for share in wanting[:left]:
-                dealt[share] += 1
-            left -= len(wanting[:left])
-        return dealt
+        while left and (hungry := [share for share in self._shares if allotted[share] < share.demand]):
+            for share in hungry[:left]:
+                allotted[share] += 1
+            left -= len(hungry[:left])
+        return allotted
 
 
 class Share:
-    """One model's part. ``wake`` is called when there may be more for it than before."""
+    """The slots of one model. ``wake()`` is called when more slots may be available to it than before."""
 
-    def __init__(self, slots: Slots, *, held: Callable[[], int], give_up_idle: Callable[[int], None]) -> None:
+    def __init__(self, slots: Slots, *, held: Callable[[], int], release_idle: Callable[[int], None]) -> None:
         self._slots = slots
         self.held = held
-        self.give_up_idle = give_up_idle
-        self.wanted = 0
-        self.wake: Callable[[], None] = _nobody
+        self.release_idle = release_idle
+        self.demand = 0
+        self.wake: Callable[[], None] = _ignore
 
     @property
     def limit(self) -> int:
+        """The number of slots that the model may hold now."""
         return self._slots.limit(self)
 
-    def want(self, requests: int) -> None:
-        """So many requests have something for the model."""
-        less, self.wanted = requests < self.wanted, requests
-        if less:
+    def set_demand(self, transcriptions: int) -> None:
+        """Set how many transcriptions have windows for the model."""
+        is_less = transcriptions < self.demand
+        self.demand = transcriptions
+        if is_less:
             self._slots.wake_others(self)
 
-    def pass_on(self) -> None:
-        self._slots.pass_on(self)
+    def batch_ended(self) -> None:
+        """Let the other models go first."""
+        self._slots.move_to_end(self)
 
     def leave(self) -> None:
-        self._slots.leave(self)
+        """Give all slots back, because the model is being unloaded."""
+        self._slots.remove(self)
 
 
-def _nobody() -> None:
-    """For who is never woken."""
+def _ignore() -> None:
+    """Do nothing: the default for ``Share.wake``."""

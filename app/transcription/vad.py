@@ -1,7 +1,9 @@
-"""PCM as it arrives → windows of speech of at most 30 s, each as soon as its end is certain.
+"""Voice activity detection: PCM, as it arrives, becomes windows of at most 30 s, each as soon as its end is certain.
 
-Speech is found by Silero VAD, whose state is carried from block to block, so that the cuts are those of a pass
-over the whole file at once. Each stage below takes what the one before it found and keeps only what it must.
+Silero VAD computes the speech probability of each frame of 32 ms. Its state is carried from block to block, so the
+result is that of one pass over the whole file. The stages below each take the output of the one before:
+:class:`SpeechDetector` (probabilities), :class:`SpeechSegmenter` (spans of speech), :class:`SpanPadder`,
+:class:`GapFiller` (only if silence is kept) and :class:`WindowPacker`.
 """
 
 from __future__ import annotations
@@ -24,20 +26,20 @@ if TYPE_CHECKING:
 SAMPLE_RATE: Final = 16_000
 #: Whisper sees 30 s at a time.
 WINDOW_SAMPLES: Final = 30 * SAMPLE_RATE
-#: Silero judges frames of 32 ms, each with the 4 ms before it.
+#: Silero takes frames of 32 ms, each with the 4 ms before it.
 FRAME_SAMPLES: Final = 512
 _CONTEXT_SAMPLES: Final = 64
-#: What is worth judging at once: Silero takes 50 ms for it on one core.
+#: The samples of one call of Silero, which takes 50 ms for them on one core.
 BLOCK_SAMPLES: Final = 1024 * FRAME_SAMPLES
-#: The model takes this much less probability to stay in speech than to enter it.
+#: Speech ends below a probability that is this much lower than the one it begins at.
 _HYSTERESIS: Final = 0.15
-#: A pause worth cutting at when speech goes on for longer than a window.
+#: The shortest silence, 98 ms, in which speech that is longer than a window is split.
 _PAUSE_SAMPLES: Final = SAMPLE_RATE * 98 // 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of audio; ``start`` and ``end`` count samples."""
+    """A part of a recording, from sample ``start`` up to sample ``end``."""
 
     start: int
     end: int
@@ -49,85 +51,86 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class WindowSpan:
-    """What one window holds: ``pieces`` of the recording one after another, without what lies between them."""
+    """The parts of a recording that one window holds: ``spans`` in order, without what lies between them."""
 
-    pieces: tuple[Span, ...]
+    spans: tuple[Span, ...]
 
     @property
     def start(self) -> int:
-        return self.pieces[0].start
+        return self.spans[0].start
 
     @property
     def end(self) -> int:
-        return self.pieces[-1].end
+        return self.spans[-1].end
 
     @property
     def samples(self) -> int:
-        return sum(piece.samples for piece in self.pieces)
+        """The number of samples, without those between the spans."""
+        return sum(span.samples for span in self.spans)
 
-    def with_piece(self, span: Span) -> WindowSpan:
-        """The same with a further piece, which may follow without a gap."""
-        *before, last = self.pieces
+    def extended(self, span: Span) -> WindowSpan:
+        """Return a window that holds a further span, joined to the last one if there is no gap."""
+        *before, last = self.spans
         if span.start == last.end:
             return WindowSpan((*before, Span(last.start, span.end)))
-        return WindowSpan((*self.pieces, span))
+        return WindowSpan((*self.spans, span))
 
 
 def as_float(samples: Samples) -> npt.NDArray[np.float32]:
-    """Samples as the models want them, -1 to 1."""
+    """Convert samples to floats from -1 to 1, as the models expect them."""
     return samples.astype(np.float32) / 32768.0
 
 
 class WindowFinder:
-    """Cuts a recording (16 kHz, one channel) into windows of at most 30 s, in silence where there is any.
+    """Divides a recording (16 kHz, one channel) into windows of at most 30 s, in silence if possible.
 
-    With ``only_speech`` silence is left out, between windows and within them; without, they cover everything. Its
-    methods block for as long as Silero computes.
+    With ``only_speech`` silence is left out, between windows and within them. Otherwise the windows cover the whole
+    recording. The methods block while Silero computes.
     """
 
     def __init__(self, detection: SpeechDetection, *, only_speech: bool) -> None:
-        padding = self._padding = SAMPLE_RATE * detection.padding_ms // 1000
-        self._judge = SpeechJudge()
-        self._stretches = Stretches(detection, limit=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding)
-        self._padded = Padded(padding)
-        self._covered = Covered() if not only_speech else None
-        self._packed = Packed()
+        self._padding = SAMPLE_RATE * detection.padding_ms // 1000
+        self._detector = SpeechDetector()
+        self._segmenter = SpeechSegmenter(detection, max_samples=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * self._padding)
+        self._padder = SpanPadder(self._padding)
+        self._gap_filler = None if only_speech else GapFiller()
+        self._packer = WindowPacker()
         self._total = 0
 
     def feed(self, samples: Samples) -> list[WindowSpan]:
-        """The windows that are certain with these further samples."""
+        """Take further samples and return the windows that are complete now."""
         self._total += len(samples)
-        stretches = self._stretches.add(self._judge.feed(samples))
-        return list(self._packed.add(self._cover(self._padded.add(stretches))))
+        speech = self._segmenter.add(self._detector.feed(samples))
+        return list(self._packer.add(self._with_gaps(self._padder.add(speech))))
 
     def finish(self) -> list[WindowSpan]:
-        """The windows that are left once there are no more samples."""
+        """Return the remaining windows at the end of the recording."""
         total = self._total
-        stretches = [*self._stretches.add(self._judge.finish()), *self._stretches.finish(total)]
-        spans = [*self._padded.add(stretches), *self._padded.finish(total)]
-        covered = list(self._cover(spans))
-        if self._covered is not None:
-            covered += self._covered.finish(total)
-        return [*self._packed.add(covered), *self._packed.finish()]
+        speech = [*self._segmenter.add(self._detector.finish()), *self._segmenter.finish(total)]
+        padded = [*self._padder.add(speech), *self._padder.finish(total)]
+        spans = list(self._with_gaps(padded))
+        if self._gap_filler is not None:
+            spans += self._gap_filler.finish(total)
+        return [*self._packer.add(spans), *self._packer.finish()]
 
     @property
-    def certain(self) -> int:
-        """Before this sample no further window will begin."""
-        pending = [self._stretches.pending, self._padded.pending, self._packed.pending]
+    def next_start(self) -> int:
+        """The earliest sample at which a window that has not been returned yet can start."""
+        pending = [self._segmenter.pending_start, self._padder.pending_start, self._packer.pending_start]
         starts = [start for start in pending if start is not None]
-        if self._covered is not None:
-            starts.append(self._covered.end)
+        if self._gap_filler is not None:
+            starts.append(self._gap_filler.end)
         return max(0, min(starts, default=self._total - FRAME_SAMPLES) - self._padding)
 
-    def _cover(self, spans: Iterable[Span]) -> Iterable[Span]:
-        return spans if self._covered is None else self._covered.add(spans)
+    def _with_gaps(self, spans: Iterable[Span]) -> Iterable[Span]:
+        return spans if self._gap_filler is None else self._gap_filler.add(spans)
 
 
-class SpeechJudge:
-    """For every frame of 512 samples the probability that it holds speech."""
+class SpeechDetector:
+    """Computes the probability that a frame of 512 samples holds speech, frame after frame."""
 
     def __init__(self) -> None:
-        # Since 1.32 onnxruntime would keep an identifier of this machine on its disk and send events to its maker.
+        # Since 1.32 onnxruntime would store an identifier of this machine on its disk and send events to its vendor.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         from faster_whisper.vad import get_vad_model
 
@@ -137,175 +140,181 @@ class SpeechJudge:
         self._rest: Samples = np.zeros(0, np.int16)
 
     def feed(self, samples: Samples) -> list[float]:
-        """The probabilities of the frames that are complete with these samples."""
+        """Return the probabilities of the frames that are complete with these samples."""
         samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
-        whole = len(samples) - len(samples) % FRAME_SAMPLES
-        self._rest = samples[whole:].copy()
-        found: list[float] = []
-        for start in range(0, whole, BLOCK_SAMPLES):
-            found += self._run(as_float(samples[start : min(start + BLOCK_SAMPLES, whole)]))
-        return found
+        complete = len(samples) - len(samples) % FRAME_SAMPLES
+        self._rest = samples[complete:].copy()
+        probabilities: list[float] = []
+        for start in range(0, complete, BLOCK_SAMPLES):
+            probabilities += self._run(as_float(samples[start : min(start + BLOCK_SAMPLES, complete)]))
+        return probabilities
 
     def finish(self) -> list[float]:
-        """That of the last frame, padded with zeros; as faster-whisper does, also if no sample is left for it."""
+        """Return the probability of the last frame, padded with zeros.
+
+        As in faster-whisper there is such a frame even if no sample is left for it.
+        """
         return self._run(as_float(np.pad(self._rest, (0, FRAME_SAMPLES - len(self._rest)))))
 
     def _run(self, samples: npt.NDArray[np.float32]) -> list[float]:
         frames = samples.reshape(-1, FRAME_SAMPLES)
-        tails = np.concatenate([self._context, frames[:, -_CONTEXT_SAMPLES:]])
-        self._context = tails[-1:]
+        contexts = np.concatenate([self._context, frames[:, -_CONTEXT_SAMPLES:]])
+        self._context = contexts[-1:]
         output, self._state["h"], self._state["c"] = self._session.run(
-            None, {"input": np.concatenate([tails[:-1], frames], axis=1), **self._state}
+            None, {"input": np.concatenate([contexts[:-1], frames], axis=1), **self._state}
         )
         probabilities: list[float] = output.ravel().tolist()
         return probabilities
 
 
-class Stretches:
-    """Silero's rules: enter speech above the threshold, leave it after a silence, cut what exceeds the limit."""
+class SpeechSegmenter:
+    """Silero's rules: speech begins above a threshold, ends after a silence, and is split if it is too long.
 
-    def __init__(self, detection: SpeechDetection, *, limit: int) -> None:
+    The rules, and thereby the spans, are those of ``get_speech_timestamps`` in faster-whisper.
+    """
+
+    def __init__(self, detection: SpeechDetection, *, max_samples: int) -> None:
         self._threshold = detection.threshold
-        self._release = max(detection.threshold - _HYSTERESIS, 0.01)
+        self._end_threshold = max(detection.threshold - _HYSTERESIS, 0.01)
         self._min_silence = SAMPLE_RATE * detection.min_silence_ms // 1000
-        self._limit = limit
-        self._cutter = _Cutter()
+        self._max_samples = max_samples
+        self._speech = _OpenSpeech()
         self._frames = 0
 
     @property
-    def pending(self) -> int | None:
-        """Where the stretch that has not ended begins."""
-        return self._cutter.start
+    def pending_start(self) -> int | None:
+        """The start of the speech that has not ended yet."""
+        return self._speech.start
 
     def add(self, probabilities: Iterable[float]) -> Iterator[Span]:
         for probability in probabilities:
-            at = self._frames * FRAME_SAMPLES
+            position = self._frames * FRAME_SAMPLES
             self._frames += 1
-            yield from self._judged(at, probability)
+            yield from self._add_frame(position, probability)
 
     def finish(self, total: int) -> Iterator[Span]:
-        if self._cutter.start is not None and self._cutter.start < total:
-            yield Span(self._cutter.start, total)
+        if self._speech.start is not None and self._speech.start < total:
+            yield Span(self._speech.start, total)
 
-    def _judged(self, at: int, probability: float) -> Iterator[Span]:
-        cutter = self._cutter
-        if probability >= self._threshold and cutter.speech(at):
+    def _add_frame(self, position: int, probability: float) -> Iterator[Span]:
+        speech = self._speech
+        if probability >= self._threshold and speech.continue_at(position):
             return
-        if cutter.start is not None and at - cutter.start > self._limit:
-            yield cutter.cut(at)
-        if probability < self._release and cutter.start is not None:
-            found = cutter.silence(at, self._min_silence)
-            if found is not None:
-                yield found
+        if speech.start is not None and position - speech.start > self._max_samples:
+            yield speech.split(position)
+        if probability < self._end_threshold and speech.start is not None:
+            ended = speech.add_silence(position, self._min_silence)
+            if ended is not None:
+                yield ended
 
 
-class _Cutter:
-    """Where the present stretch of speech began, and where it could be cut."""
+class _OpenSpeech:
+    """Speech that has not ended, with the last pause in which it can be split."""
 
     def __init__(self) -> None:
         self.start: int | None = None
         self._silent_since: int | None = None
-        self._pause: Span | None = None  # the last silence long enough to cut in, up to where speech went on
+        self._pause: Span | None = None  # empty until the speech goes on after it
 
-    def speech(self, at: int) -> bool:
-        """Takes a frame of speech; whether a stretch begins with it."""
-        begins = self.start is None
+    def continue_at(self, position: int) -> bool:
+        """Add a frame of speech. Return True if it is the first one."""
+        is_first = self.start is None
         if self.start is None:
-            self.start = at
+            self.start = position
         if self._silent_since is not None and self._pause is not None and self._pause.end <= self._pause.start:
-            self._pause = Span(self._pause.start, at)
+            self._pause = Span(self._pause.start, position)
         self._silent_since = None
-        return begins
+        return is_first
 
-    def silence(self, at: int, min_silence: int) -> Span | None:
-        """The stretch that this silence ends, once it has lasted long enough."""
+    def add_silence(self, position: int, min_silence: int) -> Span | None:
+        """Add a frame of silence. Return the speech that it ends, once the silence is long enough."""
         if self._silent_since is None:
-            self._silent_since = at
-        if at - self._silent_since > _PAUSE_SAMPLES:
+            self._silent_since = position
+        if position - self._silent_since > _PAUSE_SAMPLES:
             self._pause = Span(self._silent_since, self._silent_since)
-        if at - self._silent_since < min_silence or self.start is None:
+        if position - self._silent_since < min_silence or self.start is None:
             return None
-        return self._finish(self._silent_since, goes_on_at=None)
+        return self._close(self._silent_since, next_start=None)
 
-    def cut(self, at: int) -> Span:
-        """The stretch so far, up to its last pause, or to here if it had none."""
+    def split(self, position: int) -> Span:
+        """End the speech at its last pause, or at ``position`` if there was none, and return it."""
         if self._pause is None:
-            return self._finish(at, goes_on_at=None)
-        resumed = self._pause.end > self._pause.start
-        return self._finish(self._pause.start, goes_on_at=self._pause.end if resumed else None)
+            return self._close(position, next_start=None)
+        has_resumed = self._pause.end > self._pause.start
+        return self._close(self._pause.start, next_start=self._pause.end if has_resumed else None)
 
-    def _finish(self, end: int, *, goes_on_at: int | None) -> Span:
-        assert self.start is not None  # noqa: S101  # every caller has looked
-        found = Span(self.start, end)
-        self.start, self._silent_since, self._pause = goes_on_at, None, None
-        return found
+    def _close(self, end: int, *, next_start: int | None) -> Span:
+        assert self.start is not None  # noqa: S101  # checked by every caller
+        span = Span(self.start, end)
+        self.start, self._silent_since, self._pause = next_start, None, None
+        return span
 
 
-class Padded:
-    """The stretches with some of the silence around them, as much as two neighbours can share."""
+class SpanPadder:
+    """Extends spans of speech into the silence around them; two neighbours share a silence that is short."""
 
     def __init__(self, padding: int) -> None:
         self._padding = padding
-        self._before: Span | None = None
+        self._last: Span | None = None
 
     @property
-    def pending(self) -> int | None:
-        return None if self._before is None else self._before.start
+    def pending_start(self) -> int | None:
+        return None if self._last is None else self._last.start
 
-    def add(self, stretches: Iterable[Span]) -> Iterator[Span]:
-        for found in stretches:
-            before, self._before = self._before, Span(max(0, found.start - self._padding), found.end)
-            if before is not None:
-                room = min(self._padding, (found.start - before.end) // 2)
-                self._before = Span(found.start - room, found.end)
-                yield Span(before.start, before.end + room)
+    def add(self, spans: Iterable[Span]) -> Iterator[Span]:
+        for span in spans:
+            last, self._last = self._last, Span(max(0, span.start - self._padding), span.end)
+            if last is not None:
+                padding = min(self._padding, (span.start - last.end) // 2)
+                self._last = Span(span.start - padding, span.end)
+                yield Span(last.start, last.end + padding)
 
     def finish(self, total: int) -> Iterator[Span]:
-        if self._before is not None:
-            yield Span(self._before.start, min(total, self._before.end + self._padding))
+        if self._last is not None:
+            yield Span(self._last.start, min(total, self._last.end + self._padding))
 
 
-class Covered:
-    """The stretches of speech and what lies between them, none longer than a window."""
+class GapFiller:
+    """Adds the gaps between spans, in spans of at most the length of a window."""
 
     def __init__(self) -> None:
         self.end = 0
 
     def add(self, spans: Iterable[Span]) -> Iterator[Span]:
         for span in spans:
-            yield from _chopped(Span(self.end, span.start))
+            yield from _split_gap(Span(self.end, span.start))
             yield span
             self.end = span.end
 
     def finish(self, total: int) -> Iterator[Span]:
-        yield from _chopped(Span(self.end, total))
+        yield from _split_gap(Span(self.end, total))
 
 
-def _chopped(span: Span) -> Iterator[Span]:
-    for start in range(span.start, span.end, WINDOW_SAMPLES):
-        yield Span(start, min(start + WINDOW_SAMPLES, span.end))
+def _split_gap(gap: Span) -> Iterator[Span]:
+    for start in range(gap.start, gap.end, WINDOW_SAMPLES):
+        yield Span(start, min(start + WINDOW_SAMPLES, gap.end))
 
 
-class Packed:
-    """Neighbours together, as many as fit into one window."""
+class WindowPacker:
+    """Puts as many consecutive spans into each window as fit."""
 
     def __init__(self) -> None:
-        self._cut: WindowSpan | None = None
+        self._window: WindowSpan | None = None
 
     @property
-    def pending(self) -> int | None:
-        return None if self._cut is None else self._cut.start
+    def pending_start(self) -> int | None:
+        return None if self._window is None else self._window.start
 
     def add(self, spans: Iterable[Span]) -> Iterator[WindowSpan]:
         for span in spans:
-            before, self._cut = self._cut, WindowSpan((span,))
-            if before is None:
+            window, self._window = self._window, WindowSpan((span,))
+            if window is None:
                 continue
-            if before.samples + span.samples <= WINDOW_SAMPLES:
-                self._cut = before.with_piece(span)
+            if window.samples + span.samples <= WINDOW_SAMPLES:
+                self._window = window.extended(span)
             else:
-                yield before
+                yield window
 
     def finish(self) -> Iterator[WindowSpan]:
-        if self._cut is not None:
-            yield self._cut
+        if self._window is not None:
+            yield self._window

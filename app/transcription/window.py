@@ -37,19 +37,19 @@ class DecodeKey:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Where in a recording the ``pieces`` of a window are, so that times in it become times of the recording.
+    """Where in a recording the ``spans`` of a window are, so that times in it become times of the recording.
 
-    Pieces hold up to ``_EDGE_SECONDS`` of silence at their edges. A phrase that begins in the silence at the end of a
-    piece belongs to the next one, and one that ends in the silence at the beginning of a piece to the one before:
+    Spans hold up to ``_EDGE_SECONDS`` of silence at their edges. A phrase that begins in the silence at the end of a
+    span belongs to the next one, and one that ends in the silence at the beginning of a span to the one before:
     otherwise it would seem to last through all that was left out between them.
     """
 
-    pieces: tuple[Span, ...]
+    spans: tuple[Span, ...]
 
     def of_phrase(self, start: float, end: float) -> tuple[float, float]:
         """Seconds of the recording for seconds of the window."""
-        first = self._piece(start)
-        last = max(first, self._piece(end, ends=True))
+        first = self._span(start)
+        last = max(first, self._span(end, ends=True))
         if first < last and self._begin(first + 1) - start <= _EDGE_SECONDS:
             first += 1
             start = max(start, self._begin(first))
@@ -59,30 +59,30 @@ class Timeline:
         return self._moved(start, first), self._moved(end, last)
 
     def of_word(self, start: float, end: float) -> tuple[float, float]:
-        """A word lies in one piece: that of its middle."""
-        piece = self._piece((start + end) / 2)
-        low, high = self._begin(piece), self._begin(piece + 1)
-        return self._moved(min(max(start, low), high), piece), self._moved(min(max(end, low), high), piece)
+        """A word lies in one span: that of its middle."""
+        span = self._span((start + end) / 2)
+        low, high = self._begin(span), self._begin(span + 1)
+        return self._moved(min(max(start, low), high), span), self._moved(min(max(end, low), high), span)
 
-    def _piece(self, seconds: float, *, ends: bool = False) -> int:
-        """Which piece a time lies in; one between two pieces begins the second, or ends the first."""
-        for index in range(len(self.pieces) - 1):
+    def _span(self, seconds: float, *, ends: bool = False) -> int:
+        """Which span a time lies in; one between two spans begins the second, or ends the first."""
+        for index in range(len(self.spans) - 1):
             edge = self._begin(index + 1)
             if seconds < edge or (ends and seconds == edge):
                 return index
-        return len(self.pieces) - 1
+        return len(self.spans) - 1
 
     def _begin(self, index: int) -> float:
-        """When a piece begins in the window; after the last one, when the window ends."""
-        return sum(piece.samples for piece in self.pieces[:index]) / SAMPLE_RATE
+        """When a span begins in the window; after the last one, when the window ends."""
+        return sum(span.samples for span in self.spans[:index]) / SAMPLE_RATE
 
     def _moved(self, seconds: float, index: int) -> float:
-        return self.pieces[index].start / SAMPLE_RATE + seconds - self._begin(index)
+        return self.spans[index].start / SAMPLE_RATE + seconds - self._begin(index)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Window:
-    """At most 30 s of one channel: ``pieces`` of the recording, without the silence between them.
+    """At most 30 s of one channel: ``spans`` of the recording, without the silence between them.
 
     ``features`` is the log-mel spectrogram, shape ``(mels, frames)``, of the part that begins ``seek`` frames after
     the start of the window; what is before that has been transcribed. ``encoded`` is what the encoder makes of it,
@@ -92,7 +92,7 @@ class Window:
 
     channel: int
     number: int
-    pieces: tuple[Span, ...]
+    spans: tuple[Span, ...]
     features: Array
     task: Task
     beam_size: int
@@ -109,7 +109,7 @@ class Window:
     @property
     def start(self) -> int:
         """The first sample."""
-        return self.pieces[0].start
+        return self.spans[0].start
 
     @property
     def wants_alignment(self) -> bool:
@@ -118,7 +118,7 @@ class Window:
 
     @property
     def timeline(self) -> Timeline:
-        return Timeline(self.pieces)
+        return Timeline(self.spans)
 
     @property
     def frames(self) -> int:

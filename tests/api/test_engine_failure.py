@@ -28,7 +28,7 @@ async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_wit
     tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
-        engine = running.service.pool._places["demo"].engine
+        engine = running.service.pool._models["demo"].engine
         assert engine is not None
         engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
         told = await running.transcribe(samples / "hello.wav")
@@ -47,7 +47,7 @@ async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and
 ) -> None:
     async with fault_server(answer(200)) as receiver:
         async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running:
-            engine = running.service.pool._places["demo"].engine
+            engine = running.service.pool._models["demo"].engine
             assert engine is not None
             engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
             job_id = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))

@@ -23,7 +23,7 @@ async def test_served_model_and_its_alias_are_listed_for_openais_client(running:
     assert [model.id async for model in client.models.list()] == ["demo", "whisper-1"]
     found = await client.models.retrieve("whisper-1")
     assert (found.id, found.object) == ("whisper-1", "model")
-    with pytest.raises(openai.NotFoundError, match="use demo or whisper-1"):
+    with pytest.raises(openai.NotFoundError, match="must be demo or whisper-1"):
         await client.models.retrieve("openai/whisper-large-v3")
     await client.close()
 

@@ -223,7 +223,7 @@ async def test_failure_that_is_still_being_reported_keeps_no_model_in_memory(
         job_id = await running.submit(text, upload_presigned_url=f"http://127.0.0.1:{store.port}/result")
         await eventually(lambda: store.requests != [])
         assert (await running.job(job_id))["status"] == "failed"
-        engine = running.service.pool._places["demo"].engine
+        engine = running.service.pool._models["demo"].engine
         assert engine is not None
         engine_in_memory = weakref.ref(engine)
         del engine

@@ -130,8 +130,8 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
     with pytest.raises(UnknownModel) as caught:
         read_form({"model": "gpt-4o-transcribe"})
     assert str(caught.value) == (
-        "The model 'gpt-4o-transcribe' is not served here: use small or whisper-1, or leave model out. "
-        "WHISPER_MODEL_ALIASES and WHISPER_MODELS add names."
+        "`model` must be small or whisper-1, got 'gpt-4o-transcribe': use one of these or omit it. "
+        "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
@@ -237,8 +237,8 @@ def test_flags_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
 def test_other_languages_are_refused_by_an_english_model() -> None:
     assert read(language="en-GB", models=ENGLISH).options.language == "en"
     assert refused({"language": "de"}, models=ENGLISH) == (
-        "language=de is not available: the model small.en knows English only. Have WHISPER_MODEL set to a "
-        "multilingual one.",
+        "`language` must be en or absent, got de: the model small.en only knows English. Set WHISPER_MODEL to a "
+        "multilingual model for other languages.",
         "language",
     )
 

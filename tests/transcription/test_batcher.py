@@ -51,7 +51,7 @@ def window(number: int = 0, *, frames: int = 3000) -> Window:
     return Window(
         channel=0,
         number=number,
-        pieces=(Span(0, frames * 160),),
+        spans=(Span(0, frames * 160),),
         features=np.zeros((80, frames), np.float32),
         task=Task.TRANSCRIBE,
         beam_size=5,

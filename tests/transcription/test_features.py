@@ -1,4 +1,4 @@
-"""The spectrogram is faster-whisper's, computed in pieces."""
+"""The spectrogram is the same as faster-whisper's, computed block by block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXTRACTOR = FeatureExtractor(feature_size=80)
 
 
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 400, 5_000, 79_999, 80_000, 80_001, 83_520, 480_000])
-def test_numbers_are_those_of_faster_whisper(samples: int) -> None:
+def test_spectrogram_is_the_same_as_faster_whispers(samples: int) -> None:
     audio = np.tile(np.asarray(decode_audio(str(SAMPLES / "hello.wav")), np.float32), 6)[:samples]
     expected = EXTRACTOR(audio)[:, :-1]
     found = LogMel(EXTRACTOR.mel_filters)(audio)
@@ -23,5 +23,5 @@ def test_numbers_are_those_of_faster_whisper(samples: int) -> None:
     np.testing.assert_allclose(found, expected[:, : found.shape[1]], atol=1e-4)
 
 
-def test_silence_is_one_level() -> None:
+def test_spectrogram_of_silence_is_constant() -> None:
     np.testing.assert_allclose(LogMel(EXTRACTOR.mel_filters)(np.zeros(16_000, np.float32)), -1.5, atol=1e-6)

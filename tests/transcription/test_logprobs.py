@@ -140,7 +140,7 @@ def _window(sample: str, language: str, task: Task) -> Window:
     return Window(
         channel=0,
         number=0,
-        pieces=(Span(0, features.shape[1] * 160),),
+        spans=(Span(0, features.shape[1] * 160),),
         features=features,
         task=task,
         beam_size=5,

@@ -85,7 +85,7 @@ def answered(response: httpx.Response) -> dict[str, Any]:
 
 def windows_ready(running: Running) -> int:
     """How many wait for the model."""
-    engines = [place.engine for place in running.service.pool._places.values() if place.engine is not None]
+    engines = [model.engine for model in running.service.pool._models.values() if model.engine is not None]
     return sum(len(work.ready) for engine in engines for work in engine._batcher.scheduler.works)
 
 

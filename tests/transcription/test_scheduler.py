@@ -22,7 +22,7 @@ def window(number: int = 0, *, language: str | None = "en", channel: int = 0, be
     return Window(
         channel=channel,
         number=number,
-        pieces=(Span(number * 480_000, (number + 1) * 480_000),),
+        spans=(Span(number * 480_000, (number + 1) * 480_000),),
         features=np.zeros((80, 3000), np.float32),
         task=Task.TRANSCRIBE,
         beam_size=beam_size,

@@ -1,4 +1,4 @@
-"""What several models share: never more than the slots, each its part, and no wake-up lost."""
+"""Slots shared by several models: never more than there are, dealt fairly, and no wake-up is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def window(number: int) -> Window:
     return Window(
         channel=0,
         number=number,
-        pieces=(Span(number * 480_000, (number + 1) * 480_000),),
+        spans=(Span(number * 480_000, (number + 1) * 480_000),),
         features=FEATURES,
         task=Task.TRANSCRIBE,
         beam_size=5,
@@ -42,25 +42,25 @@ def window(number: int) -> Window:
     )
 
 
-class Part:
-    """A model's part, used as the test says: ``busy`` slots are on the model, ``idle`` ones are not."""
+class FakeModel:
+    """A share whose slots the test sets: ``busy`` ones are used by a batch, ``idle`` ones are not."""
 
     def __init__(self, slots: Slots) -> None:
         self.busy = 0
         self.idle = 0
-        self.woken = 0
-        self.share = slots.share(held=lambda: self.busy + self.idle, give_up_idle=self._give_up)
+        self.wakeups = 0
+        self.share = slots.share(held=lambda: self.busy + self.idle, release_idle=self._release)
         self.share.wake = self._wake
 
-    def _give_up(self, count: int) -> None:
+    def _release(self, count: int) -> None:
         self.idle -= min(count, self.idle)
 
     def _wake(self) -> None:
-        self.woken += 1
+        self.wakeups += 1
 
 
-class Model:
-    """A scheduler with one or more devices, stepped by the test as the batcher steps it."""
+class SteppedModel:
+    """A scheduler with one or more devices, stepped by the test as the batcher would."""
 
     def __init__(self, slots: Slots, *, devices: int = 1, batch_size: int = 2, encodes_apart: bool = False) -> None:
         self.scheduler = Scheduler(slots=slots, batch_size=batch_size, encodes_apart=encodes_apart)
@@ -76,7 +76,7 @@ class Model:
         return work
 
     def begin(self, device: int = 0) -> bool:
-        """Puts the next batch onto a device that is free; whether there is one that may go there."""
+        """Start the next batch on a device. Return False if the device is busy or there is nothing to do."""
         if self.devices[device] is not None:
             return False
         self.devices[device] = self.scheduler.next_step()
@@ -85,141 +85,141 @@ class Model:
     def end(self, device: int = 0) -> None:
         step, self.devices[device] = self.devices[device], None
         assert step is not None
-        for one in step.windows:
+        for item in step.windows:
             if step.decode:
-                self._finish(one)
+                self._finish(item)
             else:
-                one.encoded = ENCODED
-                self.scheduler.put_back(one)
-        self.scheduler.share.pass_on()
+                item.encoded = ENCODED
+                self.scheduler.put_back(item)
+        self.scheduler.share.batch_ended()
 
-    def _finish(self, one: Window) -> None:
-        work = self.scheduler.owner(one)
-        self.scheduler.finish(one)
-        self.transcribed.append(one)
+    def _finish(self, item: Window) -> None:
+        work = self.scheduler.owner(item)
+        self.scheduler.finish(item)
+        self.transcribed.append(item)
         if work.complete and not work.outstanding:
             self.scheduler.remove(work)
 
 
-def test_model_alone_may_have_all_permits_that_it_wants() -> None:
+def test_single_model_gets_all_slots_it_needs() -> None:
     slots = Slots(3)
-    alone = Part(slots)
-    for wanted, limit in ((0, 0), (2, 2), (3, 3), (9, 3)):
-        alone.share.want(wanted)
+    alone = FakeModel(slots)
+    for demand, limit in ((0, 0), (2, 2), (3, 3), (9, 3)):
+        alone.share.set_demand(demand)
         assert alone.share.limit == limit
 
 
-def test_permits_are_dealt_out_one_by_one() -> None:
+def test_slots_are_dealt_one_by_one() -> None:
     slots = Slots(5)
-    parts = [Part(slots) for _ in range(3)]
-    for part, wanted in zip(parts, (9, 9, 1), strict=True):
-        part.share.want(wanted)
-    assert [part.share.limit for part in parts] == [2, 2, 1]
+    models = [FakeModel(slots) for _ in range(3)]
+    for model, demand in zip(models, (9, 9, 1), strict=True):
+        model.share.set_demand(demand)
+    assert [model.share.limit for model in models] == [2, 2, 1]
 
 
-def test_what_one_does_not_want_others_may_use() -> None:
+def test_slots_that_one_model_does_not_need_go_to_others() -> None:
     slots = Slots(4)
-    one, other = Part(slots), Part(slots)
-    one.share.want(1)
-    other.share.want(9)
-    assert other.share.limit == 3
-    one.share.want(0)
-    assert other.share.limit == 4
+    first, second = FakeModel(slots), FakeModel(slots)
+    first.share.set_demand(1)
+    second.share.set_demand(9)
+    assert second.share.limit == 3
+    first.share.set_demand(0)
+    assert second.share.limit == 4
 
 
-def test_model_whose_turn_is_longest_ago_gets_the_permit_that_cannot_be_divided() -> None:
+def test_single_slot_goes_to_the_model_served_longest_ago() -> None:
     slots = Slots(1)
-    parts = [Part(slots) for _ in range(3)]
-    for part in parts:
-        part.share.want(2)
-    turns = []
+    models = [FakeModel(slots) for _ in range(3)]
+    for model in models:
+        model.share.set_demand(2)
+    served = []
     for _ in range(6):
-        limits = [part.share.limit for part in parts]
-        turns.append(limits.index(1))
+        limits = [model.share.limit for model in models]
+        served.append(limits.index(1))
         assert sum(limits) == 1
-        parts[turns[-1]].share.pass_on()
-    assert turns == [0, 1, 2, 0, 1, 2]
+        models[served[-1]].share.batch_ended()
+    assert served == [0, 1, 2, 0, 1, 2]
 
 
-def test_permits_on_a_model_stay_until_its_batch_ends_whoever_is_due() -> None:
+def test_slots_of_a_running_batch_are_not_taken_away() -> None:
     slots = Slots(2)
-    one, other = Part(slots), Part(slots)
-    one.share.want(2)
-    one.busy = 2
-    other.share.want(1)
-    assert (other.share.limit, one.busy) == (0, 2)
-    one.busy, one.idle = 0, 2
-    assert (other.share.limit, one.idle) == (1, 1)
+    first, second = FakeModel(slots), FakeModel(slots)
+    first.share.set_demand(2)
+    first.busy = 2
+    second.share.set_demand(1)
+    assert (second.share.limit, first.busy) == (0, 2)
+    first.busy, first.idle = 0, 2
+    assert (second.share.limit, first.idle) == (1, 1)
 
 
-def test_no_more_is_taken_than_the_other_lacks() -> None:
+def test_no_more_idle_slots_are_taken_than_needed() -> None:
     slots = Slots(4)
-    one, other = Part(slots), Part(slots)
-    one.idle = 3  # of requests that have nothing for the model now
-    other.share.want(2)
-    assert other.share.limit == 2
-    assert one.idle == 2
+    first, second = FakeModel(slots), FakeModel(slots)
+    first.idle = 3  # held by transcriptions without windows for the model
+    second.share.set_demand(2)
+    assert second.share.limit == 2
+    assert first.idle == 2
 
 
-def test_nothing_is_taken_from_who_is_due_it() -> None:
+def test_allotted_slots_are_not_taken_away() -> None:
     slots = Slots(2)
-    one, other = Part(slots), Part(slots)
-    one.share.want(1)
-    one.idle = 1
-    other.share.want(5)
-    assert (other.share.limit, one.idle) == (1, 1)
+    first, second = FakeModel(slots), FakeModel(slots)
+    first.share.set_demand(1)
+    first.idle = 1
+    second.share.set_demand(5)
+    assert (second.share.limit, first.idle) == (1, 1)
 
 
-def test_others_are_woken_by_less_wanted_by_the_end_of_a_batch_and_by_who_leaves() -> None:
+def test_others_are_woken_when_slots_may_become_available() -> None:
     slots = Slots(1)
-    one, other = Part(slots), Part(slots)
-    one.share.want(2)
-    assert other.woken == 0
-    one.share.want(1)
-    assert other.woken == 1
-    one.share.pass_on()
-    assert other.woken == 2
-    one.share.leave()
-    assert other.woken == 3
-    assert one.woken == 0
+    first, second = FakeModel(slots), FakeModel(slots)
+    first.share.set_demand(2)
+    assert second.wakeups == 0
+    first.share.set_demand(1)
+    assert second.wakeups == 1
+    first.share.batch_ended()
+    assert second.wakeups == 2
+    first.share.leave()
+    assert second.wakeups == 3
+    assert first.wakeups == 0
 
 
-def test_what_a_model_held_that_has_left_is_there_for_the_others() -> None:
+def test_slots_of_a_removed_model_go_to_the_others() -> None:
     slots = Slots(1)
-    one, other = Part(slots), Part(slots)
-    for part in (one, other):
-        part.share.want(1)
-    one.busy = 1
-    assert (slots.held, other.share.limit) == (1, 0)
-    one.share.leave()
-    assert (slots.held, other.share.limit) == (0, 1)
+    first, second = FakeModel(slots), FakeModel(slots)
+    for model in (first, second):
+        model.share.set_demand(1)
+    first.busy = 1
+    assert (slots.held, second.share.limit) == (1, 0)
+    first.share.leave()
+    assert (slots.held, second.share.limit) == (0, 1)
 
 
 @pytest.mark.parametrize("encodes_apart", [False, True])
-def test_two_models_that_always_have_work_take_turns_on_one_permit(
+def test_two_busy_models_take_turns_on_one_slot(
     encodes_apart: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
     slots = Slots(1)
-    models = [Model(slots, encodes_apart=encodes_apart) for _ in range(2)]
+    models = [SteppedModel(slots, encodes_apart=encodes_apart) for _ in range(2)]
     for model in models:
         model.request(100)
         model.request(100)
     turns: list[int] = []
     for _ in range(40):
-        (model,) = [one for one in models if one.begin()]  # never both
+        (model,) = [candidate for candidate in models if candidate.begin()]  # never both
         turns.append(models.index(model))
         model.end()
     assert turns == [0, 1] * 20
 
 
 @given(st.integers(2, 4), st.integers(0, 3))
-def test_each_of_several_models_has_a_permit_where_there_are_enough(count: int, more: int) -> None:
+def test_each_model_gets_a_slot_if_there_are_enough(count: int, more: int) -> None:
     slots = Slots(count + more)
-    models = [Model(slots) for _ in range(count)]
+    models = [SteppedModel(slots) for _ in range(count)]
     for model in models:
         for _ in range(5):
             model.request(100)
-        model.begin()  # the first ones may have had all
+        model.begin()  # the first models may hold all slots
     for _ in range(5):
         for model in models:
             if model.devices[0] is not None:
@@ -229,10 +229,10 @@ def test_each_of_several_models_has_a_permit_where_there_are_enough(count: int, 
             assert slots.held <= slots.total
 
 
-def test_model_without_work_leaves_all_permits_to_the_other() -> None:
+def test_idle_model_leaves_all_slots_to_the_other() -> None:
     slots = Slots(3)
-    idle, other = Model(slots), Model(slots, batch_size=8)
-    waiting = Work()  # has a slot, and nothing for the model
+    idle, other = SteppedModel(slots), SteppedModel(slots, batch_size=8)
+    waiting = Work()  # will have a slot and no window
     idle.scheduler.add(waiting)
     idle.scheduler.submit(waiting, window(0))
     assert idle.begin()
@@ -245,7 +245,7 @@ def test_model_without_work_leaves_all_permits_to_the_other() -> None:
     assert (other.scheduler.held, idle.scheduler.held) == (3, 0)
 
 
-#: For each model: on how many devices, whether it encodes apart, and the windows of its requests.
+#: For each model: its number of devices, whether it encodes apart, and the windows of its transcriptions.
 MODELS = st.lists(
     st.tuples(st.integers(1, 3), st.booleans(), st.lists(st.integers(1, 6), max_size=6)), min_size=1, max_size=4
 )
@@ -253,32 +253,32 @@ MODELS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(models=MODELS, total=st.integers(1, 5), seed=st.integers(0, 2**32))
-def test_every_window_of_every_model_is_transcribed_once_within_the_permits(
+def test_every_window_is_transcribed_once_within_the_slots(
     models: list[tuple[int, bool, list[int]]], total: int, seed: int
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311  # whose turn it is
+    rng = random.Random(seed)  # noqa: S311  # the order of events
     slots = Slots(total)
-    made = [Model(slots, devices=devices, encodes_apart=apart) for devices, apart, _ in models]
+    made = [SteppedModel(slots, devices=devices, encodes_apart=apart) for devices, apart, _ in models]
     coming = [(model, windows) for model, (_, _, requests) in zip(made, models, strict=True) for windows in requests]
-    chance.shuffle(coming)
+    rng.shuffle(coming)
     while True:
-        if coming and chance.random() < 0.3:
+        if coming and rng.random() < 0.3:
             model, windows = coming.pop()
             model.request(windows)
         free = [(model, device) for model in made for device, step in enumerate(model.devices) if step is None]
-        chance.shuffle(free)
+        rng.shuffle(free)
         begun = False
         for model, device in free:
             begun = model.begin(device) or begun
             assert slots.held <= total
         busy = [(model, device) for model in made for device, step in enumerate(model.devices) if step is not None]
         if not busy:
-            # Whoever has work may go on, or nothing ever would.
+            # Nothing is running, so nothing may be waiting.
             assert not any(model.scheduler.works for model in made)
             if not coming:
                 break
             continue
-        model, device = chance.choice(busy)
+        model, device = rng.choice(busy)
         model.end(device)
         assert slots.held <= total
     assert slots.held == 0
@@ -288,11 +288,11 @@ def test_every_window_of_every_model_is_transcribed_once_within_the_permits(
 
 @settings(max_examples=100, deadline=None)
 @given(models=st.integers(2, 4), total=st.integers(1, 5), batch_size=st.integers(1, 4), requests=st.integers(1, 4))
-def test_no_model_waits_longer_than_a_batch_of_each_other(
+def test_model_waits_for_one_batch_of_each_other_at_most(
     models: int, total: int, batch_size: int, requests: int
 ) -> None:
     slots = Slots(total)
-    made = [Model(slots, batch_size=batch_size) for _ in range(models)]
+    made = [SteppedModel(slots, batch_size=batch_size) for _ in range(models)]
     for model in made:
         for _ in range(requests):
             model.request(200)
@@ -309,9 +309,8 @@ def test_no_model_waits_longer_than_a_batch_of_each_other(
         made.append(ended)
 
 
-#: On several devices a request that is due no more is given further windows as long as one of it is on another device.
-def alternately(model: Model, *, batches: int) -> Iterator[None]:
-    """Has two devices end and begin a batch in turn, so that one of them always works."""
+def alternately(model: SteppedModel, *, batches: int) -> Iterator[None]:
+    """End and begin batches on two devices in turn, so that one of them is always busy."""
     for batch in range(batches):
         if model.devices[batch % 2] is not None:
             model.end(batch % 2)
@@ -319,9 +318,9 @@ def alternately(model: Model, *, batches: int) -> Iterator[None]:
         yield
 
 
-def test_request_on_two_devices_leaves_the_only_permit_to_the_other_model() -> None:
+def test_single_slot_on_two_devices_reaches_the_other_model() -> None:
     slots = Slots(1)
-    busy, other = Model(slots, devices=2), Model(slots)
+    busy, other = SteppedModel(slots, devices=2), SteppedModel(slots)
     busy.request(300)
     waiting = other.request(1)
     for _ in alternately(busy, batches=10):
@@ -330,8 +329,8 @@ def test_request_on_two_devices_leaves_the_only_permit_to_the_other_model() -> N
     assert waiting not in other.scheduler.works
 
 
-def test_three_long_requests_on_two_devices_do_not_shut_out_a_fourth() -> None:
-    model = Model(Slots(3), devices=2, batch_size=8)
+def test_three_long_transcriptions_do_not_starve_a_fourth() -> None:
+    model = SteppedModel(Slots(3), devices=2, batch_size=8)
     for _ in range(3):
         model.request(300)
     assert [model.begin(device) for device in range(2)] == [True, True]
@@ -340,7 +339,7 @@ def test_three_long_requests_on_two_devices_do_not_shut_out_a_fourth() -> None:
 
 
 class Replica:
-    """Takes all that comes, in its own thread, after ``before``; counts its batches."""
+    """A replica that calls ``before`` and then accepts every window. It counts its batches."""
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.before = before
@@ -358,7 +357,7 @@ class Replica:
 
 
 class Rig:
-    """Several batchers over one set of slots, and what came out of each."""
+    """Several batchers that share slots, and the windows that they finished."""
 
     def __init__(self, models: Sequence[Sequence[Any]], *, slots: int, encodes_apart: bool) -> None:
         self.slots = Slots(slots)
@@ -377,9 +376,9 @@ class Rig:
         self.most_held = 0
 
     async def transcribe(self, model: int, *numbers: int, pauses: Callable[[], int] = lambda: 0) -> None:
-        """What an engine does for one request; between windows it gives way to the others for so many turns."""
+        """Submit windows as an engine does, with ``pauses()`` turns of the event loop after each."""
         batcher = self.batchers[model]
-        request = Request(on_window=lambda one: self._note(model, one))
+        request = Request(on_window=lambda finished: self._note(model, finished))
         batcher.open(request)
         try:
             for number in numbers:
@@ -391,8 +390,8 @@ class Rig:
         finally:
             batcher.drop(request)
 
-    def _note(self, model: int, one: Window) -> None:
-        self.finished.append((model, one.number))
+    def _note(self, model: int, finished: Window) -> None:
+        self.finished.append((model, finished.number))
         self.most_held = max(self.most_held, self.slots.held)
 
 
@@ -412,19 +411,19 @@ async def rig(*models: Sequence[Any], slots: int, encodes_apart: bool = False) -
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("encodes_apart", [False, True])
-async def test_all_requests_of_two_models_come_to_their_end(
+async def test_all_transcriptions_of_two_models_finish(
     slots: int,
     devices: int,
     encodes_apart: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    chance = random.Random(slots)  # noqa: S311  # when windows come
+    rng = random.Random(slots)  # noqa: S311  # when windows arrive
     models = [[Replica() for _ in range(devices)] for _ in range(2)]
     async with rig(*models, slots=slots, encodes_apart=encodes_apart) as running:
         async with asyncio.TaskGroup() as group:
             for number in range(60):
-                windows = range(10 * number, 10 * number + chance.randrange(1, 7))
+                windows = range(10 * number, 10 * number + rng.randrange(1, 7))
                 group.create_task(
-                    running.transcribe(number % 2, *windows, pauses=lambda: chance.randrange(4)), name=str(number)
+                    running.transcribe(number % 2, *windows, pauses=lambda: rng.randrange(4)), name=str(number)
                 )
         assert running.slots.held == 0
         assert len(running.finished) == len(set(running.finished)) > 60
@@ -434,18 +433,18 @@ async def test_all_requests_of_two_models_come_to_their_end(
 @pytest.mark.anyio
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
-async def test_requests_that_are_cancelled_in_between_hold_nobody_up(slots: int, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311  # who is cancelled, and when
+async def test_cancelled_transcriptions_do_not_block_others(slots: int, seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311  # what is cancelled, and when
     async with rig([Replica()], [Replica()], slots=slots) as running:
         tasks = [
             asyncio.create_task(
-                running.transcribe(number % 2, *range(10 * number, 10 * number + 5), pauses=lambda: chance.randrange(4))
+                running.transcribe(number % 2, *range(10 * number, 10 * number + 5), pauses=lambda: rng.randrange(4))
             )
             for number in range(60)
         ]
-        cancelled = chance.sample(tasks, 30)
+        cancelled = rng.sample(tasks, 30)
         for task in cancelled:
-            for _ in range(chance.randrange(6)):
+            for _ in range(rng.randrange(6)):
                 await asyncio.sleep(0)
             task.cancel()
         await asyncio.gather(*(task for task in tasks if task not in cancelled))
@@ -458,7 +457,7 @@ async def test_requests_that_are_cancelled_in_between_hold_nobody_up(slots: int,
 
 
 @pytest.mark.anyio
-async def test_cancelled_request_of_one_model_leaves_its_permit_to_the_other_when_its_batch_ends() -> None:
+async def test_cancelled_transcription_releases_its_slot_when_its_batch_ends() -> None:
     started, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -469,7 +468,7 @@ async def test_cancelled_request_of_one_model_leaves_its_permit_to_the_other_whe
         first = asyncio.create_task(running.transcribe(0, *range(8)))
         await eventually(started.is_set)
         second = asyncio.create_task(running.transcribe(1, 100))
-        await eventually(lambda: running.batchers[1].scheduler.share.wanted == 1)
+        await eventually(lambda: running.batchers[1].scheduler.share.demand == 1)
         first.cancel()
         await asyncio.wait([first])
         assert running.slots.held == 1
@@ -479,7 +478,7 @@ async def test_cancelled_request_of_one_model_leaves_its_permit_to_the_other_whe
 
 
 @pytest.mark.anyio
-async def test_request_that_only_waits_for_its_audio_does_not_keep_the_permit_from_the_other_model() -> None:
+async def test_transcription_waiting_for_audio_gives_up_its_slot() -> None:
     async with rig([Replica()], [Replica()], slots=1) as running:
         turns: list[bool] = []
         waiting = Request(on_window=lambda _: None, on_turn=turns.append)
@@ -496,7 +495,7 @@ async def test_request_that_only_waits_for_its_audio_does_not_keep_the_permit_fr
 
 
 @pytest.mark.anyio
-async def test_model_that_leaves_in_the_middle_of_a_batch_wakes_the_other() -> None:
+async def test_model_removed_during_a_batch_wakes_the_other() -> None:
     started, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -507,7 +506,7 @@ async def test_model_that_leaves_in_the_middle_of_a_batch_wakes_the_other() -> N
         first = asyncio.create_task(running.transcribe(0, 0))
         await eventually(started.is_set)
         second = asyncio.create_task(running.transcribe(1, 100))
-        await eventually(lambda: running.batchers[1].scheduler.share.wanted == 1)
+        await eventually(lambda: running.batchers[1].scheduler.share.demand == 1)
         assert not second.done()
         leaving = running.batchers.pop(0)
         await leaving.close()
@@ -518,7 +517,7 @@ async def test_model_that_leaves_in_the_middle_of_a_batch_wakes_the_other() -> N
 
 
 @pytest.mark.anyio
-async def test_three_models_with_endless_work_are_served_alike_by_one_permit() -> None:
+async def test_three_busy_models_share_one_slot_equally() -> None:
     replicas = [Replica() for _ in range(3)]
     async with rig(*([replica] for replica in replicas), slots=1) as running:
         tasks = [asyncio.create_task(running.transcribe(model, *range(200))) for model in range(3)]

@@ -1,4 +1,4 @@
-"""Speech is cut as faster-whisper cuts it with the whole file in memory, and no window is longer than 30 s."""
+"""Speech is found as faster-whisper finds it with the whole file in memory, and no window is longer than 30 s."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from app.transcription.vad import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
     WINDOW_SAMPLES,
-    Covered,
-    Packed,
-    Padded,
+    GapFiller,
     Span,
-    SpeechJudge,
-    Stretches,
+    SpanPadder,
+    SpeechDetector,
+    SpeechSegmenter,
     WindowFinder,
+    WindowPacker,
     WindowSpan,
     as_float,
 )
@@ -52,30 +52,30 @@ def sample(name: str) -> Samples:
 
 @cache
 def mixture(seed: int) -> Samples:
-    """Speech, silence, noise and tones in a random order, some of it very quiet, about 70 s."""
-    chance = np.random.default_rng(seed)
-    pieces: list[Samples] = []
-    while sum(map(len, pieces)) < 70 * SAMPLE_RATE:
-        speech = sample(str(chance.choice(["hello.wav", "numbers.mp3", "code.flac", "unseen_voice.wav"])))
-        noise = (chance.normal(0, 300, chance.integers(100, 3 * SAMPLE_RATE))).astype(np.int16)
-        quiet = (speech * chance.uniform(0.02, 1)).astype(np.int16)
-        begin = int(chance.integers(0, len(speech) - 1000))
-        pieces += [
-            [speech, quiet, speech[begin:], noise, silence(chance.uniform(0, 5)), sine(0.3)][chance.integers(6)],
+    """Return about 70 s of speech, silence, noise and tones in a random order, some of it very quiet."""
+    random = np.random.default_rng(seed)
+    parts: list[Samples] = []
+    while sum(map(len, parts)) < 70 * SAMPLE_RATE:
+        speech = sample(str(random.choice(["hello.wav", "numbers.mp3", "code.flac", "unseen_voice.wav"])))
+        noise = (random.normal(0, 300, random.integers(100, 3 * SAMPLE_RATE))).astype(np.int16)
+        quiet = (speech * random.uniform(0.02, 1)).astype(np.int16)
+        begin = int(random.integers(0, len(speech) - 1000))
+        parts += [
+            [speech, quiet, speech[begin:], noise, silence(random.uniform(0, 5)), sine(0.3)][random.integers(6)],
         ]
-    return np.concatenate(pieces)
+    return np.concatenate(parts)
 
 
 def expected(pcm: Samples, detection: SpeechDetection) -> list[Span]:
-    """What faster-whisper finds, with the whole of the audio before it."""
+    """Return the speech that faster-whisper finds in the whole of the audio."""
     options = VadOptions(
         threshold=detection.threshold,
         speech_pad_ms=detection.padding_ms,
         min_silence_duration_ms=detection.min_silence_ms,
         max_speech_duration_s=30,
     )
-    found: list[dict[str, Any]] = get_speech_timestamps(as_float(pcm), options)
-    return [Span(stretch["start"], stretch["end"]) for stretch in found]
+    speech: list[dict[str, Any]] = get_speech_timestamps(as_float(pcm), options)
+    return [Span(timestamps["start"], timestamps["end"]) for timestamps in speech]
 
 
 def blocks(pcm: Samples, size: int = BLOCK) -> Iterator[Samples]:
@@ -84,41 +84,42 @@ def blocks(pcm: Samples, size: int = BLOCK) -> Iterator[Samples]:
 
 
 def probabilities(pcm: Samples) -> list[float]:
-    judge = SpeechJudge()
-    return [*(one for block in blocks(pcm) for one in judge.feed(block)), *judge.finish()]
+    detector = SpeechDetector()
+    streamed = [probability for block in blocks(pcm) for probability in detector.feed(block)]
+    return [*streamed, *detector.finish()]
 
 
 def speech_spans(frames: Iterable[float], detection: SpeechDetection, *, total: int) -> list[Span]:
     padding = SAMPLE_RATE * detection.padding_ms // 1000
-    stretches = Stretches(detection, limit=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding)
-    padded = Padded(padding)
-    spans = list(padded.add([*stretches.add(frames), *stretches.finish(total)]))
-    return [*spans, *padded.finish(total)]
+    segmenter = SpeechSegmenter(detection, max_samples=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * padding)
+    padder = SpanPadder(padding)
+    spans = list(padder.add([*segmenter.add(frames), *segmenter.finish(total)]))
+    return [*spans, *padder.finish(total)]
 
 
-def windows(pcm: Samples, detection: SpeechDetection, *, only_speech: bool, size: int = BLOCK) -> list[WindowSpan]:
+def windows_of(pcm: Samples, detection: SpeechDetection, *, only_speech: bool, size: int = BLOCK) -> list[WindowSpan]:
     finder = WindowFinder(detection, only_speech=only_speech)
-    return [*(cut for block in blocks(pcm, size) for cut in finder.feed(block)), *finder.finish()]
+    return [*(window for block in blocks(pcm, size) for window in finder.feed(block)), *finder.finish()]
 
 
 def packed(spans: Iterable[Span]) -> list[WindowSpan]:
-    packer = Packed()
+    packer = WindowPacker()
     return [*packer.add(spans), *packer.finish()]
 
 
-def covering(spans: Iterable[Span], *, total: int) -> list[Span]:
-    cover = Covered()
-    return [*cover.add(spans), *cover.finish(total)]
+def with_gaps(spans: Iterable[Span], *, total: int) -> list[Span]:
+    gap_filler = GapFiller()
+    return [*gap_filler.add(spans), *gap_filler.finish(total)]
 
 
-def found(pcm: Samples, detection: SpeechDetection) -> list[Span]:
+def speech_in(pcm: Samples, detection: SpeechDetection) -> list[Span]:
     return speech_spans(probabilities(pcm), detection, total=len(pcm))
 
 
-def check_windows(cuts: list[WindowSpan], total: int) -> None:
-    assert all(0 <= cut.start < cut.end <= total for cut in cuts)
-    assert all(cut.samples <= WINDOW_SAMPLES for cut in cuts)
-    assert all(before.end <= after.start for before, after in pairwise(cuts))
+def check_windows(windows: list[WindowSpan], total: int) -> None:
+    assert all(0 <= window.start < window.end <= total for window in windows)
+    assert all(window.samples <= WINDOW_SAMPLES for window in windows)
+    assert all(window.end <= following.start for window, following in pairwise(windows))
 
 
 @pytest.mark.parametrize(
@@ -130,68 +131,68 @@ def check_windows(cuts: list[WindowSpan], total: int) -> None:
         SpeechDetection(threshold=0.05, padding_ms=200, min_silence_ms=30_000),
     ],
 )
-def test_stretches_of_speech_are_those_of_faster_whisper(detection: SpeechDetection) -> None:
+def test_speech_spans_are_those_of_faster_whisper(detection: SpeechDetection) -> None:
     for pcm in (sample("long.opus"), mixture(1)):
-        assert found(pcm, detection) == expected(pcm, detection)
+        assert speech_in(pcm, detection) == expected(pcm, detection)
 
 
 @pytest.mark.parametrize("name", ["hello.wav", "phone_8k.wav", "report.m4a", "silence.wav", "two_speakers_stereo.flac"])
-def test_short_samples_are_cut_as_by_faster_whisper(name: str) -> None:
-    assert found(sample(name), DEFAULT) == expected(sample(name), DEFAULT)
+def test_speech_spans_of_short_samples_are_those_of_faster_whisper(name: str) -> None:
+    assert speech_in(sample(name), DEFAULT) == expected(sample(name), DEFAULT)
 
 
 @pytest.mark.parametrize(
     "length",
     [0, 1, 511, 512, 513, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 300],
 )
-def test_probabilities_do_not_show_where_the_blocks_meet(length: int) -> None:
+def test_probabilities_do_not_depend_on_block_boundaries(length: int) -> None:
     pcm = np.tile(sample("numbers.mp3"), 10)[:length]
     padded = np.pad(as_float(pcm), (0, FRAME_SAMPLES - length % FRAME_SAMPLES))
     whole = np.asarray(get_vad_model()(padded)).ravel()
     streamed = np.array(probabilities(pcm))
     assert len(streamed) == length // FRAME_SAMPLES + 1
-    # faster-whisper blanks the end of the very last frame, which may change its judgement.
+    # faster-whisper zeroes the end of the last frame, which may change its probability.
     np.testing.assert_allclose(streamed[:-1], whole[:-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("only_speech", [True, False])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_windows_are_in_order_and_none_is_longer_than_the_model_sees(seed: int, *, only_speech: bool) -> None:
+def test_windows_are_in_order_and_at_most_30_s_long(seed: int, *, only_speech: bool) -> None:
     pcm = mixture(seed)
-    cuts = windows(pcm, DEFAULT, only_speech=only_speech)
-    check_windows(cuts, len(pcm))
-    assert len(cuts) >= 2
+    windows = windows_of(pcm, DEFAULT, only_speech=only_speech)
+    check_windows(windows, len(pcm))
+    assert len(windows) >= 2
     if not only_speech:
-        assert sum(cut.samples for cut in cuts) == len(pcm)
+        assert sum(window.samples for window in windows) == len(pcm)
 
 
-def test_every_word_of_a_sample_lies_in_a_window() -> None:
+def test_every_word_of_a_sample_is_in_a_window() -> None:
     references = json.loads((SAMPLES / "references.json").read_text(encoding="utf-8"))
     (reference,) = (entry for entry in references if entry["file"] == "long.opus")
-    cuts = windows(sample("long.opus"), DEFAULT, only_speech=True)
+    windows = windows_of(sample("long.opus"), DEFAULT, only_speech=True)
     words = [word for segment in reference["segments"] for word in segment["words"]]
     assert len(words) > 50
     for word in words:
         start, end = round(word["start"] * SAMPLE_RATE), round(word["end"] * SAMPLE_RATE)
-        assert any(cut.start <= start and end <= cut.end for cut in cuts), word
+        assert any(window.start <= start and end <= window.end for window in windows), word
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 3.0, 70.0])
-def test_silence_gives_no_window(seconds: float) -> None:
-    assert (windows(silence(seconds), DEFAULT, only_speech=True)) == []
+def test_silence_has_no_windows(seconds: float) -> None:
+    assert windows_of(silence(seconds), DEFAULT, only_speech=True) == []
 
 
-def test_silence_is_covered_where_everything_is_wanted() -> None:
+def test_silence_is_covered_when_silence_is_kept() -> None:
     pcm = silence(70.0)
-    cuts = windows(pcm, DEFAULT, only_speech=False)
-    check_windows(cuts, len(pcm))
-    assert sum(cut.samples for cut in cuts) == len(pcm)
-    assert (windows(silence(0), DEFAULT, only_speech=False)) == []
+    windows = windows_of(pcm, DEFAULT, only_speech=False)
+    check_windows(windows, len(pcm))
+    assert sum(window.samples for window in windows) == len(pcm)
+    assert windows_of(silence(0), DEFAULT, only_speech=False) == []
 
 
-# From here on the probabilities are made up, which is quicker than to find audio for every case.
+# The tests below use made-up probabilities, because recordings for all these cases would be hard to find.
 
-#: Probabilities that hold for a number of frames each; 938 frames are 30 s.
+#: Probabilities, each for a number of frames; 938 frames are 30 s.
 RUNS: Final = st.lists(
     st.tuples(
         st.one_of(st.sampled_from([0.0, 0.005, 0.02, 0.34, 0.36, 0.49, 0.5, 0.51, 0.95, 1.0]), st.floats(0, 1)),
@@ -206,7 +207,7 @@ DETECTIONS: Final = st.builds(
     padding_ms=st.one_of(st.just(400), st.integers(0, 5000)),
     min_silence_ms=st.one_of(st.sampled_from([0, 64, 500, 2000]), st.integers(0, 30_000)),
 )
-#: How many samples the last frame has.
+#: The number of samples in the last frame.
 REST: Final = st.integers(0, FRAME_SAMPLES - 1)
 
 
@@ -216,7 +217,7 @@ def frames_of(runs: list[tuple[float, int]], rest: int) -> tuple[list[float], in
 
 
 def expected_of(frames: list[float], detection: SpeechDetection, *, total: int) -> list[Span]:
-    """faster-whisper's cuts of made-up probabilities: its model is replaced, its rules are the ones in question."""
+    """Return the speech that faster-whisper finds given these probabilities, which replace those of its model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("faster_whisper.vad.get_vad_model", lambda: lambda _: np.array(frames))
         return expected(np.zeros(total, np.int16), detection)
@@ -227,7 +228,7 @@ def expected_of(frames: list[float], detection: SpeechDetection, *, total: int) 
 @example([(0.005, 3)], SpeechDetection(threshold=0.0, min_silence_ms=0), 0)
 @example([(0.9, 500), (0.1, 5), (0.9, 500), (0.1, 30), (0.9, 500)], DEFAULT, 100)
 @example([(0.9, 2000)], DEFAULT, 0)
-def test_any_probabilities_are_cut_as_by_faster_whisper(
+def test_segmentation_of_any_probabilities_matches_faster_whisper(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
@@ -236,76 +237,76 @@ def test_any_probabilities_are_cut_as_by_faster_whisper(
 
 @given(RUNS, DETECTIONS, REST)
 @settings(deadline=None)
-def test_windows_of_any_speech_hold_all_of_it_and_fit_into_30_s(
+def test_windows_hold_all_speech_and_fit_into_30_s(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
     spans = speech_spans(frames, detection, total=total)
-    cuts = packed(spans)
-    check_windows(cuts, total)
-    pieces = [piece for cut in cuts for piece in cut.pieces]
-    assert sum(piece.samples for piece in pieces) == sum(span.samples for span in spans)
-    assert all(any(piece.start <= span.start and span.end <= piece.end for piece in pieces) for span in spans)
-    assert all(one.samples + other.pieces[0].samples > WINDOW_SAMPLES for one, other in pairwise(cuts))
+    windows = packed(spans)
+    check_windows(windows, total)
+    held = [span for window in windows for span in window.spans]
+    assert sum(span.samples for span in held) == sum(span.samples for span in spans)
+    assert all(any(outer.start <= span.start and span.end <= outer.end for outer in held) for span in spans)
+    assert all(window.samples + following.spans[0].samples > WINDOW_SAMPLES for window, following in pairwise(windows))
 
 
 @given(RUNS, DETECTIONS, REST)
 @settings(deadline=None)
-def test_windows_cover_everything_exactly_where_everything_is_wanted(
+def test_windows_cover_everything_when_silence_is_kept(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
-    cuts = packed(covering(speech_spans(frames, detection, total=total), total=total))
-    check_windows(cuts, total)
-    assert [cut.start for cut in cuts] == [0, *(cut.end for cut in cuts[:-1])][: len(cuts)]
-    assert (cuts[-1].end if cuts else 0) == total
+    windows = packed(with_gaps(speech_spans(frames, detection, total=total), total=total))
+    check_windows(windows, total)
+    assert [window.start for window in windows] == [0, *(window.end for window in windows[:-1])][: len(windows)]
+    assert (windows[-1].end if windows else 0) == total
 
 
-def test_no_speech_is_cut_in_two_while_there_is_silence_to_cut_in() -> None:
+def test_speech_is_not_split_if_silence_can_be_split() -> None:
     frames, total = frames_of([(0.0, 312), (0.9, 780), (0.0, 312)], 0)  # 10 s of silence, 25 s of speech, 10 s
     (speech,) = speech_spans(frames, DEFAULT, total=total)
-    cuts = packed(covering([speech], total=total))
-    assert [cut for cut in cuts if speech.start < cut.end < speech.end] == []
+    windows = packed(with_gaps([speech], total=total))
+    assert [window for window in windows if speech.start < window.end < speech.end] == []
 
 
-def test_neighbours_share_a_window_without_the_silence_between_them() -> None:
+def test_window_leaves_out_silence_between_its_spans() -> None:
     second = SAMPLE_RATE
     spans = [Span(0, 12 * second), Span(100 * second, 118 * second), Span(118 * second, 119 * second)]
     assert packed(spans) == [WindowSpan(tuple(spans[:2])), WindowSpan((spans[2],))]
     assert packed([spans[1], spans[2]]) == [WindowSpan((Span(100 * second, 119 * second),))]
 
 
-def test_samples_become_numbers_from_minus_one_to_one() -> None:
+def test_samples_become_floats_from_minus_one_to_one() -> None:
     pcm = np.array([-32768, 0, 16384, 32767], np.int16)
     assert as_float(pcm).tolist() == [-1.0, 0.0, 0.5, 32767 / 32768]
     assert as_float(pcm).dtype == np.float32
 
 
 @pytest.mark.parametrize("only_speech", [True, False])
-def test_windows_do_not_depend_on_how_much_arrives_at_once(*, only_speech: bool) -> None:
+def test_windows_do_not_depend_on_block_size(*, only_speech: bool) -> None:
     pcm = mixture(1)
-    whole = windows(pcm, DEFAULT, only_speech=only_speech)
-    assert windows(pcm, DEFAULT, only_speech=only_speech, size=7 * SAMPLE_RATE + 11) == whole
+    whole = windows_of(pcm, DEFAULT, only_speech=only_speech)
+    assert windows_of(pcm, DEFAULT, only_speech=only_speech, size=7 * SAMPLE_RATE + 11) == whole
 
 
-def test_a_window_is_known_long_before_the_recording_ends() -> None:
+def test_window_is_returned_long_before_the_recording_ends() -> None:
     pcm = np.tile(sample("hello.wav"), 20)
     finder = WindowFinder(DEFAULT, only_speech=True)
     fed = 0
     for block in blocks(pcm, SAMPLE_RATE):
         fed += len(block)
-        if cuts := finder.feed(block):
+        if windows := finder.feed(block):
             break
-    assert cuts[0].end <= fed <= cuts[0].end + 8 * SAMPLE_RATE
+    assert windows[0].end <= fed <= windows[0].end + 8 * SAMPLE_RATE
 
 
-def test_runtime_of_the_speech_detector_tells_nobody_about_this_machine(tmp_path: Path) -> None:
-    """onnxruntime 1.32 makes a folder for its identifier and its queue of events when it is first used."""
+def test_speech_detector_stores_no_telemetry(tmp_path: Path) -> None:
+    """onnxruntime 1.32 creates a folder for an identifier and a queue of events when it is first used."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from app.transcription.vad import SpeechJudge\n"
+        "from app.transcription.vad import SpeechDetector\n"
         "import numpy as np\n"
-        "SpeechJudge().feed(np.zeros(16000, np.int16)); time.sleep(1)"
+        "SpeechDetector().feed(np.zeros(16000, np.int16)); time.sleep(1)"
     )
     environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": os.environ["PATH"]}
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Times in a window become times of the recording, whatever was left out between its pieces."""
+"""Times in a window become times of the recording, whatever was left out between its spans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from app.transcription.vad import SAMPLE_RATE, Span
 from app.transcription.window import Timeline
 
 
-def timeline(*pieces: tuple[float, float]) -> Timeline:
-    return Timeline(tuple(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in pieces))
+def timeline(*spans: tuple[float, float]) -> Timeline:
+    return Timeline(tuple(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in spans))
 
 
 #: 10 s from 5 s on, then 4 s from a minute on, then 6 s from two minutes on.
