@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 from fastapi.dependencies import models as fastapi_models
+from hypothesis import HealthCheck, settings
 from local_s3 import LocalS3
 
 from app.delivery.attempts import Clock
@@ -22,23 +24,57 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
+_DESELECTED = pytest.StashKey[Counter[str]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked `full` as well")
     parser.addoption(
-        "--long", action="store_true", help="run what takes minutes, and more often what is left to chance"
+        "--long", action="store_true", help="run all tests, those marked `long` too, and random ones more often"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests use onnxruntime without the service, which does the same
-    config.addinivalue_line("markers", "long: takes its time; skipped without --long")
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime without the service, which sets this too
+    every = _tier(config) != "quick"
+    settings.register_profile(
+        "tier", max_examples=100 if every else 20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("tier")
 
 
+def _tier(config: pytest.Config) -> str:
+    if config.getoption("--long"):
+        return "long"
+    return "full" if config.getoption("--all") else "quick"
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="takes its time: --long runs it"))
+    excluded = {"quick": {"full", "long"}, "full": {"long"}, "long": set[str]()}[_tier(config)]
+    deselected = [item for item in items if _tier_of(item) in excluded]
+    if deselected:
+        items[:] = [item for item in items if _tier_of(item) not in excluded]
+        config.hook.pytest_deselected(items=deselected)
+        config.stash[_DESELECTED] = Counter(map(_tier_of, deselected))
+
+
+def _tier_of(item: pytest.Item) -> str:
+    """Return the name of the closest marker of a tier; a test without one is quick."""
+    for marker in item.iter_markers():
+        if marker.name == "smoke":
+            return "quick"
+        if marker.name in ("full", "long"):
+            if not marker.kwargs.get("reason"):
+                raise pytest.UsageError(f"{item.nodeid}: the marker `{marker.name}` needs a reason")
+            return marker.name
+    return "quick"
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    deselected = config.stash.get(_DESELECTED, Counter[str]())
+    options = {"full": "--all", "long": "--long"}
+    return [f"{count} tests left out: {options[tier]} runs them" for tier, count in sorted(deselected.items())]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.browser.docs_page import Answer
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a browser")]
 
 HELLO = "hello this is a test the job is complete now"
 HELLO_SRT = """\
@@ -58,6 +58,7 @@ async def described(running: Running) -> dict[str, Any]:
     return description
 
 
+@pytest.mark.smoke
 async def test_page_is_loaded_from_this_server_alone(docs: DocsPage) -> None:
     loaded = await asyncio.to_thread(docs.loaded)
     assert f"{docs.address}/openapi.json" in loaded

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
+pytestmark = pytest.mark.full(reason="starts a browser")
+
 MARKUP = " a < b & c --> d"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 NODE = Path(__file__).parent / "node"
 #: The client needs the global ``File``. It asks for 22; it says so when it is installed, and works all the same.
 OLDEST_NODE = 20
-#: Shorter than a test's limit, within which the first test that needs the packages has them installed.
-INSTALL_SECONDS = 90
+INSTALL_SECONDS = 240  # less than the time limit of the test that installs them
 
 
 @pytest.fixture
@@ -43,11 +43,13 @@ def node_packages() -> Path:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("node and npm are not installed")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
     if int(version.removeprefix("v").split(".")[0]) < OLDEST_NODE:
         pytest.skip(f"node is {version.strip()}: the client needs {OLDEST_NODE} or newer")
-    if not _is_installed():
-        _install(npm)
+    with (NODE / ".install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker of pytest-xdist may be installing them
+        if not _is_installed():
+            _install(npm)
     return NODE / "node_modules"
 
 

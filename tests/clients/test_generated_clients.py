@@ -15,7 +15,7 @@ from tests.clients.programs import output_of
 if TYPE_CHECKING:
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="generates and type-checks a client")]
 
 HELLO = "hello this is a test the job is complete now"
 

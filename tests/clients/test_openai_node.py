@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("node_packages")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("node_packages"),
+    pytest.mark.full(reason="starts Node for each test"),
+]
 
 HELLO = "hello this is a test the job is complete now"
 NUMBERS = "my number is seven three nine one room two hundred and forty five is ready"

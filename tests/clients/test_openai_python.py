@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kind: TypeAlias = type[openai.OpenAI] | type[openai.AsyncOpenAI]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="repeats every request with both clients")]
 
 #: What the client is told to wait, in milliseconds, in the place of what the service asks for.
 SHORTER = "1"
@@ -228,6 +228,7 @@ async def test_models_are_listed_and_found_by_name_and_alias(client: Client) -> 
     assert "DELETE is not allowed" in refused.message
 
 
+@pytest.mark.smoke
 async def test_every_format_of_a_transcription_has_its_type(
     client: Client, samples: Path, hello: tuple[str, bytes]
 ) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.full(reason="starts the service behind nginx")
+
 _KEY: Final = "a-key-that-nobody-guesses"
 _START_SECONDS: Final = 20
 _MB: Final = 1_000_000
@@ -172,6 +174,7 @@ def form(audio: bytes, **fields: str) -> tuple[str, bytes]:
     return request.headers["Content-Type"], request.read()
 
 
+@pytest.mark.smoke
 def test_nginx_takes_the_configuration(tmp_path: Path, authority: trustme.CA) -> None:
     nginx = tool("nginx")
     configuration = configured(tmp_path, authority, port=free_port(), upstream=free_port())
@@ -179,6 +182,7 @@ def test_nginx_takes_the_configuration(tmp_path: Path, authority: trustme.CA) ->
     assert "[warn]" not in said
 
 
+@pytest.mark.smoke
 def test_a_transcript_comes_through(proxy: Proxy, samples: Path) -> None:
     with proxy.client as client, (samples / "hello.wav").open("rb") as audio:
         answered = client.post("/v1/audio/transcriptions", files={"file": audio})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from tests.support.fault_server import Connection, FaultServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="deletes a hundred jobs in mid-flight")]
 
 #: How many jobs are under way at once; each is deleted within about as long as they take.
 TOGETHER: Final = 20

@@ -15,16 +15,15 @@ import pytest
 
 from tests.faults.clients import WEBHOOK_SECRET
 from tests.faults.findings import settled
-from tests.faults.playing import played
 from tests.support.fault_server import FaultServer, fault_server_in_thread, response_head
 from tests.support.program import PROGRAM, Program, free_port, program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from tests.support.fault_server import Connection
+
+pytestmark = pytest.mark.full(reason="waits for rounds of delivery")
 
 HOUR: Final = 3600
 TEN_YEARS: Final = 10 * 365 * 24 * HOUR
@@ -41,6 +40,7 @@ JUMPS: Final = {
 }
 #: --long plays the others too.
 ALWAYS: Final = next(iter(JUMPS))
+LONG: Final = pytest.mark.long(reason="waits 30 seconds for each round")
 #: What a busy machine may add.
 SLACK_SECONDS: Final = 2.0
 UNDELIVERED: Final = "/bucket/undelivered"
@@ -162,25 +162,9 @@ def _expiring(now: float) -> str:
     return f"/bucket/key?X-Amz-Date={signed}&X-Amz-Expires=1800&X-Amz-SignedHeaders=host&X-Amz-Signature=secret"
 
 
-@pytest.fixture(scope="module")
-def plays(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, samples: Path
-) -> Iterator[dict[str, Future[None]]]:
-    """Three at a time: much of each is waiting."""
+@pytest.mark.parametrize("jump", [pytest.param(name, marks=() if name == ALWAYS else LONG) for name in JUMPS])
+def test_clock_jump_loses_and_delays_no_job(jump: str, tmp_path: Path, samples: Path) -> None:
     if not list(Path("/usr/lib").glob(_LIBRARY)):
         pytest.skip("libfaketime is not installed (Debian: faketime)")
-
-    def play(name: str, folder: Path) -> None:
-        while_it_runs, while_it_is_down, wait = JUMPS[name]
-        Jump(folder, samples, wait=wait).play(while_it_runs, while_it_is_down)
-
-    with played(request, "jump", play, tmp_path_factory, at_once=3) as outcomes:
-        yield outcomes
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "jump", [pytest.param(name, marks=[] if name == ALWAYS else pytest.mark.long) for name in JUMPS]
-)
-def test_nothing_disappears_or_is_put_off_when_the_clock_jumps(jump: str, plays: dict[str, Future[None]]) -> None:
-    plays[jump].result()
+    while_it_runs, while_it_is_down, wait = JUMPS[jump]
+    Jump(tmp_path, samples, wait=wait).play(while_it_runs, while_it_is_down)

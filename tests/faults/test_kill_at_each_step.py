@@ -26,17 +26,17 @@ from tests.faults.clients import (
 from tests.faults.dying import FATAL_BEAMS, FATAL_FILE, STEPS
 from tests.faults.findings import files_with, leftovers, settled
 from tests.faults.forked import MISSED, ForkedProgram
-from tests.faults.playing import played
 from tests.faults.receiver import SIGNATURE, receiver
 from tests.support.program import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tests.support.program import Program
+
+pytestmark = pytest.mark.full(reason="starts two processes for each step")
 
 DELIVERED, STORED, CANCELLED, FORGOTTEN, FAILED = Outcome
 
@@ -198,6 +198,13 @@ ALWAYS: Final = frozenset(
 )
 
 
+SMOKE: Final = "the job is committed"
+MARKS: Final = {
+    SMOKE: pytest.mark.smoke,
+    **dict.fromkeys(SCENARIOS.keys() - ALWAYS, pytest.mark.long(reason="one of many similar steps")),
+}
+
+
 class Stage:
     """A folder and a receiver for one play."""
 
@@ -244,29 +251,14 @@ class Stage:
         return closing(ForkedProgram(self.folder, step, **self.settings, **settings))
 
 
-@pytest.fixture(scope="module")
-def plays(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    samples: Path,
-    references: dict[str, dict[str, Any]],
-) -> Iterator[dict[str, Future[None]]]:
-    """Three at a time: in much of each, one process waits for another."""
-
-    def play(step: str, folder: Path) -> None:
-        Stage(folder, samples, references).play(SCENARIOS[step])
-
-    with played(request, "step", play, tmp_path_factory, at_once=3) as outcomes:
-        yield outcomes
+@pytest.mark.parametrize("step", [pytest.param(step, marks=MARKS.get(step, ())) for step in SCENARIOS])
+def test_job_continues_after_the_process_died_when(
+    step: str, tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]]
+) -> None:
+    Stage(tmp_path, samples, references).play(SCENARIOS[step])
 
 
-@pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=[] if step in ALWAYS else pytest.mark.long) for step in SCENARIOS]
-)
-def test_job_goes_on_after_the_process_has_died_when(step: str, plays: dict[str, Future[None]]) -> None:
-    plays[step].result()
-
-
+@pytest.mark.smoke
 def test_every_step_is_played() -> None:
     assert STEPS.keys() - SCENARIOS.keys() == {FATAL_FILE}
     assert SCENARIOS.keys() >= ALWAYS

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.faults.crowd import Sent
     from tests.faults.receiver import Receiver
 
+pytestmark = pytest.mark.full(reason="kills a service dozens of times")
+
 #: Services that are killed side by side, each with its own clients.
 SERVICES: Final = 2
 

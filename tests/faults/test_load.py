@@ -20,6 +20,8 @@ from tests.support.program import program
 if TYPE_CHECKING:
     from tests.support.program import Program
 
+pytestmark = pytest.mark.full(reason="transcribes a hundred files")
+
 MEGABYTE = 1_000_000
 
 

@@ -16,6 +16,8 @@ from tests.support.program import PROGRAM, program
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.full(reason="runs the service under strace")
+
 
 class Seen:
     """The trace of a service with one job, whose folder did not exist before."""

@@ -22,7 +22,6 @@ from app.domain.job import Upload
 from app.jobs.journal import SqliteJournal
 from app.jobs.service_clock import ServiceClock
 from tests.faults.echoing import FAULTS, SILENT_FAULTS, places
-from tests.faults.playing import played
 from tests.faults.secretive import Secretive
 from tests.jobs.rig import a_job
 from tests.support.disks import filled, small_disk
@@ -32,7 +31,6 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
     from app.domain.job import Job
@@ -45,27 +43,14 @@ _JSON_FIELDS: Final = {"time", "level", "logger", "message"}
 _MORE_JSON_FIELDS: Final = {"job_id", "elapsed", "exception"}
 
 
-@pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, samples: Path, *, long: bool
-) -> Iterator[dict[str, Future[None]]]:
-    def play(style: str, folder: Path) -> None:
-        run_of_faults(style, folder, samples, long=long)
-
-    with played(request, "style", play, tmp_path_factory, at_once=2) as outcomes:
-        yield outcomes
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("style", ["json", pytest.param("console", marks=pytest.mark.long)])
-def test_no_secret_is_in_anything_that_the_service_says_or_keeps(style: str, runs: dict[str, Future[None]]) -> None:
-    runs[style].result()
-
-
-def run_of_faults(style: str, folder: Path, samples: Path, *, long: bool) -> None:
+@pytest.mark.full(reason="runs the service through every fault")
+@pytest.mark.parametrize(
+    "style", ["json", pytest.param("console", marks=pytest.mark.long(reason="repeats it for the other format"))]
+)
+def test_no_secret_is_logged_answered_or_kept(style: str, tmp_path: Path, samples: Path, *, long: bool) -> None:
     secrets, shown = Secrets(), Secrets()
     with places(secrets, samples / "silence.wav") as around:
-        run = Secretive(folder, style, secrets=secrets, shown=shown, places=around)
+        run = Secretive(tmp_path, style, secrets=secrets, shown=shown, places=around)
         try:
             run.start(DELIVERY_MAX_AGE_SECONDS="600")
             live_through_faults(run, samples, long=long)

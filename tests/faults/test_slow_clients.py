@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.faults.slow import Line
     from tests.support.program import Program
 
+pytestmark = pytest.mark.full(reason="holds hundreds of connections until they time out")
+
 SLOWHTTPTEST: Final = shutil.which("slowhttptest")
 #: More than the 40 MiB that jobs and requests in work take anyway.
 _MOST_GROWTH_MIB: Final = 100
@@ -163,8 +165,7 @@ def as_set(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Iterator[
         yield running
 
 
-@pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.long(reason="waits for the default time limits")
 @pytest.mark.parametrize("kind", ALONE)
 def test_fair_clients_notice_nothing_of_each_attack_by_itself(
     kind: str, as_set: Program, samples: Path, capsys: pytest.CaptureFixture[str]
@@ -175,7 +176,7 @@ def test_fair_clients_notice_nothing_of_each_attack_by_itself(
 
 
 @pytest.mark.skipif(SLOWHTTPTEST is None, reason="needs slowhttptest (Debian: slowhttptest)")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "options",
     [
@@ -185,7 +186,7 @@ def test_fair_clients_notice_nothing_of_each_attack_by_itself(
         pytest.param(("-X", "-k", "5", "-u", "/docs/assets/swagger-ui-bundle.js"), id="slow read"),
     ],
 )
-@pytest.mark.long
+@pytest.mark.long(reason="waits for the default time limits")
 def test_slowhttptest_finds_the_service_available(
     options: tuple[str, ...], as_set: Program, samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,7 +273,7 @@ def test_address_that_takes_too_many_connections_keeps_out_itself_alone(tmp_path
         assert vitals.cut("too_many") + vitals.cut("made_room") >= 250
 
 
-@pytest.mark.long
+@pytest.mark.long(reason="waits for the default time limits")
 def test_process_that_may_open_few_files_takes_connections_again(tmp_path: Path, samples: Path) -> None:
     command = ("sh", "-c", f'ulimit -n 256; exec "{sys.executable}" -m app')
     with program(tmp_path, command, **SHORT.environment) as running:

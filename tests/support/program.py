@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,11 +24,19 @@ PROGRAM: Final = (sys.executable, "-m", "app")
 _SECONDS: Final = 60
 
 
+#: The first of this process's ports, below the range that Linux uses for outgoing connections. Workers of
+#: pytest-xdist are a thousand apart.
+_FIRST_PORT: Final = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10 * 1000 + os.getpid() % 1000
+_ports: Final = cycle(range(_FIRST_PORT, _FIRST_PORT + 1000))
+
+
 def free_port() -> str:
-    """A port of the loopback that nobody listens on, for ``PORT``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    """Return a free port of the loopback for ``PORT``, a different one for each call."""
+    for port in _ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return str(port)
+    raise AssertionError("cycle() does not end")
 
 
 class Process(Protocol):
