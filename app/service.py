@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from app import __version__, metrics, tracing
-from app.delivery.attempts import Clock
+from app.delivery.attempts import RoundOptions
 from app.delivery.client import open_client
 from app.delivery.download import AudioDownloader
 from app.delivery.retry import RetryPolicy, RoundSchedule
@@ -353,39 +353,23 @@ class JobSystem:
             service_clock=service_clock,
         )
         self.views = JobViews(self.registry, self.retention, self.estimate)
+        uploads = RoundOptions(total_timeout_seconds=limits.upload_seconds, policy=policy, clock=clock, emit=emit)
+        downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
         endings = Endings(self.views, service_clock)
         self.pipeline = Pipeline(
             registry=self.registry,
             ledger=self.ledger,
             spool=self.spool,
             transcriber=transcriber,
-            downloader=AudioDownloader(
-                client,
-                policy=policy,
-                clock=clock,
-                total_timeout_seconds=limits.download_seconds,
-                max_bytes=limits.file_bytes,
-                emit=emit,
-            ),
+            downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
             estimate=self.estimate,
             watchers=self.watchers,
             endings=endings,
             service_clock=service_clock,
             emit=emit,
         )
-        uploader = PresignedUploader(
-            client, policy=policy, clock=clock, total_timeout_seconds=limits.upload_seconds, emit=emit
-        )
-        sender = None
-        if webhook_secret is not None:
-            sender = WebhookSender(
-                client,
-                webhook_secret,
-                policy=policy,
-                clock=clock,
-                total_timeout_seconds=limits.upload_seconds,
-                emit=emit,
-            )
+        uploader = PresignedUploader(client, uploads)
+        sender = None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads)
         self.deliveries = Deliveries(
             registry=self.registry,
             ledger=self.ledger,

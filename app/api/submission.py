@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.api.forms import Fields, json_value
-from app.delivery.presigned_urls import check_download_url, check_upload_url, expires_at
+from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Include, Rendering, ResponseFormat
 from app.domain.job import Upload
@@ -132,7 +132,7 @@ class SubmissionReader:
             return None
         (name,) = named
         url = self._rules.check(fields.text(name) or "", param=name)
-        check_download_url(url, now=time.time(), param=name)
+        PresignedUrl.parse(url, param=name).check_not_expired(now=time.time())
         return url
 
     def _upload(self, fields: Fields, rendering: Rendering, *, multichannel: bool) -> Upload | None:
@@ -175,9 +175,9 @@ class SubmissionReader:
         return self._checked(given, headers, job.upload.rendering if job.upload else default_upload(job.rendering))
 
     def _checked(self, given: str, headers: dict[str, str], rendering: Rendering) -> Upload:
-        url = self._rules.check(given, param=_UPLOAD_URL)
-        check_upload_url(url, headers=headers, now=time.time())
-        return Upload(url=url, headers=tuple(headers.items()), rendering=rendering, expires_at=expires_at(url))
+        url = PresignedUrl.parse(self._rules.check(given, param=_UPLOAD_URL), param=_UPLOAD_URL)
+        url.check_upload(headers, now=time.time())
+        return Upload(url=url.url, headers=tuple(headers.items()), rendering=rendering, expires_at=url.expires_at)
 
     def _webhook_url(self, fields: Fields) -> str | None:
         given = fields.text(_WEBHOOK_URL)

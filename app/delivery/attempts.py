@@ -1,37 +1,40 @@
-"""One round: an upload or a download, tried until it succeeds, fails for good, or has had its attempts."""
+"""One round of attempts: a transfer is repeated until it succeeds, fails for good, or runs out of attempts."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from random import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
 from app.delivery.failures import AttemptError, seconds_text
+from app.delivery.retry import RetryPolicy
 from app.delivery.url_rules import redacted
 from app.domain.events import AttemptEnded, AttemptOutcome, discard_event
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from app.delivery.retry import RetryPolicy
     from app.domain.errors import TransferFailed
     from app.domain.events import EventSink
 
 T = TypeVar("T")
 
+#: Receives the number of an attempt, starting at 1, and the message of its error, or None if it succeeded.
+OnAttempt = Callable[[int, str | None], None]
+
 log = logging.getLogger(__name__)
 
-#: A silent receiver's read timeout comes this long before the attempt's deadline, to be the one named.
-_PRECEDENCE_SECONDS: Final = 0.5
+#: The attempt's deadline is this much later than the read timeout, so that a silent receiver is reported as a read
+#: timeout.
+_DEADLINE_MARGIN_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Time and chance as attempts see them: ``now`` gives Unix seconds, ``random`` numbers from 0 to 1."""
+    """Time and randomness, replaceable in tests. ``now`` returns Unix seconds, ``random`` a number from 0 to 1."""
 
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     now: Callable[[], float] = time.time
@@ -39,80 +42,97 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOptions:
+    """Options of a round. ``total_timeout_seconds`` limits each attempt."""
+
+    total_timeout_seconds: float
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    clock: Clock = field(default_factory=Clock)
+    emit: EventSink = discard_event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What is tried. ``name`` is ``upload`` or ``download``, ``preposition`` stands before its URL."""
+    """The subject of a round.
+
+    ``name`` is ``upload``, ``download`` or ``webhook``. ``preposition`` precedes the URL in error messages. ``failure``
+    is the exception raised at the end.
+    """
 
     name: str
     preposition: str
-    url: str
+    url: str = field(repr=False)
     failure: type[TransferFailed]
 
 
 def ignore_attempt(_number: int, _error: str | None) -> None:
-    """An ``on_attempt`` for callers that don't watch."""
+    """Ignore the result of an attempt."""
 
 
 async def run_attempts(
-    attempt: Callable[[int], Awaitable[T]],
+    attempt: Callable[[], Awaitable[T]],
     *,
     transfer: Transfer,
-    policy: RetryPolicy,
-    total_timeout_seconds: float,
-    on_attempt: Callable[[int, str | None], None] = ignore_attempt,
-    clock: Clock,
-    emit: EventSink = discard_event,
+    options: RoundOptions,
+    on_attempt: OnAttempt = ignore_attempt,
 ) -> T:
-    """Await ``attempt(number)``, which raises AttemptError, until it returns; number 1 is the first.
+    """Await ``attempt()`` until it returns, and return its result. It raises AttemptError if it fails.
 
-    ``on_attempt`` hears each attempt's number and its failure's sentence, or None for success. Other
-    exceptions and cancellation pass through at once.
+    Cancellation and other exceptions end the round at once.
 
     Raises:
-        TransferFailed: of the type ``transfer.failure``; its ``__cause__`` is the last AttemptError.
+        TransferFailed: an instance of ``transfer.failure``; its ``__cause__`` is the last AttemptError.
     """
+    policy = options.policy
     for number in range(1, policy.attempts + 1):
         try:
-            result = await _within(total_timeout_seconds, attempt(number))
+            result = await _with_deadline(attempt(), seconds=options.total_timeout_seconds)
         except AttemptError as exc:
-            failed = exc
+            error = exc
         else:
-            emit(AttemptEnded(transfer.name, AttemptOutcome.SUCCESS))
+            options.emit(AttemptEnded(transfer.name, AttemptOutcome.SUCCESS))
             on_attempt(number, None)
             return result
-        emit(
-            AttemptEnded(
-                transfer.name, AttemptOutcome.PASSING_FAILURE if failed.retryable else AttemptOutcome.FINAL_FAILURE
-            )
-        )
-        on_attempt(number, str(failed))
-        log.warning("⚠️ Attempt %d/%d: %s", number, policy.attempts, failed)
-        if not failed.retryable:
+        options.emit(AttemptEnded(transfer.name, _outcome(error)))
+        on_attempt(number, str(error))
+        log.warning("⚠️ Attempt %d/%d: %s", number, policy.attempts, error)
+        if not error.retryable:
             break
-        if number == policy.attempts or _asks_for_more(failed, policy):
+        if number == policy.attempts or _long_retry_after(error, policy) is not None:
             log.error("❌ All %d %s attempts failed", policy.attempts, transfer.name)
             break
-        await _wait_before(number + 1, failed, policy=policy, clock=clock)
+        await _wait_before(number + 1, error, policy=policy, clock=options.clock)
     raise transfer.failure(
-        f"{failed} (attempt {number}/{policy.attempts}) {transfer.preposition} {redacted(transfer.url)}",
+        f"{error} (attempt {number}/{policy.attempts}) {transfer.preposition} {redacted(transfer.url)}",
         attempts=number,
-        retryable=failed.retryable,
-        retry_after_seconds=failed.retry_after_seconds if _asks_for_more(failed, policy) else None,
-    ) from failed
+        retryable=error.retryable,
+        retry_after_seconds=_long_retry_after(error, policy),
+    ) from error
 
 
-async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
-    with anyio.move_on_after(seconds + _PRECEDENCE_SECONDS):
+async def _with_deadline(awaitable: Awaitable[T], *, seconds: float) -> T:
+    with anyio.move_on_after(seconds + _DEADLINE_MARGIN_SECONDS):
         return await awaitable
     raise AttemptError(f"Total timeout after {seconds_text(seconds)}s", retryable=True)
 
 
-def _asks_for_more(failed: AttemptError, policy: RetryPolicy) -> bool:
-    return (failed.retry_after_seconds or 0.0) > policy.longest_retry_after
+def _outcome(error: AttemptError) -> AttemptOutcome:
+    return AttemptOutcome.PASSING_FAILURE if error.retryable else AttemptOutcome.FINAL_FAILURE
 
 
-async def _wait_before(number: int, failed: AttemptError, *, policy: RetryPolicy, clock: Clock) -> None:
-    asked_for = failed.retry_after_seconds or 0.0
-    # The log names the wait without its jitter: people know these lines by their text.
-    named = max(policy.backoff_before(number), asked_for)
-    log.info("🔄 Retry attempt %d/%d after %.0fs delay...", number, policy.attempts, named)
-    await clock.sleep(max(policy.wait_before(number, random=clock.random), asked_for))
+def _long_retry_after(error: AttemptError, policy: RetryPolicy) -> float | None:
+    """Return the Retry-After of ``error`` in seconds if it is too long to wait within a round."""
+    seconds = error.retry_after_seconds
+    return seconds if seconds is not None and seconds > policy.longest_retry_after else None
+
+
+async def _wait_before(number: int, error: AttemptError, *, policy: RetryPolicy, clock: Clock) -> None:
+    retry_after = error.retry_after_seconds or 0.0
+    # The log line, which people search for, states the delay without its jitter.
+    log.info(
+        "🔄 Retry attempt %d/%d after %.0fs delay...",
+        number,
+        policy.attempts,
+        max(policy.backoff_before(number), retry_after),
+    )
+    await clock.sleep(max(policy.wait_before(number, random=clock.random), retry_after))

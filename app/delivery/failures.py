@@ -39,27 +39,25 @@ class AttemptError(Exception):
 
 
 @contextmanager
-def renamed_failures(
-    timeout: httpx.Timeout, *, while_reading: str = _CLOSED, refused: str = "refused"
-) -> Iterator[None]:
+def translated_failures(timeout: httpx.Timeout, *, on_close: str = _CLOSED, refusal: str = "refused") -> Iterator[None]:
     """Turn what httpx raises inside into AttemptError.
 
-    ``while_reading`` names a connection that breaks off, ``refused`` stands before why a target is refused. The
+    ``on_close`` names a connection that breaks off, ``refused`` stands before why a target is refused. The
     cause is dropped, for it may print the URL.
     """
     try:
         yield
     except RefusedUrl as exc:
-        raise AttemptError(f"{refused}: {exc}", retryable=False) from None
+        raise AttemptError(f"{refusal}: {exc}", retryable=False) from None
     except httpx.TimeoutException as exc:
         raise AttemptError(_timeout_sentence(exc, timeout), retryable=True) from None
     except httpx.ConnectError as exc:
         raise _connect_failure(exc) from None
     except httpx.RemoteProtocolError as exc:
         broken_off = "closed" in str(exc) or "disconnected" in str(exc)
-        raise AttemptError(while_reading if broken_off else "Not an HTTP answer", retryable=True) from None
+        raise AttemptError(on_close if broken_off else "Not an HTTP answer", retryable=True) from None
     except httpx.NetworkError:
-        raise AttemptError(while_reading, retryable=True) from None
+        raise AttemptError(on_close, retryable=True) from None
     except ssl.SSLError as exc:
         raise AttemptError(_tls_sentence(exc), retryable=True) from None
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: a host that is no name

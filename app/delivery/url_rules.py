@@ -23,7 +23,7 @@ LONGEST_URL: Final = 8192
 
 _JSON_ESCAPE: Final = re.compile(r"\\u00([2-7][0-9a-fA-F])")
 #: Space and control characters, of ASCII and beyond, and the backslash, which others read as a slash.
-_UNFIT: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
+_FORBIDDEN: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 #: RFC 3986, appendix B, as far as httpx reads it too.
 _AUTHORITY: Final = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)")
 _HOST_AND_PORT: Final = re.compile(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?")
@@ -81,7 +81,7 @@ def form_problem(url: str) -> str | None:
     """What is wrong with a URL whatever its host, as :meth:`UrlRules.problem` says it."""
     if not url:
         return "is empty: give a URL that begins with https://."
-    if has_unfit_character(url):
+    if has_forbidden_character(url):
         return (
             "has a space, a control character or a backslash in it, as no URL has: percent-encode it, or leave it out."
         )
@@ -99,9 +99,9 @@ def form_problem(url: str) -> str | None:
     return _authority_problem(url)
 
 
-def has_unfit_character(text: str) -> bool:
+def has_forbidden_character(text: str) -> bool:
     """Whether space, a control character or a backslash is in it, which no URL has (RFC 3986, section 2)."""
-    return _UNFIT.search(text) is not None
+    return _FORBIDDEN.search(text) is not None
 
 
 def cleaned_url(url: str) -> str:

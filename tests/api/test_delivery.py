@@ -279,7 +279,7 @@ async def test_url_that_expires_in_the_queue_is_not_tried_and_the_result_is_kept
     job = await against_store.finished(job_id)
     assert (job["status"], job["error_type"], job["result_available"]) == ("failed", "DeliveryFailed", True)
     assert job["error"].startswith("upload_presigned_url expired at ")
-    assert job["error"].endswith(": sign a new one that holds long enough.")
+    assert job["error"].endswith(": sign a new URL that is valid for longer.")
     assert job["delivery"] == {
         "status": "failed",
         "attempts": 0,

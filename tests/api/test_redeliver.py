@@ -44,7 +44,7 @@ REFUSED_URLS: Final = {
     "b.example/k?token=secret": "is not a URL",
     "https://b.example/\ud800": "is not a URL",
     f"https://b.example/k?{SIGNED}&x-amz-checksum-crc32=AAAAAA==": "WHEN_REQUIRED",
-    f"https://b.example/k?{SIGNED};x-amz-meta-a": "was signed together with the headers x-amz-meta-a",
+    f"https://b.example/k?{SIGNED};x-amz-meta-a": "was signed with the headers x-amz-meta-a",
 }
 
 
@@ -147,7 +147,7 @@ async def test_body_that_can_not_be_honoured_is_refused_and_changes_nothing(runn
         ({url: ""}, "upload_presigned_url is empty: give a URL that begins with https://.", url),
         (
             {url: EXPIRED},
-            "upload_presigned_url expired at 2001-09-09 01:46:40 UTC: sign a new one that holds long enough.",
+            "upload_presigned_url expired at 2001-09-09 01:46:40 UTC: sign a new URL that is valid for longer.",
             url,
         ),
     ]

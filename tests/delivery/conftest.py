@@ -1,4 +1,4 @@
-"""What the delivery tests share: clients and uploaders for this machine."""
+"""Fixtures of the delivery tests: clients and uploaders for servers on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.delivery.attempts import RoundOptions
 from app.delivery.client import open_client
 from app.delivery.retry import RetryPolicy
 from app.delivery.upload import PresignedUploader
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client_for_loopback() -> OpenClient:
-    """Opens clients that may speak to this machine."""
+    """Return a function that opens a client for servers on this machine."""
 
     @asynccontextmanager
     async def opened(
@@ -49,7 +50,7 @@ def client_for_loopback() -> OpenClient:
 
 @pytest.fixture
 def uploader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> OpenUploader:
-    """Opens uploaders that don't wait between their attempts."""
+    """Return a function that opens an uploader which doesn't wait between its attempts."""
 
     @asynccontextmanager
     async def opened(
@@ -63,8 +64,7 @@ def uploader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> Open
         async with client_for_loopback(
             connect=connect, max_connections=max_connections, ssl_context=ssl_context
         ) as client:
-            yield PresignedUploader(
-                client, policy=RetryPolicy(attempts=attempts), total_timeout_seconds=total, clock=clock
-            )
+            options = RoundOptions(total_timeout_seconds=total, policy=RetryPolicy(attempts=attempts), clock=clock)
+            yield PresignedUploader(client, options)
 
     return opened

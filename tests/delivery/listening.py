@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpcore
 
-from app.delivery.attempts import Clock
+from app.delivery.attempts import Clock, RoundOptions
 from app.delivery.download import AudioDownloader
 from app.delivery.retry import RetryPolicy
 from app.delivery.upload import PresignedUploader
@@ -114,7 +114,7 @@ class Answers:
         return answer
 
 
-class Kept:
+class MemoryFile:
     """A file in memory."""
 
     def __init__(self) -> None:
@@ -127,22 +127,22 @@ class Kept:
         pass
 
 
-async def move(way: str, client: httpx.AsyncClient, url: str, *, attempts: int = 3, total: float = 5.0) -> Kept:
-    """One round of a download, an upload or a webhook, without waits; what a download brought."""
-    policy, clock, kept = RetryPolicy(attempts=attempts), Clock(sleep=_at_once), Kept()
-    if way == "download":
-        downloader = AudioDownloader(client, policy=policy, clock=clock, total_timeout_seconds=total, max_bytes=1000)
-        await downloader.fetch(url, lambda: kept)
-    elif way == "upload":
-        uploader = PresignedUploader(client, policy=policy, clock=clock, total_timeout_seconds=total)
-        await uploader.put(url, b"transcript", headers={}, media_type="text/plain")
+async def move(
+    transfer: str, client: httpx.AsyncClient, url: str, *, attempts: int = 3, total: float = 5.0
+) -> MemoryFile:
+    """Run one round of a download, upload or webhook without waits, and return the file of the download."""
+    options = RoundOptions(
+        total_timeout_seconds=total, policy=RetryPolicy(attempts=attempts), clock=Clock(sleep=_sleep_not)
+    )
+    file = MemoryFile()
+    if transfer == "download":
+        await AudioDownloader(client, options, max_bytes=1000).fetch(url, lambda: file)
+    elif transfer == "upload":
+        await PresignedUploader(client, options).put(url, b"transcript", headers={}, media_type="text/plain")
     else:
-        sender = WebhookSender(
-            client, WebhookSecret(b"k" * 24), policy=policy, clock=clock, total_timeout_seconds=total
-        )
-        await sender.post(url, b"{}", event_id="msg_1")
-    return kept
+        await WebhookSender(client, WebhookSecret(b"k" * 24), options).post(url, b"{}", event_id="msg_1")
+    return file
 
 
-async def _at_once(_seconds: float) -> None:
+async def _sleep_not(_seconds: float) -> None:
     return

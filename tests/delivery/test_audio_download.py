@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 
+from app.delivery.attempts import RoundOptions
 from app.delivery.download import AudioDownloader
 from app.domain.errors import BodyTooLarge, DiskFull, DownloadFailed
 from app.jobs.spool import AudioFile, Space, Spool
@@ -48,9 +49,8 @@ def downloader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> Op
         *, read: float = 5.0, total: float = 5.0, max_bytes: int = 1 << 30
     ) -> AsyncIterator[AudioDownloader]:
         async with client_for_loopback() as client:
-            yield AudioDownloader(
-                client, read_timeout_seconds=read, total_timeout_seconds=total, max_bytes=max_bytes, clock=clock
-            )
+            options = RoundOptions(total_timeout_seconds=total, clock=clock)
+            yield AudioDownloader(client, options, max_bytes=max_bytes, read_timeout_seconds=read)
 
     return opened
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import trustme
 
-from app.delivery.attempts import Clock
+from app.delivery.attempts import Clock, RoundOptions
 from app.delivery.client import GuardedBackend, open_client
 from app.delivery.failures import AttemptError
 from app.delivery.upload import PresignedUploader
@@ -75,7 +75,7 @@ async def failure_of(client: httpx.AsyncClient, url: str) -> DeliveryFailed:
     async def sleep(_seconds: float) -> None:
         return
 
-    uploader = PresignedUploader(client, total_timeout_seconds=1, clock=Clock(sleep=sleep))
+    uploader = PresignedUploader(client, RoundOptions(total_timeout_seconds=1, clock=Clock(sleep=sleep)))
     async with client:
         with pytest.raises(DeliveryFailed) as caught:
             await uploader.put(url, b"x", headers={}, media_type="text/plain")

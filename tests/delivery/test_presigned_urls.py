@@ -12,7 +12,7 @@ from botocore.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.presigned_urls import check_download_url, check_upload_url, expires_at, put_headers
+from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import RefusedUrl
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ def v4(*signed: str, more: str = "") -> str:
 
 
 def check(url: str, headers: Mapping[str, str] | None = None, now: float = NOW) -> None:
-    check_upload_url(url, headers=headers or {}, now=now)
+    PresignedUrl.parse(url).check_upload(headers or {}, now=now)
+
+
+def expires_at(url: str) -> float | None:
+    return PresignedUrl.parse(url).expires_at
 
 
 def refusal(url: str, headers: Mapping[str, str] | None = None, now: float = NOW) -> RefusedUrl:
@@ -43,7 +47,7 @@ def refusal(url: str, headers: Mapping[str, str] | None = None, now: float = NOW
 
 def sent(url: str, headers: Mapping[str, str] | None = None, media_type: str = JSON) -> dict[str, str]:
     check(url, headers)
-    return put_headers(url, headers=headers or {}, media_type=media_type)
+    return PresignedUrl.parse(url).put_headers(headers or {}, media_type=media_type)
 
 
 def boto_url(*, version: str | None, **params: str) -> str:
@@ -157,12 +161,13 @@ def test_google_version_4_needs_its_signed_headers() -> None:
 def test_url_holds_until_its_last_second_and_not_longer(url: str) -> None:
     assert expires_at(url) == NOW + 60
     check(url, now=NOW + 59)
-    check_download_url(url, now=NOW + 59)
+    download = PresignedUrl.parse(url, param="s3_presigned_url")
+    download.check_not_expired(now=NOW + 59)
     error = refusal(url, now=NOW + 60)
     assert "expired at 2026-01-01 00:01:00 UTC" in str(error)
     assert error.param == "upload_presigned_url"
     with pytest.raises(RefusedUrl) as caught:
-        check_download_url(url, now=NOW + 60)
+        download.check_not_expired(now=NOW + 60)
     assert caught.value.param == "s3_presigned_url"
 
 
@@ -200,9 +205,9 @@ def test_azure_writes_its_end_in_several_forms(form: str, seconds: int) -> None:
 )
 def test_end_that_cannot_be_read_is_refused_by_name(url: str, name: str) -> None:
     error = refusal(url)
-    assert f"no readable {name}:" in str(error) or "expired" in str(error)
+    assert f"no readable {name}, which" in str(error) or "expired" in str(error)
     with pytest.raises(RefusedUrl):
-        check_download_url(url, now=NOW)
+        PresignedUrl.parse(url, param="s3_presigned_url").check_not_expired(now=NOW)
 
 
 @pytest.mark.parametrize("query", ["", "?a=b", "?expires=3600", "?Expires=never", "?se=1", "?token=1;Expires=1"])
@@ -246,6 +251,12 @@ def test_header_given_twice_is_refused() -> None:
     assert "twice" in str(refusal("https://example.com/k", {"X-A": "1", "x-a": "2"}))
 
 
+def test_repr_hides_the_url_and_its_query() -> None:
+    shown = repr(PresignedUrl.parse(v4(more="&X-Amz-Security-Token=verysecret")))
+    assert "verysecret" not in shown
+    assert "X-Amz-Signature" not in shown
+
+
 PARAMETERS = (
     *("X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature", "x-amz-checksum-crc32"),
     *("X-Goog-Date", "X-Goog-Expires", "GoogleAccessId", "AWSAccessKeyId", "Expires", "Signature"),
@@ -272,7 +283,7 @@ def test_any_query_is_accepted_or_refused_without_quoting_its_values(
     except RefusedUrl as exc:
         refused = exc
     else:
-        names = [name.lower() for name in put_headers(url, headers=headers, media_type=JSON)]
+        names = [name.lower() for name in PresignedUrl.parse(url).put_headers(headers, media_type=JSON)]
         assert len(names) == len(set(names))
     if refused is not None:
         assert secret not in str(refused)

@@ -83,7 +83,7 @@ async def test_five_redirects_are_followed_and_a_sixth_is_final() -> None:
         failure = await failure_of("download", client_for(), server.url())
         assert server.connections == 6
     assert str(failure) == (
-        "HTTP 302 after 5 redirects, and no more are followed: give the URL of the audio itself (attempt 1/3)"
+        "HTTP 302 after 5 redirects, which is the limit: use the URL of the audio itself (attempt 1/3)"
         f" from http://127.0.0.1:{server.port}/bucket/key"
     )
     assert not failure.retryable
@@ -93,8 +93,8 @@ async def test_five_redirects_are_followed_and_a_sixth_is_final() -> None:
 @pytest.mark.parametrize(
     ("location", "sentence"),
     [
-        (None, "without a Location to go to"),
-        ("", "without a Location to go to"),
+        (None, "without a Location header"),
+        ("", "without a Location header"),
         ("ftp://example.com/secret", "its Location has the scheme ftp: only https is allowed"),
         ("file:///etc/passwd", "its Location has the scheme file"),
         ("data:audio/wav;base64,AAAA", "its Location has the scheme data"),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from app.delivery.attempts import Clock
+from app.delivery.attempts import Clock, RoundOptions
 from app.delivery.retry import RetryPolicy
 from app.delivery.webhooks import WebhookSender
 from app.domain.access import WebhookSecret
@@ -74,7 +74,7 @@ def test_secret_is_the_bytes_behind_its_prefix(size: int) -> None:
     ],
 )
 def test_what_is_no_secret_is_refused_without_being_quoted(text: str) -> None:
-    with pytest.raises(ValueError, match="must be whsec_ and the base64 of at least 16 random bytes") as caught:
+    with pytest.raises(ValueError, match="must be whsec_ followed by the base64 of at least 16 random bytes") as caught:
         WebhookSecret.parse(text)
     given = text.removeprefix("whsec_")
     assert not given or given not in str(caught.value)
@@ -135,9 +135,8 @@ async def sender_for_loopback(
     client_for_loopback: OpenClient, clock: Clock, *, total: float = 5.0, attempts: int = 3
 ) -> AsyncIterator[WebhookSender]:
     async with client_for_loopback() as client:
-        yield WebhookSender(
-            client, SECRET, policy=RetryPolicy(attempts=attempts), total_timeout_seconds=total, clock=clock
-        )
+        options = RoundOptions(total_timeout_seconds=total, policy=RetryPolicy(attempts=attempts), clock=clock)
+        yield WebhookSender(client, SECRET, options)
 
 
 def check_signed(request: SeenRequest) -> None:

@@ -254,7 +254,7 @@ async def test_url_that_expires_between_two_rounds_fails_the_job_at_that_moment_
         now = await rig.ended(job)
     assert (now.status, now.error_type, now.has_result) == (FAILED, "DeliveryFailed", True)
     assert now.error == (
-        "upload_presigned_url expired at 2026-09-21 14:15:00 UTC: sign a new one that holds long enough. "
+        "upload_presigned_url expired at 2026-09-21 14:15:00 UTC: sign a new URL that is valid for longer. "
         f"The last attempt before: HTTP 503 (attempt 1/1) to {target.url('/key')}"
     )
     assert (delivery_of(now).status, delivery_of(now).attempts) == (GIVEN_UP, 2)
