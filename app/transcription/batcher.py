@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.events import BatchDecoded, ModelFailed, ModelFailure, discard_event
 from app.transcription.scheduler import Scheduler, Step, Work
-from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
+from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class Replica(Protocol):
     def encode(self, windows: Sequence[Window]) -> None:
         """Fills in what the encoder makes of them."""
 
-    def decode(self, windows: Sequence[Window]) -> list[Accepted | Doubtful]:
+    def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
         """What is said in windows of one key."""
 
 
@@ -241,17 +241,17 @@ class Batcher:
             self.scheduler.batch_size += 1
             self._fine_batches = 0
 
-    def _settle(self, window: Window, outcome: Accepted | Doubtful | None) -> None:
+    def _settle(self, window: Window, outcome: AcceptedDecoding | FallbackNeeded | None) -> None:
         request = _request(self.scheduler.owner(window))
         match outcome:
             case None:
                 self.scheduler.put_back(window)
-            case Doubtful():
-                window.try_hotter(outcome.attempt, outcome.encoded)
+            case FallbackNeeded():
+                window.fall_back(outcome.decoding, outcome.encoded)
                 self.scheduler.put_back(window)
-            case Accepted():
+            case AcceptedDecoding():
                 window.segments += outcome.segments
-                if window.go_on(outcome.frames_done):
+                if window.advance(outcome.frames_done):
                     self.scheduler.put_back(window)
                     return
                 self.scheduler.finish(window)

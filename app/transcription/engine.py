@@ -177,7 +177,7 @@ class _Run:
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
-            self._assembly = Assembly(channels, marked=self._options.multichannel)
+            self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
             group.create_task(self._search(channels, group))
             await self._request.failure
         finally:
@@ -219,7 +219,7 @@ class _Run:
                 number += 1
             position = end
             self._request.long = self._request.long or position > _LONG_SAMPLES
-            self._assembly.scanned(channel, position if ended else finder.next_start)
+            self._assembly.set_searched(channel, position if ended else finder.next_start)
 
     async def _submit(self, channel: int, number: int, window_span: WindowSpan) -> None:
         """Hands a window to the batcher, once there is room for it."""
@@ -237,7 +237,7 @@ class _Run:
             token_logprobs=self._options.token_logprobs,
             language=self._options.language,
         )
-        self._assembly.expect(window)
+        self._assembly.add_window(window)
         self._batcher.submit(self._request, window)
 
     async def _room(self) -> None:
@@ -263,7 +263,7 @@ class _Run:
         """Takes a finished window; what is in place now is handed on."""
         if self._options.condition_on_previous_text:
             self._remember(window)
-        self._assembly.finish(window)
+        self._assembly.finish_window(window)
         self._hand_on(self._assembly.take(), self._assembly.samples_done, window.language)
 
     def _remember(self, window: Window) -> None:

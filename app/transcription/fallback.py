@@ -1,7 +1,7 @@
-"""Whether what the model wrote for a window can be believed, and what is tried when it can't.
+"""Rules for accepting a decoding of a window, or decoding it again at a higher temperature.
 
-The rules are those of OpenAI's ``whisper/transcribe.py``: text that repeats itself or that the model itself thinks
-improbable is decoded again at a higher temperature; improbable text where no speech is heard is silence.
+They are those of OpenAI's ``whisper/transcribe.py``: a text that repeats itself, or that the model itself finds
+improbable, needs a fallback; an improbable text where the model hears no speech is silence.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Tried in turn.
+#: The first decoding and its fallbacks.
 TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The defaults are those of OpenAI's ``transcribe.py``; a model may bring its own."""
+    """Limits between acceptable and unacceptable decodings, by default those of ``transcribe.py``.
+
+    A model can bring its own (see :mod:`app.transcription.loading`).
+    """
 
     log_prob_threshold: float = -1.0
     compression_ratio_threshold: float = 2.4
@@ -27,8 +30,12 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One decoding of a window. ``tokens`` are text and timestamps, without those of the prompt."""
+class Decoding:
+    """The output of the model for a window at one temperature.
+
+    ``tokens`` are text and timestamps, without the prompt. ``avg_logprob`` is the mean natural logarithm of their
+    probabilities, ``no_speech_prob`` the probability (0 to 1) that nobody speaks.
+    """
 
     tokens: tuple[int, ...]
     text: str
@@ -38,30 +45,39 @@ class Attempt:
 
     @property
     def compression_ratio(self) -> float:
-        """How many times shorter gzip's algorithm makes the text: high when it repeats itself."""
-        written = self.text.encode()
-        return len(written) / len(zlib.compress(written))
+        """Length of the text over its length compressed by zlib, both in bytes; repetitive text has a high one."""
+        content = self.text.encode()
+        return len(content) / len(zlib.compress(content))
 
     def is_silence(self, thresholds: Thresholds) -> bool:
-        """Whether the text was made up where nobody speaks."""
+        """Return True if the text was probably made up where nobody speaks."""
         return (
             self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob <= thresholds.log_prob_threshold
         )
 
     def is_acceptable(self, thresholds: Thresholds) -> bool:
-        """Whether no further decoding is wanted."""
+        """Return True if no fallback is needed."""
         if self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob < thresholds.log_prob_threshold:
-            return True  # silence, whatever was written
+            return True  # silence, whatever the text
         return (
             self.compression_ratio <= thresholds.compression_ratio_threshold
             and self.avg_logprob >= thresholds.log_prob_threshold
         )
 
 
-def best(attempts: Sequence[Attempt], thresholds: Thresholds) -> Attempt:
-    """The attempt to keep, the last one if it is acceptable, else the most probable that does not repeat itself."""
-    last = attempts[-1]
+def best_decoding(decodings: Sequence[Decoding], thresholds: Thresholds) -> Decoding:
+    """Return the last decoding if it is acceptable, else the most probable one that does not repeat itself.
+
+    The choice among unacceptable ones is faster-whisper's; OpenAI's Whisper keeps the last.
+    """
+    last = decodings[-1]
     if last.is_acceptable(thresholds):
         return last
-    coherent = [one for one in attempts if one.compression_ratio <= thresholds.compression_ratio_threshold]
-    return max(coherent or attempts, key=lambda one: one.avg_logprob)
+    coherent = [
+        decoding for decoding in decodings if decoding.compression_ratio <= thresholds.compression_ratio_threshold
+    ]
+    return max(coherent or decodings, key=_avg_logprob)
+
+
+def _avg_logprob(decoding: Decoding) -> float:
+    return decoding.avg_logprob

@@ -1,13 +1,19 @@
-"""Windows as they finish, in any order and from several channels → segments in the order of time."""
+"""From the tokens of decoded windows to the segments of a transcript, in order of time.
+
+Timestamps divide the tokens of a window into phrases, each of which becomes a segment. An Assembly collects the
+segments of windows that finish in any order, from one channel or several, and hands them out in order.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from app.transcription.decoding import SAMPLE_RATE
+from app.domain.transcript import TokenLogprob
+from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,144 +21,167 @@ if TYPE_CHECKING:
     from app.domain.transcript import Segment
     from app.transcription.window import Window
 
-
-@dataclass(slots=True)
-class _Channel:
-    """``scanned`` counts the samples that have been searched for windows; ``open`` are where unfinished ones begin."""
-
-    scanned: int = 0
-    open: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        """Up to which sample nothing more will come."""
-        return min(self.open.values(), default=self.scanned)
-
-
-class Assembly:
-    """Collects the segments of one request; those that nothing can precede any more are handed out in order.
-
-    ``marked`` has each say which channel it is of.
-    """
-
-    def __init__(self, channels: int, *, marked: bool = False) -> None:
-        self._channels = [_Channel() for _ in range(channels)]
-        self._marked = marked
-        self._waiting: list[Segment] = []
-        self.segments: list[Segment] = []
-
-    @property
-    def samples_done(self) -> int:
-        """Up to which sample all channels are finished."""
-        return min(channel.done for channel in self._channels)
-
-    def expect(self, window: Window) -> None:
-        """A window has been found and goes to the model."""
-        self._channels[window.channel].open[window.number] = window.start
-
-    def scanned(self, channel: int, samples: int) -> None:
-        """Everything before that many samples of the channel has been searched."""
-        self._channels[channel].scanned = samples
-
-    def finish(self, window: Window) -> None:
-        del self._channels[window.channel].open[window.number]
-        self._waiting += [_marked(one, window.channel) if self._marked else one for one in window.segments]
-
-    def take(self) -> tuple[Segment, ...]:
-        """The further segments that are in place now, numbered on."""
-        done = self.samples_done / SAMPLE_RATE
-        self._waiting.sort(key=lambda segment: segment.start)
-        count = sum(segment.start < done for segment in self._waiting)
-        found, self._waiting = self._waiting[:count], self._waiting[count:]
-        return self._numbered(found)
-
-    def take_all(self) -> tuple[Segment, ...]:
-        """What is left at the end."""
-        found, self._waiting = sorted(self._waiting, key=lambda segment: segment.start), []
-        return self._numbered(found)
-
-    def _numbered(self, found: list[Segment]) -> tuple[Segment, ...]:
-        first = len(self.segments)
-        numbered = [replace(segment, id=first + index) for index, segment in enumerate(found)]
-        self.segments += numbered
-        return tuple(numbered)
-
-
-def _marked(segment: Segment, channel: int) -> Segment:
-    words = tuple(replace(word, channel=channel) for word in segment.words)
-    return replace(segment, channel=channel, words=words)
-
-
 #: Frames of the spectrogram are 10 ms apart, timestamps 20 ms.
 SECONDS_PER_FRAME: Final = 0.01
 SECONDS_PER_TIMESTAMP: Final = 0.02
 _FRAMES_PER_TIMESTAMP: Final = 2
-#: What the model left untranscribed at the end of a window is worth another pass if it is longer than this. The
-#: padding after the last speech is shorter.
+#: A rest that the model left untranscribed is decoded again if it is at least this long. The padding after the last
+#: speech of a window is shorter.
 _MIN_REST_FRAMES: Final = 50
+#: What OpenAI's API reports for a token of probability 0.
+_LOGPROB_OF_ZERO: Final = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """``start`` and ``end`` are seconds from where decoding began; ``tokens`` include the timestamps."""
+    """Tokens between two timestamps, timestamps included.
+
+    ``start`` and ``end`` are seconds from the first frame that was decoded.
+    """
 
     start: float
     end: float
     tokens: tuple[int, ...]
 
 
-def phrases(tokens: Sequence[int], *, first_timestamp: int, frames: int) -> tuple[list[Phrase], int]:
-    """The phrases in ``tokens``, and up to which of the ``frames`` the audio has been transcribed with them.
+def split_phrases(tokens: Sequence[int], *, first_timestamp: int, frames: int) -> tuple[list[Phrase], int]:
+    """Divide ``tokens`` at pairs of timestamps, as OpenAI's ``transcribe.py`` does.
 
-    A phrase without an end is cut off: it is transcribed anew from its beginning, unless nothing worth it is left.
+    Return the phrases, and how many of the ``frames`` (10 ms each) are transcribed with them. A last phrase without
+    an end timestamp is cut off and left out, to be decoded again from its beginning; unlike in Whisper it is kept if
+    less than 0.5 s of audio is left for that. Token ids from ``first_timestamp`` on are timestamps.
     """
-
-    def is_timestamp(token: int) -> bool:
-        return token >= first_timestamp
-
-    borders = [
-        index + 1 for index, (one, other) in enumerate(pairwise(tokens)) if is_timestamp(one) and is_timestamp(other)
+    is_timestamp = [token >= first_timestamp for token in tokens]
+    borders = [index for index in range(1, len(tokens)) if is_timestamp[index - 1] and is_timestamp[index]]
+    frames_done = frames
+    if borders and is_timestamp[-2:] != [False, True]:
+        last_border = (tokens[borders[-1] - 1] - first_timestamp) * _FRAMES_PER_TIMESTAMP
+        if last_border > 0 and frames - last_border >= _MIN_REST_FRAMES:
+            frames_done = last_border
+    edges = [0, *borders] if frames_done < frames else [0, *borders, len(tokens)]
+    phrases = [
+        _phrase(tuple(tokens[start:end]), first_timestamp=first_timestamp, duration=frames * SECONDS_PER_FRAME)
+        for start, end in pairwise(edges)
+        if not all(is_timestamp[start:end])
     ]
-    ended = len(tokens) > 1 and is_timestamp(tokens[-1]) and not is_timestamp(tokens[-2])
-    done = frames
-    if borders and not ended:
-        done = (tokens[borders[-1] - 1] - first_timestamp) * _FRAMES_PER_TIMESTAMP
-        if done <= 0 or frames - done < _MIN_REST_FRAMES:
-            done = frames
-    whole = done == frames
-    edges = [0, *borders, len(tokens)] if whole else [0, *borders]
-    found = []
-    for start, end in pairwise(edges):
-        part = tuple(tokens[start:end])
-        if any(not is_timestamp(token) for token in part):
-            found.append(_phrase(part, first_timestamp, frames * SECONDS_PER_FRAME))
-    return found, done
+    return phrases, frames_done
 
 
-def _phrase(tokens: tuple[int, ...], first_timestamp: int, duration: float) -> Phrase:
-    """A phrase that does not say when it begins or ends reaches to the edge; none reaches beyond it."""
-
-    def seconds(token: int, otherwise: float) -> float:
-        return (token - first_timestamp) * SECONDS_PER_TIMESTAMP if token >= first_timestamp else otherwise
-
-    start = seconds(tokens[0], 0.0)
-    end = seconds(tokens[-1], duration) if len(tokens) > 1 else duration
-    if start >= duration:  # the model was wrong about the time, not therefore about the text
+def _phrase(tokens: tuple[int, ...], *, first_timestamp: int, duration: float) -> Phrase:
+    """Return a phrase within 0 and ``duration``; without a timestamp it extends to the edge."""
+    start, end = 0.0, duration
+    if tokens[0] >= first_timestamp:
+        start = (tokens[0] - first_timestamp) * SECONDS_PER_TIMESTAMP
+    if len(tokens) > 1 and tokens[-1] >= first_timestamp:
+        end = (tokens[-1] - first_timestamp) * SECONDS_PER_TIMESTAMP
+    if start >= duration:  # the time is impossible, but the text may still be right
         start = 0.0
     return Phrase(start, max(start, min(end, duration)), tokens)
 
 
+def token_logprob(written: str, probability: float) -> TokenLogprob:
+    """Return the natural logarithm of a token's ``probability`` (0 to 1); ``written`` is its vocabulary entry."""
+    content = token_bytes(written)
+    return TokenLogprob(
+        token=content.decode(errors="replace"),
+        logprob=round(math.log(probability), 6) if probability > 0 else _LOGPROB_OF_ZERO,
+        bytes=tuple(content),
+    )
+
+
+def token_bytes(written: str) -> bytes:
+    """Return the bytes of a vocabulary entry, which may end in the middle of a UTF-8 character.
+
+    Entries are in the alphabet of GPT-2's ``encoder.py``. Special tokens, which are not, are encoded as they are.
+    """
+    alphabet = _byte_alphabet()
+    if all(character in alphabet for character in written):
+        return bytes(alphabet[character] for character in written)
+    return written.encode()
+
+
 @cache
-def _bytes_by_character() -> dict[str, int]:
-    """Printable characters stand for themselves, the other bytes for those from U+0100 on."""
+def _byte_alphabet() -> dict[str, int]:
+    """Return the byte for each character: printable ones stand for themselves, the others are shifted to U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
-def token_bytes(written: str) -> bytes:
-    """The bytes that a token of the vocabulary stands for; it may end in the middle of a character."""
-    by_character = _bytes_by_character()
-    if all(character in by_character for character in written):
-        return bytes(by_character[character] for character in written)
-    return written.encode()  # a special token, which stands for itself
+@dataclass(slots=True)
+class _Channel:
+    """The state of one channel, in samples at 16 kHz.
+
+    Everything before ``searched`` has been cut into windows; ``unfinished`` maps the numbers of windows that are not
+    transcribed yet to where they start.
+    """
+
+    searched: int = 0
+    unfinished: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """The sample before which no further segment can start."""
+        return min(self.unfinished.values(), default=self.searched)
+
+
+class Assembly:
+    """The segments of one transcription, put in order as its windows finish.
+
+    With ``mark_channels`` each segment and word states its channel.
+    """
+
+    def __init__(self, channels: int, *, mark_channels: bool = False) -> None:
+        self._channels = [_Channel() for _ in range(channels)]
+        self._mark_channels = mark_channels
+        self._pending: list[Segment] = []
+        self.segments: list[Segment] = []
+
+    @property
+    def samples_done(self) -> int:
+        """The sample before which no further segment of any channel can start."""
+        return min(channel.done for channel in self._channels)
+
+    def add_window(self, window: Window) -> None:
+        """Register a window whose segments will follow."""
+        self._channels[window.channel].unfinished[window.number] = window.start
+
+    def set_searched(self, channel: int, samples: int) -> None:
+        """Record that all windows that start before this many samples of the channel have been added."""
+        self._channels[channel].searched = samples
+
+    def finish_window(self, window: Window) -> None:
+        """Take the segments of a window that is completely transcribed."""
+        del self._channels[window.channel].unfinished[window.number]
+        if self._mark_channels:
+            self._pending += [_with_channel(segment, window.channel) for segment in window.segments]
+        else:
+            self._pending += window.segments
+
+    def take(self) -> tuple[Segment, ...]:
+        """Return the segments that have become final since the last call, numbered on."""
+        done = self.samples_done / SAMPLE_RATE
+        self._pending.sort(key=_start)
+        count = sum(segment.start < done for segment in self._pending)
+        final, self._pending = self._pending[:count], self._pending[count:]
+        return self._number(final)
+
+    def take_all(self) -> tuple[Segment, ...]:
+        """Return all segments that are left, once every window is finished."""
+        final, self._pending = sorted(self._pending, key=_start), []
+        return self._number(final)
+
+    def _number(self, final: list[Segment]) -> tuple[Segment, ...]:
+        first = len(self.segments)
+        numbered = [replace(segment, id=first + index) for index, segment in enumerate(final)]
+        self.segments += numbered
+        return tuple(numbered)
+
+
+def _start(segment: Segment) -> float:
+    return segment.start
+
+
+def _with_channel(segment: Segment, channel: int) -> Segment:
+    words = tuple(replace(word, channel=channel) for word in segment.words)
+    return replace(segment, channel=channel, words=words)

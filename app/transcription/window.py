@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from app.transcription.segments import SECONDS_PER_FRAME
 from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.domain.transcript import Segment, Task
-    from app.transcription.fallback import Attempt
+    from app.transcription.fallback import Decoding
     from app.transcription.vad import Span
 
     Array = npt.NDArray[np.float32]
@@ -103,7 +102,7 @@ class Window:
     language: str | None = None
     seek: int = 0
     encoded: Array | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    decodings: list[Decoding] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
 
     @property
@@ -125,33 +124,29 @@ class Window:
         return int(self.features.shape[1])
 
     @property
-    def seconds(self) -> float:
-        """How much audio this decoding covers."""
-        return self.frames * SECONDS_PER_FRAME
-
-    @property
     def temperature(self) -> float:
-        """That of the next attempt."""
-        return self.temperatures[len(self.attempts)]
+        """The temperature of the next decoding."""
+        return self.temperatures[len(self.decodings)]
 
     @property
-    def is_last_attempt(self) -> bool:
-        return len(self.attempts) + 1 == len(self.temperatures)
+    def is_last_temperature(self) -> bool:
+        """True if no fallback is left after the next decoding."""
+        return len(self.decodings) + 1 == len(self.temperatures)
 
     @property
     def key(self) -> DecodeKey:
         beam_size = self.beam_size if self.temperature == 0 else 1
         return DecodeKey(beam_size=beam_size, temperature=self.temperature, prompt_length=len(self.prompt))
 
-    def try_hotter(self, attempt: Attempt, encoded: Array) -> None:
-        """Has the same audio decoded again."""
-        self.attempts.append(attempt)
+    def fall_back(self, decoding: Decoding, encoded: Array) -> None:
+        """Make the next decoding use the next temperature and the encoder's output, shape ``(positions, width)``."""
+        self.decodings.append(decoding)
         self.encoded = encoded
 
-    def go_on(self, frames: int) -> bool:
-        """Leaves ``frames`` behind as transcribed; whether there are any after them."""
+    def advance(self, frames: int) -> bool:
+        """Skip the first ``frames``, which are transcribed. Return True if any are left."""
         self.seek += frames
         self.features = self.features[:, frames:]
-        self.attempts.clear()
+        self.decodings.clear()
         self.encoded = None
         return self.frames > 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from tests.support.recording_model import Written, recording
+from tests.support.recording_model import ScriptedResult, recording
 from tests.support.service import serving
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ async def test_character_that_is_cut_between_tokens_is_whole_in_their_bytes(
     tokenizer = model._hf_tokenizer
     tokens = tokenizer.encode(" hello ü你", add_special_tokens=False).ids
     written = [tokenizer.token_to_id("<|0.40|>"), *tokens, tokenizer.token_to_id("<|4.00|>")]
-    result = Written(sequences_ids=[written], scores=[-0.1], no_speech_prob=0.0)
+    result = ScriptedResult(sequences_ids=[written], scores=[-0.1], no_speech_prob=0.0)
     wrapped, _ = recording(model, results=[result])
     async with serving(tmp_path, lambda: wrapped) as running:
         body = (await running.transcribe(samples / "hello.wav", **INCLUDED)).json()

@@ -1,4 +1,4 @@
-"""CTranslate2's Whisper with a notebook beside it: real prompts are made, and all that reaches it is kept."""
+"""A wrapper around CTranslate2's Whisper that records every call and can script languages and results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from app.transcription.device import Device
 
-#: How sure a scripted language is.
+#: The probability of a scripted language.
 _CERTAIN: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A scripted result, with what is read of CTranslate2's ``WhisperGenerationResult``."""
+class ScriptedResult:
+    """A result in place of the model's, with the fields of ``WhisperGenerationResult`` that are read."""
 
     sequences_ids: list[list[int]]
     scores: list[float]
@@ -42,7 +42,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Alignment:
     """One call of ``align``."""
 
     start: list[int]
@@ -51,23 +51,23 @@ class Reading:
 
 
 class RecordingModel:
-    """Hands everything on to ``real`` and writes it down.
+    """Passes everything on to the ``real`` model and records it.
 
-    ``languages`` (codes) are what it hears in one window after another, ``results`` what it writes; where either has
-    come to its end, the real model answers.
+    ``languages`` (codes) are detected in one window after another, ``results`` are generated; after the last of
+    either, the real model's are returned.
     """
 
-    def __init__(self, real: Any, *, languages: Iterable[str] = (), results: Iterable[Written] = ()) -> None:
+    def __init__(self, real: Any, *, languages: Iterable[str] = (), results: Iterable[ScriptedResult] = ()) -> None:
         self.spectrograms: list[npt.NDArray[np.float32]] = []
         self.detections: list[list[str]] = []
         self.generations: list[Generation] = []
-        self.readings: list[Reading] = []
+        self.alignments: list[Alignment] = []
         self._real = real
         self._languages = iter(languages)
         self._results = iter(results)
-        self._arrived = threading.Event()
-        self._door = threading.Event()
-        self._door.set()
+        self._called = threading.Event()
+        self._may_generate = threading.Event()
+        self._may_generate.set()
 
     @property
     def is_multilingual(self) -> bool:
@@ -79,42 +79,42 @@ class RecordingModel:
 
     @property
     def prompts(self) -> list[list[int]]:
-        """Those of all calls of ``generate``, one after another."""
+        """The prompts of all calls of ``generate``, in order."""
         return [prompt for call in self.generations for prompt in call.prompts]
 
     @contextmanager
     def held(self) -> Iterator[threading.Event]:
-        """Until the block ends, ``generate`` waits; the event is set when a call has come."""
-        self._arrived.clear()
-        self._door.clear()
+        """Block ``generate`` until the end of the block. The event is set when it is called."""
+        self._called.clear()
+        self._may_generate.clear()
         try:
-            yield self._arrived
+            yield self._called
         finally:
-            self._door.set()
+            self._may_generate.set()
 
     def encode(self, features: Any) -> Any:
         self.spectrograms += list(np.array(features))
         return self._real.encode(features)
 
     def detect_language(self, encoded: Any) -> list[list[tuple[str, float]]]:
-        heard: list[list[tuple[str, float]]] = self._real.detect_language(encoded)
-        for row in range(len(heard)):
+        rankings: list[list[tuple[str, float]]] = self._real.detect_language(encoded)
+        for row in range(len(rankings)):
             code = next(self._languages, None)
             if code is not None:
-                heard[row] = [(f"<|{code}|>", _CERTAIN)]
-        self.detections.append([row[0][0] for row in heard])
-        return heard
+                rankings[row] = [(f"<|{code}|>", _CERTAIN)]
+        self.detections.append([ranking[0][0] for ranking in rankings])
+        return rankings
 
     def generate(self, encoded: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
-        self._arrived.set()
-        self._door.wait()
+        self._called.set()
+        self._may_generate.wait()
         results: list[Any] = self._real.generate(encoded, prompts, **options)
-        results = [next(self._results, real) for real in results]
+        results = [next(self._results, result) for result in results]
         self.generations.append(
             Generation(
                 prompts=[list(prompt) for prompt in prompts],
                 options=options,
-                texts=[list(one.sequences_ids[0]) for one in results],
+                texts=[list(result.sequences_ids[0]) for result in results],
             )
         )
         return results
@@ -122,22 +122,22 @@ class RecordingModel:
     def align(
         self, encoded: Any, start: Sequence[int], texts: Sequence[Sequence[int]], frames: Sequence[int]
     ) -> list[Any]:
-        self.readings.append(Reading(start=list(start), texts=[list(text) for text in texts], frames=list(frames)))
-        found: list[Any] = self._real.align(encoded, start, texts, frames)
-        return found
+        self.alignments.append(Alignment(start=list(start), texts=[list(text) for text in texts], frames=list(frames)))
+        results: list[Any] = self._real.align(encoded, start, texts, frames)
+        return results
 
 
 def recording(
     model: WhisperModel,
     *,
     languages: Iterable[str] = (),
-    results: Iterable[Written] = (),
+    results: Iterable[ScriptedResult] = (),
     device: Device | None = None,
 ) -> tuple[WhisperModel, RecordingModel]:
-    """The same model with a notebook, and the notebook. ``device`` is what the engine is told to be on."""
-    notebook = RecordingModel(model._model, languages=languages, results=results)
+    """Return the same model with a recorder inside, and the recorder. ``device`` replaces the reported device."""
+    recorder = RecordingModel(model._model, languages=languages, results=results)
     loaded = SimpleNamespace(
-        model=notebook,
+        model=recorder,
         hf_tokenizer=model._hf_tokenizer,
         feature_extractor=SimpleNamespace(mel_filters=model._log_mel._filters),
     )
@@ -148,4 +148,4 @@ def recording(
         beam_size=model.beam_size,
         thresholds=model._thresholds,
     )
-    return wrapped, notebook
+    return wrapped, recorder

@@ -13,10 +13,10 @@ import pytest
 from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher, Request
-from app.transcription.fallback import Attempt
+from app.transcription.fallback import Decoding
 from app.transcription.slots import Slots
 from app.transcription.vad import Span
-from app.transcription.whisper import Accepted, Doubtful, OutOfMemory
+from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
 from app.transcription.window import Window
 from tests.support.waiting import eventually
 
@@ -40,11 +40,11 @@ class ScriptedModel:
         for window in windows:
             window.encoded = ENCODED
 
-    def decode(self, windows: Sequence[Window]) -> list[Accepted | Doubtful]:
+    def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
         self.threads.add(threading.current_thread().name)
         self.batches.append([window.number for window in windows])
         self.before(windows)
-        return [Accepted(segments=(), frames_done=window.frames) for window in windows]
+        return [AcceptedDecoding(segments=(), frames_done=window.frames) for window in windows]
 
 
 def window(number: int = 0, *, frames: int = 3000) -> Window:
@@ -174,12 +174,12 @@ async def test_doubtful_windows_are_decoded_hotter_together() -> None:
     temperatures: list[list[float]] = []
 
     class Doubting(ScriptedModel):
-        def decode(self, windows: Sequence[Window]) -> list[Accepted | Doubtful]:
+        def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
             temperatures.append([one.temperature for one in windows])
             accepted = super().decode(windows)
-            attempt = Attempt(tokens=(), text="", temperature=0.0, avg_logprob=-9.0, no_speech_prob=0.0)
+            decoding = Decoding(tokens=(), text="", temperature=0.0, avg_logprob=-9.0, no_speech_prob=0.0)
             return [
-                Doubtful(attempt=attempt, encoded=ENCODED) if one.number % 2 and not one.attempts else done
+                FallbackNeeded(decoding=decoding, encoded=ENCODED) if one.number % 2 and not one.decodings else done
                 for one, done in zip(windows, accepted, strict=True)
             ]
 
@@ -192,10 +192,10 @@ async def test_rest_that_the_model_left_out_is_transcribed_before_the_window_is_
     seeks: list[int] = []
 
     class Halting(ScriptedModel):
-        def decode(self, windows: Sequence[Window]) -> list[Accepted | Doubtful]:
+        def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
             super().decode(windows)
             seeks.extend(one.seek for one in windows)
-            return [Accepted(segments=(), frames_done=min(2000, one.frames)) for one in windows]
+            return [AcceptedDecoding(segments=(), frames_done=min(2000, one.frames)) for one in windows]
 
     async with rig(Halting()) as running:
         await running.request(0).failure

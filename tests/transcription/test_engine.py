@@ -240,7 +240,7 @@ async def test_text_before_is_gone_on_from_where_that_is_asked_for(
     decode = transcriber.model.decode
 
     def spied(windows: Any) -> Any:
-        prompts.extend(len(one.prompt) for one in windows if not one.seek and not one.attempts)
+        prompts.extend(len(one.prompt) for one in windows if not one.seek and not one.decodings)
         return decode(windows)
 
     monkeypatch.setattr(transcriber.model, "decode", spied)

@@ -1,48 +1,48 @@
-"""Which texts are believed, and how tokens become phrases."""
+"""Acceptable decodings, fallbacks, and phrases."""
 
 from __future__ import annotations
 
 import pytest
 
-from app.transcription.fallback import Attempt, Thresholds, best
-from app.transcription.segments import Phrase, phrases
+from app.transcription.fallback import Decoding, Thresholds, best_decoding
+from app.transcription.segments import Phrase, split_phrases
 
 THRESHOLDS = Thresholds()
 FIRST = 1000
 
 
-def attempt(text: str = "hello", *, logprob: float = -0.3, no_speech: float = 0.0, temperature: float = 0.0) -> Attempt:
-    return Attempt(tokens=(1, 2), text=text, temperature=temperature, avg_logprob=logprob, no_speech_prob=no_speech)
+def a_decoding(text: str = "hello", *, logprob: float = -0.3, no_speech: float = 0.0) -> Decoding:
+    return Decoding(tokens=(1, 2), text=text, temperature=0.0, avg_logprob=logprob, no_speech_prob=no_speech)
 
 
 @pytest.mark.parametrize(
-    ("one", "acceptable", "silence"),
+    ("decoding", "acceptable", "silence"),
     [
-        (attempt(), True, False),
-        (attempt(logprob=-1.01), False, False),
-        (attempt("la " * 100), False, False),
-        (attempt(logprob=-1.5, no_speech=0.9), True, True),
-        (attempt(logprob=-0.5, no_speech=0.9), True, False),
-        (attempt(""), True, False),
+        (a_decoding(), True, False),
+        (a_decoding(logprob=-1.01), False, False),
+        (a_decoding("la " * 100), False, False),
+        (a_decoding(logprob=-1.5, no_speech=0.9), True, True),
+        (a_decoding(logprob=-0.5, no_speech=0.9), True, False),
+        (a_decoding(""), True, False),
     ],
 )
-def test_improbable_and_repetitive_text_is_doubted_unless_nobody_speaks(
-    one: Attempt, *, acceptable: bool, silence: bool
+def test_improbable_or_repetitive_text_is_unacceptable_unless_silent(
+    decoding: Decoding, *, acceptable: bool, silence: bool
 ) -> None:
-    assert one.is_acceptable(THRESHOLDS) is acceptable
-    assert one.is_silence(THRESHOLDS) is silence
+    assert decoding.is_acceptable(THRESHOLDS) is acceptable
+    assert decoding.is_silence(THRESHOLDS) is silence
 
 
-def test_when_all_fail_the_most_probable_coherent_text_is_kept() -> None:
-    repeating = attempt("la " * 100, logprob=-0.1)
-    attempts = [repeating, attempt("one", logprob=-1.4), attempt("two", logprob=-1.2), attempt("three", logprob=-1.9)]
-    assert best(attempts, THRESHOLDS).text == "two"
-    assert best([repeating], THRESHOLDS) is repeating
+def test_most_probable_coherent_text_is_kept_when_all_are_unacceptable() -> None:
+    repeating = a_decoding("la " * 100, logprob=-0.1)
+    coherent = [a_decoding("one", logprob=-1.4), a_decoding("two", logprob=-1.2), a_decoding("three", logprob=-1.9)]
+    assert best_decoding([repeating, *coherent], THRESHOLDS).text == "two"
+    assert best_decoding([repeating], THRESHOLDS) is repeating
 
 
-def test_acceptable_text_is_kept_whatever_was_tried_before() -> None:
-    good = attempt("good", logprob=-0.9, temperature=0.4)
-    assert best([attempt("bad", logprob=-1.1), good], THRESHOLDS) is good
+def test_acceptable_fallback_is_kept() -> None:
+    good = a_decoding("good", logprob=-0.9)
+    assert best_decoding([a_decoding("bad", logprob=-1.1), good], THRESHOLDS) is good
 
 
 def at(seconds: float) -> int:
@@ -72,9 +72,9 @@ def at(seconds: float) -> int:
         ([at(29), 1, at(29.9)], [Phrase(0.0, 10.0, (at(29), 1, at(29.9)))], 1000),
     ],
 )
-def test_timestamps_divide_phrases_and_what_is_cut_off_is_left(
+def test_timestamps_divide_phrases_and_leave_a_cut_off_rest(
     tokens: list[int], expected: list[Phrase], done: int
 ) -> None:
-    found, frames_done = phrases(tokens, first_timestamp=FIRST, frames=1000)
+    phrases, frames_done = split_phrases(tokens, first_timestamp=FIRST, frames=1000)
     assert frames_done == done
-    assert found == expected
+    assert phrases == expected

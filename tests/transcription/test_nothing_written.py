@@ -13,7 +13,7 @@ from faster_whisper.audio import decode_audio
 
 from app.transcription.fallback import TEMPERATURES
 from app.transcription.whisper import _storage
-from tests.support.recording_model import Written, recording
+from tests.support.recording_model import ScriptedResult, recording
 from tests.support.service import serving
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ EVERYTHING = {
 }
 
 
-def nothing(*, no_speech_prob: float) -> Written:
-    return Written(sequences_ids=[[]], scores=[-math.inf], no_speech_prob=no_speech_prob)
+def nothing(*, no_speech_prob: float) -> ScriptedResult:
+    return ScriptedResult(sequences_ids=[[]], scores=[-math.inf], no_speech_prob=no_speech_prob)
 
 
 def strictly(answer: httpx.Response) -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def test_silence_that_is_not_left_out_is_an_empty_transcript(
         assert_empty(strictly(await running.transcribe(samples / "silence.wav", **EVERYTHING)))
     (call,) = notebook.generations
     assert text_of(model, call.texts) == [""]
-    assert notebook.readings == []
+    assert notebook.alignments == []
 
 
 @pytest.mark.parametrize(

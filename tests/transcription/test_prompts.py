@@ -1,4 +1,4 @@
-"""What each kind of request has the model read before it writes: language, task, prompt and hot words."""
+"""The prompt that the model receives for each kind of request: language, task, prompt and hotwords."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ HELLO = "hello this is a test the job is complete now"
 
 
 class Vocabulary:
-    """The model's own tokenizer, without anything of ours between."""
+    """The model's own tokenizer, without any code of the service in between."""
 
     def __init__(self, model: WhisperModel) -> None:
         self._tokenizer = model._hf_tokenizer
 
     def token(self, name: str) -> int:
-        found = self._tokenizer.token_to_id(f"<|{name}|>")
-        assert isinstance(found, int)
-        return found
+        token = self._tokenizer.token_to_id(f"<|{name}|>")
+        assert isinstance(token, int)
+        return token
 
     def tokens(self, *names: str) -> list[int]:
         return [self.token(name) for name in names]
@@ -51,8 +51,8 @@ class Vocabulary:
     def start(self, language: str, task: str = "transcribe") -> list[int]:
         return self.tokens("startoftranscript", language, task)
 
-    def text(self, written: str) -> list[int]:
-        return list(self._tokenizer.encode(written, add_special_tokens=False).ids)
+    def text(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @pytest.fixture
@@ -61,93 +61,93 @@ def vocabulary(model: WhisperModel) -> Vocabulary:
 
 
 @asynccontextmanager
-async def listening(
+async def serving_recorded(
     tmp_path: Path, model: WhisperModel, **script: Any
 ) -> AsyncIterator[tuple[Running, RecordingModel]]:
-    """The service with the demo model, and what reaches that."""
-    wrapped, notebook = recording(model, **script)
+    """Start the service with the demo model and a recorder of the calls that reach it."""
+    wrapped, recorder = recording(model, **script)
     async with serving(tmp_path, lambda: wrapped) as running:
-        yield running, notebook
+        yield running, recorder
 
 
-async def translated(running: Running, file: Path, **fields: str) -> httpx.Response:
+async def post_translation(running: Running, file: Path, **fields: str) -> httpx.Response:
     audio = await asyncio.to_thread(file.read_bytes)
     return await running.client.post(
         "/v1/audio/translations", data=fields, files={"file": (file.name, audio)}, timeout=60
     )
 
 
-def answered(response: httpx.Response) -> dict[str, Any]:
+def json_of(response: httpx.Response) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
     return body
 
 
 def windows_ready(running: Running) -> int:
-    """How many wait for the model."""
+    """Return how many windows wait for the model."""
     engines = [model.engine for model in running.service.pool._models.values() if model.engine is not None]
     return sum(len(work.ready) for engine in engines for work in engine._batcher.scheduler.works)
 
 
 async def together(
-    running: Running, notebook: RecordingModel, first: Path, *requests: Coroutine[Any, Any, httpx.Response]
+    running: Running, recorder: RecordingModel, first: Path, *requests: Coroutine[Any, Any, httpx.Response]
 ) -> list[dict[str, Any]]:
-    """The answers to requests of one window each that have come while the model was busy with ``first``."""
+    """Return the response bodies of requests of one window each that arrive while the model is busy with ``first``."""
     async with asyncio.TaskGroup() as group:
-        with notebook.held() as arrived:
+        with recorder.held() as called:
             group.create_task(running.transcribe(first, language="en"))
-            assert await asyncio.to_thread(arrived.wait, 30)
+            assert await asyncio.to_thread(called.wait, 30)
             tasks = [group.create_task(request) for request in requests]
             await eventually(lambda: windows_ready(running) == len(tasks))
-    return [answered(task.result()) for task in tasks]
+    return [json_of(task.result()) for task in tasks]
 
 
-async def test_language_of_the_request_is_in_the_prompt_and_none_is_detected(
+async def test_language_of_the_request_is_in_the_prompt(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    async with listening(tmp_path, model, languages=repeat("fr")) as (running, notebook):
-        body = answered(await running.transcribe(samples / "hello.wav", language="de", response_format="verbose_json"))
-    assert notebook.prompts == [vocabulary.start("de")]
-    assert notebook.detections == []
+    async with serving_recorded(tmp_path, model, languages=repeat("fr")) as (running, recorder):
+        body = json_of(await running.transcribe(samples / "hello.wav", language="de", response_format="verbose_json"))
+    assert recorder.prompts == [vocabulary.start("de")]
+    assert recorder.detections == []
     assert (body["task"], body["language"], body["text"]) == ("transcribe", "german", HELLO)
 
 
-async def test_language_that_is_heard_is_in_the_prompt_and_in_the_answer(
+async def test_detected_language_is_in_the_prompt_and_the_response(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    """The demo model itself always hears English: the second time."""
-    async with listening(tmp_path, model, languages=["de"]) as (running, notebook):
-        german = answered(await running.transcribe(samples / "hello.wav", response_format="verbose_json"))
-        english = answered(await running.transcribe(samples / "hello.wav", response_format="verbose_json"))
-    assert notebook.detections == [["<|de|>"], ["<|en|>"]]
-    assert notebook.prompts == [vocabulary.start("de"), vocabulary.start("en")]
+    """Only the first language is scripted; the demo model itself always detects English."""
+    async with serving_recorded(tmp_path, model, languages=["de"]) as (running, recorder):
+        german = json_of(await running.transcribe(samples / "hello.wav", response_format="verbose_json"))
+        english = json_of(await running.transcribe(samples / "hello.wav", response_format="verbose_json"))
+    assert recorder.detections == [["<|de|>"], ["<|en|>"]]
+    assert recorder.prompts == [vocabulary.start("de"), vocabulary.start("en")]
     assert (german["language"], english["language"]) == ("german", "english")
     assert german["text"] == english["text"] == HELLO
 
 
-async def test_translation_names_what_is_spoken_to_the_model_and_english_to_the_client(
+async def test_translation_prompts_with_the_spoken_language_and_reports_english(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
     fields = {"response_format": "verbose_json", "include[]": "logprobs"}
-    async with listening(tmp_path, model, languages=["de"]) as (running, notebook):
-        body = answered(await translated(running, samples / "hello.wav", **fields))
-    assert notebook.prompts == [vocabulary.start("de", "translate")]
-    assert [reading.start for reading in notebook.readings] == notebook.prompts
+    async with serving_recorded(tmp_path, model, languages=["de"]) as (running, recorder):
+        body = json_of(await post_translation(running, samples / "hello.wav", **fields))
+    assert recorder.prompts == [vocabulary.start("de", "translate")]
+    assert [alignment.start for alignment in recorder.alignments] == recorder.prompts
     assert (body["task"], body["language"]) == ("translate", "english")
 
 
-async def test_keywords_and_prompt_go_before_the_transcript(
+async def test_keywords_and_prompt_precede_the_transcript(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    said: dict[str, Any] = {"prompt": "  the report is ready "}
-    hot: dict[str, Any] = {"keywords[]": ["victor", "job"]}
-    async with listening(tmp_path, model, languages=["de"]) as (running, notebook):
-        for fields in (said, hot, said | hot):
-            answered(await running.transcribe(samples / "hello.wav", language="fr", **fields))
-        answered(await translated(running, samples / "hello.wav", **said, **hot))
+    prompted: dict[str, Any] = {"prompt": "  the report is ready "}
+    hotwords: dict[str, Any] = {"keywords[]": ["victor", "job"]}
+    async with serving_recorded(tmp_path, model, languages=["de"]) as (running, recorder):
+        for fields in (prompted, hotwords, prompted | hotwords):
+            json_of(await running.transcribe(samples / "hello.wav", language="fr", **fields))
+        json_of(await post_translation(running, samples / "hello.wav", **prompted, **hotwords))
     previous = vocabulary.token("startofprev")
     prompt, keywords = vocabulary.text(" the report is ready"), vocabulary.text(" victor, job")
-    assert notebook.prompts == [
+    assert recorder.prompts == [
         [previous, *prompt, *vocabulary.start("fr")],
         [previous, *keywords, *vocabulary.start("fr")],
         [previous, *keywords, *prompt, *vocabulary.start("fr")],
@@ -155,67 +155,64 @@ async def test_keywords_and_prompt_go_before_the_transcript(
     ]
 
 
-def test_long_prompt_keeps_its_end_and_many_keywords_their_beginning(
-    model: WhisperModel, vocabulary: Vocabulary
-) -> None:
+def test_long_prompt_keeps_its_end_and_long_hotwords_their_start(model: WhisperModel, vocabulary: Vocabulary) -> None:
     long = "alpha " + "one " * 300 + "zulu"
     start, one = vocabulary.token("startofprev"), vocabulary.text(" one")
-    said = model.prompt(TranscriptionOptions(prompt=long))
-    assert list(said) == [start, *one * (MAX_PROMPT_TOKENS - 1), *vocabulary.text(" zulu")]
-    hot = model.prompt(TranscriptionOptions(hotwords=long))
-    assert list(hot) == [start, *vocabulary.text(" alpha"), *one * (MAX_PROMPT_TOKENS - 1)]
+    prompt = model.prompt(TranscriptionOptions(prompt=long))
+    assert list(prompt) == [start, *one * (MAX_PROMPT_TOKENS - 1), *vocabulary.text(" zulu")]
+    hotwords = model.prompt(TranscriptionOptions(hotwords=long))
+    assert list(hotwords) == [start, *vocabulary.text(" alpha"), *one * (MAX_PROMPT_TOKENS - 1)]
 
 
 @pytest.mark.parametrize(
-    ("hot", "said", "before"),
+    ("hotwords", "prompt", "previous"),
     [
         pytest.param(0, 0, 0, id="none"),
-        pytest.param(5, 0, 0, id="few-keywords"),
-        pytest.param(0, 5, 5, id="few-others"),
-        pytest.param(500, 1, 0, id="keywords-leave-room-for-a-word"),
-        pytest.param(1, 500, 0, id="a-keyword-stays"),
+        pytest.param(5, 0, 0, id="few-hotwords"),
+        pytest.param(0, 5, 5, id="short-prompt"),
+        pytest.param(500, 1, 0, id="hotwords-leave-space-for-a-token"),
+        pytest.param(1, 500, 0, id="a-hotword-stays"),
         pytest.param(500, 500, 0, id="halves"),
-        pytest.param(500, 1, 500, id="the-text-before-counts"),
-        pytest.param(MAX_PROMPT_TOKENS, 0, 0, id="just-room-for-keywords"),
-        pytest.param(0, MAX_PROMPT_TOKENS, 0, id="just-room-for-the-prompt"),
+        pytest.param(500, 1, 500, id="previous-text-counts"),
+        pytest.param(MAX_PROMPT_TOKENS, 0, 0, id="hotwords-fit-exactly"),
+        pytest.param(0, MAX_PROMPT_TOKENS, 0, id="prompt-fits-exactly"),
     ],
 )
-def test_keywords_and_what_was_said_share_half_of_the_context(
-    model: WhisperModel, vocabulary: Vocabulary, hot: int, said: int, before: int
+def test_hotwords_and_prompt_share_half_of_the_context(
+    model: WhisperModel, vocabulary: Vocabulary, hotwords: int, prompt: int, previous: int
 ) -> None:
-    options = TranscriptionOptions(hotwords="one " * hot or None, prompt="two " * said or None)
-    prompt = model.prompt(options, vocabulary.text(" three") * before)
-    others = said + before
-    counted = Counter(prompt)
-    kept = counted[vocabulary.text(" one")[0]]
-    assert len(prompt) == min(hot + others, MAX_PROMPT_TOKENS) + bool(prompt)
-    assert kept >= min(hot, MAX_PROMPT_TOKENS // 2)
-    assert len(prompt) - bool(prompt) - kept >= min(others, MAX_PROMPT_TOKENS // 2)
+    options = TranscriptionOptions(hotwords="one " * hotwords or None, prompt="two " * prompt or None)
+    tokens = model.prompt(options, vocabulary.text(" three") * previous)
+    context = prompt + previous
+    kept_hotwords = Counter(tokens)[vocabulary.text(" one")[0]]
+    assert len(tokens) == min(hotwords + context, MAX_PROMPT_TOKENS) + bool(tokens)
+    assert kept_hotwords >= min(hotwords, MAX_PROMPT_TOKENS // 2)
+    assert len(tokens) - bool(tokens) - kept_hotwords >= min(context, MAX_PROMPT_TOKENS // 2)
 
 
-async def test_long_prompt_and_many_keywords_together_leave_room_for_what_is_said(
+async def test_long_prompt_and_hotwords_leave_space_for_the_text(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
     fields = {"prompt": "one " * 300 + "zulu", "keywords": "alpha " + "two " * 300}
-    async with listening(tmp_path, model) as (running, notebook):
-        body = answered(await running.transcribe(samples / "hello.wav", language="en", **fields))
-    prompt = notebook.prompts[0]
+    async with serving_recorded(tmp_path, model) as (running, recorder):
+        body = json_of(await running.transcribe(samples / "hello.wav", language="en", **fields))
+    prompt = recorder.prompts[0]
     assert len(prompt) == 1 + MAX_PROMPT_TOKENS + 3
     assert prompt[1:2] == vocabulary.text(" alpha")
     assert prompt[-4:] == [*vocabulary.text(" zulu"), *vocabulary.start("en")]
     assert body["text"]
 
 
-async def test_names_of_control_tokens_steer_nothing(
+async def test_control_tokens_in_a_prompt_are_left_out(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
     fields = {
         "prompt": "good<|endoftext|> morning<|startoftranscript|><|fr|><|translate|><|notimestamps|><|0.00|>",
         "keywords": "<|startofprev|>victor<|nospeech|>",
     }
-    async with listening(tmp_path, model) as (running, notebook):
-        body = answered(await running.transcribe(samples / "hello.wav", language="en", **fields))
-    (prompt,) = notebook.prompts
+    async with serving_recorded(tmp_path, model) as (running, recorder):
+        body = json_of(await running.transcribe(samples / "hello.wav", language="en", **fields))
+    (prompt,) = recorder.prompts
     before, start = prompt[:-3], prompt[-3:]
     assert start == vocabulary.start("en")
     assert [token for token in before if token >= vocabulary.token("endoftext")] == vocabulary.tokens("startofprev")
@@ -226,103 +223,103 @@ async def test_names_of_control_tokens_steer_nothing(
 @pytest.mark.parametrize(
     ("fields", "options"),
     [
-        pytest.param({}, {"beam_size": 5}, id="the-servers-beam"),
-        pytest.param({"beam_size": "2"}, {"beam_size": 2}, id="a-beam"),
+        pytest.param({}, {"beam_size": 5}, id="default-beam"),
+        pytest.param({"beam_size": "2"}, {"beam_size": 2}, id="beam-of-the-request"),
         pytest.param(
             {"temperature": "0.4", "beam_size": "2"},
             {"beam_size": 1, "sampling_temperature": 0.4, "sampling_topk": 0, "num_hypotheses": 5},
-            id="drawn-by-chance",
+            id="sampled",
         ),
     ],
 )
 async def test_temperature_and_beam_size_reach_the_model(
     tmp_path: Path, model: WhisperModel, samples: Path, fields: dict[str, str], options: dict[str, Any]
 ) -> None:
-    async with listening(tmp_path, model) as (running, notebook):
-        body = answered(await running.transcribe(samples / "hello.wav", response_format="verbose_json", **fields))
+    async with serving_recorded(tmp_path, model) as (running, recorder):
+        body = json_of(await running.transcribe(samples / "hello.wav", response_format="verbose_json", **fields))
     names = ("beam_size", "sampling_temperature", "sampling_topk", "num_hypotheses")
-    (call,) = notebook.generations
+    (call,) = recorder.generations
     assert {name: call.options[name] for name in names if name in call.options} == options
     assert {segment["temperature"] for segment in body["segments"]} == {float(fields.get("temperature", 0))}
 
 
-async def test_two_languages_share_one_call_each_with_its_own(
+async def test_languages_of_two_requests_share_a_batch(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    async with listening(tmp_path, model) as (running, notebook):
+    async with serving_recorded(tmp_path, model) as (running, recorder):
         german, french = await together(
             running,
-            notebook,
+            recorder,
             samples / "hello.wav",
             running.transcribe(samples / "numbers.mp3", language="de", response_format="verbose_json"),
             running.transcribe(samples / "numbers.mp3", language="fr", response_format="verbose_json"),
         )
-    assert [len(call.prompts) for call in notebook.generations] == [1, 2]
-    assert sorted(notebook.generations[1].prompts) == sorted([vocabulary.start("de"), vocabulary.start("fr")])
+    assert [len(call.prompts) for call in recorder.generations] == [1, 2]
+    assert sorted(recorder.generations[1].prompts) == sorted([vocabulary.start("de"), vocabulary.start("fr")])
     assert (german["language"], french["language"]) == ("german", "french")
     assert german["text"] == french["text"] == NUMBERS
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-async def test_languages_heard_and_given_share_one_call(
+async def test_detected_and_requested_languages_share_a_batch(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary, kind: Literal["cpu", "cuda"]
 ) -> None:
-    """As on a GPU the second time: there windows are encoded, and their languages detected, in the same step."""
+    """On a GPU, windows are encoded and their languages detected in the same batch."""
     fields = {"response_format": "verbose_json", "include[]": "logprobs"}
     device = Device(kind, "int8")
-    async with listening(tmp_path, model, languages=["de", "fr"], device=device) as (running, notebook):
+    async with serving_recorded(tmp_path, model, languages=["de", "fr"], device=device) as (running, recorder):
         bodies = await together(
             running,
-            notebook,
+            recorder,
             samples / "hello.wav",
             running.transcribe(samples / "numbers.mp3", **fields),
             running.transcribe(samples / "hello.wav", **fields),
             running.transcribe(samples / "report.m4a", **fields, language="es"),
         )
-    call = next(one for one in notebook.generations if len(one.prompts) > 1)
-    assert [len(one.prompts) for one in notebook.generations] == [1, 3]
-    assert notebook.detections == ([["<|de|>"], ["<|fr|>"]] if kind == "cpu" else [["<|de|>", "<|fr|>"]])
+    batch = next(call for call in recorder.generations if len(call.prompts) > 1)
+    assert [len(call.prompts) for call in recorder.generations] == [1, 3]
+    assert recorder.detections == ([["<|de|>"], ["<|fr|>"]] if kind == "cpu" else [["<|de|>", "<|fr|>"]])
     assert {body["language"] for body in bodies} == {"german", "french", "spanish"}
     assert bodies[2]["language"] == "spanish"
     for body in bodies:
-        row = row_of(call, body["segments"])
+        row = row_of(batch, body["segments"])
         start = vocabulary.start(CODES[body["language"]])
-        assert call.prompts[row] == start
-        (reading,) = [one for one in notebook.readings if one.start == start]
-        assert reading.texts == [[token for token in call.texts[row] if token < vocabulary.token("endoftext")]]
+        assert batch.prompts[row] == start
+        (alignment,) = [call for call in recorder.alignments if call.start == start]
+        assert alignment.texts == [[token for token in batch.texts[row] if token < vocabulary.token("endoftext")]]
 
 
-async def test_each_channel_has_the_language_that_is_heard_in_it(
+async def test_each_channel_has_its_own_detected_language(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    async with listening(tmp_path, model, languages=["de", "fr"]) as (running, notebook):
-        body = answered(
+    async with serving_recorded(tmp_path, model, languages=["de", "fr"]) as (running, recorder):
+        body = json_of(
             await running.transcribe(
                 samples / "two_speakers_stereo.flac", multichannel="true", response_format="verbose_json"
             )
         )
-    assert notebook.detections == [["<|de|>"], ["<|fr|>"]]
+    assert recorder.detections == [["<|de|>"], ["<|fr|>"]]
     languages = {}
     for channel in (0, 1):
-        found = [token for one in body["segments"] if one["channel"] == channel for token in one["tokens"]]
+        tokens = [token for segment in body["segments"] if segment["channel"] == channel for token in segment["tokens"]]
         (languages[channel],) = [
-            call.prompts[call.texts.index(found)] for call in notebook.generations if found in call.texts
+            call.prompts[call.texts.index(tokens)] for call in recorder.generations if tokens in call.texts
         ]
     assert sorted(languages.values()) == sorted([vocabulary.start("de"), vocabulary.start("fr")])
     assert vocabulary.start(CODES[body["language"]]) == languages[0]
 
 
-async def test_language_is_heard_once_in_a_recording(
+async def test_language_is_detected_once_in_a_recording(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
-    async with listening(tmp_path, model, languages=["it", "de"]) as (running, notebook):
-        body = answered(await running.transcribe(samples / "long.opus", response_format="verbose_json"))
-    assert notebook.detections == [["<|it|>"]]
-    assert len(notebook.prompts) >= 2
-    assert {tuple(prompt) for prompt in notebook.prompts} == {tuple(vocabulary.start("it"))}
+    async with serving_recorded(tmp_path, model, languages=["it", "de"]) as (running, recorder):
+        body = json_of(await running.transcribe(samples / "long.opus", response_format="verbose_json"))
+    assert recorder.detections == [["<|it|>"]]
+    assert len(recorder.prompts) >= 2
+    assert {tuple(prompt) for prompt in recorder.prompts} == {tuple(vocabulary.start("it"))}
     assert body["language"] == "italian"
 
 
 def row_of(call: Generation, segments: list[dict[str, Any]]) -> int:
-    """Where in a batch these segments, all of a window, were written."""
+    """Return the row of the batch that generated these segments, all of one window."""
     return call.texts.index([token for segment in segments for token in segment["tokens"]])

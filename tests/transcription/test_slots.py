@@ -18,7 +18,7 @@ from app.transcription.batcher import Batcher, Request
 from app.transcription.scheduler import Scheduler, Step, Work
 from app.transcription.slots import Slots
 from app.transcription.vad import Span
-from app.transcription.whisper import Accepted
+from app.transcription.whisper import AcceptedDecoding
 from app.transcription.window import Window
 from tests.support.waiting import eventually
 
@@ -350,10 +350,10 @@ class Replica:
         for one in windows:
             one.encoded = ENCODED
 
-    def decode(self, windows: Sequence[Window]) -> list[Accepted]:
+    def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding]:
         self.batches += 1
         self.before()
-        return [Accepted(segments=(), frames_done=one.frames) for one in windows]
+        return [AcceptedDecoding(segments=(), frames_done=one.frames) for one in windows]
 
 
 class Rig:
