@@ -1,4 +1,4 @@
-"""An HTTP server over raw TCP that misbehaves by script, one behaviour a connection; the last one repeats."""
+"""An HTTP server over raw TCP that misbehaves as told: one behaviour for each connection, the last one repeats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.support.waiting import LIMIT_SECONDS
+
 if TYPE_CHECKING:
     import ssl
 
@@ -19,7 +21,7 @@ _REASONS = {200: "OK", 201: "Created", 204: "No Content"}
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request as it came; the names of its headers are in lower case."""
+    """A received request. Header names are in lower case."""
 
     method: str
     target: str
@@ -29,14 +31,14 @@ class SeenRequest:
 
 @dataclass(slots=True)
 class Connection:
-    """One client, from the server's side."""
+    """One connection, seen from the server."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     requests: list[SeenRequest]
 
     async def read_request(self) -> SeenRequest:
-        """Read the request to its end and record it."""
+        """Read a whole request, record and return it."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.split("\r\n")
         method, target, _version = first.split(" ")
@@ -52,7 +54,7 @@ class Connection:
         await self.writer.drain()
 
     async def until_closed(self) -> None:
-        """Wait until the client has gone."""
+        """Read until the client closes the connection."""
         while await self.reader.read(65536):
             pass
 
@@ -73,7 +75,7 @@ def response_head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
-    """A whole answer. Underscores in the names of ``headers`` stand for hyphens."""
+    """Send a complete response. Underscores in the names of ``headers`` become hyphens."""
     sent = {"Content-Length": str(len(body)), **_hyphenated(headers)}
 
     async def behave(connection: Connection) -> None:
@@ -84,7 +86,7 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
 
 
 def never_answer() -> Behaviour:
-    """Read the request, then stay silent."""
+    """Read the request and send nothing."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -94,7 +96,7 @@ def never_answer() -> Behaviour:
 
 
 def speak_first(data: bytes) -> Behaviour:
-    """Send these bytes without reading, as no HTTP server does."""
+    """Send bytes before the request arrives, which no HTTP server does."""
 
     async def behave(connection: Connection) -> None:
         await connection.send(data)
@@ -104,7 +106,7 @@ def speak_first(data: bytes) -> Behaviour:
 
 
 def never_speak() -> Behaviour:
-    """Read whatever comes and stay silent, also when it is the beginning of a TLS handshake."""
+    """Read everything and send nothing, not even a TLS handshake."""
 
     async def behave(connection: Connection) -> None:
         await connection.until_closed()
@@ -112,18 +114,18 @@ def never_speak() -> Behaviour:
     return behave
 
 
-def never_read(seconds: float = 30.0) -> Behaviour:
-    """Leave the request unread, so that a large body fills every buffer between."""
+def never_read() -> Behaviour:
+    """Don't read the request, so that a large body fills all buffers on its way."""
 
     async def behave(connection: Connection) -> None:
         connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket's transport
-        await asyncio.sleep(seconds)
+        await asyncio.Event().wait()
 
     return behave
 
 
 def drip(data: bytes, *, seconds_between: float, after: bytes = b"") -> Behaviour:
-    """Send ``after`` at once, then ``data`` a byte at a time."""
+    """Send ``after`` at once, then ``data`` byte by byte."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -136,18 +138,18 @@ def drip(data: bytes, *, seconds_between: float, after: bytes = b"") -> Behaviou
 
 
 def drip_status(*, seconds_between: float) -> Behaviour:
-    """An answer whose status line never ends."""
+    """Send a status line that never ends, byte by byte."""
     return drip(b"HTTP/1.1 200 " + b"O" * 100_000, seconds_between=seconds_between)
 
 
 def drip_body(status: int, *, seconds_between: float, **headers: str) -> Behaviour:
-    """A status at once, then a body of 100,000 bytes, one at a time."""
+    """Send a status at once, then a body of 100,000 bytes, byte by byte."""
     head = response_head(status, {"Content-Length": "100000", **_hyphenated(headers)})
     return drip(b"." * 100_000, seconds_between=seconds_between, after=head)
 
 
 def close_before_status() -> Behaviour:
-    """Read the request, then close."""
+    """Read the request and close the connection."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -156,7 +158,7 @@ def close_before_status() -> Behaviour:
 
 
 def reset_before_status() -> Behaviour:
-    """Read the request, then reset the connection."""
+    """Read the request and reset the connection."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -166,7 +168,7 @@ def reset_before_status() -> Behaviour:
 
 
 def reset_while_receiving(size: int = 1000) -> Behaviour:
-    """Read ``size`` bytes of the request, then reset the connection."""
+    """Read ``size`` bytes of the request and reset the connection."""
 
     async def behave(connection: Connection) -> None:
         await connection.reader.readexactly(size)
@@ -176,20 +178,20 @@ def reset_while_receiving(size: int = 1000) -> Behaviour:
 
 
 def truncated_body(body: bytes, *, announced: int, reset: bool) -> Behaviour:
-    """Promise ``announced`` bytes, send ``body``, and close or reset the connection."""
+    """Announce ``announced`` bytes, send ``body``, then close or reset the connection."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
         await connection.send(response_head(200, {"Content-Length": str(announced)}) + body)
         if reset:
-            await asyncio.sleep(0.05)  # a reset at once may overtake the bytes
+            await asyncio.sleep(0.05)  # an immediate reset can overtake the bytes
             connection.reset()
 
     return behave
 
 
 def endless_body(chunk: bytes = b"x" * 65536, *, status: int = 200, **headers: str) -> Behaviour:
-    """A body without length that goes on until the client hangs up."""
+    """Send a body without a length until the client closes the connection."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -201,7 +203,7 @@ def endless_body(chunk: bytes = b"x" * 65536, *, status: int = 200, **headers: s
 
 
 def raw(data: bytes) -> Behaviour:
-    """These bytes for an answer."""
+    """Send these bytes as the response."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -212,8 +214,10 @@ def raw(data: bytes) -> Behaviour:
 
 @dataclass(slots=True)
 class FaultServer:
-    """``requests`` are those read so far; ``connections`` counts the clients that came, ``came`` is set
-    once one did."""
+    """A running server.
+
+    ``requests`` are those read so far, ``connections`` counts the accepted ones, and ``came`` is set at the first.
+    """
 
     behaviours: list[Behaviour]
     host: str = "127.0.0.1"
@@ -251,7 +255,7 @@ class FaultServer:
 
 @contextlib.asynccontextmanager
 async def fault_server(*behaviours: Behaviour, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[FaultServer]:
-    """Serve on a free port of the loopback, in the running event loop."""
+    """Serve on a free port of the loopback in the running event loop."""
     server = FaultServer(list(behaviours), scheme="https" if ssl_context else "http")
     listening = await asyncio.start_server(server._serve, server.host, 0, ssl=ssl_context)
     server.port = listening.sockets[0].getsockname()[1]
@@ -265,32 +269,32 @@ async def fault_server(*behaviours: Behaviour, ssl_context: ssl.SSLContext | Non
 
 @contextlib.contextmanager
 def fault_server_in_thread(*behaviours: Behaviour) -> Iterator[FaultServer]:
-    """The same for tests without an event loop, or with one that must not be shared."""
+    """Serve in a thread with its own event loop."""
     started = threading.Event()
-    found: list[tuple[FaultServer, asyncio.AbstractEventLoop, asyncio.Event]] = []
+    running: list[tuple[FaultServer, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def serve() -> None:
         async with fault_server(*behaviours) as server:
             stop = asyncio.Event()
-            found.append((server, asyncio.get_running_loop(), stop))
+            running.append((server, asyncio.get_running_loop(), stop))
             started.set()
             await stop.wait()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="fault-server")
     thread.start()
-    if not started.wait(10):
+    if not started.wait(LIMIT_SECONDS):
         raise RuntimeError("The fault server did not start.")
-    server, loop, stop = found[0]
+    server, loop, stop = running[0]
     try:
         yield server
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(LIMIT_SECONDS)
 
 
 @contextlib.contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port that takes no connection: it listens, but its queue is full, so that connecting hangs."""
+    """Yield a port on which connecting hangs: it listens, but its queue is full."""
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The program as an operator runs it, in a process of its own."""
+"""The service as an operator runs it: ``python -m app`` in its own process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httpx
 
+from tests.support.waiting import LIMIT_SECONDS, wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (sys.executable, "-m", "app")
-
-_SECONDS: Final = 60
 
 
 #: The first of this process's ports, below the range that Linux uses for outgoing connections. Workers of
@@ -40,7 +39,7 @@ def free_port() -> str:
 
 
 class Process(Protocol):
-    """What is needed of ``subprocess.Popen``."""
+    """The part of ``subprocess.Popen`` that ``Program`` uses."""
 
     @property
     def pid(self) -> int: ...
@@ -55,7 +54,7 @@ class Process(Protocol):
 
 
 class Program:
-    """``python -m app``, or another ``command``, with a client for it. Its output goes to ``log`` in ``folder``."""
+    """A process that runs ``command`` in ``folder``, and a client for it. Its output is in the file ``log``."""
 
     def __init__(self, folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> None:
         environment.setdefault("PORT", free_port())
@@ -73,7 +72,9 @@ class Program:
                 **environment,
             },
         )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{environment['PORT']}", trust_env=False, timeout=30)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{environment['PORT']}", trust_env=False, timeout=LIMIT_SECONDS
+        )
 
     def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Process:
         with self.log.open("ab") as output:
@@ -86,12 +87,15 @@ class Program:
         return self.process.poll() is not None
 
     def is_ready(self) -> bool:
+        """Return whether ``/health/ready`` answers 200."""
         try:
             return self.client.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     def until_ready(self) -> None:
+        """Wait until the service is ready. Raise ``AssertionError`` if the process ends before."""
+
         def is_ready() -> bool:
             assert not self.has_ended, self.log.read_text()
             return self.is_ready()
@@ -99,6 +103,7 @@ class Program:
         self.eventually(is_ready, pause=0.05)
 
     def submit(self, file: Path, **fields: str) -> str:
+        """Submit a job and return its id."""
         with file.open("rb") as audio:
             accepted = self.client.post("/v1/audio/transcriptions", files={"file": audio}, data=fields)
         assert accepted.status_code == 200, accepted.text
@@ -109,35 +114,38 @@ class Program:
         return job
 
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """All jobs by their ids."""
-        found: dict[str, dict[str, Any]] = {}
-        more: dict[str, str] = {}
-        while page := self.client.get("/v1/jobs", params={"limit": "1000", **more}).json()["jobs"]:
-            found |= page
-            more = {"after": list(page)[-1]}
-        return found
+        """Return all jobs by their ids."""
+        jobs: dict[str, dict[str, Any]] = {}
+        position: dict[str, str] = {}
+        while page := self.client.get("/v1/jobs", params={"limit": "1000", **position}).json()["jobs"]:
+            jobs |= page
+            position = {"after": list(page)[-1]}
+        return jobs
 
     def until(self, job_id: str, status: str) -> dict[str, Any]:
+        """Wait until the job has this status and return the job."""
         self.eventually(lambda: self.job(job_id)["status"] == status)
         return self.job(job_id)
 
-    def eventually(self, condition: Callable[[], bool], *, seconds: float = _SECONDS, pause: float = 0.01) -> None:
-        """Returns once ``condition()`` is true; fails after ``seconds``, with the log."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(pause)
+    def eventually(self, condition: Callable[[], bool], *, seconds: float = LIMIT_SECONDS, pause: float = 0.01) -> None:
+        """Return once ``condition()`` is true. Raise ``AssertionError`` with the log after this many seconds."""
+        try:
+            wait_until(condition, seconds=seconds, pause=pause)
+        except AssertionError as exc:
+            exc.add_note(self.log.read_text())
+            raise
 
     def ends_with(self, seconds: float = 150) -> int:
+        """Wait for the end of the process and return its exit code."""
         return self.process.wait(seconds)
 
     def stop(self) -> int:
-        """Ends it as an operator does; gives the exit code."""
+        """Stop the service as an operator does and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.ends_with()
 
     def kill(self) -> None:
-        """Ends it at once, whatever it does."""
+        """Kill the process as ``kill -9`` does."""
         self.process.kill()
         self.process.wait()
 
@@ -150,6 +158,7 @@ class Program:
 
 @contextmanager
 def program(folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> Iterator[Program]:
+    """Run the service until the block ends."""
     running = Program(folder, command, **environment)
     try:
         yield running

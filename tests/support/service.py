@@ -14,7 +14,7 @@ from app.edge.protocol import http_protocol
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
 from app.settings import Settings
-from tests.support.waiting import eventually
+from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,9 +56,7 @@ class Running:
         files = {}
         if file is not None:
             files["file"] = (file.name, await asyncio.to_thread(file.read_bytes))
-        return await self.client.post(
-            "/v1/audio/transcriptions", data=fields, files=files or {"": ("", b"")}, timeout=60
-        )
+        return await self.client.post("/v1/audio/transcriptions", data=fields, files=files or {"": ("", b"")})
 
     async def submit(self, file: Path | None = None, **fields: Any) -> str:
         """An asynchronous submission; gives the job's id."""
@@ -72,11 +70,11 @@ class Running:
         job: dict[str, Any] = answer.json()
         return job
 
-    async def until(self, job_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
+    async def until(self, job_id: str, *statuses: str, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
         """The job once it is in one of ``statuses``."""
         return await self._until(job_id, lambda job: job["status"] in statuses, seconds)
 
-    async def until_progress(self, job_id: str, phrase: str, *, seconds: float = 60) -> dict[str, Any]:
+    async def until_progress(self, job_id: str, phrase: str, *, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
         """The job once its progress is ``phrase``."""
         return await self._until(job_id, lambda job: job["progress"] == phrase, seconds)
 
@@ -93,7 +91,7 @@ class Running:
     async def finished(self, job_id: str) -> dict[str, Any]:
         """The job at its end, its failure document delivered or not."""
         job = await self.until(job_id, "completed", "failed", "cancelled")
-        await eventually(lambda: not self.service.jobs.runner.is_running(job_id), seconds=60)
+        await eventually(lambda: not self.service.jobs.runner.is_running(job_id))
         return await self.job(job_id) if job["status"] != "cancelled" else job
 
 
@@ -132,7 +130,7 @@ async def serving(
     task = asyncio.create_task(server.serve(sockets=[listener]))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=LIMIT_SECONDS) as client:
             running = Running(service, server, client, address)
             await eventually(running.is_ready if wait_for_model else running.is_up)
             yield running
