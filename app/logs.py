@@ -1,4 +1,4 @@
-"""Log lines: for people or for machines, each with its job, none with a secret."""
+"""Log formats for people and for machines. Lines name their job and contain no secrets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from app.domain.redaction import without_queries
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: These write whole URLs at INFO.
-_CHATTERERS: Final = (
+#: Loggers that write whole URLs at INFO.
+_NOISY_LOGGERS: Final = (
     "httpx",
     "httpcore",
     "httpx2",
@@ -26,49 +26,49 @@ _CHATTERERS: Final = (
     "huggingface_hub",
     "urllib3",
 )
-#: What anybody can have uvicorn say, as often as he likes.
-_CHEAP: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
-_CHEAP_SECONDS: Final = 10.0
-#: What could end a line, move the cursor of a terminal, or turn text around: control characters, the separators of
-#: lines and paragraphs, marks of direction (Unicode's Bidi_Control), invisible ones, and halves of surrogate pairs.
+#: Messages of uvicorn that any client can cause, as often as it likes.
+_LIMITED_MESSAGES: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")
+_LIMIT_SECONDS: Final = 10.0
+#: Characters that could end a line, move the cursor of a terminal or reverse text: control characters, line and
+#: paragraph separators, Unicode's Bidi_Control, invisible characters, and lone surrogates.
 _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-#: Before each line of a trace, so that none can be taken for a line of the log.
+#: Precedes each line of a traceback, so that it can't be mistaken for a log line.
 _TRACE_INDENT: Final = "    | "
 
 
 def printable(text: str) -> str:
-    """``text`` in one line, with every character that could forge another one written out: ``\\x1b``, ``\\u202e``."""
-    return _UNSAFE.sub(_written_out, text)
+    """Return ``text`` with all characters that could forge a log line escaped, such as ``\\x1b`` or ``\\u202e``."""
+    return _UNSAFE.sub(_escape, text)
 
 
-def _written_out(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(match[0])
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-class NowAndThen(logging.Filter):
-    """Lets what costs nobody anything to cause through, but not more often than every 10 s each."""
+class MessageRateLimit(logging.Filter):
+    """A filter that lets each of ``_LIMITED_MESSAGES`` pass once in 10 s."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said_at: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        for beginning in _CHEAP:
-            if text.startswith(beginning):
-                if record.created - self._said_at.get(beginning, -_CHEAP_SECONDS) < _CHEAP_SECONDS:
+        message = record.getMessage()
+        for prefix in _LIMITED_MESSAGES:
+            if message.startswith(prefix):
+                if record.created - self._logged_at.get(prefix, -_LIMIT_SECONDS) < _LIMIT_SECONDS:
                     return False
-                self._said_at[beginning] = record.created
+                self._logged_at[prefix] = record.created
         return True
 
 
 class ConsoleFormatter(logging.Formatter):
-    """``2026-11-23 23:14:52 INFO [4f0c… +1.2s] text``: the job, and the seconds since it was accepted."""
+    """The format ``2026-11-23 23:14:52 INFO [4f0c… +1.2s] text``, with the job and the seconds since its acceptance."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -77,12 +77,15 @@ class ConsoleFormatter(logging.Formatter):
         line = f"{stamp} {record.levelname:<7} {prefix}{_safe(record.getMessage())}"
         if record.exc_info:
             trace = without_queries(self.formatException(record.exc_info))
-            line += "".join(f"\n{_TRACE_INDENT}{printable(one)}" for one in trace.split("\n"))
+            line += "".join(f"\n{_TRACE_INDENT}{printable(text)}" for text in trace.split("\n"))
         return line
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: ``time``, ``level``, ``logger``, ``message``, and the job's ``job_id`` and ``elapsed``."""
+    """One JSON object per line: ``time``, ``level``, ``logger``, ``message``, and ``job_id`` and ``elapsed`` of a job.
+
+    ``exception`` holds a traceback.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -105,22 +108,22 @@ def _safe(message: str) -> str:
 
 
 def configure(*, level: str, style: Literal["console", "json"]) -> None:
-    """Sends everything of ``level`` and above to standard error."""
+    """Log records of ``level`` and above to standard error, and uncaught exceptions too."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in _CHATTERERS:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("uvicorn.error").filters[:] = [NowAndThen()]
-    logging.captureWarnings(True)  # noqa: FBT003  # as it is spelt there
+    logging.getLogger("uvicorn.error").filters[:] = [MessageRateLimit()]
+    logging.captureWarnings(True)  # noqa: FBT003  # the standard library's signature
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 
 
 def _log_uncaught(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
-    """What nobody caught, as a line like all others."""
+    """Log an uncaught exception."""
     if issubclass(kind, KeyboardInterrupt):
         return
     logging.getLogger("app").critical("Uncaught %s", kind.__name__, exc_info=(kind, exc, trace))

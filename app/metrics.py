@@ -1,4 +1,4 @@
-"""What is counted, as Prometheus reads it: one collector for what happens, one for what is, looked at when asked."""
+"""Prometheus metrics: counters and histograms of events, and gauges that are read when they are scraped."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
     from app.domain.events import Event
 
-#: The text format, as its specification names it.
+#: The media type of the Prometheus text format.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-_WAITS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800)
+#: Buckets of the histograms: seconds, ratios of seconds, seconds, windows, and shares of a batch.
+_DURATIONS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800)
 _FACTORS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _LAGS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _SIZES: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 _SHARES: Final = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 
-#: A gauge's name → its values, each with the values of its labels.
+#: The value of each gauge by its name, or its values by their label.
 Gauges = dict[str, "float | Mapping[str, float]"]
 
 
 class Metrics:
-    """Counts what it is events. ``version`` is that of the service."""
+    """An event sink that counts events. ``version`` is that of the service."""
 
     def __init__(self, *, version: str) -> None:
         self._registry = registry = CollectorRegistry()
@@ -42,62 +43,68 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"transcription_{name}", text, buckets=buckets, registry=registry)
 
-        self._ended = counter("ended_total", "Jobs, and requests whose client waits, that ended.", "kind", "status")
+        self._ended = counter("ended_total", "Jobs and synchronous requests that ended.", "kind", "status")
         self._audio = counter("audio_seconds_total", "Seconds of audio transcribed.")
-        self._attempts = counter("attempts_total", "Attempts to move bytes.", "transfer", "outcome")
-        self._rounds = counter("deliveries_total", "Rounds of deliveries.", "destination", "outcome")
-        self._received = counter("received_bytes_total", "Bytes of audio that came with requests.")
-        self._downloaded = counter("downloaded_bytes_total", "Bytes of audio fetched from URLs.")
-        self._delivered = counter("delivered_bytes_total", "Bytes of results PUT to URLs.")
-        self._model_errors = counter("model_errors_total", "Batches that the model failed at.", "kind")
-        self._requests = counter("http_requests_total", "Requests answered.", "route", "status")
-        self._cut = counter("connections_closed_total", "Connections closed from this side.", "reason")
-        self._queue_wait = histogram("queue_wait_seconds", "From acceptance to the first slot.", _WAITS)
-        self._processing = histogram("processing_seconds", "From the first slot to the transcript.", _WAITS)
-        self._factor = histogram("real_time_factor", "Processing time over the audio's duration.", _FACTORS)
+        self._attempts = counter(
+            "attempts_total", "Attempts to upload, download or send a webhook event.", "transfer", "outcome"
+        )
+        self._rounds = counter(
+            "deliveries_total", "Rounds of attempts to deliver a result or a webhook event.", "destination", "outcome"
+        )
+        self._received = counter("received_bytes_total", "Bytes of audio received in requests.")
+        self._downloaded = counter("downloaded_bytes_total", "Bytes of audio downloaded from URLs.")
+        self._delivered = counter("delivered_bytes_total", "Bytes of results uploaded to URLs.")
+        self._model_errors = counter("model_errors_total", "Batches that the model failed to decode.", "kind")
+        self._requests = counter("http_requests_total", "HTTP responses sent.", "route", "status")
+        self._cut = counter("connections_closed_total", "Connections closed by the service.", "reason")
+        self._queue_wait = histogram("queue_wait_seconds", "Seconds from acceptance to the first slot.", _DURATIONS)
+        self._processing = histogram("processing_seconds", "Seconds from the first slot to the transcript.", _DURATIONS)
+        self._factor = histogram("real_time_factor", "Processing time divided by the duration of the audio.", _FACTORS)
         self._windows = histogram("batch_windows", "Windows decoded together.", _SIZES)
-        self._fill = histogram("batch_fill_ratio", "Windows decoded together over those that might be.", _SHARES)
-        self._lag = histogram("event_loop_lag_seconds", "By how much the event loop is late.", _LAGS)
-        self._show_zeros()
+        self._fill = histogram("batch_fill_ratio", "Windows decoded together divided by a full batch.", _SHARES)
+        self._lag = histogram("event_loop_lag_seconds", "Seconds by which the event loop ran a timer late.", _LAGS)
+        self._initialize_labels()
 
-    def _show_zeros(self) -> None:
-        """A counter that appears with its first failure can't be seen to rise."""
+    def _initialize_labels(self) -> None:
+        """Initialize all labels to 0, since the first increase of a counter that appears later is not visible."""
         for kind in events.ModelFailure:
             self._model_errors.labels(kind)
         for outcome in events.AttemptOutcome:
             for transfer in ("upload", "webhook", "download"):
                 self._attempts.labels(transfer, outcome)
-        for destiny in events.DeliveryOutcome:
+        for round_outcome in events.DeliveryOutcome:
             for destination in ("upload", "webhook"):
-                self._rounds.labels(destination, destiny)
+                self._rounds.labels(destination, round_outcome)
         for reason in CutReason:
             self._cut.labels(reason)
-        for kind_of_work in ("job", "request"):
+        for job_kind in ("job", "request"):
             for status in ("completed", "failed", "cancelled"):
-                self._ended.labels(kind_of_work, status)
+                self._ended.labels(job_kind, status)
 
-    def watch(self, gauges: Callable[[], Gauges]) -> None:
-        """Has ``gauges`` asked for what is, whenever somebody looks."""
+    def add_gauges(self, gauges: Callable[[], Gauges]) -> None:
+        """Call ``gauges`` for the values of all gauges whenever metrics are scraped."""
         self._registry.register(_Gauges(gauges, version=self._version))
 
     def render(self) -> bytes:
+        """Return all metrics in the text format."""
         return generate_latest(self._registry)
 
-    def __call__(self, event: Event) -> None:  # noqa: C901  # one line for each
+    def __call__(self, event: Event) -> None:  # noqa: C901  # one case for each event
+        """Count ``event``."""
         match event:
             case events.JobEnded(job):
                 self._ended.labels("request" if job.synchronous else "job", job.status).inc()
             case events.JobStarted(job):
                 self._queue_wait.observe(max(0.0, (job.started_at or job.accepted_at) - job.accepted_at))
-            case events.Transcribed(_, audio_seconds, processing_seconds):
+            case events.AudioTranscribed(_, audio_seconds, processing_seconds):
                 self._audio.inc(audio_seconds)
                 self._processing.observe(processing_seconds)
                 if audio_seconds:
                     self._factor.observe(processing_seconds / audio_seconds)
             case events.AttemptEnded(transfer, outcome):
                 self._attempts.labels(transfer, outcome).inc()
-            case events.RoundEnded(destination, destiny):
-                self._rounds.labels(destination, destiny).inc()
+            case events.RoundEnded(destination, outcome):
+                self._rounds.labels(destination, outcome).inc()
             case events.AudioReceived(size):
                 self._received.inc(size)
             case events.AudioDownloaded(size):
@@ -120,14 +127,14 @@ class Metrics:
 
 
 class _Gauges:
-    """Asks for values when they are collected, as prometheus_client has it of a collector."""
+    """A collector of prometheus_client that calls ``gauges`` for their values when it is collected."""
 
     def __init__(self, gauges: Callable[[], Gauges], *, version: str) -> None:
         self._gauges = gauges
         self._version = version
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        build = GaugeMetricFamily("transcription_build_info", "What runs.", labels=["version"])
+        build = GaugeMetricFamily("transcription_build_info", "The version of the service.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
         for name, value in self._gauges().items():
@@ -136,19 +143,19 @@ class _Gauges:
                 yield GaugeMetricFamily(f"transcription_{name}", text, value=value)
                 continue
             family = GaugeMetricFamily(f"transcription_{name}", text, labels=["status"])
-            for label, one in value.items():
-                family.add_metric([label], one)
+            for label, number in value.items():
+                family.add_metric([label], number)
             yield family
 
 
 _TEXTS: Final = {
-    "jobs": "Background jobs that are known, by status.",
-    "waiting_requests": "Jobs and requests that wait for their first slot.",
-    "permits": "Requests that may be on the model at once.",
-    "permits_held": "Requests on the model.",
-    "ready": "Whether the service takes work.",
-    "undelivered": "Jobs with something still to be delivered.",
-    "spool_bytes": "Bytes of audio claimed on disk.",
+    "jobs": "Jobs in the registry, by status.",
+    "waiting_requests": "Jobs and synchronous requests that wait for their first slot.",
+    "permits": "GPU slots.",
+    "permits_held": "GPU slots in use.",
+    "ready": "1 if the service accepts requests, else 0.",
+    "undelivered": "Jobs whose result or webhook event is not delivered yet.",
+    "spool_bytes": "Bytes reserved for audio in the spool.",
     "disk_free_bytes": "Bytes free on the disk of DATA_DIR.",
-    "connections": "Connections open.",
+    "connections": "Open connections.",
 }

@@ -78,7 +78,7 @@ class Service:
         self.settings = settings
         self._stop = stop
         self.metrics = metrics.Metrics(version=__version__)
-        self.traces = tracing.open_traces() if tracing.asked_for() else None
+        self.traces = tracing.open_traces() if tracing.is_enabled() else None
         self.connections = Connections(
             connection_limits(settings),
             trusted=settings.forwarded_allow_ips,
@@ -120,7 +120,7 @@ class Service:
             on_death=self._job_died,
             emit=self.emit,
         )
-        self.metrics.watch(self._gauges)
+        self.metrics.add_gauges(self._gauges)
         self.waiters = SyncRequests(self.jobs.runner, self.jobs.registry, grace_seconds=grace_seconds)
 
     def emit(self, event: Event) -> None:

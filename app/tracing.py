@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where its standard environment variables ask for them; nothing is imported where they don't.
+"""OpenTelemetry traces, enabled by its standard environment variables. Nothing is imported unless they are.
 
-A job is a span, from its acceptance to its end, and so are its steps below it. A ``traceparent`` header of the request
-makes it part of the client's trace. Source: the OpenTelemetry specification, "Environment Variable Specification".
+A job is a span from its acceptance to its end; its steps are child spans. A ``traceparent`` header of the request makes
+the job part of the client's trace. Source: the OpenTelemetry specification, "Environment Variable Specification".
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NANOSECONDS: Final = 1_000_000_000
 
 
 class TracesUnavailable(ServiceError):
-    """Traces are asked for, and can't be made."""
+    """Traces are enabled but OpenTelemetry is not installed."""
 
 
-def asked_for(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment wants traces to be sent."""
+def is_enabled(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether ``environment`` enables traces."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -39,7 +39,7 @@ def asked_for(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def open_traces() -> Traces:
-    """Traces that are sent to where the environment says.
+    """Return traces that are exported to the endpoint named in the environment.
 
     Raises:
         TracesUnavailable: OpenTelemetry is not installed.
@@ -51,25 +51,26 @@ def open_traces() -> Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as exc:
         raise TracesUnavailable(
-            "OTEL_ variables ask for traces, but OpenTelemetry is not installed: start with ./start_server.sh, which "
-            "installs requirements/otel.lock then, or unset them."
+            "OTEL_ variables enable traces, but OpenTelemetry is not installed: start the service with "
+            "./start_server.sh, which then installs requirements/otel.lock, or unset the variables."
         ) from exc
-    named = Resource({SERVICE_NAME: "transcription-service", SERVICE_VERSION: __version__})
+    defaults = Resource({SERVICE_NAME: "transcription-service", SERVICE_VERSION: __version__})
     provider = TracerProvider(
-        resource=named.merge(Resource.create()) if _is_named() else Resource.create().merge(named)
+        resource=defaults.merge(Resource.create()) if _is_named() else Resource.create().merge(defaults)
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Traces(provider)
 
 
 def _is_named() -> bool:
+    """Return whether the environment names the service."""
     return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in os.environ.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
 
 
 class Traces:
-    """Makes spans of what it is told, with ``provider``, a TracerProvider of the SDK."""
+    """An event sink that records jobs and their steps as spans. ``provider`` is a TracerProvider of the SDK."""
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
@@ -77,11 +78,12 @@ class Traces:
         self._spans: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
+        """Record ``event``."""
         match event:
             case JobAccepted(job, context):
                 self._begin(job, context)
             case StepEnded():
-                self._step(event)
+                self._add_step(event)
             case JobEnded(job):
                 self._end(job)
             case JobForgotten(job_id):
@@ -90,7 +92,7 @@ class Traces:
                 pass
 
     def close(self) -> None:
-        """Sends what is left. Blocks, for as long as the exporter may take."""
+        """Export the remaining spans. Blocks until the exporter is done."""
         for job_id in list(self._spans):
             self._finish(self._spans.pop(job_id), time.time())
         self._provider.shutdown()
@@ -112,17 +114,17 @@ class Traces:
             },
         )
 
-    def _step(self, happened: StepEnded) -> None:
+    def _add_step(self, step: StepEnded) -> None:
         from opentelemetry.trace import set_span_in_context
 
-        parent = self._spans.get(happened.job_id)
-        if parent is None:  # its job began in an earlier process, or has ended
+        parent = self._spans.get(step.job_id)
+        if parent is None:  # the job was accepted by an earlier process, or has ended
             return
         span = self._tracer.start_span(
-            happened.name, context=set_span_in_context(parent), start_time=_nanoseconds(happened.started_at)
+            step.name, context=set_span_in_context(parent), start_time=_nanoseconds(step.started_at)
         )
-        _mark(span, happened.error)
-        self._finish(span, happened.started_at + happened.seconds)
+        _set_error(span, step.error)
+        self._finish(span, step.started_at + step.seconds)
 
     def _end(self, job: Job) -> None:
         span = self._spans.pop(job.id, None)
@@ -134,7 +136,7 @@ class Traces:
             span.set_attribute("transcription.audio_seconds", job.audio_duration)
         if job.language is not None:
             span.set_attribute("transcription.language", job.language)
-        _mark(span, job.error_type)
+        _set_error(span, job.error_type)
         self._finish(span, job.ended_at or time.time())
 
     def _finish(self, span: Any, at: float) -> None:
@@ -142,8 +144,8 @@ class Traces:
             span.end(end_time=_nanoseconds(at))
 
 
-def _mark(span: Any, error: str | None) -> None:
-    """The class of an error; what it says may hold what a trace must not."""
+def _set_error(span: Any, error: str | None) -> None:
+    """Mark ``span`` as failed with the class of an error. Its message could hold a secret."""
     if error is None:
         return
     from opentelemetry.trace import Status, StatusCode

@@ -1,4 +1,4 @@
-"""Log lines in both formats: each with its job, none with a secret."""
+"""Log lines in both formats: they name their job and contain no secrets."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ if TYPE_CHECKING:
 
 URL = "https://bucket.example/key?X-Amz-Credential=secret&X-Amz-Signature=secret"
 CUT = "https://bucket.example/key?…"
-CHATTERERS = ("httpx", "httpcore", "urllib3", "huggingface_hub", "faster_whisper")
+NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "huggingface_hub", "faster_whisper")
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Undoes what ``configure`` does to the whole process."""
+    """Undo the changes of ``configure`` to the process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in (*CHATTERERS, "httpx2", "httpcore2")}
+    levels = {name: logging.getLogger(name).level for name in (*NOISY_LOGGERS, "httpx2", "httpcore2")}
     hooks = sys.excepthook, threading.excepthook
     filters = logging.getLogger("uvicorn.error").filters[:]
     yield
     logging.getLogger("uvicorn.error").filters[:] = filters
     sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)  # noqa: FBT003  # as it is spelt there
+    logging.captureWarnings(False)  # noqa: FBT003  # the standard library's signature
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
 
 
-def a_record(text: str, *args: object, level: int = logging.INFO, error: Exception | None = None) -> logging.LogRecord:
+def record(text: str, *args: object, level: int = logging.INFO, error: Exception | None = None) -> logging.LogRecord:
     info = (type(error), error, error.__traceback__) if error else None
     return logging.LogRecord("app.jobs.runner", level, __file__, 1, text, args, info)
 
 
-def for_job(work: Callable[[], str], *, seconds_ago: float) -> str:
-    """What ``work`` gives while a job is the current one."""
+def for_job(format_line: Callable[[], str], *, seconds_ago: float) -> str:
+    """Return the result of ``format_line`` while a job is the current one."""
     context = contextvars.copy_context()
     context.run(current_job.set, CurrentJob("4f0c", time.time() - seconds_ago))
-    return context.run(work)
+    return context.run(format_line)
 
 
 def fail(text: str) -> None:
@@ -70,23 +70,23 @@ def raised(text: str) -> Exception:
     raise AssertionError
 
 
-def test_console_line_has_time_level_and_text() -> None:
-    line = ConsoleFormatter().format(a_record("Model %s ready", "small", level=logging.WARNING))
+def test_console_line_has_time_level_and_message() -> None:
+    line = ConsoleFormatter().format(record("Model %s ready", "small", level=logging.WARNING))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING +Model small ready", line)
 
 
-def test_console_line_of_a_job_has_its_id_and_the_seconds_since_it_was_accepted() -> None:
-    line = for_job(lambda: ConsoleFormatter().format(a_record("💾 stored")), seconds_ago=83.24)
+def test_console_line_has_job_id_and_elapsed_seconds() -> None:
+    line = for_job(lambda: ConsoleFormatter().format(record("💾 stored")), seconds_ago=83.24)
     assert re.search(r" INFO +\[4f0c \+83\.2s\] 💾 stored$", line), line
 
 
-def test_clock_that_was_set_back_gives_no_negative_time() -> None:
-    line = for_job(lambda: ConsoleFormatter().format(a_record("x")), seconds_ago=-60)
+def test_elapsed_time_is_never_negative() -> None:
+    line = for_job(lambda: ConsoleFormatter().format(record("x")), seconds_ago=-60)
     assert "[4f0c +0.0s] x" in line
 
 
-def test_json_line_is_one_object_with_the_job_in_fields() -> None:
-    line = for_job(lambda: JsonFormatter().format(a_record("Über\n%s", "x")), seconds_ago=83.24)
+def test_json_line_is_one_object_with_job_fields() -> None:
+    line = for_job(lambda: JsonFormatter().format(record("Über\n%s", "x")), seconds_ago=83.24)
     assert "\n" not in line
     assert "Über" in line
     entry = json.loads(line)
@@ -95,14 +95,14 @@ def test_json_line_is_one_object_with_the_job_in_fields() -> None:
     assert entry == {"level": "INFO", "logger": "app.jobs.runner", "message": "Über\\nx", "job_id": "4f0c"}
 
 
-def test_json_line_without_a_job_has_no_such_fields() -> None:
-    assert json.loads(JsonFormatter().format(a_record("x"))).keys() == {"time", "level", "logger", "message"}
+def test_json_line_without_a_job_has_no_job_fields() -> None:
+    assert json.loads(JsonFormatter().format(record("x"))).keys() == {"time", "level", "logger", "message"}
 
 
 @pytest.mark.parametrize("formatter", [ConsoleFormatter(), JsonFormatter()])
-def test_queries_are_cut_from_messages_and_from_the_whole_traceback(formatter: logging.Formatter) -> None:
-    record = a_record("Fetching %s", URL, level=logging.ERROR, error=raised(f"no answer from '{URL}'"))
-    line = formatter.format(record)
+def test_queries_are_removed_from_messages_and_tracebacks(formatter: logging.Formatter) -> None:
+    log_record = record("Fetching %s", URL, level=logging.ERROR, error=raised(f"no answer from '{URL}'"))
+    line = formatter.format(log_record)
     assert "secret" not in line
     assert line.count(CUT) == 3
     assert "Traceback (most recent call last)" in line
@@ -110,15 +110,15 @@ def test_queries_are_cut_from_messages_and_from_the_whole_traceback(formatter: l
     assert "ValueError: no answer" in line
 
 
-def test_json_line_keeps_the_traceback_in_a_field_of_its_own() -> None:
-    entry = json.loads(JsonFormatter().format(a_record("It broke", error=raised("no"))))
+def test_json_line_has_the_traceback_in_a_field() -> None:
+    entry = json.loads(JsonFormatter().format(record("It broke", error=raised("no"))))
     assert entry["message"] == "It broke"
     assert "Traceback (most recent call last)" in entry["exception"]
     assert entry["exception"].endswith("ValueError: no")
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_configured_service_writes_lines_of_its_level_to_standard_error(
+def test_lines_of_the_configured_level_go_to_standard_error(
     style: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(level="INFO", style=style)
@@ -132,8 +132,8 @@ def test_configured_service_writes_lines_of_its_level_to_standard_error(
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-@pytest.mark.parametrize("name", CHATTERERS)
-def test_libraries_that_log_whole_urls_are_silenced(name: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", NOISY_LOGGERS)
+def test_libraries_that_log_urls_are_silenced(name: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure(level=level, style="console")
     logger = logging.getLogger(name)
     logger.info('HTTP Request: PUT %s "HTTP/1.1 200 OK"', URL)
@@ -143,13 +143,13 @@ def test_libraries_that_log_whole_urls_are_silenced(name: str, level: str, capsy
     assert "heard" in capsys.readouterr().err
 
 
-def test_libraries_are_no_louder_than_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_are_not_more_verbose_than_the_service(capsys: pytest.CaptureFixture[str]) -> None:
     configure(level="ERROR", style="console")
     logging.getLogger("httpx").warning("unheard")
     assert capsys.readouterr().err == ""
 
 
-def test_second_configuration_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_replaces_the_previous_one(capsys: pytest.CaptureFixture[str]) -> None:
     configure(level="INFO", style="console")
     configure(level="INFO", style="json")
     logging.getLogger("app").info("once")
@@ -158,7 +158,7 @@ def test_second_configuration_replaces_the_first(capsys: pytest.CaptureFixture[s
     assert entry["message"] == "once"
 
 
-def test_exception_logged_while_it_is_handled_is_written_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logged_exception_has_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     configure(level="INFO", style="console")
     try:
         fail(URL)
@@ -169,7 +169,7 @@ def test_exception_logged_while_it_is_handled_is_written_with_its_trace(capsys: 
     assert "secret" not in output
 
 
-#: A name, a text and a header that want to be more than that.
+#: Texts that try to forge log lines or to control a terminal.
 FORGERIES = (
     "a.wav\n2026-11-25 03:00:00 INFO    All is well",
     "a.wav\r\n2026-11-25 03:00:00 CRITICAL gone",
@@ -183,8 +183,8 @@ FORGERIES = (
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 @pytest.mark.parametrize("formatter", [ConsoleFormatter(), JsonFormatter()])
-def test_no_text_makes_a_line_or_moves_the_cursor(formatter: logging.Formatter, forgery: str) -> None:
-    line = formatter.format(a_record("Job %s failed: %s", "4f0c", forgery, level=logging.ERROR))
+def test_forged_lines_and_control_sequences_are_escaped(formatter: logging.Formatter, forgery: str) -> None:
+    line = formatter.format(record("Job %s failed: %s", "4f0c", forgery, level=logging.ERROR))
     assert line == printable(line)
     assert len(line.splitlines()) == 1
     if isinstance(formatter, JsonFormatter):
@@ -192,27 +192,27 @@ def test_no_text_makes_a_line_or_moves_the_cursor(formatter: logging.Formatter, 
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_trace_with_a_forged_message_stays_a_trace(forgery: str) -> None:
-    first, *rest = ConsoleFormatter().format(a_record("It broke", error=raised(forgery))).split("\n")
+def test_forged_lines_in_tracebacks_are_escaped(forgery: str) -> None:
+    first, *rest = ConsoleFormatter().format(record("It broke", error=raised(forgery))).split("\n")
     assert first.endswith("It broke")
     assert all(line.startswith("    | ") for line in rest)
     assert all(line == printable(line) for line in rest)
-    line = JsonFormatter().format(a_record("It broke", error=raised(forgery)))
+    line = JsonFormatter().format(record("It broke", error=raised(forgery)))
     assert len(line.splitlines()) == 1
-    assert all(one == printable(one) for one in json.loads(line)["exception"].split("\n"))
+    assert all(line == printable(line) for line in json.loads(line)["exception"].split("\n"))
 
 
 @given(st.text())
-def test_whatever_is_logged_is_one_printable_line(text: str) -> None:
+def test_any_text_becomes_one_printable_line(text: str) -> None:
     line = printable(text)
     assert len(line.splitlines()) <= 1
     assert printable(line) == line
-    assert json.loads(JsonFormatter().format(a_record("%s", text)))["message"] == printable(
+    assert json.loads(JsonFormatter().format(record("%s", text)))["message"] == printable(
         without_queries(text.rstrip("\n"))
     )
 
 
-def test_umlauts_and_emoji_stay_as_they_are() -> None:
+def test_umlauts_and_emoji_are_not_escaped() -> None:
     text = "🎙️ Überraschung – 日本語 ⚠️ ♻️"
     assert printable(text) == text
 
@@ -230,9 +230,9 @@ def test_umlauts_and_emoji_stay_as_they_are() -> None:
         "x-amz-security-token=secret",
     ],
 )
-def test_what_is_known_to_be_secret_is_cut_wherever_it_stands(secret: str) -> None:
+def test_known_secrets_are_removed(secret: str) -> None:
     for formatter in (ConsoleFormatter(), JsonFormatter()):
-        line = formatter.format(a_record("%s", secret, error=raised(secret)))
+        line = formatter.format(record("%s", secret, error=raised(secret)))
         assert "…" in line
         assert "=secret" not in line
         assert ":secret@" not in line
@@ -240,7 +240,7 @@ def test_what_is_known_to_be_secret_is_cut_wherever_it_stands(secret: str) -> No
         assert "sk-secret" not in line
 
 
-def test_uncaught_exceptions_are_lines_like_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_uncaught_exceptions_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
     configure(level="INFO", style="json")
     error = raised(URL)
     sys.excepthook(type(error), error, error.__traceback__)
@@ -255,7 +255,7 @@ def test_uncaught_exceptions_are_lines_like_all_others(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("text", ["Invalid HTTP request received.", "Unsupported upgrade request."])
-def test_what_costs_nothing_to_cause_is_said_now_and_then(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_that_clients_can_cause_are_rate_limited(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure(level="INFO", style="console")
     for _ in range(100):
         logging.getLogger("uvicorn.error").warning(text)

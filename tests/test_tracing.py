@@ -1,4 +1,4 @@
-"""Traces: off unless the environment asks, a span for each job and its steps, and nothing secret in them."""
+"""Traces: disabled by default, with a span for each job and step, and without secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.mark.parametrize(
-    ("environment", "wanted"),
+    ("environment", "enabled"),
     [
         ({}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
@@ -39,15 +39,15 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
     ],
 )
-def test_environment_decides_as_opentelemetry_has_it(environment: dict[str, str], *, wanted: bool) -> None:
-    assert tracing.asked_for(environment) is wanted
+def test_environment_enables_traces(environment: dict[str, str], *, enabled: bool) -> None:
+    assert tracing.is_enabled(environment) is enabled
 
 
-def test_sdk_is_not_imported_where_nobody_asks() -> None:
-    # The API may be: a library of others takes it where it is installed.
+def test_sdk_is_not_imported_by_default() -> None:
+    # The API can be imported: other libraries use it if it is installed.
     code = "import app.main, sys; sys.exit('opentelemetry.sdk' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, cwd=ROOT)
-    assert ended.returncode == 0
+    completed = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, cwd=ROOT)
+    assert completed.returncode == 0
 
 
 def spans_by_name(exporter: InMemorySpanExporter) -> dict[str, Any]:
@@ -55,9 +55,7 @@ def spans_by_name(exporter: InMemorySpanExporter) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_job_is_a_span_with_its_steps_below_the_clients_own(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_job_and_steps_are_spans_of_the_clients_trace(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -85,7 +83,7 @@ async def test_job_is_a_span_with_its_steps_below_the_clients_own(
 
 
 @pytest.mark.anyio
-async def test_nothing_is_kept_of_jobs_that_have_ended(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+async def test_spans_of_ended_jobs_are_released(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
         traces = running.service.traces = Traces(TracerProvider())
         for _ in range(3):
@@ -96,7 +94,7 @@ async def test_nothing_is_kept_of_jobs_that_have_ended(tmp_path: Path, model: Wh
 
 
 @pytest.mark.anyio
-async def test_traces_arrive_where_the_environment_says(tmp_path: Path, samples: Path) -> None:
+async def test_traces_are_exported_to_the_configured_endpoint(tmp_path: Path, samples: Path) -> None:
     async with fault_server(answer(200)) as collector:
 
         def work() -> None:
@@ -113,7 +111,7 @@ async def test_traces_arrive_where_the_environment_says(tmp_path: Path, samples:
     assert b"transcription-service" in request.body
 
 
-def test_traces_without_their_packages_stop_the_start_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_without_opentelemetry_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracesUnavailable, match="OpenTelemetry is not installed"):
         tracing.open_traces()

@@ -1,46 +1,46 @@
-"""Every exception of this service, each saying what happened in a sentence for the person it concerns.
+"""The exceptions of this service. The message of each is one sentence for the person whom it concerns.
 
 * ServiceError
-  * InvalidRequest            the request can't be honoured as it is
-    * RefusedUrl              a URL that this service must not or can't use
-    * UnusableAudio           empty, undecodable, without an audio stream
-      * UndecodableAudio
-      * AudioTooLong
-    * BodyTooLarge
-    * UnknownModel
-    * UnknownJob
-  * Unauthorized              no API key, or a wrong one
-  * CrossOriginRequest               a browser asks for a page of another site
-  * Unavailable               not now; the same request may succeed later
-    * QueueFull
-    * TooManyRequests
-    * ModelLoading
-    * Draining
-    * DiskFull
-    * EngineFailed          the transcription engine has died; the process ends, to be started again
-  * TransferFailed            bytes could not be moved
-    * DownloadFailed
-    * DeliveryFailed
+  * InvalidRequest            the request can't be fulfilled as it is
+    * RefusedUrl              the URL is not allowed, or can't work
+    * UnusableAudio           the audio can't be transcribed
+      * UndecodableAudio      the audio can't be decoded
+      * AudioTooLong          the audio is longer than the limit
+    * BodyTooLarge            the body or the file is larger than the limit
+    * UnknownModel            the model is not served
+    * UnknownJob              there is no such job
+  * Unauthorized              the API key is missing or wrong
+  * CrossOriginRequest        the request comes from a web page of another site
+  * Unavailable               the same request can succeed later
+    * QueueFull               the queue is full
+    * TooManyRequests         the rate limit is exceeded
+    * ModelLoading            the model is still being loaded
+    * EngineFailed            the transcription engine died, and the process ends
+    * Draining                the service is shutting down
+    * DiskFull                there is not enough disk space
+  * TransferFailed            bytes could not be transferred
+    * DownloadFailed          the audio could not be downloaded
+    * DeliveryFailed          the result or webhook event could not be delivered
   * TranscriptionFailed       the model raised an error
-  * TooManyStarts             the process died again and again while it worked on this job
-  * AudioLost                 the audio of an accepted job is not there any more
-  * JournalFailed             the journal can't be written; the process ends, to be started again
+  * TooManyStarts             the process died repeatedly while it worked on this job
+  * AudioLost                 the audio of an accepted job is missing
+  * JournalFailed             the journal can't be written, and the process ends
   * ShutDown                  the service ended before the job did
-  * ModelUnavailable          the model can't be loaded; the start ends
-  * IllegalTransition         a job can't go from this status to that one: a bug of ours
+  * ModelUnavailable          the model can't be loaded, and the process ends
+  * IllegalTransition         a job was moved to a status that can't follow its current one, which is a bug
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """The root. ``str()`` of each is one clear sentence that holds no secret."""
+    """The base of all exceptions. ``str()`` is one sentence that contains no secret."""
 
 
 class InvalidRequest(ServiceError):
-    """The request can't be honoured.
+    """The request can't be fulfilled.
 
-    ``param`` names the form field at fault, ``code`` is a stable word for programs; both may be missing.
+    ``param`` is the form field at fault, if any. ``code`` is a stable word for programs, if there is one.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -50,7 +50,7 @@ class InvalidRequest(ServiceError):
 
 
 class RefusedUrl(InvalidRequest):
-    """A URL that the rules refuse, or that is known not to work."""
+    """The URL rules refuse a URL, or it can't work."""
 
 
 class UnusableAudio(InvalidRequest):
@@ -61,18 +61,18 @@ class UnusableAudio(InvalidRequest):
 
 
 class UndecodableAudio(UnusableAudio):
-    """The bytes are not audio in any format that is read here."""
+    """The audio has no format that the service can decode."""
 
 
 class AudioTooLong(UnusableAudio):
-    """The audio is longer than is allowed."""
+    """The audio is longer than ``MAX_AUDIO_SECONDS``."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="audio_too_long")
 
 
 class BodyTooLarge(InvalidRequest):
-    """The request body, or the file behind a URL, has more bytes than is allowed."""
+    """The request body, or the file behind a URL, is larger than ``MAX_UPLOAD_BYTES``."""
 
 
 class UnknownModel(InvalidRequest):
@@ -80,19 +80,19 @@ class UnknownModel(InvalidRequest):
 
 
 class UnknownJob(InvalidRequest):
-    """No job has this id, or it belongs to another key."""
+    """No job has this id, or it belongs to another API key."""
 
 
 class Unauthorized(ServiceError):
-    """The request carries no API key that is known here."""
+    """The API key of the request is missing or wrong."""
 
 
 class CrossOriginRequest(ServiceError):
-    """The request comes from a page of another site, which a service without keys does not serve."""
+    """The request comes from a web page of another site, which a service without API keys refuses."""
 
 
 class Unavailable(ServiceError):
-    """Not now. ``retry_after_seconds`` (1 to 120) says when to try again."""
+    """The request can't be fulfilled now. Retry it after ``retry_after_seconds`` (1 to 120)."""
 
     def __init__(self, message: str, *, retry_after_seconds: int) -> None:
         super().__init__(message)
@@ -100,34 +100,34 @@ class Unavailable(ServiceError):
 
 
 class QueueFull(Unavailable):
-    """As many jobs wait as are allowed to."""
+    """The queue already holds ``MAX_QUEUED_JOBS`` requests."""
 
 
 class TooManyRequests(Unavailable):
-    """One key, or one address, asks more often than it may."""
+    """An API key, or a client address, exceeded its rate limit."""
 
 
 class ModelLoading(Unavailable):
-    """The model is not loaded yet."""
+    """The model is still being loaded."""
 
 
 class EngineFailed(Unavailable):
-    """The transcription engine itself has died, with all that it worked on."""
+    """The transcription engine died, and all its transcriptions with it."""
 
 
 class Draining(Unavailable):
-    """The service is shutting down and takes no new work."""
+    """The service is shutting down and accepts no requests."""
 
 
 class DiskFull(Unavailable):
-    """There is no disk space left to take the request."""
+    """There is not enough disk space for the request."""
 
 
 class TransferFailed(ServiceError):
-    """A download or an upload failed for good.
+    """A round of attempts to transfer bytes failed.
 
-    ``attempts`` counts those made; ``retryable`` says whether the last one failed for a passing reason, and
-    ``retry_after_seconds`` what the other side asked for, if it asked for more than a round lasts.
+    ``attempts`` is their number. ``retryable`` is true if a later round can succeed; ``retry_after_seconds`` is the
+    wait that the server asked for, if it is too long for a round.
     """
 
     def __init__(
@@ -140,31 +140,31 @@ class TransferFailed(ServiceError):
 
 
 class DownloadFailed(TransferFailed):
-    """The audio could not be fetched."""
+    """The audio could not be downloaded."""
 
 
 class DeliveryFailed(TransferFailed):
-    """The result, or word of it, could not be put where the user wants it."""
+    """The result or the webhook event could not be delivered."""
 
 
 class TranscriptionFailed(ServiceError):
-    """The model raised an error of its own."""
+    """The model raised an error."""
 
 
 class TooManyStarts(ServiceError):
-    """The process died each time while it worked on this job, which is tried no more."""
+    """The process died each time it worked on this job, which is not started again."""
 
 
 class AudioLost(ServiceError):
-    """The audio of a job that was accepted is not where it was put."""
+    """The audio of an accepted job is missing from the spool."""
 
 
 class JournalFailed(ServiceError):
-    """What must survive a crash can't be written down."""
+    """The journal can't be written."""
 
 
 class ShutDown(ServiceError):
-    """The service was shut down before the job had finished."""
+    """The service shut down before the job finished."""
 
 
 class ModelUnavailable(ServiceError):
@@ -172,4 +172,4 @@ class ModelUnavailable(ServiceError):
 
 
 class IllegalTransition(ServiceError):
-    """A job was moved to a status that can't follow its present one."""
+    """A job was moved to a status that can't follow its current one."""

@@ -1,7 +1,4 @@
-"""What happens in the service that somebody may want to count or to trace.
-
-Those to whom it happens tell it, and know nobody who listens.
-"""
+"""Events for metrics and traces. Code emits them to an event sink and doesn't know who is listening."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt to move bytes ended: a passing failure may be another one next time."""
+    """The outcome of an attempt to transfer bytes. After a passing failure, a later attempt can succeed."""
 
     SUCCESS = "success"
     PASSING_FAILURE = "passing_failure"
@@ -25,7 +22,7 @@ class AttemptOutcome(StrEnum):
 
 
 class DeliveryOutcome(StrEnum):
-    """What became of a round of deliveries."""
+    """The outcome of a round of attempts to deliver something."""
 
     DELIVERED = "delivered"
     POSTPONED = "put_off"
@@ -33,7 +30,7 @@ class DeliveryOutcome(StrEnum):
 
 
 class CutReason(StrEnum):
-    """Why a connection was closed from this side."""
+    """The reason for which the service closed a connection."""
 
     SLOW_HEAD = "slow_head"
     SLOW_BODY = "slow_body"
@@ -43,6 +40,8 @@ class CutReason(StrEnum):
 
 
 class ModelFailure(StrEnum):
+    """The kind of failure of a batch."""
+
     OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"
     ENGINE_DIED = "engine_died"
@@ -50,7 +49,7 @@ class ModelFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobAccepted:
-    """A job was taken in. ``context`` is what the request said about the trace that it is part of."""
+    """A job was accepted. ``context`` holds the trace headers of its request."""
 
     job: Job
     context: Mapping[str, str] = field(default_factory=dict)
@@ -58,14 +57,14 @@ class JobAccepted:
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """A job has its first slot."""
+    """A job was granted its first slot."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
-class Transcribed:
-    """The work on the model is done; both in seconds, ``processing_seconds`` since the first slot."""
+class AudioTranscribed:
+    """A transcription finished, ``processing_seconds`` after it was granted its first slot."""
 
     job_id: str
     audio_seconds: float
@@ -74,21 +73,21 @@ class Transcribed:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A job has a final status."""
+    """A job reached a final status."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class JobForgotten:
-    """A job is known no more."""
+    """A job was removed from the registry."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class StepEnded:
-    """Part of a job's way. ``started_at`` is in Unix seconds; ``error`` names the class of what ended it."""
+    """A step of a job ended. ``started_at`` is in Unix seconds; ``error`` is the name of the exception's class."""
 
     job_id: str
     name: str
@@ -99,7 +98,7 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """An ``upload``, a ``webhook`` or a ``download`` was tried."""
+    """An attempt ended. ``transfer`` is ``upload``, ``webhook`` or ``download``."""
 
     transfer: str
     outcome: AttemptOutcome
@@ -107,7 +106,7 @@ class AttemptEnded:
 
 @dataclass(frozen=True, slots=True)
 class RoundEnded:
-    """``destination`` is ``upload`` or ``webhook``."""
+    """A round of attempts ended. ``destination`` is ``upload`` or ``webhook``."""
 
     destination: str
     outcome: DeliveryOutcome
@@ -115,28 +114,28 @@ class RoundEnded:
 
 @dataclass(frozen=True, slots=True)
 class AudioReceived:
-    """So many bytes of audio came with a request."""
+    """Audio was received in a request; ``size`` is in bytes."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class AudioDownloaded:
-    """So many bytes of audio were fetched."""
+    """Audio was downloaded; ``size`` is in bytes."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class ResultUploaded:
-    """So many bytes of a result, or of the document of a failure, were PUT."""
+    """A result or a failure document was uploaded; ``size`` is in bytes."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDecoded:
-    """The model has decoded ``windows`` together, of ``capacity`` that might have been."""
+    """The model decoded a batch of ``windows``; a full batch has ``capacity`` windows."""
 
     windows: int
     capacity: int
@@ -144,12 +143,14 @@ class BatchDecoded:
 
 @dataclass(frozen=True, slots=True)
 class ModelFailed:
+    """The model failed to decode a batch."""
+
     kind: ModelFailure
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseSent:
-    """A request has its answer. ``route`` is the template of its path, empty where there is none."""
+    """A response was sent. ``route`` is the path template of the request, or empty if no route matched."""
 
     route: str
     status: int
@@ -157,14 +158,14 @@ class ResponseSent:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCut:
-    """A connection was closed from this side."""
+    """The service closed a connection."""
 
-    reason: str
+    reason: CutReason
 
 
 @dataclass(frozen=True, slots=True)
 class LoopLagged:
-    """So many seconds later than it should have been the event loop took its turn."""
+    """The event loop ran a timer this many seconds late."""
 
     seconds: float
 
@@ -172,7 +173,7 @@ class LoopLagged:
 Event = (
     JobAccepted
     | JobStarted
-    | Transcribed
+    | AudioTranscribed
     | JobEnded
     | JobForgotten
     | StepEnded
@@ -191,12 +192,12 @@ EventSink = Callable[[Event], None]
 
 
 def discard_event(_: Event) -> None:
-    """For those who need no listener."""
+    """Discard the event."""
 
 
 @contextmanager
 def timed_step(emit: EventSink, job_id: str, name: str) -> Iterator[None]:
-    """Tells of what is done inside, however it ends."""
+    """Emit StepEnded when the block ends, whether it succeeds or raises."""
     started_at, started = time.time(), time.monotonic()
     error: str | None = None
     try:

@@ -1,21 +1,20 @@
-"""Secrets out of text: signatures of presigned URLs, keys, the secret that events are signed with."""
+"""Redaction of secrets in text: signatures of presigned URLs, API keys and the webhook secret."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-#: A URL and, if it has one, its query or fragment; also where it was percent-encoded, once or more often. It takes in
-#: all of a URL at once, so that many without an end take no more time than one.
+#: A URL with its query or fragment, even if it was percent-encoded, once or several times. The pattern consumes a
+#: whole URL at once, so that its time stays linear.
 _URL: Final = re.compile(
     r"(https?(?::|%(?:25)*3a)(?:/|\\/|%(?:25)*2f){2}(?:(?!%(?:25)*(?:3f|23))[^\s?#\"'<>])*)"
     r"(?:(\?|#|%(?:25)*(?:3f|23))[^\s\"'<>]*)?",
     re.IGNORECASE,
 )
-#: The same without its host, as HTTP libraries name what they asked for.
+#: A path with its query, in the form in which HTTP libraries log requests.
 _PATH: Final = re.compile(r"(?<![^\s\"'])(/[^\s?\"'<>]*)\?[^\s\"'<>]+")
-#: What is secret wherever it stands: credentials in an URL or a header, a webhook's secret, the parts of a query that
-#: sign it (AWS, Google, Azure).
+#: Secrets outside of URLs: credentials in headers, webhook secrets, and the signatures of AWS, Google and Azure.
 _SECRETS: Final = (
     (re.compile(r"(https?://)[^\s/?#\"'<>@]*@", re.IGNORECASE), r"\1…@"),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), "whsec_…"),
@@ -28,13 +27,13 @@ _SECRETS: Final = (
         ),
         r"\1…",
     ),
-    # OpenTelemetry quotes a header of the environment that it can't read, which may be a key.
+    # OpenTelemetry quotes the headers in its environment variable if it can't parse them. They can hold a key.
     (re.compile(r"(Header format invalid![^:!]*: ).*", re.DOTALL), r"\1…"),
 )
 
 
 def without_queries(text: str) -> str:
-    """``text`` without the query and fragment of any URL, and without whatever else is known to be secret."""
+    """Return ``text`` without the queries and fragments of URLs and without other known secrets."""
     text = _URL.sub(lambda url: f"{url[1]}{url[2]}…" if url[2] else url[0], text)
     text = _PATH.sub(r"\1?…", text)
     for pattern, replacement in _SECRETS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from app.domain.concurrency import to_its_end
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
-from app.domain.events import AudioDownloaded, Transcribed, discard_event, timed_step
+from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
 from app.domain.job import Delivery, Job, JobStatus, Progress
 from app.domain.log_context import CurrentJob, speaking_of
 from app.jobs.fair_slots import FairSlotQueue
@@ -154,7 +154,7 @@ class Pipeline:
 
     async def _store(self, job: Job, done: _Transcribed) -> None:
         self._estimate.finished(done.seconds, done.transcript.duration)
-        self._emit(Transcribed(job.id, done.transcript.duration, done.seconds))
+        self._emit(AudioTranscribed(job.id, done.transcript.duration, done.seconds))
         await self._with_space(
             job,
             lambda: to_its_end(
