@@ -1,7 +1,7 @@
 """What it costs to be safe to expose: the service with everything on, and with everything off, in turns.
 
-On: three keys, a rate limit, limits for connections and slow clients, confined decoders, metrics that are scraped every
-second, JSON logs. Off: none of it, see ``unprotected_server.py``.
+On: three keys, a rate limit, limits for connections and slow clients, sandboxed decoders, metrics that are scraped
+every second, JSON logs. Off: none of it, see ``unprotected_server.py``.
 """
 
 from __future__ import annotations

@@ -18,24 +18,24 @@ import app.main
 import app.service
 from app.transcription import decoding
 
-_FREE = """
+_NO_SANDBOX = """
 def limit_resources(**_):
     pass
 
 def die_with(_):
     pass
 
-def confine(_):
-    return ["syscalls"]  # so that nothing is said about it
+def enter(_):
+    return ["syscalls"]  # so that no warning is logged
 """
 
 
-def _free_child(folder: Path) -> Path:
-    """The decoder's program beside a module that confines nothing."""
-    child = folder / "decoder_process.py"
-    shutil.copy(Path(decoding.__file__).with_name(child.name), child)
-    child.with_name("sandbox.py").write_text(_FREE)
-    return child
+def _decoder_without_sandbox(folder: Path) -> Path:
+    """Copy the decoder's program beside a sandbox that restricts nothing, and return its path."""
+    copied = folder / "decoder_process.py"
+    shutil.copy(Path(decoding.__file__).with_name(copied.name), copied)
+    copied.with_name("sandbox.py").write_text(_NO_SANDBOX)
+    return copied
 
 
 def _passing_by(application: Any, **_: Any) -> Any:
@@ -45,7 +45,7 @@ def _passing_by(application: Any, **_: Any) -> Any:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="unprotected-") as made:
-        decoding._PROGRAM = _free_child(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
+        decoding._PROGRAM = _decoder_without_sandbox(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
         program.http_protocol = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
         for part in ("CrossOriginGuard", "SecurityHeaders", "ResponseEvents"):
             setattr(app.main, part, _passing_by)

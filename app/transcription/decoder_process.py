@@ -1,91 +1,96 @@
-"""The guarded child process that turns any audio file into raw PCM; started by path, it imports nothing else.
+"""The decoder process: a program that turns any audio file into raw PCM, in a sandbox.
 
-It is a program of its own because the file is a stranger's: demuxers and decoders are a large amount of C,
-and whatever they do to memory, processor time or themselves must end here. It answers in lines of JSON: ``decoded``
-says how many samples of each channel can be read already, the last line how it ended.
+It is a process of its own because the files come from strangers. Demuxers and decoders are a large amount of C code,
+and whatever they do to memory, processor time or themselves must not reach the service.
+
+Usage: ``python -I decoder_process.py SOURCE DESTINATION CONFIG``, where CONFIG is JSON with ``parent`` (a process id),
+``memory_bytes``, ``cpu_seconds`` and ``options`` (the fields of :class:`DecodeOptions`). The program writes lines of
+JSON: ``decoded`` and ``channels`` tell how many samples of each channel can be read already, and the last line is the
+result. It is started by its path and imports nothing of this project except the sandbox beside it.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib.util
-import itertools
 import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from io import BufferedReader
     from types import ModuleType
 
     from av import AudioFrame, AudioResampler, AudioStream, Packet
     from av.container import InputContainer
 
+    OnProgress = Callable[[int, int], None]
+
 SAMPLE_RATE: Final = 16_000
 BYTES_PER_SAMPLE: Final = 2
 
 #: Demuxers that only ever read the bytes they are given. Playlists, session descriptions and lists of other
-#: files (hls, dash, sdp, concat) are absent on purpose: they open what the sender names.
+#: files (hls, dash, sdp, concat) are left out on purpose: they open what the sender names.
 FORMATS: Final = "wav,mp3,flac,ogg,aac,mov,matroska,mpegts,aiff,caf,amr,asf,w64,avi,flv,mpeg,au"
 
-#: These hold their true length; elsewhere it is an estimate, or the dummy value of a streamed header.
+#: Formats with an exact length in their header. In others it is an estimate, or the placeholder of a streamed file.
 FORMATS_WITH_LENGTH: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "ogg")
 
 RATES: Final = range(4_000, 384_000 + 1)
 MAX_CHANNELS: Final = 8
 
-#: A demuxer that fails this often in a row has nothing more to give.
+#: A demuxer that fails this often in a row is not tried again.
 MAX_DEMUX_FAILURES: Final = 10_000
 
 _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
-#: After so much audio what is written is said to be readable: a block of what follows.
+#: Progress is reported after each 30 s of audio, as much as the voice activity detection takes at once.
 _REPORT_SAMPLES: Final = 30 * SAMPLE_RATE
 
 
-class Refused(Exception):
-    """The file can't be used; ``kind`` is the answer's."""
+class UnusableFile(Exception):
+    """The file can't be decoded. ``kind`` is ``empty``, ``no_audio``, ``too_long`` or ``undecodable``."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
-class Wanted:
-    """What is asked of the decoder: no more than ``max_seconds``, nothing after ``enough_seconds``, an end after
-    ``silent_seconds`` of processor time that bring no sound, and ``min_free_bytes`` left free on the disk."""
+class StopReached(Exception):
+    """As much as was asked for has been decoded, and there is more."""
 
-    def __init__(
-        self,
-        *,
-        max_seconds: float,
-        enough_seconds: float | None,
-        silent_seconds: float,
-        separate_channels: bool,
-        min_free_bytes: int,
-    ) -> None:
-        self.silent_seconds = silent_seconds
-        self.min_free_bytes = min_free_bytes
-        self.max_seconds = max_seconds
-        self.enough_seconds = enough_seconds
-        self.separate_channels = separate_channels
+
+class DecodeOptions(NamedTuple):
+    """The extent of a decoding, and its limits.
+
+    A file of more than ``max_seconds`` is refused. Decoding stops after ``stop_after_seconds`` of audio, if given, and
+    after ``silent_seconds`` of processor time without any audio. ``min_free_bytes`` must stay free on the disk.
+    """
+
+    max_seconds: float
+    stop_after_seconds: float | None
+    silent_seconds: float
+    separate_channels: bool
+    min_free_bytes: int
 
 
 def load_sandbox() -> ModuleType:
-    """The module beside this one, which an isolated program does not find by its name."""
-    place = importlib.util.spec_from_file_location("sandbox", Path(__file__).with_name("sandbox.py"))
-    assert place is not None  # noqa: S101  # the ending is Python's
-    assert place.loader is not None  # noqa: S101  # likewise
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
+    """Import the module beside this one. Python's isolated mode does not find it by its name."""
+    spec = importlib.util.spec_from_file_location("sandbox", Path(__file__).with_name("sandbox.py"))
+    assert spec is not None  # noqa: S101  # the file name ends in .py
+    assert spec.loader is not None  # noqa: S101  # likewise
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
 def load_decoders() -> None:
-    """Everything that decoding would import on the way: afterwards no file can be opened any more."""
+    """Import everything that decoding needs, because no file can be opened in the sandbox."""
     import av.audio.codeccontext
     import av.audio.stream
     import av.logging
@@ -97,84 +102,81 @@ def load_decoders() -> None:
     av.logging.set_level(av.logging.ERROR)
 
 
-class Patience:
-    """Runs out where much processor time brings no sound, in seconds."""
+class SilenceBudget:
+    """The processor time, in seconds, that may pass without any audio coming out."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self.has_run_out = False
+        self.is_spent = False
         self.renew()
 
     def renew(self) -> None:
-        """Some sound came."""
+        """Start again, because audio came out."""
         self._since = time.process_time()
 
     def lasts(self) -> bool:
-        self.has_run_out = self.has_run_out or time.process_time() - self._since > self._seconds
-        return not self.has_run_out
+        """Return False once the time has passed, and from then on."""
+        self.is_spent = self.is_spent or time.process_time() - self._since > self._seconds
+        return not self.is_spent
 
 
-class NamelessFile:
+class AnonymousFile:
     """The source without its name, from which FFmpeg would guess a format or look for neighbours.
 
-    It ends where the patience does.
+    The file appears to end when the budget is spent.
     """
 
-    def __init__(self, file: BinaryIO, patience: Patience) -> None:
+    def __init__(self, file: BinaryIO, budget: SilenceBudget) -> None:
         self.tell = file.tell
         self._read = file.read
         self._seek = file.seek
-        self._patience = patience
+        self._budget = budget
 
     def read(self, size: int) -> bytes:
-        return self._read(size) if self._patience.lasts() else b""
+        return self._read(size) if self._budget.lasts() else b""
 
-    def seek(self, place: int, whence: int) -> int:
-        """As FFmpeg's own files answer where a header sends it to before the beginning: by an error, not by raising."""
+    def seek(self, offset: int, whence: int) -> int:
+        """Move the position. For a position before the file return an error code, as FFmpeg's own files do."""
         try:
-            return self._seek(place, whence)
+            return self._seek(offset, whence)
         except (OSError, ValueError):
             return -errno.EINVAL
 
 
-class Enough(Exception):
-    """As much as was asked for has been decoded, and there is more."""
-
-
 class PcmWriter:
-    """Resamples frames of any kind to 16 kHz s16 and writes them, counting what comes OUT.
+    """Resamples frames of any kind to 16 kHz s16 and writes them to a file.
 
-    All channels are mixed into one, or each is kept, interleaved; then the first frame says how many there are.
-    ``report`` is told now and then how many samples of each channel lie in the file; ``damaged`` counts the places that
-    were left out.
+    All channels are mixed into one. With ``separate_channels`` each is kept, interleaved, and the first frame
+    determines how many there are. ``damaged`` counts the places that were left out. The limits apply to what
+    is written, because what a file claims may be wrong.
     """
 
     def __init__(
-        self,
-        file: BinaryIO,
-        *,
-        max_samples: int,
-        enough_samples: int | None,
-        separate: bool,
-        report: Callable[[int, int], None],
-        min_free_bytes: int,
-        patience: Patience,
+        self, file: BinaryIO, options: DecodeOptions, *, budget: SilenceBudget, on_progress: OnProgress
     ) -> None:
-        self._file = file
-        self._patience = patience
-        self._min_free_bytes = min_free_bytes
-        self._max_samples = max_samples
-        self._enough_samples = enough_samples
-        self._report = report
-        self._reported = 0
-        self._resampler: AudioResampler | None = None
-        self._frame_kind: tuple[str, str, int] | None = None
-        self._layout = None if separate else "mono"
         self.channels = 1
         self.samples = 0
         self.damaged = 0
+        self._file = file
+        self._budget = budget
+        self._on_progress = on_progress
+        self._min_free_bytes = options.min_free_bytes
+        self._max_samples = int(options.max_seconds * SAMPLE_RATE)
+        stop = options.stop_after_seconds
+        self._stop_after_samples = None if stop is None else int(stop * SAMPLE_RATE)
+        self._layout = None if options.separate_channels else "mono"
+        self._reported = 0
+        self._resampler: AudioResampler | None = None
+        self._frame_kind: tuple[str, str, int] | None = None
 
     def write(self, frame: AudioFrame) -> None:
+        """Write a frame, which may differ from the one before in format, channels and rate.
+
+        Raises:
+            UnusableFile: the frame has an absurd shape, or the audio is too long.
+            StopReached: no more audio is wanted.
+            OSError: the disk is full.
+        """
         if not frame.samples:
             return
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -182,20 +184,15 @@ class PcmWriter:
             self.flush()
             self._resampler = self._resampler_for(frame)
             self._frame_kind = kind
-        assert self._resampler is not None  # noqa: S101 - set with the first kind of frame
-        frame.pts = None  # time stamps that jump would be refused, and are not needed
+        assert self._resampler is not None  # noqa: S101  # set with the first frame
+        frame.pts = None  # resampling needs no timestamps and refuses those that jump
         self._store(self._resampler.resample(frame))
 
     def flush(self) -> None:
-        """Write what the resampler still holds."""
+        """Write what the resampler still holds. Raises the same as :meth:`write`."""
         if self._resampler is not None:
             resampler, self._resampler, self._frame_kind = self._resampler, None, None
             self._store(resampler.resample(None))
-
-    def _check_disk(self) -> None:
-        disk = os.fstatvfs(self._file.fileno())
-        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
-            raise OSError(errno.ENOSPC, "the rest is to stay free")
 
     def _resampler_for(self, frame: AudioFrame) -> AudioResampler:
         from av import AudioResampler
@@ -207,70 +204,89 @@ class PcmWriter:
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            self._patience.renew()
+            self._budget.renew()
             self.samples += frame.samples
             if self.samples > self._max_samples:
-                raise Refused("too_long", "more samples came out than are allowed")
+                raise UnusableFile("too_long", "The decoded audio is too long")
             self._file.write(memoryview(frame.planes[0])[: frame.samples * self.channels * BYTES_PER_SAMPLE])
         if self.samples - self._reported >= _REPORT_SAMPLES:
-            self._file.flush()
-            self._check_disk()
-            self._report(self.samples, self.channels)
-            self._reported = self.samples
-        if self._enough_samples is not None and self.samples > self._enough_samples:
-            raise Enough
+            self._report()
+        if self._stop_after_samples is not None and self.samples > self._stop_after_samples:
+            raise StopReached
+
+    def _report(self) -> None:
+        self._file.flush()
+        disk = os.fstatvfs(self._file.fileno())
+        if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
+            raise OSError(errno.ENOSPC, "the remaining space is reserved")
+        self._on_progress(self.samples, self.channels)
+        self._reported = self.samples
 
 
 def check_shape(rate: int, channels: int) -> None:
-    """Refuse what no recorder makes: a file that claims 1 Hz becomes 16,000 times as long."""
+    """Raise UnusableFile for what no recorder produces: a file that claims 1 Hz becomes 16,000 times as long."""
     if rate not in RATES:
-        raise Refused("undecodable", f"The sample rate of {rate} Hz is outside {RATES[0]} to {RATES[-1]} Hz")
+        raise UnusableFile("undecodable", f"The sample rate must be {RATES[0]} to {RATES[-1]} Hz, got {rate} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise Refused("undecodable", f"The file claims {channels} channels, and 1 to {MAX_CHANNELS} are allowed")
+        raise UnusableFile("undecodable", f"The file must have 1 to {MAX_CHANNELS} channels, got {channels}")
 
 
-def open_container(source: NamelessFile) -> InputContainer:
+def open_container(source: AnonymousFile) -> InputContainer:
+    """Open a file with the demuxers of ``FORMATS``, no protocols, and decoders for audio only.
+
+    Raises:
+        UnusableFile: it is no file that these demuxers read.
+    """
     import av
+    from av.error import FFmpegError
+
+    try:
+        return av.open(
+            source,
+            "r",
+            buffer_size=_READ_BUFFER,
+            metadata_errors="replace",
+            container_options={
+                "format_whitelist": FORMATS,
+                "protocol_whitelist": "none",
+                # No video stream is decoded, not even one frame to learn its size.
+                "codec_whitelist": ",".join(filter(is_audio_decoder, av.codecs_available)),
+            },
+        )
+    except MemoryError:
+        raise
+    except (FFmpegError, ValueError) as exc:
+        raise UnusableFile("undecodable", "The file could not be decoded as audio") from exc
+
+
+def is_audio_decoder(name: str) -> bool:
     from av.codec import Codec
 
-    def is_audio_decoder(name: str) -> bool:
-        try:
-            return Codec(name, "r").type == "audio"
-        except ValueError:
-            return False
-
-    return av.open(
-        source,
-        "r",
-        buffer_size=_READ_BUFFER,
-        metadata_errors="replace",
-        container_options={
-            "format_whitelist": FORMATS,
-            "protocol_whitelist": "none",
-            # No stream of pictures is decoded, not even a frame of it to learn its size.
-            "codec_whitelist": ",".join(filter(is_audio_decoder, av.codecs_available)),
-        },
-    )
+    try:
+        return Codec(name, "r").type == "audio"
+    except ValueError:  # there is only an encoder of this name
+        return False
 
 
 def pick_stream(container: InputContainer) -> AudioStream:
+    """Return the best audio stream and have all others skipped."""
     from av.stream import Discard
 
-    stream: Any = container.streams.best("audio")
-    if stream is None:
-        raise Refused("no_audio", "The file has no audio stream")
-    if stream.codec_context is None:
-        raise Refused("undecodable", "The sound in the file is of an unknown kind")
+    best: Any = container.streams.best("audio")
+    if best is None:
+        raise UnusableFile("no_audio", "The file has no audio stream")
+    if best.codec_context is None:
+        raise UnusableFile("undecodable", "The audio in the file has an unknown codec")
     for other in container.streams:
-        if other.index != stream.index:
+        if other.index != best.index:
             other.discard = Discard.all
-    stream.codec_context.thread_count = 1  # threads would cost address space and win nothing
-    found: AudioStream = stream
-    return found
+    best.codec_context.thread_count = 1  # threads would take address space and are no faster
+    stream: AudioStream = best
+    return stream
 
 
-def check_claims(container: InputContainer, stream: AudioStream, *, max_seconds: float) -> None:
-    """Refuse at once what the header itself says is too much; a header that says less is not believed."""
+def check_header(container: InputContainer, stream: AudioStream, *, max_seconds: float) -> None:
+    """Raise UnusableFile at once if the header claims too much. A header that claims less is not trusted."""
     context = stream.codec_context
     if context.sample_rate and context.layout.nb_channels:
         check_shape(context.sample_rate, context.layout.nb_channels)
@@ -281,11 +297,11 @@ def check_claims(container: InputContainer, stream: AudioStream, *, max_seconds:
     else:
         seconds = (container.duration or 0) / 1_000_000
     if seconds > max_seconds:
-        raise Refused("too_long", f"the header says {seconds:.0f} s")
+        raise UnusableFile("too_long", f"The header claims {seconds:.0f} s")
 
 
 def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
-    """The stream's packets and the flushing one; None where the container is damaged, then what follows."""
+    """Yield the packets of a stream, the flushing one last, and None for each damaged place."""
     from av.error import FFmpegError
 
     failures = 0
@@ -299,152 +315,146 @@ def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[A
         except (FFmpegError, ValueError):
             failures += 1
             yield None
-        except IndexError:  # at the end PyAV flushes streams that came up on the way too, unknown to it: after ours
+        except IndexError:  # at the end PyAV flushes streams that appeared midway, which it does not know, after ours
             return
         else:
             return
 
 
 def decode(
-    source: BinaryIO, destination: BinaryIO, *, wanted: Wanted, report: Callable[[int, int], None]
+    source: BufferedReader, destination: BinaryIO, options: DecodeOptions, on_progress: OnProgress
 ) -> dict[str, Any]:
-    from av.error import FFmpegError
+    """Decode an open file and return the result.
 
-    patience = Patience(wanted.silent_seconds)
-    try:
-        container = open_container(NamelessFile(source, patience))
-    except MemoryError:
-        raise
-    except (FFmpegError, ValueError) as exc:
-        raise Refused("undecodable", "The file could not be decoded as audio") from exc
-    with container:
+    Raises:
+        UnusableFile: the file can't be decoded, or not within its limits.
+        MemoryError: it takes too much memory.
+        OSError: the disk is full.
+    """
+    if not source.peek(1):
+        raise UnusableFile("empty", "The file is empty")
+    budget = SilenceBudget(options.silent_seconds)
+    with open_container(AnonymousFile(source, budget)) as container:
         stream = pick_stream(container)
-        check_claims(container, stream, max_seconds=wanted.max_seconds)
-        writer = PcmWriter(
-            destination,
-            max_samples=int(wanted.max_seconds * SAMPLE_RATE),
-            enough_samples=None if wanted.enough_seconds is None else int(wanted.enough_seconds * SAMPLE_RATE),
-            separate=wanted.separate_channels,
-            report=report,
-            min_free_bytes=wanted.min_free_bytes,
-            patience=patience,
-        )
-        ended = True
-        try:
-            write_all(packets(container, stream), writer, patience)
-        except Enough:
-            ended = False
-        except MemoryError:  # as where a parser gathers hundreds of MiB of zeros in search of the next frame
-            if not writer.samples:
-                raise
-            patience.has_run_out = True
-        if ended:
-            ended = flushed(writer)
-        if not writer.samples:
-            looked = f" in the first {wanted.silent_seconds:g} s of decoding" if patience.has_run_out else ""
-            raise Refused("undecodable", f"No sound could be decoded from the file{looked}")
-        return {
-            "ok": True,
-            "samples": writer.samples,
-            "channels": writer.channels,
-            "ended": ended,
-            "corrupt_frames": writer.damaged,
-            "gave_up": patience.has_run_out,
-            "format": container.format.name,
-            "codec": stream.codec_context.name,
-        }
+        check_header(container, stream, max_seconds=options.max_seconds)
+        writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress)
+        is_complete = write_all(packets(container, stream), writer, budget)
+    if not writer.samples:
+        extent = f" in the first {options.silent_seconds:g} s of decoding" if budget.is_spent else ""
+        raise UnusableFile("undecodable", f"No sound could be decoded from the file{extent}")
+    return {
+        "ok": True,
+        "samples": writer.samples,
+        "channels": writer.channels,
+        "is_complete": is_complete,
+        "corrupt_frames": writer.damaged,
+        "gave_up": budget.is_spent,
+    }
 
 
-def write_all(coming: Iterator[Packet[AudioStream] | None], writer: PcmWriter, patience: Patience) -> None:
-    """Writes the sound of these packets as long as the patience lasts."""
-    from av.error import FFmpegError
-
-    for packet in itertools.takewhile(lambda _: patience.lasts(), coming):
-        try:
-            frames = [] if packet is None else packet.decode()
-            writer.damaged += packet is None
-            for frame in frames:
-                writer.write(frame)
-        except MemoryError:
-            raise
-        except (FFmpegError, ValueError):
-            writer.damaged += 1
-
-
-def flushed(writer: PcmWriter) -> bool:
-    """Whether the writer took its last samples without having enough."""
+def write_all(packets: Iterable[Packet[AudioStream] | None], writer: PcmWriter, budget: SilenceBudget) -> bool:
+    """Write the audio of all packets. Return False if there was more than asked for."""
     try:
+        write_packets(packets, writer, budget)
         writer.flush()
-    except Enough:
+    except StopReached:
         return False
     return True
 
 
-def answer(
+def write_packets(packets: Iterable[Packet[AudioStream] | None], writer: PcmWriter, budget: SilenceBudget) -> None:
+    """Write the audio of packets until the budget is spent."""
+    try:
+        for packet in packets:
+            if not budget.lasts():
+                return
+            write_packet(packet, writer)
+    except MemoryError:  # a parser may collect hundreds of MiB of zeros while it looks for the next frame
+        if not writer.samples:
+            raise
+        budget.is_spent = True
+
+
+def write_packet(packet: Packet[AudioStream] | None, writer: PcmWriter) -> None:
+    """Write the audio of a packet, and count it as damaged if it can't be decoded."""
+    from av.error import FFmpegError
+
+    if packet is None:
+        writer.damaged += 1
+        return
+    try:
+        for frame in packet.decode():
+            writer.write(frame)
+    except MemoryError:
+        raise
+    except (FFmpegError, ValueError):
+        writer.damaged += 1
+
+
+def decode_file(
     source: str,
     destination: str,
+    options: DecodeOptions,
     *,
-    wanted: Wanted,
-    report: Callable[[int, int], None],
-    confine: Callable[[], list[str]],
+    on_progress: OnProgress,
+    enter_sandbox: Callable[[], list[str]],
 ) -> dict[str, Any]:
-    """Decode, with every expected failure turned into its answer."""
-    confined: list[str] = []
+    """Decode a file in the sandbox and return the result, also if it is an expected failure."""
+    sandbox: list[str] = []
     try:
-        with (
-            Path(source).open("rb") as audio,
-            Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm,
-        ):
-            confined = confine()
-            if audio.peek(1):
-                return {"confined": confined, **decode(audio, pcm, wanted=wanted, report=report)}
-            failure = ("empty", "The file is empty")
-    except Refused as exc:
-        failure = (exc.kind, str(exc))
+        with Path(source).open("rb") as audio, Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm:
+            sandbox = enter_sandbox()
+            return {"sandbox": sandbox, **decode(audio, pcm, options, on_progress)}
+    except UnusableFile as exc:
+        kind, message = exc.kind, str(exc)
     except MemoryError:
-        failure = ("undecodable", "Decoding needs more memory than is allowed")
+        kind, message = "undecodable", "Decoding needs more memory than is allowed"
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        failure = ("disk_full", "No disk space is left for the decoded audio")
-    return {"ok": False, "kind": failure[0], "message": failure[1], "confined": confined}
+        kind, message = "disk_full", "No disk space is left for the decoded audio"
+    return {"ok": False, "sandbox": sandbox, "kind": kind, "message": message}
+
+
+class Output:
+    """Writes lines of JSON for the service to read."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+    def write_progress(self, samples: int, channels: int) -> None:
+        self.write({"decoded": samples, "channels": channels})
 
 
 def main() -> None:
-    source, destination, limits = sys.argv[1:]
-    given = json.loads(limits)
+    source, destination, config_json = sys.argv[1:]
+    config = json.loads(config_json)
+    options = DecodeOptions(**config["options"])
     sandbox = load_sandbox()
-    sandbox.die_with(given["parent"])
-    channels = MAX_CHANNELS if given["separate_channels"] else 1
+    sandbox.die_with(config["parent"])
+    channels = MAX_CHANNELS if options.separate_channels else 1
     sandbox.limit_resources(
-        memory_bytes=given["memory_bytes"],
-        cpu_seconds=given["cpu_seconds"],
-        file_bytes=int(given["max_seconds"] * SAMPLE_RATE) * BYTES_PER_SAMPLE * channels + _WRITE_BUFFER,
+        memory_bytes=config["memory_bytes"],
+        cpu_seconds=config["cpu_seconds"],
+        file_bytes=int(options.max_seconds * SAMPLE_RATE) * BYTES_PER_SAMPLE * channels + _WRITE_BUFFER,
     )
-    wanted = Wanted(
-        max_seconds=given["max_seconds"],
-        enough_seconds=given["enough_seconds"],
-        silent_seconds=given["silent_seconds"],
-        separate_channels=given["separate_channels"],
-        min_free_bytes=given["min_free_bytes"],
-    )
-    # What a C library prints goes where the messages go; the answer has a stream of its own.
-    with os.fdopen(os.dup(1), "w") as answers:
+    # C libraries may print to standard output: send that to standard error, and keep the original for the results.
+    with os.fdopen(os.dup(1), "w") as stream:
         os.dup2(2, 1)
         load_decoders()
-
-        def tell(line: dict[str, Any]) -> None:
-            answers.write(json.dumps(line) + "\n")
-            answers.flush()
-
-        outcome = answer(
+        output = Output(stream)
+        result = decode_file(
             source,
             destination,
-            wanted=wanted,
-            report=lambda samples, channels: tell({"decoded": samples, "channels": channels}),
-            confine=lambda: sandbox.confine(given["parent"]),
+            options,
+            on_progress=output.write_progress,
+            enter_sandbox=partial(sandbox.enter, config["parent"]),
         )
-        tell(outcome)
+        output.write(result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Any audio file becomes 16 kHz s16 PCM on disk, in a guarded child (see ``decoder_process.py``)."""
+"""Decoding of any audio file to 16 kHz s16 PCM on disk, by a sandboxed process (see ``decoder_process.py``)."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from app.domain.errors import AudioTooLong, DiskFull, UndecodableAudio
 if TYPE_CHECKING:
     from asyncio import StreamReader
     from asyncio.subprocess import Process
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE: Final = 16_000
 
-#: Address space of a child. Measured with av 18.1 on x86-64 Linux: Python and FFmpeg's libraries need 128 MiB,
-#: and one hour of m4a, mp3, flac or webm still decodes within them (38 to 46 MB resident). The rest is for the
+#: The address space of a decoder process. Measured with av 18.1 on x86-64 Linux: Python and FFmpeg's libraries need
+#: 128 MiB, and one hour of m4a, mp3, flac or webm is decoded within them (38 to 46 MB resident). The rest is for the
 #: index of an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: some 200 MB).
-#: A child takes 0.11 to 0.17 s for a file of 5 s, nearly all of it to start, and for one hour of 16 kHz wav
-#: 1.1 s, stereo flac 3.4 s, stereo mp3 5 s, opus in webm 7 s, 192 kHz flac with eight channels 80 s of one core.
+#: A file of 5 s takes 0.11 to 0.17 s, nearly all of it to start the process. One hour takes, on one core, 1.1 s for
+#: 16 kHz wav, 3.4 s for stereo flac, 5 s for stereo mp3, 7 s for opus in webm, 80 s for 192 kHz flac with 8 channels.
 DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
-
-_PROGRAM: Final = Path(__file__).with_name("decoder_process.py")
-_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv and mpeg-ts"
-_MAX_OUTPUT_BYTES: Final = 16_384
-#: A line of the child's answer is shorter.
-_MAX_LINE_BYTES: Final = 4096
-_DISK_RETRY_SECONDS: Final = 60
-_MOST_CHANNELS: Final = 8
-_SAMPLE_BYTES: Final = 2
-#: So long nothing may come out of a child. The slowest audio that is accepted gives a sign of life, each 30 s of it,
-#: every 0.7 s of a core.
+#: The longest time without new audio. The slowest audio that is accepted reports progress, after each 30 s of it, every
+#: 0.7 s of processor time.
 DEFAULT_STALL_SECONDS: Final = 120.0
-#: After so much processor time in which no sound came out, the file is taken to end there. A GiB of zeros in which a
-#: demuxer looks for the next frame takes 6 s; to read past 2 GiB of pictures takes 2 s.
+#: The processor time without new audio after which the file is taken to end. A demuxer that looks for the next frame in
+#: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.
 DEFAULT_SILENT_SECONDS: Final = 4.0
 
-#: Where a Python that was moved finds its own libraries. Nothing else of our environment goes along.
+_PROGRAM: Final = Path(__file__).with_name("decoder_process.py")
+_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv or mpeg-ts"
+_CONVERT: Final = "convert it to wav, mp3 or flac and send it again."
+_MAX_MESSAGE_BYTES: Final = 16_384
+#: Every line that the decoder process writes is shorter.
+_MAX_LINE_BYTES: Final = 4096
+_RETRY_DISK_SECONDS: Final = 60
+_MAX_CHANNELS: Final = 8
+_BYTES_PER_SAMPLE: Final = 2
+
+#: A Python that was moved finds its own libraries by these. The process inherits nothing else of the environment.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-#: Python asks for it at its start, and would look into the list of users without it.
+#: Without HOME, Python would look for the user in the system's list at its start.
 _HOME: Final = {"HOME": "/"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """Raw little-endian s16 samples, 16 kHz, of interleaved channels, in the file ``pcm``.
+    """The file ``pcm`` with raw little-endian s16 samples, 16 kHz, of interleaved channels.
 
     ``samples`` counts those of one channel, ``corrupt_frames`` the damaged places that were left out. ``is_complete``
-    is False where only a beginning was wanted and there is more.
+    is False if decoding stopped early as requested and there is more.
     """
 
     pcm: Path
@@ -70,17 +71,25 @@ class Decoded:
 
     @property
     def duration(self) -> float:
-        """In seconds."""
+        """The duration in seconds."""
         return self.samples / SAMPLE_RATE
 
 
-class Decoder:
-    """Decodes one file per call, each in a child of its own; how many run at once is the caller's to limit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exit:
+    """The end of a decoder process: its exit status, last line of output and the beginning of standard error."""
 
-    ``cpu_seconds`` is the processor time a child may use, by default enough for ``max_seconds`` of the
-    slowest audio that is accepted; ``stall_seconds`` how long nothing may come out of it; ``silent_seconds`` how much
-    of its processor time may bring no sound until the file is taken to end. ``min_free_bytes`` must stay free on the
-    disk that it writes to.
+    status: int
+    result: bytes
+    messages: bytes
+
+
+class Decoder:
+    """Decodes one file per call, each in a process of its own. The caller limits how many run at once.
+
+    ``cpu_seconds`` is the processor time of a process, by default enough for ``max_seconds`` of the slowest audio that
+    is accepted. ``stall_seconds`` is the longest time without new audio, and ``silent_seconds`` the processor time
+    without new audio after which the file is taken to end. ``min_free_bytes`` must stay free on the disk.
     """
 
     def __init__(
@@ -98,8 +107,8 @@ class Decoder:
         self._memory_bytes = memory_bytes
         self._stall_seconds = stall_seconds
         self._silent_seconds = silent_seconds
-        self._confined: list[str] | None = None
         self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
+        self._sandbox: list[str] | None = None
 
     async def decode(
         self,
@@ -107,136 +116,147 @@ class Decoder:
         destination: Path,
         *,
         separate_channels: bool = False,
-        enough_seconds: float | None = None,
+        stop_after_seconds: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Decoded:
-        """Write the samples of ``source`` to ``destination``, which does not exist afterwards if this fails.
+        """Write the samples of ``source`` to ``destination``, which is deleted if this fails.
 
-        All channels are mixed into one, or each is kept. After ``enough_seconds`` of audio the rest is left.
-        ``on_progress`` is told of how many samples can be read so far, and of how many channels.
+        All channels are mixed into one, or each is kept. After ``stop_after_seconds`` of audio decoding stops. From
+        time to time ``on_progress`` is called with how many samples of each channel can be read and the number of
+        channels.
 
         Raises:
-            UndecodableAudio: nothing could be decoded, or not within the child's limits.
-            AudioTooLong: more than ``max_seconds``.
+            UndecodableAudio: nothing could be decoded, or not within the limits of a process.
+            AudioTooLong: there are more than ``max_seconds``.
             DiskFull: there is no space for the samples.
-            OSError: ``source`` itself can't be looked at, which is no fault of the file's sender.
+            OSError: ``source`` can't be read, which is not the sender's fault.
         """
         await asyncio.to_thread(source.stat)
-        wanted = {
-            "parent": os.getpid(),
-            "max_seconds": self._max_seconds,
-            "enough_seconds": enough_seconds,
-            "silent_seconds": self._silent_seconds,
-            "separate_channels": separate_channels,
-            "memory_bytes": self._memory_bytes,
-            "cpu_seconds": self._cpu_seconds,
-            "min_free_bytes": self._min_free_bytes,
-        }
+        command = self.command(
+            source, destination, separate_channels=separate_channels, stop_after_seconds=stop_after_seconds
+        )
         try:
-            code, answer = await self._run_child(source, destination, wanted, on_progress or _unheard)
-            return self._judge(code, answer, destination, await asyncio.to_thread(_size, destination))
+            exit_ = await self._run(command, on_progress or _ignore_progress)
+            return self._decoded(exit_, destination, await asyncio.to_thread(_size, destination))
         except BaseException:
             await asyncio.to_thread(destination.unlink, missing_ok=True)
             raise
 
-    async def _run_child(
-        self, source: Path, destination: Path, wanted: dict[str, Any], on_progress: Callable[[int, int], None]
-    ) -> tuple[int, bytes]:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", _PROGRAM, source, destination, json.dumps(wanted)),
+    def command(
+        self,
+        source: Path,
+        destination: Path,
+        *,
+        separate_channels: bool = False,
+        stop_after_seconds: float | None = None,
+    ) -> tuple[str, ...]:
+        """Return the command line of a decoder process, which only works as a child of this process."""
+        config = {
+            "parent": os.getpid(),
+            "memory_bytes": self._memory_bytes,
+            "cpu_seconds": self._cpu_seconds,
+            "options": {
+                "max_seconds": self._max_seconds,
+                "stop_after_seconds": stop_after_seconds,
+                "silent_seconds": self._silent_seconds,
+                "separate_channels": separate_channels,
+                "min_free_bytes": self._min_free_bytes,
+            },
+        }
+        return (sys.executable, "-I", str(_PROGRAM), str(source), str(destination), json.dumps(config))
+
+    async def _run(self, command: Sequence[str], on_progress: Callable[[int, int], None]) -> _Exit:
+        process = await asyncio.create_subprocess_exec(
+            *command,
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
             limit=_MAX_LINE_BYTES,
             env=_HOME | {name: os.environ[name] for name in _INHERITED if name in os.environ},
             close_fds=True,
-            umask=0o077,  # what it writes is for this service only
-            start_new_session=True,  # the terminal's Ctrl-C is for the service, which drains
+            umask=0o077,  # only this service may read what it writes
+            start_new_session=True,  # Ctrl-C in the terminal is for the service, which drains
         )
         try:
-            code, answer, messages = await _outcome(child, on_progress, stall_seconds=self._stall_seconds)
+            exit_ = await _wait(process, on_progress, stall_seconds=self._stall_seconds)
         except TimeoutError:
-            logger.warning("⚠️ The decoder was stopped: nothing came out of it for %gs", self._stall_seconds)
+            logger.warning("⚠️ The decoder was stopped because it made no progress for %gs", self._stall_seconds)
             raise UndecodableAudio(
-                f"The file could not be decoded as audio (nothing came out of it for {self._stall_seconds:g} s): "
-                "convert it to wav, mp3 or flac and send it again."
+                f"The file could not be decoded as audio (no progress for {self._stall_seconds:g} s): {_CONVERT}"
             ) from None
-        if messages:
-            logger.debug("The decoder said: %s", messages.decode(errors="replace").strip())
-        return code, answer
+        if exit_.messages:
+            logger.debug("Messages of the decoder: %s", exit_.messages.decode(errors="replace").strip())
+        return exit_
 
-    def _is_possible(self, outcome: dict[str, Any], written_bytes: int) -> bool:
-        """Whether the samples that the child says it has written are in the file, and no more than may be."""
-        samples, channels = int(outcome["samples"]), int(outcome["channels"])
-        in_range = 0 < samples <= self._max_seconds * SAMPLE_RATE and 1 <= channels <= _MOST_CHANNELS
-        return in_range and samples * channels * _SAMPLE_BYTES <= written_bytes
-
-    def _judge(self, code: int, answer: bytes, destination: Path, written_bytes: int) -> Decoded:
-        if code < 0:
-            name = _signal_name(-code)
+    def _decoded(self, exit_: _Exit, pcm: Path, written_bytes: int) -> Decoded:
+        """Return what a process has decoded, or raise the reason why it has not."""
+        if exit_.status < 0:
+            name = _signal_name(-exit_.status)
             logger.warning("⚠️ The decoder was killed by %s", name)
             raise UndecodableAudio(
-                f"The file could not be decoded as audio (the decoder was killed by {name}): "
-                "convert it to wav, mp3 or flac and send it again."
+                f"The file could not be decoded as audio (the decoder was killed by {name}): {_CONVERT}"
             )
-        outcome = _answered(answer) if code == 0 else None
-        if outcome is None or (outcome["ok"] and not self._is_possible(outcome, written_bytes)):
-            logger.error("The decoder failed with exit status %d", code)
-            raise UndecodableAudio(
-                "The file could not be decoded as audio (the decoder failed): "
-                "convert it to wav, mp3 or flac and send it again."
-            )
-        self._note(outcome["confined"])
-        if not outcome["ok"]:
-            raise self._refusal(outcome["kind"], outcome["message"])
-        if outcome["corrupt_frames"]:
-            logger.info("The audio has %d damaged places, which were left out", outcome["corrupt_frames"])
-        if outcome["gave_up"]:
+        result = _parse_result(exit_.result) if exit_.status == 0 else None
+        if result is None or (result["ok"] and not self._is_plausible(result, written_bytes)):
+            logger.error("The decoder failed with exit status %d", exit_.status)
+            raise UndecodableAudio(f"The file could not be decoded as audio (the decoder failed): {_CONVERT}")
+        self._log_sandbox(result["sandbox"])
+        if not result["ok"]:
+            raise self._refusal(result["kind"], result["message"])
+        if result["corrupt_frames"]:
+            logger.info("The audio has %d damaged places, which were left out", result["corrupt_frames"])
+        if result["gave_up"]:
             logger.warning(
-                "⚠️ The audio was taken to end after %.1f s: what follows in the file is no sound that can be found",
-                outcome["samples"] / SAMPLE_RATE,
+                "⚠️ The audio was taken to end after %.1f s, because no more was found in the rest of the file",
+                result["samples"] / SAMPLE_RATE,
             )
         return Decoded(
-            pcm=destination,
-            samples=outcome["samples"],
-            channels=outcome["channels"],
-            is_complete=outcome["ended"],
-            corrupt_frames=outcome["corrupt_frames"],
+            pcm=pcm,
+            samples=result["samples"],
+            channels=result["channels"],
+            is_complete=result["is_complete"],
+            corrupt_frames=result["corrupt_frames"],
         )
 
-    def _note(self, confined: list[str]) -> None:
-        """Says once, or when it is another, what holds a decoder."""
-        if confined == self._confined:
+    def _is_plausible(self, result: dict[str, Any], written_bytes: int) -> bool:
+        """Return True if the file holds the claimed samples and there are no more than allowed."""
+        samples, channels = int(result["samples"]), int(result["channels"])
+        in_range = 0 < samples <= self._max_seconds * SAMPLE_RATE and 1 <= channels <= _MAX_CHANNELS
+        return in_range and samples * channels * _BYTES_PER_SAMPLE <= written_bytes
+
+    def _log_sandbox(self, sandbox: list[str]) -> None:
+        """Log which parts of the sandbox are effective, once and whenever they change."""
+        if sandbox == self._sandbox:
             return
-        self._confined = confined
-        if "syscalls" in confined:
-            logger.debug("Decoders are confined: %s", ", ".join(confined))
+        self._sandbox = sandbox
+        if "syscalls" in sandbox:
+            logger.debug("Decoders run in a sandbox: %s", ", ".join(sandbox))
         else:
             logger.warning(
-                "⚠️ This system does not let decoders be confined (%s): let strangers send audio to a container or a "
-                "virtual machine only",
-                ", ".join(confined) or "in no way",
+                "⚠️ This system does not support the decoders' sandbox (effective: %s). Use a container or a virtual "
+                "machine if strangers can send audio.",
+                ", ".join(sandbox) or "nothing",
             )
 
     def _refusal(self, kind: str, message: str) -> UndecodableAudio | AudioTooLong | DiskFull:
         match kind:
             case "empty":
-                return UndecodableAudio("The file is empty: send a non-empty audio file.")
+                return UndecodableAudio("The file is empty: send a file with audio in it.")
             case "no_audio":
-                return UndecodableAudio("The file has no audio stream: send a file with sound in it.")
+                return UndecodableAudio("The file has no audio stream: send a file with audio in it.")
             case "too_long":
                 seconds = self._max_seconds
                 return AudioTooLong(
-                    f"The audio is longer than the allowed {seconds:g} s ({seconds / 3600:.3g} h): "
-                    "split it, or raise MAX_AUDIO_SECONDS."
+                    f"The audio must not be longer than {seconds:g} s ({seconds / 3600:.3g} h): split it, or raise "
+                    "MAX_AUDIO_SECONDS."
                 )
             case "disk_full":
                 return DiskFull(
                     f"{message}: try again later, or free some space.",
-                    retry_after_seconds=_DISK_RETRY_SECONDS,
+                    retry_after_seconds=_RETRY_DISK_SECONDS,
                 )
             case _:
-                return UndecodableAudio(f"{message}: supported are {_SUPPORTED}.")
+                return UndecodableAudio(f"{message}: send {_SUPPORTED}.")
 
 
 def _size(path: Path) -> int:
@@ -245,94 +265,104 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _unheard(_samples: int, _channels: int) -> None:
-    """For who waits for the end."""
+def _ignore_progress(_samples: int, _channels: int) -> None:
+    """Do nothing."""
 
 
-async def _outcome(
-    child: Process, on_progress: Callable[[int, int], None], *, stall_seconds: float
-) -> tuple[int, bytes, bytes]:
-    """Exit status, last answer and stderr; the child is dead and reaped however this ends.
+class _Progress:
+    """Passes on the progress of a process and moves its deadline with each.
+
+    Only a larger number of samples is progress: a process that foreign code controls may write anything.
+    """
+
+    def __init__(
+        self, on_progress: Callable[[int, int], None], *, deadline: asyncio.Timeout, stall_seconds: float
+    ) -> None:
+        self._on_progress = on_progress
+        self._deadline = deadline
+        self._stall_seconds = stall_seconds
+        self._samples = 0
+
+    def __call__(self, samples: int, channels: int) -> None:
+        if samples <= self._samples or not 1 <= channels <= _MAX_CHANNELS:
+            return
+        self._samples = samples
+        if not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._stall_seconds)
+            self._on_progress(samples, channels)
+
+
+async def _wait(process: Process, on_progress: Callable[[int, int], None], *, stall_seconds: float) -> _Exit:
+    """Wait for the end of a process. It has ended and been reaped when this returns or raises.
 
     Raises:
-        TimeoutError: it gave no sign of life for ``stall_seconds``.
+        TimeoutError: it made no progress for ``stall_seconds``.
     """
-    assert child.stdout is not None  # noqa: S101 - both were asked for
-    assert child.stderr is not None  # noqa: S101
-    loop = asyncio.get_running_loop()
+    assert process.stdout is not None  # noqa: S101  # both are pipes
+    assert process.stderr is not None  # noqa: S101
     deadline = asyncio.timeout(stall_seconds)
-
-    most = 0
-
-    def heard(samples: int, channels: int) -> None:
-        nonlocal most
-        if samples <= most or not 1 <= channels <= _MOST_CHANNELS:  # no sign of life, whatever it is
-            return
-        most = samples
-        if not deadline.expired():
-            deadline.reschedule(loop.time() + stall_seconds)
-            on_progress(samples, channels)
-
-    conversation = asyncio.gather(child.wait(), _last_answer(child.stdout, heard), _head(child.stderr))
+    progress = _Progress(on_progress, deadline=deadline, stall_seconds=stall_seconds)
+    all_ended = asyncio.gather(process.wait(), _read_result(process.stdout, progress), _read_head(process.stderr))
     try:
         async with deadline:
-            return await asyncio.shield(conversation)
+            status, result, messages = await asyncio.shield(all_ended)
     finally:
-        if child.returncode is None:
-            child.kill()
-        await asyncio.shield(asyncio.gather(child.wait(), conversation, return_exceptions=True))
+        if process.returncode is None:
+            process.kill()
+        await asyncio.shield(asyncio.gather(process.wait(), all_ended, return_exceptions=True))
+    return _Exit(status=status, result=result, messages=messages)
 
 
-async def _last_answer(stream: StreamReader, on_progress: Callable[[int, int], None]) -> bytes:
-    """The line that says how it ended; what comes before it is progress."""
+async def _read_result(stream: StreamReader, on_progress: Callable[[int, int], None]) -> bytes:
+    """Return the last line that is not progress."""
     last = b""
     while True:
         try:
             line = await stream.readline()
-        except ValueError:  # longer than any that the child writes: it is not itself any more
+        except ValueError:  # a longer line than the decoder process writes: foreign code controls it
             last = b""
             continue
         if not line:
             return last
-        match _parsed(line):
+        match _parse(line):
             case {"decoded": int(samples), "channels": int(channels)}:
                 on_progress(samples, channels)
             case _:
                 last = line
 
 
-async def _head(stream: StreamReader) -> bytes:
-    """The first of what comes; all of it is read, so that the writer never waits."""
+async def _read_head(stream: StreamReader) -> bytes:
+    """Return the first bytes of a stream, after reading all of it so that the writer never blocks."""
     head = b""
-    while chunk := await stream.read(_MAX_OUTPUT_BYTES):
-        head += chunk[: _MAX_OUTPUT_BYTES - len(head)]
+    while chunk := await stream.read(_MAX_MESSAGE_BYTES):
+        head += chunk[: _MAX_MESSAGE_BYTES - len(head)]
     return head
 
 
-def _parsed(answer: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        outcome = json.loads(answer)
+        parsed = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return outcome if isinstance(outcome, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
-def _answered(answer: bytes) -> dict[str, Any] | None:
-    """The child's last line, if it is one: what a stranger's bytes have taken over may say anything."""
-    outcome = _parsed(answer)
-    match outcome:
-        case {"ok": False, "confined": list(), "kind": str(), "message": str()}:
-            return outcome
+def _parse_result(line: bytes) -> dict[str, Any] | None:
+    """Return the result in this line, or None if it has another form."""
+    result = _parse(line)
+    match result:
+        case {"ok": False, "sandbox": list(), "kind": str(), "message": str()}:
+            return result
         case {
             "ok": True,
-            "confined": list(),
+            "sandbox": list(),
             "samples": int(),
             "channels": int(),
-            "ended": bool(),
+            "is_complete": bool(),
             "corrupt_frames": int(),
             "gave_up": bool(),
         }:
-            return outcome
+            return result
         case _:
             return None
 

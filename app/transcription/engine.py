@@ -117,7 +117,7 @@ class WhisperTranscriber:
         """Wait for admission. Return True if the preview has decoded the whole of the audio."""
         while await candidate.admitted() is Grant.PREVIEW:
             decoded = await self._front_end.decoder.decode(
-                source, recording.path, separate_channels=options.multichannel, enough_seconds=PREVIEW_SECONDS
+                source, recording.path, separate_channels=options.multichannel, stop_after_seconds=PREVIEW_SECONDS
             )
             if decoded.is_complete:
                 candidate.release_decoder()

@@ -1,8 +1,8 @@
-"""What a process gives up before it looks at a stranger's bytes: memory, processor time, rights, files, the network.
+"""The sandbox of the decoder process: it gives up memory, processor time, rights, files and the network.
 
-Loaded by path into the decoder's child, so it imports nothing of this project. Each step is taken as far as the system
-allows; :func:`confine` says which held. Sources: prctl(2), seccomp(2), credentials(7), the syscall tables of Linux
-(arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
+The decoder process loads this module by its path, so it imports nothing of this project. A system may not allow every
+step; :func:`enter` returns those that took effect. Sources: prctl(2), seccomp(2), credentials(7), the syscall tables of
+Linux (arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import struct
 import sys
 from typing import Final
 
-#: Who owns nothing, on all Linux systems; what runs as root decodes as this user.
+#: The user who owns nothing, on all Linux systems. A service that runs as root decodes as this user.
 NOBODY: Final = 65534
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -28,11 +28,11 @@ _CLONE_THREAD: Final = 0x0001_0000
 _CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000
 
-#: The names of architectures, their numbers for seccomp, and where a syscall's number stands in the table below.
+#: For each architecture, its number in seccomp and the column of its syscall numbers in the table below.
 _ARCHITECTURES: Final = {"x86_64": (0xC000_003E, 0), "aarch64": (0xC000_00B7, 1)}
 
-#: All that decoding takes once its files are open and its modules are loaded, as numbers on x86-64 and on arm64.
-#: What is not here (open, socket, connect, execve, fork, ptrace, kill, …) fails with EPERM.
+#: The syscalls that decoding needs once its files are open and its modules loaded, with their numbers on x86-64 and
+#: arm64. All others (open, socket, connect, execve, fork, ptrace, kill, …) fail with EPERM.
 _ALLOWED: Final[dict[str, tuple[int, int | None]]] = {
     "read": (0, 63),
     "write": (1, 64),
@@ -68,7 +68,7 @@ _ALLOWED: Final[dict[str, tuple[int, int | None]]] = {
     "getppid": (110, 173),
     "sigaltstack": (131, 132),
     "gettid": (186, 178),
-    "time": (201, None),  # arm64 has none
+    "time": (201, None),  # arm64 has no such syscall
     "futex": (202, 98),
     "sched_getaffinity": (204, 123),
     "restart_syscall": (219, 128),
@@ -82,14 +82,14 @@ _ALLOWED: Final[dict[str, tuple[int, int | None]]] = {
     "membarrier": (324, 283),
     "rseq": (334, 293),
 }
-#: Allowed with one value of the first argument only.
+#: Allowed or refused by their first argument.
 _CLONE: Final = (56, 220)
 _CLONE3: Final = (435, 435)
 _TGKILL: Final = (234, 131)
 _PRLIMIT64: Final = (302, 261)
 
-# Instructions of classic BPF, and what a filter answers with.
-_LOAD: Final = 0x20  # a word of the syscall's description
+# Instructions of classic BPF and the return values of a filter.
+_LOAD: Final = 0x20  # a word of struct seccomp_data
 _IF_EQUAL: Final = 0x15
 _IF_ANY_BIT: Final = 0x45
 _RETURN: Final = 0x06
@@ -100,57 +100,57 @@ _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
 
 
 def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
-    """Takes the means to do harm away from this process, as far as the platform can."""
+    """Limit this process's memory, processor time and files, as far as the platform supports it."""
     try:
         import resource
     except ImportError:  # not a Unix
         return
-    wanted = {
+    limits = {
         "RLIMIT_AS": (memory_bytes, memory_bytes),
-        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),  # SIGXCPU first: it says why
+        "RLIMIT_CPU": (cpu_seconds, cpu_seconds + 1),  # SIGXCPU first, which names the reason
         "RLIMIT_FSIZE": (file_bytes, file_bytes),
         "RLIMIT_NOFILE": (32, 32),
         "RLIMIT_CORE": (0, 0),
     }
-    for name, limits in wanted.items():
+    for name, limit in limits.items():
         kind = getattr(resource, name, None)
         if kind is not None:
-            with contextlib.suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses it
-                resource.setrlimit(kind, limits)
+            with contextlib.suppress(ValueError, OSError):  # macOS has RLIMIT_AS but refuses it
+                resource.setrlimit(kind, limit)
     with contextlib.suppress(OSError):
         os.nice(5)
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the parent ends, however it ends (on Linux; elsewhere the limits end a stray child)."""
+    """Have this process killed when its parent ends, on Linux. Elsewhere its limits stop it in the end."""
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            raise SystemExit("The parent was gone before the work began.")
+            raise SystemExit("The parent process ended before decoding began.")
 
 
-def confine(parent: int) -> list[str]:
-    """Gives up all rights but to compute, and to read and write what is open; says what was given up for certain.
+def enter(parent: int) -> list[str]:
+    """Give up all rights except to compute, and to read and write open files. Return the steps that took effect.
 
-    ``network``: there is none. ``user``: it runs as nobody, where it ran as root. ``privileges``: no program can give
-    rights back. ``syscalls``: no file can be opened, no socket made, no program or process started. Everything that is
-    needed later must be open and imported by now.
+    ``network``: the process has none. ``user``: it runs as nobody instead of root. ``privileges``: no program can
+    restore its rights. ``syscalls``: it can't open a file, create a socket, or start a program or process. Everything
+    that it needs later must be open and imported already.
     """
     if sys.platform != "linux":
         return []
     steps = {
         "network": _leave_network,
         "user": _become_nobody,
-        "privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        "privileges": _forbid_new_privileges,
         "syscalls": _filter_syscalls,
     }
-    held = []
+    effective = []
     for name, step in steps.items():
         if step():
-            held.append(name)
+            effective.append(name)
         if name == "user":
-            die_with(parent)  # the kernel forgets it when rights change
-    return held
+            die_with(parent)  # the kernel resets it when the user changes
+    return effective
 
 
 def _leave_network() -> bool:
@@ -162,16 +162,20 @@ def _leave_network() -> bool:
 
 
 def _become_nobody() -> bool:
-    """Whether this process was root's and is not any more. One that was not keeps its user."""
+    """Change from root to nobody. Return False if the process does not run as root or may not change its user."""
     if os.geteuid() != 0:
         return False
     try:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    except OSError:  # a root without the right to, as in a container without capabilities
+    except OSError:  # root has no such right in a container without capabilities
         return False
     return True
+
+
+def _forbid_new_privileges() -> bool:
+    return _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _filter_syscalls() -> bool:
@@ -183,12 +187,12 @@ def _filter_syscalls() -> bool:
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
-    described = Program(len(program) // 8, ctypes.addressof(instructions))
-    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described))
+    argument = Program(len(program) // 8, ctypes.addressof(instructions))
+    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(argument))
 
 
 def filter_program(machine: str, pid: int) -> bytes | None:
-    """The filter for the process ``pid`` in the kernel's form, 8 bytes an instruction; None for other machines."""
+    """Return the filter for process ``pid``, 8 bytes per instruction, or None if the machine is not supported."""
     if machine not in _ARCHITECTURES:
         return None
     architecture, column = _ARCHITECTURES[machine]
@@ -202,20 +206,20 @@ def filter_program(machine: str, pid: int) -> bytes | None:
         number = numbers[column]
         if number is not None:
             program += _if_called(number, _instruction(_RETURN, _ALLOW))
-    first_argument_is = (
-        (_TGKILL, _IF_EQUAL, pid),  # abort(), and nobody else's end
+    tests_of_first_argument = (
+        (_TGKILL, _IF_EQUAL, pid),  # abort() works, other processes can't be signalled
         (_PRLIMIT64, _IF_EQUAL, 0),
-        (_CLONE, _IF_ANY_BIT, _CLONE_THREAD),  # FFmpeg's threads, and no processes
+        (_CLONE, _IF_ANY_BIT, _CLONE_THREAD),  # threads, but no processes
     )
-    for called, test, value in first_argument_is:
+    for numbers, test, value in tests_of_first_argument:
         program += _if_called(
-            called[column],
+            numbers[column],
             _instruction(_LOAD, _FIRST_ARGUMENT_AT),
             _instruction(test, value, when_false=1),
             _instruction(_RETURN, _ALLOW),
             _instruction(_RETURN, _FAIL | errno.EPERM),
         )
-    # Its arguments can't be looked at: glibc takes clone() where there is no clone3().
+    # A filter can't read the arguments of clone3(). Without clone3() glibc uses clone().
     program += _if_called(_CLONE3[column], _instruction(_RETURN, _FAIL | errno.ENOSYS))
     program.append(_instruction(_RETURN, _FAIL | errno.EPERM))
     return b"".join(program)
@@ -230,7 +234,7 @@ def _instruction(code: int, value: int, *, when_true: int = 0, when_false: int =
 
 
 def _prctl(option: int, first: int, second: int = 0) -> bool:
-    """Whether the kernel did it."""
+    """Call prctl(2). Return False if it failed or does not exist."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is None:
         return False

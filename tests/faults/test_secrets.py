@@ -122,7 +122,7 @@ def check_course(log: str) -> None:
         *("Too many open files", "can't be written (no such table", "DEBUG", "Invalid HTTP request received."),
         *("jobs from before", "Header format invalid!", "Failed to export", "The cause:", "Traceback (most recent"),
         *("❌ All 2 upload attempts failed", "❌ All 2 download attempts failed", "❌ All 2 webhook attempts failed"),
-        *("next round of upload attempts", "goes back to the queue", "The decoder said", "cancelled"),
+        *("next round of upload attempts", "goes back to the queue", "Messages of the decoder", "cancelled"),
     ):
         assert wanted in log, wanted
 

@@ -1,4 +1,4 @@
-"""As much of classic BPF as filters of syscalls are made of (Linux, Documentation/networking/filter.rst)."""
+"""An interpreter of the classic BPF in syscall filters (Linux, Documentation/networking/filter.rst)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 
 def call(number: int, architecture: int, *arguments: int) -> bytes:
-    """What a filter sees of a syscall: ``struct seccomp_data``."""
+    """Return a syscall as a filter sees it: ``struct seccomp_data``."""
     six = [argument & (1 << 64) - 1 for argument in (*arguments, *[0] * 6)[:6]]
     return struct.pack("=IIQ6Q", number & 0xFFFF_FFFF, architecture, 0, *six)
 
 
-def answer(program: bytes, about: bytes) -> int:
-    """What the filter returns; an instruction that is not known or not there is an error."""
+def run(program: bytes, call_data: bytes) -> int:
+    """Return the result of a filter. An unknown or missing instruction is an error."""
     instructions = list(_INSTRUCTION.iter_unpack(program))
     accumulator = at = 0
     while True:
@@ -26,7 +26,7 @@ def answer(program: bytes, about: bytes) -> int:
         at += 1
         match code:
             case 0x20:  # load a word
-                (accumulator,) = struct.unpack_from("=I", about, value)
+                (accumulator,) = struct.unpack_from("=I", call_data, value)
             case 0x15:
                 at += when_true if accumulator == value else when_false
             case 0x45:
@@ -38,7 +38,7 @@ def answer(program: bytes, about: bytes) -> int:
 
 
 def jumps_outside(program: bytes) -> list[int]:
-    """Where an instruction leads behind the last one."""
+    """Return the instructions that jump beyond the last one."""
     instructions = list(_INSTRUCTION.iter_unpack(program))
     return [
         index

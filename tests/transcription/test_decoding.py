@@ -1,4 +1,4 @@
-"""The child process: what it may see and use, and that it never outlives the wish for it."""
+"""The decoder process: its limits, its environment, and that it ends when it is no longer needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import DiskFull, UndecodableAudio
+from app.transcription import decoding
 from app.transcription.decoding import DEFAULT_MEMORY_BYTES, Decoded, Decoder
 from tests.support.audio import RATE, SAMPLES, encode, sweep
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,8 +34,8 @@ def decoder() -> Decoder:
     return Decoder(max_seconds=3600)
 
 
-class Held:
-    """A decoding that waits for its source: a named pipe in which nothing comes."""
+class Blocked:
+    """A decoding that waits for its source, a named pipe without data."""
 
     def __init__(self, task: asyncio.Task[Decoded], pid: int, destination: Path) -> None:
         self.task = task
@@ -42,23 +44,18 @@ class Held:
 
 
 @pytest.fixture
-async def held(decoder: Decoder, tmp_path: Path) -> AsyncIterator[Held]:
+async def blocked(decoder: Decoder, tmp_path: Path) -> AsyncIterator[Blocked]:
     source, destination = tmp_path / "source", tmp_path / "pcm"
     os.mkfifo(source)
-    task = asyncio.create_task(decoder.decode(source, destination), name="held")
+    task = asyncio.create_task(decoder.decode(source, destination), name="blocked")
     writer = await asyncio.to_thread(os.open, source, os.O_WRONLY)
     try:
-        await asyncio.to_thread(wait_for, destination)
+        await eventually(destination.exists)
         (pid,) = decoders_of(os.getpid())
-        yield Held(task, pid, destination)
+        yield Blocked(task, pid, destination)
     finally:
         os.close(writer)
         await asyncio.gather(task, return_exceptions=True)
-
-
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.005)
 
 
 def environment_of(pid: int) -> bytes:
@@ -76,7 +73,7 @@ def open_files_of(pid: int) -> set[str]:
 
 
 def decoders_of(parent: int) -> list[int]:
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text(encoding="utf-8")
@@ -84,17 +81,17 @@ def decoders_of(parent: int) -> list[int]:
         except OSError:
             continue
         if int(stat.rpartition(")")[2].split()[1]) == parent and b"decoder_process.py" in command:
-            found.append(int(folder.name))
-    return found
+            pids.append(int(folder.name))
+    return pids
 
 
-def write_for_ever(descriptor: int) -> None:
+def write_endlessly(descriptor: int) -> None:
     while True:
         os.write(descriptor, bytes(65_536))
 
 
 def is_running(pid: int) -> bool:
-    """Whether it exists and is more than an entry that nobody has collected."""
+    """Return False if the process has ended, also if it has not been reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -110,17 +107,17 @@ def is_alive(pid: int) -> bool:
 
 
 @needs_proc
-async def test_cancelling_kills_the_child_at_once_and_leaves_no_file(held: Held) -> None:
-    held.task.cancel()
+async def test_cancelling_kills_the_process_and_deletes_the_output(blocked: Blocked) -> None:
+    blocked.task.cancel()
 
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(held.task, 2)
+        await asyncio.wait_for(blocked.task, 60)
 
-    assert not is_alive(held.pid)
-    assert not held.destination.exists()
+    assert not is_alive(blocked.pid)
+    assert not blocked.destination.exists()
 
 
-async def test_a_decoding_cancelled_before_its_child_ran_leaves_nothing(decoder: Decoder, tmp_path: Path) -> None:
+async def test_decoding_cancelled_at_its_start_leaves_nothing(decoder: Decoder, tmp_path: Path) -> None:
     source = SAMPLES / "long.opus"
     for steps in range(8):
         task = asyncio.create_task(decoder.decode(source, tmp_path / "pcm"))
@@ -135,7 +132,7 @@ async def test_a_decoding_cancelled_before_its_child_ran_leaves_nothing(decoder:
 
 
 @needs_proc
-async def test_the_child_sees_nothing_of_our_environment(
+async def test_decoder_process_does_not_inherit_the_environment(
     monkeypatch: pytest.MonkeyPatch, decoder: Decoder, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_made_up")
@@ -153,28 +150,28 @@ async def test_the_child_sees_nothing_of_our_environment(
     with pytest.raises(UndecodableAudio, match="empty"):
         await task
     assert b"whsec_made_up" not in environment
-    assert environment == b"HOME=/\0"  # or Python would ask the system for its user
+    assert environment == b"HOME=/\0"  # otherwise Python would look up its user
 
 
 @needs_proc
-async def test_the_child_is_limited(held: Held) -> None:
-    limits = limits_of(held.pid)
+async def test_decoder_process_has_resource_limits(blocked: Blocked) -> None:
+    limits = limits_of(blocked.pid)
 
     assert limits["Max address space"] == str(DEFAULT_MEMORY_BYTES)
     assert limits["Max cpu time"] == "420"
     assert int(limits["Max file size"]) == 3600 * RATE * 2 + (1 << 20)
     assert limits["Max open files"] == "32"
     assert limits["Max core file size"] == "0"
-    assert os.getpriority(os.PRIO_PROCESS, held.pid) >= 5
+    assert os.getpriority(os.PRIO_PROCESS, blocked.pid) >= 5
 
 
 @needs_proc
-async def test_the_child_inherits_no_open_file(held: Held) -> None:
-    assert open_files_of(held.pid) == {str(held.destination), str(held.destination.with_name("source"))}
+async def test_decoder_process_inherits_no_open_files(blocked: Blocked) -> None:
+    assert open_files_of(blocked.pid) == {str(blocked.destination), str(blocked.destination.with_name("source"))}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce RLIMIT_AS")
-async def test_a_child_short_of_memory_ends_as_undecodable(tmp_path: Path) -> None:
+async def test_decoder_out_of_memory_means_undecodable_audio(tmp_path: Path) -> None:
     with pytest.raises(UndecodableAudio, match="convert it to wav"):
         await Decoder(max_seconds=60, memory_bytes=90 << 20).decode(SAMPLES / "hello.wav", tmp_path / "pcm")
 
@@ -183,20 +180,20 @@ async def test_a_child_short_of_memory_ends_as_undecodable(tmp_path: Path) -> No
 
 @needs_proc
 @pytest.mark.parametrize("number", [signal.SIGXCPU, signal.SIGKILL, signal.SIGSEGV])
-async def test_a_child_that_dies_by_a_signal_is_undecodable_audio(
-    number: signal.Signals, held: Held, caplog: pytest.LogCaptureFixture
+async def test_decoder_killed_by_a_signal_means_undecodable_audio(
+    number: signal.Signals, blocked: Blocked, caplog: pytest.LogCaptureFixture
 ) -> None:
-    os.kill(held.pid, number)
+    os.kill(blocked.pid, number)
 
     with pytest.raises(UndecodableAudio, match=number.name):
-        await held.task
+        await blocked.task
 
-    assert not held.destination.exists()
+    assert not blocked.destination.exists()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child's life to its parent's")
-def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+def test_decoder_process_dies_with_its_parent(tmp_path: Path) -> None:
     source = tmp_path / "source"
     os.mkfifo(source)
     program = (
@@ -207,21 +204,21 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=SAMPLES.parent) as parent:
         writer = os.open(source, os.O_WRONLY)
         (pid,) = decoders_of(parent.pid)
-        # The kernel closes the child's files when it is gone, and a write to a pipe without reader fails.
+        # The kernel closes the files of a process that ends, and writing to a pipe without a reader fails.
         parent.kill()
         parent.wait()
         with pytest.raises(BrokenPipeError):
-            write_for_ever(writer)
+            write_endlessly(writer)
         os.close(writer)
-    deadline = time.monotonic() + 30
-    while is_running(pid):  # its files are closed before the last of it has gone
+    deadline = time.monotonic() + 60
+    while is_running(pid):  # a process closes its files shortly before it is gone
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("seconds", [1, 60])
-async def test_a_full_disk_is_named_as_such(seconds: int, decoder: Decoder, tmp_path: Path) -> None:
+async def test_full_disk_is_reported(seconds: int, decoder: Decoder, tmp_path: Path) -> None:
     source = encode(tmp_path / "source", sweep(seconds), container="wav", codec="pcm_s16le")
     destination = tmp_path / "pcm"
     destination.symlink_to("/dev/full")
@@ -233,21 +230,21 @@ async def test_a_full_disk_is_named_as_such(seconds: int, decoder: Decoder, tmp_
     assert not destination.is_symlink()
 
 
-async def test_a_missing_source_is_no_fault_of_the_sender(decoder: Decoder, tmp_path: Path) -> None:
+async def test_missing_source_is_not_the_senders_fault(decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await decoder.decode(tmp_path / "nowhere", tmp_path / "pcm")
 
 
-async def test_several_files_are_decoded_at_once(decoder: Decoder, tmp_path: Path) -> None:
+async def test_several_files_are_decoded_concurrently(decoder: Decoder, tmp_path: Path) -> None:
     names = ["hello.wav", "numbers.mp3", "code.flac", "upload.ogg"]
 
     decoded = await asyncio.gather(*(decoder.decode(SAMPLES / name, tmp_path / name) for name in names))
 
-    assert [one.pcm.name for one in decoded] == names
-    assert all(one.duration > 4 for one in decoded)
+    assert [result.pcm.name for result in decoded] == names
+    assert all(result.duration > 4 for result in decoded)
 
 
-async def test_messages_of_a_chatty_decoder_are_kept_short(
+async def test_long_messages_of_a_decoder_are_truncated(
     decoder: Decoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = bytearray(encode(tmp_path / "w", sweep(60), container="flac", codec="flac").read_bytes())
@@ -259,34 +256,38 @@ async def test_messages_of_a_chatty_decoder_are_kept_short(
     with caplog.at_level(logging.DEBUG, logger="app.transcription.decoding"):
         await decoder.decode(source, tmp_path / "pcm")
 
-    assert any("The decoder said" in record.message for record in caplog.records)
+    assert any("Messages of the decoder" in record.message for record in caplog.records)
     assert max(len(record.message) for record in caplog.records) < 20_000
 
 
-async def test_decoding_leaves_free_on_the_disk_what_is_to_stay_free(tmp_path: Path) -> None:
+async def test_decoding_stops_before_the_reserved_disk_space(tmp_path: Path) -> None:
     careful = Decoder(max_seconds=3600, min_free_bytes=1 << 60)
     with pytest.raises(DiskFull, match="No disk space is left for the decoded audio"):
         await careful.decode(SAMPLES / "long.opus", tmp_path / "pcm")
     assert not (tmp_path / "pcm").exists()
-    assert (await careful.decode(SAMPLES / "hello.wav", tmp_path / "pcm")).samples  # it is over before it is looked at
+    assert (await careful.decode(SAMPLES / "hello.wav", tmp_path / "pcm")).samples  # it ends before the first check
 
 
 @pytest.mark.parametrize(
     "lie", [{"samples": 10**18}, {"samples": 0}, {"samples": -5}, {"channels": 0}, {"channels": 9}, {"samples": 501}]
 )
-def test_child_that_claims_more_than_it_has_written_is_not_believed(tmp_path: Path, lie: dict[str, int]) -> None:
+def test_claim_of_more_samples_than_written_is_rejected(tmp_path: Path, lie: dict[str, int]) -> None:
     pcm = tmp_path / "pcm"
     pcm.write_bytes(bytes(1000))
-    told = {
+    result = {
         "ok": True,
-        "confined": [],
+        "sandbox": [],
         "samples": 500,
         "channels": 1,
-        "ended": True,
+        "is_complete": True,
         "corrupt_frames": 0,
         "gave_up": False,
     }
     decoder = Decoder(max_seconds=3600)
-    assert decoder._judge(0, json.dumps(told).encode(), pcm, 1000).samples == 500
+    assert decoder._decoded(exited(result), pcm, 1000).samples == 500
     with pytest.raises(UndecodableAudio, match="the decoder failed"):
-        decoder._judge(0, json.dumps(told | lie).encode(), pcm, 1000)
+        decoder._decoded(exited(result | lie), pcm, 1000)
+
+
+def exited(result: dict[str, object]) -> decoding._Exit:
+    return decoding._Exit(status=0, result=json.dumps(result).encode(), messages=b"")

@@ -1,4 +1,4 @@
-"""Damaged files give what is left of them."""
+"""The intact parts of damaged files are decoded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def decoder() -> Decoder:
         ("ipod", "aac", 44_100),
     ],
 )
-async def test_bytes_flipped_in_the_middle_cost_only_their_surroundings(
+async def test_damaged_bytes_only_cost_their_surroundings(
     container: str, codec: str, rate: int, decoder: Decoder, tmp_path: Path
 ) -> None:
     sound = sweep(30)
@@ -48,7 +48,7 @@ async def test_bytes_flipped_in_the_middle_cost_only_their_surroundings(
 
     decoded = await decoder.decode(source, tmp_path / "pcm")
 
-    # Matroska resumes with its next cluster, which are 5 s long here.
+    # Decoding of matroska resumes with the next cluster, which are 5 s long here.
     assert decoded.duration >= (24 if container == "matroska" else 27)
     samples = read_samples(decoded.pcm)
     third = len(sound) // 3
@@ -59,9 +59,7 @@ async def test_bytes_flipped_in_the_middle_cost_only_their_surroundings(
 @pytest.mark.parametrize(
     ("container", "codec"), [("mp3", "libmp3lame"), ("wav", "pcm_s16le"), ("ogg", "flac"), ("adts", "aac")]
 )
-async def test_the_first_half_of_a_file_gives_its_first_half(
-    container: str, codec: str, decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_first_half_of_a_file_is_decoded(container: str, codec: str, decoder: Decoder, tmp_path: Path) -> None:
     content = encode(tmp_path / "whole", sweep(10), container=container, codec=codec).read_bytes()
     source = tmp_path / "source"
     source.write_bytes(content[: len(content) // 2])
@@ -71,7 +69,7 @@ async def test_the_first_half_of_a_file_gives_its_first_half(
     assert decoded.duration == pytest.approx(5.0, abs=1.5)
 
 
-async def test_an_m4a_cut_off_before_its_index_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+async def test_m4a_truncated_before_its_index_is_refused(decoder: Decoder, tmp_path: Path) -> None:
     content = encode(tmp_path / "whole", sweep(5), container="ipod", codec="aac").read_bytes()
     source = tmp_path / "source"
     source.write_bytes(content[: content.index(b"moov") - 4])
@@ -80,7 +78,7 @@ async def test_an_m4a_cut_off_before_its_index_is_refused(decoder: Decoder, tmp_
         await decoder.decode(source, tmp_path / "pcm")
 
 
-async def test_an_m4a_with_its_index_in_front_may_be_cut_off(decoder: Decoder, tmp_path: Path) -> None:
+async def test_truncated_m4a_with_its_index_first_is_decoded(decoder: Decoder, tmp_path: Path) -> None:
     options = {"movflags": "faststart"}
     content = encode(tmp_path / "w", sweep(10), container="ipod", codec="aac", options=options).read_bytes()
     source = tmp_path / "source"
@@ -94,7 +92,7 @@ async def test_an_m4a_with_its_index_in_front_may_be_cut_off(decoder: Decoder, t
 @pytest.mark.parametrize(
     ("silent_seconds", "megabytes"), [pytest.param(0.2, 128, id="time"), pytest.param(60, 256, id="memory")]
 )
-async def test_what_follows_much_that_is_no_sound_is_not_looked_for(
+async def test_search_for_more_audio_stops_at_a_limit(
     silent_seconds: float, megabytes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sound = encode(tmp_path / "whole", sweep(5), container="mp3", codec="libmp3lame").read_bytes()
@@ -107,11 +105,11 @@ async def test_what_follows_much_that_is_no_sound_is_not_looked_for(
     decoded = await Decoder(max_seconds=3600, silent_seconds=silent_seconds).decode(source, tmp_path / "pcm")
 
     assert decoded.duration == pytest.approx(5, abs=0.5)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s: ")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s, because")
 
 
-async def test_what_follows_little_that_is_no_sound_is_found(decoder: Decoder, tmp_path: Path) -> None:
+async def test_audio_after_a_short_gap_is_found(decoder: Decoder, tmp_path: Path) -> None:
     sound = encode(tmp_path / "whole", sweep(5), container="mp3", codec="libmp3lame").read_bytes()
     source = tmp_path / "source"
     source.write_bytes(sound + bytes(32 << 20) + sound)
@@ -119,7 +117,7 @@ async def test_what_follows_little_that_is_no_sound_is_found(decoder: Decoder, t
     assert (await decoder.decode(source, tmp_path / "pcm")).duration == pytest.approx(10, abs=0.5)
 
 
-async def test_file_in_which_no_sound_is_found_in_a_while_is_refused(tmp_path: Path) -> None:
+async def test_file_without_audio_within_the_limit_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"#!AMR\n" + b"\x7c" * 1_000_000)
 

@@ -1,4 +1,4 @@
-"""Every format that the service names becomes 16 kHz mono PCM of the right length and sound."""
+"""Every supported format is decoded to 16 kHz mono PCM of the right length and content."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def decoder() -> Decoder:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_a_format_decodes_to_its_length_and_its_sound(kind: Kind, decoder: Decoder, tmp_path: Path) -> None:
+async def test_format_is_decoded(kind: Kind, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(3)
     source = encode(tmp_path / "source", sound, **kind._asdict())
 
@@ -108,7 +108,7 @@ async def test_a_format_decodes_to_its_length_and_its_sound(kind: Kind, decoder:
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
-async def test_every_usual_sample_rate_is_resampled(rate: int, decoder: Decoder, tmp_path: Path) -> None:
+async def test_common_sample_rates_are_resampled(rate: int, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(2)
     source = encode(tmp_path / "source", sound, container="wav", codec="pcm_s16le", rate=rate)
 
@@ -146,7 +146,7 @@ async def test_channels_without_a_named_layout_are_mixed(channels: int, decoder:
     assert likeness(read_samples(decoded.pcm), sound) > 0.99
 
 
-async def test_both_sides_of_a_stereo_recording_are_heard(decoder: Decoder, tmp_path: Path) -> None:
+async def test_both_stereo_channels_are_mixed_in(decoder: Decoder, tmp_path: Path) -> None:
     left, right = sine(1, frequency=400), sine(1, frequency=1_000)
     source = tmp_path / "source"
     with wave.open(str(source), "wb") as writer:
@@ -177,7 +177,7 @@ def _references() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("reference", _references(), ids=lambda reference: str(reference["file"]))
-async def test_the_samples_decode_to_their_length(reference: dict[str, Any], decoder: Decoder, tmp_path: Path) -> None:
+async def test_samples_are_decoded_to_their_length(reference: dict[str, Any], decoder: Decoder, tmp_path: Path) -> None:
     decoded = await decoder.decode(SAMPLES / reference["file"], tmp_path / "pcm")
 
     assert decoded.duration == pytest.approx(reference["duration"], abs=0.05)
@@ -191,7 +191,7 @@ async def test_the_samples_decode_to_their_length(reference: dict[str, Any], dec
         ("mp3", "libmp3lame", (44_100, "stereo"), (16_000, "mono")),
     ],
 )
-async def test_a_rate_and_layout_that_change_midway_are_followed(
+async def test_rate_and_layout_may_change_midway(
     container: str,
     codec: str,
     first: tuple[int, str],
@@ -215,7 +215,7 @@ async def test_a_rate_and_layout_that_change_midway_are_followed(
     assert likeness(samples[len(samples) // 2 :], sound) > 0.9
 
 
-async def test_a_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tmp_path: Path) -> None:
+async def test_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tmp_path: Path) -> None:
     size = 5_000_000
     syncsafe = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
     picture = b"APIC" + (size - 10).to_bytes(4, "big") + b"\0\0" + bytes(size - 10)
@@ -228,9 +228,7 @@ async def test_a_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tm
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 0])
-async def test_a_streamed_wav_whose_length_was_never_filled_in_decodes(
-    length: int, decoder: Decoder, tmp_path: Path
-) -> None:
+async def test_streamed_wav_without_a_length_is_decoded(length: int, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(2)
     whole = encode(tmp_path / "whole", sound, container="wav", codec="pcm_s16le").read_bytes()
     start = whole.index(b"data") + 4
@@ -243,7 +241,7 @@ async def test_a_streamed_wav_whose_length_was_never_filled_in_decodes(
 
 
 @pytest.mark.parametrize("name", ["concat:a|b.m3u8", "-i.sdp", "%03d.png", "pipe:0", "http:", "x.ffconcat"])
-async def test_the_name_of_a_file_means_nothing(name: str, decoder: Decoder, tmp_path: Path) -> None:
+async def test_file_name_has_no_meaning(name: str, decoder: Decoder, tmp_path: Path) -> None:
     source = encode(tmp_path / "plain", sweep(1), container="wav", codec="pcm_s16le").rename(tmp_path / name)
 
     decoded = await decoder.decode(source, tmp_path / "pcm")

@@ -1,4 +1,4 @@
-"""What a decoder can't do once it looks at a stranger's bytes, whatever those make of it."""
+"""The sandbox of the decoder process, and how the service treats one that is controlled by a file's code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.transcription import decoding
 from app.transcription.decoding import Decoder
 from app.transcription.sandbox import NOBODY
 from tests.faults.tracing import has_ended
-from tests.support import confined
+from tests.support import escape_attempts
 from tests.support.audio import SAMPLES
 from tests.support.hostile_boxes import MATROSKA
 from tests.support.waiting import eventually
@@ -46,12 +46,20 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become anothe
 
 
 def try_everything(folder: Path, how: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs the program that tries to get out, in a folder that is anybody's."""
+    """Run the program that tries to escape, in a folder that everybody may write to."""
     folder.chmod(0o777)
     for name, content in (("source", bytes(100_000)), ("there", b"x"), ("unwanted", b""), ("destination", b"")):
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o666)
-    command = (sys.executable, "-I", confined.__file__, str(APP / "sandbox.py"), how, str(folder), str(os.getpid()))
+    command = (
+        sys.executable,
+        "-I",
+        escape_attempts.__file__,
+        str(APP / "sandbox.py"),
+        how,
+        str(folder),
+        str(os.getpid()),
+    )
     return subprocess.run(command, capture_output=True, check=False, timeout=60)
 
 
@@ -60,51 +68,51 @@ def outcomes(folder: Path, how: str) -> dict[str, Any]:
     if how == "as somebody" and b"PermissionError" in done.stderr:
         pytest.skip("this root may not become another user")
     assert done.returncode == 0, done.stderr.decode()
-    said: dict[str, Any] = json.loads(done.stdout)
-    if how != "not at all" and "syscalls" not in said["held"]:
+    report: dict[str, Any] = json.loads(done.stdout)
+    if how != "not at all" and "syscalls" not in report["effective"]:
         pytest.skip("this system does not let a process filter its syscalls")
-    return said
+    return report
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> list[str]:
-    """What a process of this machine can give up."""
+def effective(tmp_path: Path) -> list[str]:
+    """The parts of the sandbox that this machine supports."""
     (tmp_path / "probe").mkdir()
-    given_up: list[str] = outcomes(tmp_path / "probe", "as a decoder")["held"]
-    return given_up
+    parts: list[str] = outcomes(tmp_path / "probe", "as a decoder")["effective"]
+    return parts
 
 
 @linux_only
 @pytest.mark.parametrize(
     "how", ["as a decoder", pytest.param("as somebody", marks=needs_root), pytest.param("by the filter alone")]
 )
-def test_a_confined_process_can_compute_and_nothing_else(how: str, tmp_path: Path) -> None:
-    said = outcomes(tmp_path, how)
+def test_sandboxed_process_can_only_compute(how: str, tmp_path: Path) -> None:
+    report = outcomes(tmp_path, how)
 
-    assert len(said["tried"]) > 70
-    refused = {errno.EPERM, errno.ENOSYS, errno.EACCES}  # the last where nobody can't look into the folder
-    assert {name: code for name, code in said["tried"].items() if code not in refused} == {}
-    assert set(said["still"].values()) == {0}, said["still"]
+    assert len(report["tried"]) > 70
+    refused = {errno.EPERM, errno.ENOSYS, errno.EACCES}  # EACCES if nobody may not look into the folder
+    assert {name: code for name, code in report["tried"].items() if code not in refused} == {}
+    assert set(report["needed"].values()) == {0}, report["needed"]
     assert (tmp_path / "destination").stat().st_size == 1 << 20
     assert {path.name for path in tmp_path.iterdir()} == {"source", "there", "unwanted", "destination"}
 
 
 @linux_only
-def test_the_same_attempts_succeed_where_nothing_stops_them(tmp_path: Path) -> None:
-    said = outcomes(tmp_path, "not at all")
+def test_escape_attempts_succeed_without_a_sandbox(tmp_path: Path) -> None:
+    report = outcomes(tmp_path, "not at all")
 
-    assert len(said["tried"]) > 20
-    assert set(said["tried"].values()) <= {0, errno.EAFNOSUPPORT}, said["tried"]
-    assert set(said["still"].values()) == {0}
+    assert len(report["tried"]) > 20
+    assert set(report["tried"].values()) <= {0, errno.EAFNOSUPPORT}, report["tried"]
+    assert set(report["needed"].values()) == {0}
 
 
 @linux_only
-def test_a_confined_process_can_still_abort(tmp_path: Path) -> None:
+def test_sandboxed_process_can_abort(tmp_path: Path) -> None:
     assert try_everything(tmp_path, "as a decoder, then abort").returncode == -signal.SIGABRT
 
 
-class Working:
-    """A decoder that waits for its source, a named pipe."""
+class Running:
+    """A decoder process that waits for its source, a named pipe."""
 
     def __init__(self, task: asyncio.Task[Any], pid: int, destination: Path) -> None:
         self.task = task
@@ -112,28 +120,25 @@ class Working:
         self.destination = destination
 
 
-STALL_SECONDS: Final = 3
-
-
 @pytest.fixture
-async def working(tmp_path: Path) -> AsyncIterator[Working]:
-    """It is confined, and nothing comes out of it."""
+async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    """A decoder process that makes no progress. The parameter is its ``stall_seconds``."""
     source, destination = tmp_path / "source", tmp_path / "pcm"
     os.mkfifo(source)
-    decoder = Decoder(max_seconds=3600, stall_seconds=STALL_SECONDS)
-    task = asyncio.create_task(decoder.decode(source, destination), name="working")
+    decoder = Decoder(max_seconds=3600, stall_seconds=getattr(request, "param", 120))
+    task = asyncio.create_task(decoder.decode(source, destination), name="running")
     writer = await asyncio.to_thread(os.open, source, os.O_WRONLY)
     try:
         await eventually(destination.exists)
         (pid,) = decoders_of(os.getpid())
-        yield Working(task, pid, destination)
+        yield Running(task, pid, destination)
     finally:
         os.close(writer)
         await asyncio.gather(task, return_exceptions=True)
 
 
 def status_of(pid: int) -> list[dict[str, str]]:
-    """What Linux says about each thread of a process."""
+    """Return the status of each thread of a process, as Linux shows it."""
     return [
         dict(
             line.split(":\t", 1) for line in (task / "status").read_text(encoding="utf-8").splitlines() if ":\t" in line
@@ -147,15 +152,15 @@ def network_of(process: str) -> Path:
 
 
 @linux_only
-async def test_a_decoder_at_work_has_no_rights(held: list[str], working: Working) -> None:
+async def test_running_decoder_has_no_rights(effective: list[str], running: Running) -> None:
     def is_filtered() -> bool:
-        return all(thread["Seccomp"] == "2" for thread in status_of(working.pid)) or working.task.done()
+        return all(thread["Seccomp"] == "2" for thread in status_of(running.pid)) or running.task.done()
 
     await eventually(is_filtered)
 
-    is_nobody = "user" in held
-    assert is_nobody == IS_ROOT or "network" not in held  # a root without the right to, as in some containers
-    for thread in status_of(working.pid):
+    is_nobody = "user" in effective
+    assert is_nobody == IS_ROOT or "network" not in effective  # root has no such right in some containers
+    for thread in status_of(running.pid):
         assert thread["NoNewPrivs"] == "1"
         assert thread["Seccomp"] == "2"
         assert thread["Uid"].split() == [str(NOBODY if is_nobody else os.getuid())] * 4
@@ -163,41 +168,41 @@ async def test_a_decoder_at_work_has_no_rights(held: list[str], working: Working
             assert thread["Gid"].split() == [str(NOBODY)] * 4
             assert thread["Groups"].strip() == ""
             assert int(thread["CapEff"], 16) == int(thread["CapPrm"], 16) == 0
-    if IS_ROOT and "network" in held:  # another user may not look
-        assert network_of(str(working.pid)) != network_of("self")
+    if IS_ROOT and "network" in effective:  # another user may not read it
+        assert network_of(str(running.pid)) != network_of("self")
 
 
 @linux_only
 @needs_root
-def test_who_is_not_root_keeps_its_user(tmp_path: Path) -> None:
-    said = outcomes(tmp_path, "as somebody")
+def test_process_that_is_not_root_keeps_its_user(tmp_path: Path) -> None:
+    report = outcomes(tmp_path, "as somebody")
 
-    assert "user" not in said["held"]
-    assert {"privileges", "syscalls"} <= set(said["held"])
+    assert "user" not in report["effective"]
+    assert {"privileges", "syscalls"} <= set(report["effective"])
 
 
 @linux_only
-async def test_what_confines_decoders_is_said_once(
-    held: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_effective_sandbox_is_logged_once(
+    effective: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     decoder = Decoder(max_seconds=3600)
     with caplog.at_level(logging.DEBUG, logger=decoding.__name__):
         for _ in range(2):
             await decoder.decode(SAMPLES / "hello.wav", tmp_path / "pcm")
 
-    said = [record.getMessage() for record in caplog.records if "confined" in record.getMessage()]
-    assert said == [f"Decoders are confined: {', '.join(held)}"]
+    messages = [record.getMessage() for record in caplog.records if "sandbox" in record.getMessage()]
+    assert messages == [f"Decoders run in a sandbox: {', '.join(effective)}"]
 
 
 def corpus(folder: Path) -> Iterator[Path]:
-    """The samples, and what attacks are made of."""
+    """Yield the samples and files that attack."""
     yield from sorted(path for path in SAMPLES.iterdir() if path.suffix != ".json")
     target = folder / "target.wav"
     shutil.copy(SAMPLES / "hello.wav", target)
-    places = [str(target), "target.wav", f"concat:{target}", "http://127.0.0.1:9/a.wav", "udp://127.0.0.1:9"]
-    for index, (make, place) in enumerate(itertools.product(MAKERS, places)):
+    targets = [str(target), "target.wav", f"concat:{target}", "http://127.0.0.1:9/a.wav", "udp://127.0.0.1:9"]
+    for index, (make, address) in enumerate(itertools.product(MAKERS, targets)):
         path = folder / f"list-{index}"
-        path.write_text(make(place), encoding="utf-8")
+        path.write_text(make(address), encoding="utf-8")
         yield path
     for name, write in NOT_AUDIO.items():
         path = folder / name
@@ -211,7 +216,7 @@ _PROCESS: Final = re.compile(r"\bclone3?\((?!.*CLONE_THREAD).* = \d+$")
 
 
 def whole(trace: Path) -> list[str]:
-    """The lines of a trace once the tracer is done with it, which is later than the process."""
+    """Return the lines of a trace once the tracer has written all of it, which is later than the process ends."""
     deadline = time.monotonic() + 60
     while not (
         (lines := trace.read_text(errors="replace").splitlines()) and has_ended(trace, int(lines[0].split()[0]))
@@ -221,26 +226,16 @@ def whole(trace: Path) -> list[str]:
     return lines
 
 
-def calls_of_a_decoder(strace: str, folder: Path, number: int, source: Path) -> list[str]:
-    """The syscalls of a decoder for ``source``, of all its threads."""
+def forbidden_calls(strace: str, folder: Path, number: int, source: Path) -> list[str]:
+    """Decode ``source`` and return the syscalls, of all threads of the process, that it must not make."""
     pcm, trace = folder / f"pcm-{number}", folder / f"trace-{number}"
-    wanted = {"parent": os.getpid(), "max_seconds": 3600, "enough_seconds": None, "separate_channels": False}
-    limits = json.dumps(
-        wanted
-        | {
-            "memory_bytes": decoding.DEFAULT_MEMORY_BYTES,
-            "cpu_seconds": 60,
-            "silent_seconds": decoding.DEFAULT_SILENT_SECONDS,
-            "min_free_bytes": 0,
-        }
-    )
-    # With -D it is the tracer that is the grandchild, so that the decoder has its right parent.
+    # With -D the tracer is the grandchild, so that the decoder process is a process of this one.
     options = ("-D", "-f", "-q", "-s", "0", "-o", str(trace))
-    program = (sys.executable, "-I", APP / "decoder_process.py", source, pcm, limits)
+    program = Decoder(max_seconds=3600).command(source, pcm)
     done = subprocess.run((strace, *options, *program), env={"HOME": "/"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["ok"] == (source.parent == SAMPLES), (source.name, answer)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["ok"] == (source.parent == SAMPLES), (source.name, result)
     lines = whole(trace)
     opened = [index for index, line in enumerate(lines) if f'{pcm}"' in line or "O_CREAT" in line]
     assert len(opened) == 1, opened
@@ -250,7 +245,7 @@ def calls_of_a_decoder(strace: str, folder: Path, number: int, source: Path) -> 
 
 @linux_only
 @pytest.mark.timeout(300)
-def test_no_file_makes_a_decoder_ask_the_system_for_anything(tmp_path: Path) -> None:
+def test_no_file_makes_a_decoder_call_forbidden_syscalls(tmp_path: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -258,14 +253,14 @@ def test_no_file_makes_a_decoder_ask_the_system_for_anything(tmp_path: Path) -> 
         pytest.skip("this machine lets nobody trace a process")
     sources = list(corpus(tmp_path))
     assert len(sources) > 50
-    # The system kills a decoder when the thread that started it ends: those of the pool outlive it.
+    # The kernel kills a decoder process when the thread that started it ends. The threads of the pool live longer.
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(partial(calls_of_a_decoder, strace, tmp_path), range(len(sources)), sources))
+        calls = list(pool.map(partial(forbidden_calls, strace, tmp_path), range(len(sources)), sources))
 
-    assert {source.name: calls for source, calls in zip(sources, found, strict=True) if calls} == {}
+    assert {source.name: lines for source, lines in zip(sources, calls, strict=True) if lines} == {}
 
 
-async def test_a_film_with_subtitles_is_decoded(tmp_path: Path) -> None:
+async def test_video_with_subtitles_is_decoded(tmp_path: Path) -> None:
     source = tmp_path / "film.mkv"
     content = MATROSKA["mkv with subtitles"]()
     await asyncio.to_thread(source.write_bytes, b"".join(part for part in content if isinstance(part, bytes)))
@@ -273,13 +268,13 @@ async def test_a_film_with_subtitles_is_decoded(tmp_path: Path) -> None:
     assert (await Decoder(max_seconds=60).decode(source, tmp_path / "pcm")).duration == pytest.approx(1)
 
 
-def test_all_that_decoding_imports_is_imported_before() -> None:
+def test_everything_is_imported_before_entering_the_sandbox() -> None:
     program = (
         "import importlib.util, json, pkgutil, sys\n"
-        "place = importlib.util.spec_from_file_location('child', sys.argv[1])\n"
-        "child = importlib.util.module_from_spec(place)\n"
-        "place.loader.exec_module(child)\n"
-        "child.load_decoders()\n"
+        "spec = importlib.util.spec_from_file_location('decoder_process', sys.argv[1])\n"
+        "program = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(program)\n"
+        "program.load_decoders()\n"
         "import av\n"
         "known = {module.name for module in pkgutil.walk_packages(av.__path__, 'av.')}\n"
         "print(json.dumps(sorted(known - set(sys.modules))))\n"
@@ -287,52 +282,53 @@ def test_all_that_decoding_imports_is_imported_before() -> None:
     command = (sys.executable, "-Ic", program, str(APP / "decoder_process.py"))
     done = subprocess.run(command, capture_output=True, check=True)
 
-    assert json.loads(done.stdout) == ["av.__main__", "av.datasets"]  # a program, and what downloads examples
+    assert json.loads(done.stdout) == ["av.__main__", "av.datasets"]  # a program and a module that downloads examples
 
 
 @linux_only
-async def test_a_decoder_that_stands_still_is_stopped(working: Working, caplog: pytest.LogCaptureFixture) -> None:
-    os.kill(working.pid, signal.SIGSTOP)
+@pytest.mark.parametrize("running", [6], indirect=True)
+async def test_decoder_without_progress_is_stopped(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    os.kill(running.pid, signal.SIGSTOP)
 
-    with pytest.raises(UndecodableAudio, match=r"nothing came out of it for 3 s\): convert it to wav"):
-        await working.task
+    with pytest.raises(UndecodableAudio, match=r"no progress for 6 s\): convert it to wav"):
+        await running.task
 
-    assert not is_alive(working.pid)
-    assert not working.destination.exists()
+    assert not is_alive(running.pid)
+    assert not running.destination.exists()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
 @linux_only
-async def test_a_source_that_never_opens_is_given_up(tmp_path: Path) -> None:
+async def test_source_that_never_opens_times_out(tmp_path: Path) -> None:
     source = tmp_path / "source"
     os.mkfifo(source)
 
-    with pytest.raises(UndecodableAudio, match=r"nothing came out of it for 0\.3 s"):
+    with pytest.raises(UndecodableAudio, match=r"no progress for 0\.3 s"):
         await Decoder(max_seconds=3600, stall_seconds=0.3).decode(source, tmp_path / "pcm")
 
     assert not decoders_of(os.getpid())
     assert not await asyncio.to_thread((tmp_path / "pcm").exists)
 
 
-async def talking(
-    program: str, line: str, on_progress: Callable[[int, int], None], *, stall_seconds: float = 20
-) -> tuple[int, bytes, bytes]:
-    """What the service makes of a child that says something else than a decoder does; it is given ``line``."""
-    child = await asyncio.create_subprocess_exec(
+async def run_instead(
+    program: str, line: str, on_progress: Callable[[int, int], None], *, stall_seconds: float = 60
+) -> decoding._Exit:
+    """Run another program instead of a decoder, as the service would. It gets ``line`` on its standard input."""
+    process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-Ic", program),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         limit=decoding._MAX_LINE_BYTES,
     )
-    assert child.stdin is not None
-    child.stdin.write(line.encode() + b"\n")
-    child.stdin.close()
+    assert process.stdin is not None
+    process.stdin.write(line.encode() + b"\n")
+    process.stdin.close()
     try:
-        return await decoding._outcome(child, on_progress, stall_seconds=stall_seconds)
+        return await decoding._wait(process, on_progress, stall_seconds=stall_seconds)
     finally:
-        assert child.returncode is not None
-        assert not is_alive(child.pid)
+        assert process.returncode is not None
+        assert not is_alive(process.pid)
 
 
 @pytest.mark.parametrize(
@@ -346,35 +342,35 @@ async def talking(
         "x" * 1_000_000,
         "9" * 4_000,
         '{"ok": true}',
-        '{"ok": false, "confined": [], "kind": 7, "message": "x"}',
-        '{"ok": true, "confined": [], "samples": "7", "channels": 1, "ended": true, "corrupt_frames": 0, '
+        '{"ok": false, "sandbox": [], "kind": 7, "message": "x"}',
+        '{"ok": true, "sandbox": [], "samples": "7", "channels": 1, "is_complete": true, "corrupt_frames": 0, '
         '"gave_up": false}',
         '{"decoded": "many", "channels": 1}',
         '{"decoded": 7}',
         '{"decoded": [7], "channels": null}',
     ],
 )
-async def test_a_decoder_that_talks_nonsense_has_failed(line: str, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+async def test_invalid_output_of_a_decoder_is_a_failure(line: str, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
 
-    code, answer, _ = await talking("print(input())", line, lambda *said: told.append(said))
+    exit_ = await run_instead("print(input())", line, lambda *counts: progress.append(counts))
 
     with pytest.raises(UndecodableAudio, match="the decoder failed"):
-        Decoder(max_seconds=60)._judge(code, answer, tmp_path / "pcm", 0)
-    assert told == []
+        Decoder(max_seconds=60)._decoded(exit_, tmp_path / "pcm", 0)
+    assert progress == []
 
 
 @linux_only
-async def test_a_decoder_that_is_not_understood_is_not_left_alone() -> None:
-    def is_confused(samples: int, channels: int) -> None:
+async def test_decoder_is_killed_if_its_output_raises_an_error() -> None:
+    def fail(samples: int, channels: int) -> None:
         raise ValueError(samples, channels)
 
     program = "print(input(), flush=True); import time; time.sleep(1_000)"
     with pytest.raises(ValueError, match="7"):
-        await talking(program, '{"decoded": 7, "channels": 1}', is_confused)
+        await run_instead(program, '{"decoded": 7, "channels": 1}', fail)
 
 
 @linux_only
-async def test_a_decoder_that_talks_without_end_about_nothing_is_stopped() -> None:
+async def test_decoder_with_endless_invalid_output_is_stopped() -> None:
     with pytest.raises(TimeoutError):
-        await talking("line = input()\nwhile True: print(line)", "x" * 1_000, lambda *_: None, stall_seconds=0.5)
+        await run_instead("line = input()\nwhile True: print(line)", "x" * 1_000, lambda *_: None, stall_seconds=0.5)

@@ -1,4 +1,4 @@
-"""The filter that a decoder puts upon itself lets through what is on its list, whatever the machine."""
+"""The syscall filter of the decoder process allows exactly the syscalls on its list, on each architecture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X86_64: Final = 0xC000_003E
 AARCH64: Final = 0xC000_00B7
 I386: Final = 0x4000_0003
 PID: Final = 4_711
-#: As the tables of the kernel number them: asm/unistd_64.h and asm-generic/unistd.h.
+#: Numbers from the tables of the kernel: asm/unistd_64.h and asm-generic/unistd.h.
 ALLOWED: Final = {
     "x86_64": {
         *(0, 1, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 17, 19, 20, 24, 25, 28, 35, 39, 60, 63, 96, 98, 99, 100, 102, 104),
@@ -67,69 +67,69 @@ REFUSED: Final = bpf.ERRNO | errno.EPERM
 
 
 def program(machine: str) -> bytes:
-    found = filter_program(machine, PID)
-    assert found is not None
-    return found
+    instructions = filter_program(machine, PID)
+    assert instructions is not None
+    return instructions
 
 
 @pytest.mark.parametrize(("machine", "architecture"), MACHINES)
-def test_the_filter_allows_these_syscalls_and_no_others(machine: str, architecture: int) -> None:
-    # An argument of 2**15 is no thread, neither this process nor the process itself.
-    answers = {number: bpf.answer(program(machine), bpf.call(number, architecture, 1 << 15)) for number in range(1_024)}
+def test_filter_allows_these_syscalls_and_no_others(machine: str, architecture: int) -> None:
+    # As an argument, 2**15 is neither a flag for a thread nor the process itself.
+    results = {number: bpf.run(program(machine), bpf.call(number, architecture, 1 << 15)) for number in range(1_024)}
 
-    assert {number for number, answer in answers.items() if answer == bpf.ALLOW} == ALLOWED[machine]
-    others = {number: answer for number, answer in answers.items() if answer != bpf.ALLOW}
+    assert {number for number, result in results.items() if result == bpf.ALLOW} == ALLOWED[machine]
+    others = {number: result for number, result in results.items() if result != bpf.ALLOW}
     assert others.pop(CLONE3[machine]) == bpf.ERRNO | errno.ENOSYS
     assert set(others.values()) == {REFUSED}
 
 
 @pytest.mark.parametrize(("machine", "architecture"), MACHINES)
-def test_the_filter_looks_at_the_first_argument_where_it_matters(machine: str, architecture: int) -> None:
-    def answer(number: int, *arguments: int) -> int:
-        return bpf.answer(program(machine), bpf.call(number, architecture, *arguments))
+def test_filter_checks_the_first_argument(machine: str, architecture: int) -> None:
+    def run(number: int, *arguments: int) -> int:
+        return bpf.run(program(machine), bpf.call(number, architecture, *arguments))
 
     thread, process = 0x003D_0F00, signal.SIGCHLD
-    assert answer(CLONE[machine], thread) == bpf.ALLOW
-    assert answer(CLONE[machine], process) == REFUSED
-    assert answer(CLONE[machine], 0x4000 | process) == REFUSED  # as vfork() does
-    assert answer(TGKILL[machine], PID, PID + 1, signal.SIGABRT) == bpf.ALLOW
-    assert answer(TGKILL[machine], PID - 1, PID, signal.SIGKILL) == REFUSED
-    assert answer(TGKILL[machine], -1, PID, signal.SIGKILL) == REFUSED
-    assert answer(PRLIMIT64[machine], 0) == bpf.ALLOW
-    assert answer(PRLIMIT64[machine], PID + 1) == REFUSED
+    assert run(CLONE[machine], thread) == bpf.ALLOW
+    assert run(CLONE[machine], process) == REFUSED
+    assert run(CLONE[machine], 0x4000 | process) == REFUSED  # as in vfork()
+    assert run(TGKILL[machine], PID, PID + 1, signal.SIGABRT) == bpf.ALLOW
+    assert run(TGKILL[machine], PID - 1, PID, signal.SIGKILL) == REFUSED
+    assert run(TGKILL[machine], -1, PID, signal.SIGKILL) == REFUSED
+    assert run(PRLIMIT64[machine], 0) == bpf.ALLOW
+    assert run(PRLIMIT64[machine], PID + 1) == REFUSED
 
 
-def test_the_filter_knows_no_syscall_of_x32() -> None:
-    answers = {bpf.answer(program("x86_64"), bpf.call(number | 1 << 30, X86_64)) for number in range(1_024)}
+def test_filter_refuses_syscalls_of_x32() -> None:
+    results = {bpf.run(program("x86_64"), bpf.call(number | 1 << 30, X86_64)) for number in range(1_024)}
 
-    assert answers == {REFUSED}
+    assert results == {REFUSED}
 
 
 @pytest.mark.parametrize(("machine", "architecture"), MACHINES)
-def test_a_call_by_the_table_of_another_architecture_ends_the_process(machine: str, architecture: int) -> None:
+def test_syscall_of_another_architecture_kills_the_process(machine: str, architecture: int) -> None:
     foreign = {X86_64, AARCH64, I386, 0} - {architecture}
 
-    answers = {
-        bpf.answer(program(machine), bpf.call(number, other)) for number in range(1_024) for other in sorted(foreign)
+    results = {
+        bpf.run(program(machine), bpf.call(number, other)) for number in range(1_024) for other in sorted(foreign)
     }
 
-    assert answers == {bpf.KILL}
+    assert results == {bpf.KILL}
 
 
 @pytest.mark.parametrize(("machine", "architecture"), MACHINES)
-def test_the_filter_has_no_jump_to_nowhere(machine: str, architecture: int) -> None:
+def test_filter_has_no_jump_outside(machine: str, architecture: int) -> None:
     assert len(program(machine)) % 8 == 0
     assert bpf.jumps_outside(program(machine)) == []
-    assert bpf.answer(program(machine), bpf.call(0xFFFF_FFFF, architecture)) == REFUSED
+    assert bpf.run(program(machine), bpf.call(0xFFFF_FFFF, architecture)) == REFUSED
 
 
 @pytest.mark.parametrize("machine", ["armv7l", "i686", "riscv64", "ppc64le", "s390x", "", "arm64"])
-def test_other_machines_have_no_filter(machine: str) -> None:
+def test_other_architectures_have_no_filter(machine: str) -> None:
     assert filter_program(machine, PID) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's headers")
-def test_the_numbers_are_those_of_this_system() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's headers")
+def test_numbers_match_the_headers_of_this_system() -> None:
     names = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
     header = Path("/usr/include", names.get(platform.machine(), "nowhere"))
     if not header.exists():

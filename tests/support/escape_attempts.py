@@ -1,8 +1,9 @@
-"""A program that gives up its rights as a decoder does, and then tries everything that it may not do any more.
+"""A program that enters the decoders' sandbox and then tries everything that is not allowed in it.
 
-Started as ``python -I confined.py CONFINEMENT HOW FOLDER PARENT`` with the path of ``sandbox.py``. It prints JSON:
-what ``held``, and of each attempt the errno (0: it was done). ``HOW`` is ``as a decoder``, ``as somebody`` (after it
-became a user that is not root), ``by the filter alone``, ``not at all``, or ``as a decoder, then abort``.
+Usage: ``python -I escape_attempts.py SANDBOX HOW FOLDER PARENT``, where SANDBOX is the path of ``sandbox.py``. The
+program prints JSON: the ``effective`` parts of the sandbox, and the errno of each attempt (0: it succeeded). HOW is
+``as a decoder``, ``as somebody`` (after it became a user other than root), ``by the filter alone``, ``not at all``, or
+``as a decoder, then abort``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     Attempt = Callable[[], object]
 
 _COLUMN: Final = 1 if platform.machine() == "aarch64" else 0
-#: Numbers on x86-64 and arm64 (-1: it has none), then arguments with which nothing would happen if it were let through.
+#: Numbers on x86-64 and arm64 (-1: it has none), then arguments that do nothing if the call is allowed.
 _RAW: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
     "accept4": (288, 242, (-1, 0, 0, 0)),
     "add_key": (248, 217, (0, 0, 0, 0, 0)),
@@ -77,11 +78,11 @@ _RAW: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
 
 
 def load(path: str) -> Any:
-    place = importlib.util.spec_from_file_location("sandbox", path)
-    assert place is not None
-    assert place.loader is not None
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location("sandbox", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -101,16 +102,16 @@ def fork() -> None:
 
 
 def raw(libc: Any, number: int, *arguments: int) -> None:
-    """A syscall by its number."""
+    """Make a syscall by its number."""
     result = libc.syscall(*(ctypes.c_long(value) for value in (number, *arguments)))
     if result == 0 and number in (57, 58):
-        os._exit(1)  # a process of its own, which must not go on
+        os._exit(1)  # a new process, which must not continue
     if result < 0:
         raise OSError(ctypes.get_errno(), "refused")
 
 
 def harmless(folder: Path, descriptor: int) -> dict[str, Attempt]:
-    """What works where nothing stops it."""
+    """Return attempts that succeed outside the sandbox."""
     there, new = folder / "there", folder / "new"
     return {
         "open a file": lambda: opened(there, os.O_RDONLY),
@@ -145,12 +146,12 @@ def harmless(folder: Path, descriptor: int) -> dict[str, Attempt]:
 
 
 def harmful(libc: Any, folder: Path, connected: socket.socket, parent: int) -> dict[str, Attempt]:
-    """What must not work, with the least that it could do."""
+    """Return attempts that must fail, with the least harmful arguments."""
     tgkill, ptrace, prlimit = ((234, 101, 302), (131, 117, 261))[_COLUMN]
     return {
         "connect": lambda: connected.connect(("127.0.0.1", 9)),
         "send a datagram": lambda: connected.sendto(b"x", ("127.0.0.1", 9)),
-        "become another program": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606 - that it is refused is the point
+        "become another program": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606  # expected to be refused
         "signal its parent": lambda: os.kill(parent, 0),
         "signal a thread of its parent": lambda: raw(libc, tgkill, parent, parent, 0),
         "trace its parent": lambda: raw(libc, ptrace, 0x4206, parent, 0, 0),  # PTRACE_SEIZE
@@ -168,8 +169,8 @@ def harmful(libc: Any, folder: Path, connected: socket.socket, parent: int) -> d
     }
 
 
-def still(source: Any, destination: Any) -> dict[str, Attempt]:
-    """What decoding takes."""
+def needed(source: Any, destination: Any) -> dict[str, Attempt]:
+    """Return what decoding needs and must succeed."""
 
     def thread() -> None:
         done: list[int] = []
@@ -199,44 +200,44 @@ def outcome(attempt: Attempt) -> int | str:
         attempt()
     except OSError as refusal:
         return refusal.errno or -1
-    except Exception as other:  # noqa: BLE001 - it is told
+    except Exception as other:  # noqa: BLE001  # it is reported
         return repr(other)
     return 0
 
 
-def confine(module: Any, how: str, parent: int) -> list[str]:
+def enter_sandbox(module: Any, how: str, parent: int) -> list[str]:
     if how == "not at all":
         return []
     if how == "by the filter alone":
-        module._prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+        module._forbid_new_privileges()
         return ["syscalls"] if module._filter_syscalls() else []
     if how == "as somebody":
         os.setgroups([])
         os.setresgid(1_000, 1_000, 1_000)
         os.setresuid(1_000, 1_000, 1_000)
-    held: list[str] = module.confine(parent)
-    return held
+    effective: list[str] = module.enter(parent)
+    return effective
 
 
 def main() -> None:
-    sandbox, how, place, parent_id = sys.argv[1:]
-    folder, parent = Path(place), int(parent_id)
+    sandbox, how, folder_name, parent_id = sys.argv[1:]
+    folder, parent = Path(folder_name), int(parent_id)
     module, libc = load(sandbox), ctypes.CDLL(None, use_errno=True)
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with (folder / "source").open("rb") as source, (folder / "destination").open("wb") as destination:
         tried = harmless(folder, source.fileno())
         if how != "not at all":
             tried |= harmful(libc, folder, datagrams, parent)
-        held = confine(module, how, parent)
+        effective = enter_sandbox(module, how, parent)
         if how.endswith("abort"):
             os.abort()
-        said = {
-            "held": held,
+        report = {
+            "effective": effective,
             "user": os.getuid(),
             "tried": {name: outcome(attempt) for name, attempt in tried.items()},
-            "still": {name: outcome(attempt) for name, attempt in still(source, destination).items()},
+            "needed": {name: outcome(attempt) for name, attempt in needed(source, destination).items()},
         }
-        os.write(1, json.dumps(said).encode())
+        os.write(1, json.dumps(report).encode())
 
 
 if __name__ == "__main__":
