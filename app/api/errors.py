@@ -1,4 +1,4 @@
-"""Exceptions → OpenAI's error envelope, the same on every route."""
+"""Translation of exceptions into HTTP responses with OpenAI's error envelope, the same on every route."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from app.domain.redaction import without_queries
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
-#: What web servers write down for a client that did not wait for its answer.
+#: The status that web servers log when a client disconnects before the response. No client ever receives it.
 CLIENT_CLOSED_REQUEST: Final = 499
-_RETRY_CONNECTIONS_SECONDS: Final = 5
+_RETRY_CONNECTION_SECONDS: Final = 5
+_RETRY_SHUTDOWN_SECONDS: Final = 10
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
-#: Read from top to bottom: the first class that fits.
+#: Status and default ``code`` by class. The first class that matches counts, so subclasses stand before their bases.
 _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.UnknownModel, 404, "model_not_found"),
     (errors.UnknownJob, 404, "job_not_found"),
@@ -44,18 +45,19 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
 
 
 def error_response(exc: Exception) -> JSONResponse:
-    """The answer for an exception of this service; whatever is unknown is a 500 that says nothing of its cause."""
-    for kind, status, code in _STATUS:
+    """Return the response for an exception. An unexpected one is a 500 that does not reveal the cause."""
+    for kind, status, default_code in _STATUS:
         if isinstance(exc, kind):
-            own = getattr(exc, "code", None)
             return envelope(
                 status,
                 str(exc),
                 param=getattr(exc, "param", None),
-                code=own or code,
+                code=getattr(exc, "code", None) or default_code,
                 retry_after=_retry_after(exc),
             )
-    message = str(exc) if isinstance(exc, errors.ServiceError) else "The server failed; its log says why."
+    message = (
+        str(exc) if isinstance(exc, errors.ServiceError) else "Internal error: see the server's log for its cause."
+    )
     return envelope(500, message)
 
 
@@ -67,7 +69,10 @@ def envelope(
     code: str | None = None,
     retry_after: int | None = None,
 ) -> JSONResponse:
-    """``{"error": {…}}``. OpenAI's SDKs retry every 5xx: those that will not heal tell them not to."""
+    """Return ``{"error": {…}}`` with its headers; ``retry_after`` is in seconds.
+
+    OpenAI's SDKs retry every 5xx, so a 5xx without ``retry_after`` says that a retry is pointless.
+    """
     headers = {}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
@@ -75,53 +80,57 @@ def envelope(
         headers["x-should-retry"] = "false"
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    # A message may quote what was sent, and that may be a URL in the wrong place.
-    safe = {"message": without_queries(message), "param": param and without_queries(param)}
-    error: dict[str, Any] = {**safe, "type": _type(status), "code": code}
+    # Messages quote values of the client, and a presigned URL may have been sent in the wrong field.
+    error: dict[str, Any] = {
+        "message": without_queries(message),
+        "param": param and without_queries(param),
+        "type": _error_type(status),
+        "code": code,
+    }
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 def too_many_connections() -> JSONResponse:
-    """The answer to whom there is no room for."""
+    """Return the response to a client that exceeds a limit on connections."""
     return envelope(
         503,
-        "The server has as many connections as it takes, in all or from your address: try again in a while.",
+        "Too many connections, in total or from your address: close some, or retry later.",
         code="too_many_connections",
-        retry_after=_RETRY_CONNECTIONS_SECONDS,
+        retry_after=_RETRY_CONNECTION_SECONDS,
     )
 
 
 def install(app: FastAPI) -> None:
-    """Has every exception answered with the envelope, the framework's own included."""
-
-    async def ours(_: Request, exc: Exception) -> JSONResponse:
-        return error_response(exc)
-
-    async def http(request: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, HTTPException)  # noqa: S101  # what the handler is registered for
-        return _framework_error(request, exc)
-
-    async def validation(_: Request, exc: Exception) -> JSONResponse:
-        assert isinstance(exc, RequestValidationError)  # noqa: S101  # what the handler is registered for
-        first = exc.errors()[0]
-        name = str(first["loc"][-1])
-        return envelope(400, f"{name} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}.", param=name)
-
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(errors.ServiceError, ours)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(Exception, ours)
+    """Register the handlers, so that every exception gets the envelope, those of the framework included."""
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
+    app.add_exception_handler(errors.ServiceError, _handle_any)
+    app.add_exception_handler(HTTPException, _handle_framework_error)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_parameter)
+    app.add_exception_handler(Exception, _handle_any)
 
 
-def _framework_error(request: Request, exc: HTTPException) -> JSONResponse:
+async def _handle_any(_: Request, exc: Exception) -> JSONResponse:
+    return error_response(exc)
+
+
+async def _handle_disconnect(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _handle_invalid_parameter(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101  # registered for this class
+    first = exc.errors()[0]
+    name = str(first["loc"][-1])
+    reason = str(first["msg"])
+    return envelope(400, f"`{name}` is invalid: {reason[0].lower()}{reason[1:]}.", param=name)
+
+
+async def _handle_framework_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)  # noqa: S101  # registered for this class
     message = str(exc.detail)
     headers = dict(exc.headers or {})
     if exc.status_code == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path} here: see /docs for what there is."
+        message = f"{request.method} {request.url.path} does not exist: see /docs for all routes."
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
         message = f"{request.method} is not allowed on {request.url.path}: use {headers['Allow']}."
@@ -131,22 +140,22 @@ def _framework_error(request: Request, exc: HTTPException) -> JSONResponse:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """What all routes of this path take; the framework names those of the first only."""
+    """Return the methods of all routes with this path; the framework names only those of the first."""
+    return [method for method in _METHODS if _is_allowed(request, method)]
 
-    def is_taken(method: str) -> bool:
-        scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    return [method for method in _METHODS if is_taken(method)]
+def _is_allowed(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 def _retry_after(exc: Exception) -> int | None:
     if isinstance(exc, errors.Unavailable):
         return exc.retry_after_seconds
-    return 10 if isinstance(exc, errors.ShutDown) else None
+    return _RETRY_SHUTDOWN_SECONDS if isinstance(exc, errors.ShutDown) else None
 
 
-def _type(status: int) -> str:
+def _error_type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
     return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"

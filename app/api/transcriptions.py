@@ -17,7 +17,7 @@ from app.api.answers import transcript_answer
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.headers import content_length
 from app.api.idempotency import form_digest, idempotency_key, is_resent
-from app.api.multipart import read_form, refuse_empty
+from app.api.multipart import read_form, reject_empty_file
 from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
 from app.api.sse import client_gone
 from app.domain.concurrency import to_its_end
@@ -168,7 +168,7 @@ class Transcriptions:
         submission = self.reader.read(
             form.fields, has_file=form.file_bytes is not None, models=self.pool.model_registry, task=task
         )
-        refuse_empty(form)
+        reject_empty_file(form)
         if form.file_bytes is not None:
             self.emit(AudioReceived(form.file_bytes))
         upload = submission.upload

@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence and leaves nothing behind."""
+"""Invalid input is rejected with a clear message and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.anyio
 PUT_URL = "http://127.0.0.1:9/bucket/key"
 
 
-def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of an answer that must be OpenAI's envelope."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that the response has OpenAI's envelope and return the error."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
     error: dict[str, Any] = body["error"]
@@ -77,7 +77,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ),
     ],
 )
-async def test_wrong_field_is_refused_with_a_sentence(
+async def test_invalid_field_is_rejected_with_a_message(
     running: Running, samples: Path, fields: dict[str, str], param: str, words: str
 ) -> None:
     error = error_of(await running.transcribe(samples / "hello.wav", **fields), 400)
@@ -88,7 +88,7 @@ async def test_wrong_field_is_refused_with_a_sentence(
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 
-async def test_no_audio_at_all_is_refused(running: Running) -> None:
+async def test_request_without_audio_is_rejected(running: Running) -> None:
     assert (
         "exactly one of file and s3_presigned_url" in error_of(await running.transcribe(language="en"), 400)["message"]
     )
@@ -100,19 +100,19 @@ async def test_unknown_model_is_404_for_the_sdk(running: Running, samples: Path)
     assert "whisper-1" in error["message"]
 
 
-async def test_empty_file_is_refused(running: Running, tmp_path: Path) -> None:
+async def test_empty_file_is_rejected(running: Running, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     assert "empty" in error_of(await running.transcribe(tmp_path / "empty.wav"), 400)["message"]
 
 
-async def test_text_that_calls_itself_mp3_is_refused(running: Running, tmp_path: Path) -> None:
+async def test_text_named_mp3_is_rejected(running: Running, tmp_path: Path) -> None:
     (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
     error = error_of(await running.transcribe(tmp_path / "song.mp3"), 400)
     assert error["code"] == "invalid_audio"
     assert "wav, mp3, flac" in error["message"]
 
 
-async def test_truncated_m4a_is_refused(running: Running, samples: Path, tmp_path: Path) -> None:
+async def test_truncated_m4a_is_rejected(running: Running, samples: Path, tmp_path: Path) -> None:
     whole = (samples / "report.m4a").read_bytes()
     (tmp_path / "half.m4a").write_bytes(whole[: len(whole) // 2])
     assert error_of(await running.transcribe(tmp_path / "half.m4a"), 400)["code"] == "invalid_audio"
@@ -126,7 +126,7 @@ async def test_truncated_m4a_is_refused(running: Running, samples: Path, tmp_pat
         ("session.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"),
     ],
 )
-async def test_playlists_are_refused(running: Running, tmp_path: Path, name: str, text: str) -> None:
+async def test_playlists_are_rejected(running: Running, tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert error_of(await running.transcribe(tmp_path / name), 400)["code"] == "invalid_audio"
 
@@ -137,17 +137,15 @@ async def test_too_long_audio_is_413(tmp_path: Path, model: WhisperModel, sample
     assert "MAX_AUDIO_SECONDS" in error["message"]
 
 
-async def test_too_large_file_is_413_whether_it_says_so_or_not(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_too_large_file_is_413(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, max_upload_bytes=100_000) as running:
-        said = error_of(await running.transcribe(samples / "hello.wav"), 413)
+        error = error_of(await running.transcribe(samples / "hello.wav"), 413)
         huge = await running.client.post(
             "/v1/audio/transcriptions", content=_chunks(b"x" * 1_000_000, 20), headers={"content-type": "text/plain"}
         )
         assert not list((tmp_path / "data" / "jobs").iterdir())
-    assert "MAX_UPLOAD_BYTES" in said["message"]
-    assert huge.status_code == 400  # no form at all: refused before it is read
+    assert "MAX_UPLOAD_BYTES" in error["message"]
+    assert huge.status_code == 400  # not a form, so it is rejected unread
 
 
 async def _chunks(chunk: bytes, count: int) -> Any:
@@ -169,7 +167,7 @@ async def test_framework_errors_have_the_envelope_too(running: Running) -> None:
     [
         (b"{}", "application/json", "not a form"),
         (b"--x\r\n", "multipart/form-data", "not a form"),
-        (b"nonsense", "multipart/form-data; boundary=x", "broken"),
+        (b"nonsense", "multipart/form-data; boundary=x", "malformed"),
         (
             b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc',
             "multipart/form-data; boundary=x",
@@ -177,20 +175,18 @@ async def test_framework_errors_have_the_envelope_too(running: Running) -> None:
         ),
     ],
 )
-async def test_body_that_is_no_whole_form_is_refused(
-    running: Running, content: bytes, content_type: str, words: str
-) -> None:
-    answer = await running.client.post(
+async def test_malformed_form_is_rejected(running: Running, content: bytes, content_type: str, words: str) -> None:
+    response = await running.client.post(
         "/v1/audio/transcriptions", content=content, headers={"content-type": content_type}
     )
-    assert words in error_of(answer, 400)["message"]
+    assert words in error_of(response, 400)["message"]
 
 
 @pytest.mark.parametrize(
     "sent",
     [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\na: " + b"x" * 100_000],
 )
-async def test_what_is_no_http_is_told_in_the_envelope(running: Running, sent: bytes) -> None:
+async def test_invalid_http_is_rejected_with_the_envelope(running: Running, sent: bytes) -> None:
     host, _, port = running.address.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
@@ -210,33 +206,33 @@ async def test_what_is_no_http_is_told_in_the_envelope(running: Running, sent: b
         ("DELETE", "/v1/models", "GET"),
     ],
 )
-async def test_method_that_a_path_does_not_take_is_405_with_those_that_it_does(
+async def test_wrong_method_is_405_with_the_allowed_ones(
     running: Running, method: str, path: str, allowed: str
 ) -> None:
-    answer = await running.client.request(method, path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
-    assert answer.json()["error"]["message"] == f"{method} is not allowed on {path}: use {allowed}."
+    response = await running.client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    assert response.json()["error"]["message"] == f"{method} is not allowed on {path}: use {allowed}."
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/v1", "/v1/audio/transcriptions/", "/v1/jobs/", "/v1/models/", "/docs/assets/none.js", "/v2/models"]
 )
-async def test_path_that_does_not_exist_is_404_in_the_envelope(running: Running, path: str) -> None:
-    answer = await running.client.get(path)
-    assert answer.status_code == 404
-    assert answer.json()["error"]["message"] == f"There is no GET {path} here: see /docs for what there is."
+async def test_unknown_path_is_404_with_the_envelope(running: Running, path: str) -> None:
+    response = await running.client.get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["message"] == f"GET {path} does not exist: see /docs for all routes."
 
 
-async def test_prefix_of_groqs_sdk_is_answered_and_behind_the_key(
+async def test_prefix_of_groqs_sdk_is_served_and_needs_a_key(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-test") as running:
-        refused = await running.client.get("/openai/v1/models")
-        assert refused.status_code == 401
+        rejected = await running.client.get("/openai/v1/models")
+        assert rejected.status_code == 401
         content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
-        answer = await running.client.post(
+        response = await running.client.post(
             "/openai/v1/audio/transcriptions",
             files={"file": ("hello.wav", content)},
             headers={"Authorization": "Bearer sk-test"},
         )
-    assert answer.json()["text"].startswith("hello this is a test")
+    assert response.json()["text"].startswith("hello this is a test")

@@ -1,4 +1,4 @@
-"""Form bodies, in whatever pieces they arrive, and those that are broken."""
+"""Form bodies, split into any chunks, and malformed ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.multipart import ReceivedForm, read_form, refuse_empty
+from app.api.multipart import ReceivedForm, read_form, reject_empty_file
 from app.domain.errors import BodyTooLarge, InvalidRequest, UnusableAudio
 from app.jobs.spool import Spool
 
@@ -65,35 +65,37 @@ def read(
     return asyncio.run(read_form(arriving(), content_type, spool=spool, job_id=JOB, max_file_bytes=max_file_bytes))
 
 
-def refused(spool: Spool, body: bytes | Sequence[bytes], *, content_type: str | None = FORM) -> tuple[str, str | None]:
+def rejection(
+    spool: Spool, body: bytes | Sequence[bytes], *, content_type: str | None = FORM
+) -> tuple[str, str | None]:
     with pytest.raises(InvalidRequest) as caught:
         read(spool, body, content_type=content_type)
     return str(caught.value), caught.value.param
 
 
 def kept(spool: Spool) -> bytes:
-    """The audio that has arrived, taken in."""
+    """Keep the received audio and return it."""
     spool.keep_audio(JOB)
     return spool.audio(JOB).read_bytes()
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_file_may_stand_anywhere_in_the_form(spool: Spool, place: int) -> None:
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_file_can_be_any_part_of_the_form(spool: Spool, position: int) -> None:
     parts = [part("model", b"whisper-1"), part("language", b"de")]
-    parts.insert(place, file_part())
+    parts.insert(position, file_part())
     received = read(spool, form(*parts))
     assert received.fields == {"model": ["whisper-1"], "language": ["de"]}
     assert received.file_bytes == len(AUDIO)
     assert kept(spool) == AUDIO
 
 
-def test_repeated_fields_keep_every_value_in_order(spool: Spool) -> None:
+def test_repeated_fields_keep_all_values_in_order(spool: Spool) -> None:
     received = read(spool, form(part("a[]", b"1"), part("b", b""), part("a[]", "ü\r\n".encode())))
     assert received.fields == {"a[]": ["1", "ü\r\n"], "b": [""]}
     assert received.file_bytes is None
 
 
-def test_form_without_a_part_is_empty(spool: Spool) -> None:
+def test_form_without_parts_is_empty(spool: Spool) -> None:
     assert read(spool, form()) == ReceivedForm()
 
 
@@ -108,13 +110,13 @@ BODY: Final = form(
 
 @given(st.lists(st.integers(0, len(BODY)), max_size=12).map(sorted))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_body_is_the_same_wherever_it_is_cut(spool: Spool, cuts: list[int]) -> None:
+def test_body_is_parsed_alike_however_it_is_split(spool: Spool, cuts: list[int]) -> None:
     spool.discard(JOB)
     edges = [0, *cuts, len(BODY)]
     check_body(read(spool, [BODY[start:end] for start, end in pairwise(edges)]), spool)
 
 
-def test_body_may_arrive_a_byte_at_a_time(spool: Spool) -> None:
+def test_body_can_arrive_byte_by_byte(spool: Spool) -> None:
     check_body(read(spool, [bytes([byte]) for byte in BODY]), spool)
 
 
@@ -130,14 +132,14 @@ def check_body(received: ReceivedForm, spool: Spool) -> None:
 
 @given(st.integers(0, len(BODY) - 5))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_body_that_breaks_off_is_refused_wherever_it_does(spool: Spool, length: int) -> None:
+def test_truncated_body_is_rejected(spool: Spool, length: int) -> None:
     spool.discard(JOB)
     with pytest.raises(InvalidRequest, match="before its last boundary"):
         read(spool, BODY[:length])
     assert not spool.has_audio(JOB)
 
 
-def test_large_file_reaches_the_disk_whole(spool: Spool) -> None:
+def test_large_file_is_written_completely(spool: Spool) -> None:
     audio = AUDIO * (3 * MIB // len(AUDIO))
     body = form(file_part(audio))
     received = read(spool, [body[start : start + 65_536] for start in range(0, len(body), 65_536)])
@@ -145,47 +147,47 @@ def test_large_file_reaches_the_disk_whole(spool: Spool) -> None:
     assert kept(spool) == audio
 
 
-def test_two_files_are_refused(spool: Spool) -> None:
-    assert refused(spool, form(file_part(), file_part())) == (
-        "The form has more than one file: send exactly one in each request.",
+def test_two_files_are_rejected(spool: Spool) -> None:
+    assert rejection(spool, form(file_part(), file_part())) == (
+        "The form has more than one file: send one file per request.",
         "file",
     )
 
 
-def test_empty_file_is_received_and_then_refused(spool: Spool) -> None:
+def test_empty_file_is_received_and_then_rejected(spool: Spool) -> None:
     received = read(spool, form(file_part(b"")))
     assert received.file_bytes == 0
     with pytest.raises(UnusableAudio) as caught:
-        refuse_empty(received)
+        reject_empty_file(received)
     assert str(caught.value) == "The file is empty: send a file with audio in it."
-    refuse_empty(ReceivedForm(file_bytes=1))
-    refuse_empty(ReceivedForm(file_bytes=None))
+    reject_empty_file(ReceivedForm(file_bytes=1))
+    reject_empty_file(ReceivedForm(file_bytes=None))
 
 
-def test_file_under_another_name_is_not_the_audio(spool: Spool) -> None:
+def test_file_with_another_field_name_is_ignored(spool: Spool) -> None:
     received = read(spool, form(file_part(name="audio"), part("model", b"small")))
     assert received == ReceivedForm(fields={"model": ["small"]})
     assert not spool.audio(JOB).parent.exists()
 
 
-def test_file_sent_without_a_name_of_its_own_is_text(spool: Spool) -> None:
+def test_file_part_without_a_file_name_is_text(spool: Spool) -> None:
     received = read(spool, form(part("file", b"@talk.mp3")))
     assert received == ReceivedForm(fields={"file": ["@talk.mp3"]})
 
 
 @pytest.mark.parametrize("filename", ["../../etc/passwd", "", "a;b.mp3", "ü.mp3", "C:\\talk.mp3"])
-def test_clients_file_name_does_not_matter(spool: Spool, filename: str) -> None:
+def test_file_name_is_ignored(spool: Spool, filename: str) -> None:
     assert read(spool, form(file_part(filename=filename))).file_bytes == len(AUDIO)
     assert kept(spool) == AUDIO
 
 
-def test_headers_are_read_in_any_case(spool: Spool) -> None:
+def test_header_names_are_case_insensitive(spool: Spool) -> None:
     head = f"--{BOUNDARY}\r\ncontent-type: audio/mpeg\r\nCONTENT-DISPOSITION: form-data; name=file; filename=a\r\n\r\n"
     assert read(spool, form(head.encode() + AUDIO + b"\r\n")).file_bytes == len(AUDIO)
 
 
 @pytest.mark.parametrize("size", [100, 3 * MIB])
-def test_file_over_the_limit_is_refused_and_leaves_nothing_behind(spool: Spool, size: int) -> None:
+def test_file_over_the_limit_is_rejected_and_leaves_nothing(spool: Spool, size: int) -> None:
     body = form(file_part(b"x" * (size + 1)))
     chunks = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
     with pytest.raises(BodyTooLarge) as caught:
@@ -194,83 +196,87 @@ def test_file_over_the_limit_is_refused_and_leaves_nothing_behind(spool: Spool, 
         f"The file is too large: MAX_UPLOAD_BYTES allows {size} bytes. Send compressed audio (Opus, MP3), or split it."
     )
     assert caught.value.param == "file"
-    spool.discard(JOB)  # as whoever asked for the form does
+    spool.discard(JOB)  # as the caller does
     assert not spool.audio(JOB).parent.exists()
     assert read(spool, form(file_part(b"x" * size)), max_file_bytes=size).file_bytes == size
 
 
-def test_file_over_the_limit_is_refused_before_the_rest_of_it_arrives(spool: Spool) -> None:
-    seen: list[int] = []
+def test_file_over_the_limit_is_rejected_before_its_rest_arrives(spool: Spool) -> None:
+    chunks = 0
 
     async def endless() -> AsyncIterator[bytes]:
+        nonlocal chunks
         yield form(file_part(b"x" * 1000))[:-50]
         while True:
-            seen.append(1)
+            chunks += 1
             yield b"x" * 1000
 
     with pytest.raises(BodyTooLarge):
         asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=10_000))
-    assert len(seen) <= 11
+    assert chunks <= 11
 
 
-def test_fields_of_too_much_text_are_refused(spool: Spool) -> None:
-    sentence = f"The form's fields have more than {MIB} bytes of text: send audio as the part 'file' with a file name."
-    assert refused(spool, form(part("prompt", b"x" * (MIB + 1)))) == (sentence, "prompt")
+def test_fields_with_too_much_text_are_rejected(spool: Spool) -> None:
+    message = (
+        f"The form's fields hold too much text: at most {MIB} bytes are allowed. Send audio as the part `file`, with a "
+        "file name."
+    )
+    assert rejection(spool, form(part("prompt", b"x" * (MIB + 1)))) == (message, "prompt")
     halves = form(part("a", b"x" * (MIB // 2)), part("b", b"x" * (MIB // 2 + 1)))
-    assert refused(spool, halves) == (sentence, "b")
+    assert rejection(spool, halves) == (message, "b")
     assert read(spool, form(part("prompt", b"x" * MIB))).fields == {"prompt": ["x" * MIB]}
 
 
-def test_too_many_parts_are_refused(spool: Spool) -> None:
+def test_too_many_parts_are_rejected(spool: Spool) -> None:
     assert len(read(spool, form(*[part("a", b"")] * 256)).fields["a"]) == 256
-    assert refused(spool, form(*[part("a", b"")] * 257)) == (
-        "The form has more than 256 parts: send fewer.",
+    assert rejection(spool, form(*[part("a", b"")] * 257)) == (
+        "The form has too many parts: at most 256 are allowed.",
         None,
     )
 
 
-def test_head_without_end_is_not_kept(spool: Spool) -> None:
-    taken: list[int] = []
+def test_endless_part_header_is_rejected(spool: Spool) -> None:
+    chunks = 0
 
     async def endless() -> AsyncIterator[bytes]:
+        nonlocal chunks
         yield f"--{BOUNDARY}\r\nX-Endless: ".encode()
         while True:
-            taken.append(1)
+            chunks += 1
             yield b"x" * 1000
 
-    with pytest.raises(InvalidRequest, match="The form is broken"):
+    with pytest.raises(InvalidRequest, match="The form is malformed"):
         asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=MIB))
-    assert len(taken) <= 5
+    assert chunks <= 5
 
 
-def test_name_of_a_field_has_its_limit(spool: Spool) -> None:
-    sentence = "A field has a name of more than 256 bytes: see /docs for what there is."
-    assert refused(spool, form(part("x" * 257, b""))) == (sentence, None)
-    assert refused(spool, b"x" * 257 + b"=1", content_type="application/x-www-form-urlencoded") == (sentence, None)
+def test_long_field_name_is_rejected(spool: Spool) -> None:
+    message = "A field's name is longer than 256 bytes: see /docs for the fields of this form."
+    assert rejection(spool, form(part("x" * 257, b""))) == (message, None)
+    assert rejection(spool, b"x" * 257 + b"=1", content_type="application/x-www-form-urlencoded") == (message, None)
     assert read(spool, form(part("x" * 256, b"1"))).fields == {"x" * 256: ["1"]}
 
 
-@pytest.mark.parametrize("where", ["before", "in a file that nobody wants", "after"])
-def test_body_without_end_is_refused_wherever_it_goes_on(spool: Spool, where: str) -> None:
-    taken: list[int] = []
-    begin = {"before": b"", "in a file that nobody wants": part("other", b"", filename="b")[:-2], "after": form()}[
-        where
-    ]
+@pytest.mark.parametrize("where", ["before", "in an ignored file", "after"])
+def test_endless_body_is_rejected(spool: Spool, where: str) -> None:
+    chunks = 0
+    begin = {"before": b"", "in an ignored file": part("other", b"", filename="b")[:-2], "after": form()}[where]
 
     async def endless() -> AsyncIterator[bytes]:
+        nonlocal chunks
         yield begin
-        while len(taken) < 100:
-            taken.append(1)
+        while chunks < 100:
+            chunks += 1
             yield b"x" * MIB
 
     with pytest.raises((BodyTooLarge, InvalidRequest)):
         asyncio.run(read_form(endless(), FORM, spool=spool, job_id=JOB, max_file_bytes=MIB))
-    assert len(taken) <= 10
+    assert chunks <= 10
 
 
-def test_text_that_is_not_utf_8_is_refused(spool: Spool) -> None:
-    sentence, param = refused(spool, form(part("prompt", b"Gr\xfc\xdfe")))
-    assert sentence.startswith("The field prompt is not UTF-8 text: encode it so")
+def test_text_that_is_not_utf_8_is_rejected(spool: Spool) -> None:
+    message, param = rejection(spool, form(part("prompt", b"Gr\xfc\xdfe")))
+    assert message.startswith("`prompt` must be text in UTF-8")
     assert param == "prompt"
 
 
@@ -287,10 +293,10 @@ def test_text_that_is_not_utf_8_is_refused(spool: Spool) -> None:
         form(part("a", b"1")).replace(b'name="a"\r\n\r\n', b'name="a"\r\n'),
     ],
 )
-def test_broken_form_is_refused_with_how_to_send_one(spool: Spool, body: bytes) -> None:
-    sentence, param = refused(spool, body)
-    assert sentence.startswith("The form ")
-    assert "multipart/form-data, as curl -F file=@audio.mp3 does" in sentence
+def test_malformed_form_is_rejected_with_an_example(spool: Spool, body: bytes) -> None:
+    message, param = rejection(spool, body)
+    assert message.startswith("The form ")
+    assert "multipart/form-data, for example with curl -F file=@audio.mp3" in message
     assert param is None
 
 
@@ -309,15 +315,15 @@ def test_broken_form_is_refused_with_how_to_send_one(spool: Spool, body: bytes) 
         "multipart/form-data; boundary=" + "x" * 10_000,
     ],
 )
-def test_body_that_is_no_form_is_refused(spool: Spool, content_type: str | None) -> None:
-    sentence, param = refused(spool, BODY, content_type=content_type)
-    assert sentence.endswith("multipart/form-data, as curl -F file=@audio.mp3 does.")
+def test_body_that_is_not_a_form_is_rejected(spool: Spool, content_type: str | None) -> None:
+    message, param = rejection(spool, BODY, content_type=content_type)
+    assert message.endswith("multipart/form-data, for example with curl -F file=@audio.mp3.")
     assert param is None
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_rubbish_is_refused_or_read_but_nothing_else(spool: Spool, before: bytes, inside: bytes) -> None:
+def test_arbitrary_bytes_are_parsed_or_rejected(spool: Spool, before: bytes, inside: bytes) -> None:
     for body in (before + BODY, BODY[:100] + inside + BODY[100:], f"--{BOUNDARY}\r\n".encode() + inside):
         spool.discard(JOB)
         with suppress(InvalidRequest):
@@ -340,14 +346,14 @@ def test_urlencoded_form_is_read(spool: Spool) -> None:
     ("body", "reason"),
     [
         (b"a=" + b"x" * MIB, "too large for this encoding"),
-        (b"&".join([b"a=1"] * 257), "broken"),
-        (b"prompt=Gr\xfc", "not UTF-8"),
+        (b"&".join([b"a=1"] * 257), "malformed"),
+        (b"prompt=Gr\xfc", "in UTF-8"),
     ],
 )
-def test_broken_urlencoded_form_is_refused(spool: Spool, body: bytes, reason: str) -> None:
-    sentence, _ = refused(spool, body, content_type="application/x-www-form-urlencoded")
-    assert reason in sentence
+def test_malformed_urlencoded_form_is_rejected(spool: Spool, body: bytes, reason: str) -> None:
+    message, _ = rejection(spool, body, content_type="application/x-www-form-urlencoded")
+    assert reason in message
 
 
-def test_urlencoded_text_that_is_not_utf_8_is_refused_and_not_changed(spool: Spool) -> None:
-    refused(spool, b"prompt=Gr%FC%DFe", content_type="application/x-www-form-urlencoded")
+def test_urlencoded_text_that_is_not_utf_8_is_rejected(spool: Spool) -> None:
+    rejection(spool, b"prompt=Gr%FC%DFe", content_type="application/x-www-form-urlencoded")
