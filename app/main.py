@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app import __version__, metrics
-from app.api import errors, openapi
+from app.api import docs_page, errors, openapi
 from app.api.health import Health, MetricsPage, TransferTimeouts
 from app.api.jobs import Jobs
 from app.api.models import Models
@@ -90,8 +90,8 @@ def create_app(
     app.state.service = service
     _add_routes(app, service)
     errors.install(app)
-    openapi.complete(app)
-    openapi.install_docs(app)
+    openapi.install(app)
+    docs_page.install(app)
     app.add_middleware(
         RequestLimits,
         keys=settings.api_keys,

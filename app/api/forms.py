@@ -1,163 +1,279 @@
-"""The values of a form in whichever spelling clients send them, each refused with a sentence of its own.
+"""The fields of the forms for transcriptions and translations, each declared once.
 
-OpenAI's SDKs send arrays as repeated ``name[]`` and objects as ``name[key]``; people with curl send ``name``,
-repeated or with commas.
+Parsing, validation messages and the OpenAPI schemas of both forms follow from this table. Rules that concern several
+fields are in ``submission.py`` and ``renderings.py``.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from enum import StrEnum
-from itertools import chain
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final
 
+from app.api.fields import (
+    Choice,
+    ChoiceList,
+    Field,
+    File,
+    Flag,
+    Form,
+    Number,
+    StringObject,
+    Text,
+    TextList,
+    Url,
+    WholeNumber,
+    parse_json,
+)
 from app.domain.errors import InvalidRequest
+from app.domain.formats import Granularity, Include, ResponseFormat
+from app.domain.transcript import SpeechDetection
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_TRUE: Final = frozenset({"true", "1", "yes", "on"})
-_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
-
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
-
-E = TypeVar("E", bound=StrEnum)
+_MAX_JSON_BYTES: Final = 4096
+#: Far more than the 224 tokens that the model uses.
+_MAX_HINT_BYTES: Final = 16_384
+_RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen is not ResponseFormat.DOCUMENT)
 
 
-class Fields:
-    """The form's fields, looked at by name; ``other_names`` are taken for those behind them."""
+class ChunkingStrategy(Field[SpeechDetection]):
+    """``auto``, or an object of the type ``server_vad``, as JSON or as ``chunking_strategy[key]`` fields."""
 
-    def __init__(self, received: dict[str, list[str]], *, other_names: Mapping[str, str] = _NONE) -> None:
-        self._values: dict[str, list[str]] = {}
-        for given, values in received.items():
-            name = given.removesuffix("[]")
-            self._values.setdefault(other_names.get(name, name), []).extend(values)
-
-    def without(self, *names: str) -> Self:
-        """The same form, without what was sent for ``names``."""
-        return type(self)({name: values for name, values in self._values.items() if name not in names})
-
-    def has(self, name: str) -> bool:
-        """Whether the field, or a member of it, was sent with anything in it."""
-        return any(
-            (key == name or key.startswith(f"{name}[")) and any(value.strip() for value in values)
-            for key, values in self._values.items()
+    def parse(self, form: Form) -> SpeechDetection:
+        members = form.members(self)
+        text = form.text(self)
+        if text is not None and text.strip() != "auto":
+            value = parse_json(self.name, text) if text.lstrip().startswith("{") else {"type": text.strip()}
+            members = {str(key): str(item) for key, item in value.items()}
+        if members and members.get("type") not in ("server_vad", "auto"):
+            raise InvalidRequest(
+                f"`{self.name}` must be `auto`, or a JSON object whose `type` is `server_vad`.", param=self.name
+            )
+        tuning = Form({f"{self.name}[{key}]": [item] for key, item in members.items()})
+        threshold = tuning[Number(f"{self.name}[threshold]", minimum=0, maximum=1)]
+        padding = tuning[WholeNumber(f"{self.name}[prefix_padding_ms]", minimum=0, maximum=5000)]
+        silence = tuning[WholeNumber(f"{self.name}[silence_duration_ms]", minimum=0, maximum=30_000)]
+        default = SpeechDetection()
+        return SpeechDetection(
+            threshold=default.threshold if threshold is None else threshold,
+            padding_ms=default.padding_ms if padding is None else padding,
+            min_silence_ms=default.min_silence_ms if silence is None else silence,
         )
 
-    def asks_for(self, name: str) -> bool:
-        """Whether the field says anything but no."""
-        values = self._values.get(name, ["true"] if self.has(name) else [])
-        return any(value.strip().lower() not in _FALSE for value in values)
 
-    def text(self, name: str) -> str | None:
-        """The one value, or None where it is absent or empty."""
-        values = [value for value in self._values.get(name, ()) if value.strip()]
-        if len(set(values)) > 1:
-            raise InvalidRequest(f"{name} was given more than once with different values: send it once.", param=name)
-        return values[0] if values else None
+FILE: Final = File(
+    "file", description="The audio, in any common format. Send exactly one of `file` and `s3_presigned_url`."
+)
+SOURCE_URL: Final = Url(
+    "s3_presigned_url",
+    aliases=("url", "audio_url"),
+    description="A URL to download the audio from, instead of `file`. `url` and `audio_url` are aliases.",
+    example="https://bucket.s3.amazonaws.com/call.mp3?X-Amz-Signature=…",
+)
+MODEL: Final = Text(
+    "model",
+    description="The name or alias of a served model; see `GET /v1/models`.",
+    default="the model of the setting WHISPER_MODEL, which also has the alias `whisper-1`",
+    example="whisper-1",
+)
+LANGUAGE: Final = Text(
+    "language",
+    description="The spoken language, as an ISO-639-1 code or an English name.",
+    default="detected",
+    example="en",
+)
+PROMPT: Final = Text(
+    "prompt",
+    aliases=("initial_prompt",),
+    max_bytes=_MAX_HINT_BYTES,
+    description="Text that guides the model: names, spelling, style. The model uses its last 224 tokens, about 1000 "
+    "characters.",
+    default="none",
+    example="Kubernetes, gRPC, etcd.",
+)
+RESPONSE_FORMAT: Final = Choice(
+    "response_format",
+    choices=_RESPONSE_FORMATS,
+    description="The format of the response. `diarized_json` requires `multichannel=true`.",
+    default="`json`",
+)
+TIMESTAMP_GRANULARITIES: Final = ChoiceList(
+    "timestamp_granularities",
+    choices=tuple(Granularity),
+    description="Timestamps for segments, words or both, in `verbose_json` and in uploaded documents.",
+    default="`segment`",
+    example="word",
+)
+TEMPERATURE: Final = Number(
+    "temperature",
+    minimum=0,
+    maximum=1,
+    description="The sampling temperature, from 0 to 1. With 0, a higher temperature is used only for windows whose "
+    "text looks wrong.",
+    default="`0`",
+)
+STREAM: Final = Flag(
+    "stream",
+    description="Respond with server-sent events: `transcript.text.delta` for each finished window and "
+    "`transcript.text.done` at the end. Requires `response_format` json, text or diarized_json.",
+    default="`false`",
+)
+INCLUDE: Final = ChoiceList(
+    "include",
+    choices=tuple(Include),
+    description="`logprobs` adds the log probability of each token to JSON responses.",
+    default="nothing",
+)
+KEYWORDS: Final = TextList(
+    "keywords",
+    aliases=("hotwords",),
+    max_bytes=_MAX_HINT_BYTES,
+    description="Words to expect in the audio. `hotwords` is an alias.",
+    default="none",
+    example="etcd",
+)
+CHUNKING_STRATEGY: Final = ChunkingStrategy(
+    "chunking_strategy",
+    description='`auto`, or a JSON object such as `{"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 400, '
+    '"silence_duration_ms": 500}` that tunes voice activity detection.',
+    default="`auto`",
+)
+VAD_FILTER: Final = Flag(
+    "vad_filter", value_if_absent=True, description="Leave out parts without speech.", default="`true`"
+)
+BEAM_SIZE: Final = WholeNumber(
+    "beam_size",
+    minimum=1,
+    maximum=10,
+    description="The number of beams, from 1 to 10. More are slower and slightly more accurate.",
+    default="the setting WHISPER_BEAM_SIZE, which is 5 by default",
+)
+MULTICHANNEL: Final = Flag(
+    "multichannel",
+    description="Transcribe each channel on its own. Segments and words have their `channel`, from 0, and are sorted "
+    "by time.",
+    default="`false`",
+)
+CONDITION_ON_PREVIOUS_TEXT: Final = Flag(
+    "condition_on_previous_text",
+    description="Continue each 30 s window from the text of the previous one. The text is slightly more consistent, "
+    "but errors may repeat, and transcription is slower because the windows cannot be decoded together.",
+    default="`false`",
+)
+MAX_LINE_WIDTH: Final = WholeNumber(
+    "max_line_width",
+    minimum=1,
+    maximum=1000,
+    description="The most characters in a line of srt and vtt.",
+    default="no limit",
+    example="42",
+)
+MAX_LINE_COUNT: Final = WholeNumber(
+    "max_line_count",
+    minimum=1,
+    maximum=100,
+    description="The most lines in a cue of srt and vtt. Together with `max_line_width`, cues no longer end with their "
+    "segments.",
+    default="no limit",
+    example="2",
+)
+HIGHLIGHT_WORDS: Final = Flag(
+    "highlight_words", description="Underline each word in srt and vtt while it is spoken.", default="`false`"
+)
+METADATA: Final = StringObject(
+    "metadata",
+    max_bytes=_MAX_JSON_BYTES,
+    description="A JSON object of strings, at most 4 KiB, that is returned with the job and its result.",
+    default="none",
+    example='{"call": "4711"}',
+)
+STORED_OUTPUT: Final = Flag(
+    "stored_output",
+    description="Respond with a job id at once and keep the result on the server.",
+    default="`false`",
+)
+UPLOAD_URL: Final = Url(
+    "upload_presigned_url",
+    description="Respond with a job id at once and PUT the result to this URL. Sign it for at least an hour.",
+    default="none",
+    example="https://bucket.s3.amazonaws.com/call.json?X-Amz-Signature=…",
+)
+WEBHOOK_URL: Final = Url(
+    "webhook_url",
+    description="Respond with a job id at once and POST the job to this URL when it ends, signed with the setting "
+    "WEBHOOK_SECRET according to Standard Webhooks.",
+    default="none",
+    example="https://example.com/hooks/transcripts",
+)
+UPLOAD_FORMAT: Final = Choice(
+    "upload_format",
+    choices=(ResponseFormat.DOCUMENT, *_RESPONSE_FORMATS),
+    description="The format of the uploaded result.",
+    default="`response_format` if that is text, srt or vtt, else `document`",
+)
+UPLOAD_HEADERS: Final = StringObject(
+    "upload_headers",
+    max_bytes=_MAX_JSON_BYTES,
+    description="A JSON object of the headers that were signed into the upload URL.",
+    default="none",
+    example='{"x-amz-acl": "private"}',
+)
 
-    def number(self, name: str, *, least: float, most: float) -> float | None:
-        """The value as a number from ``least`` to ``most``."""
-        given = self.text(name)
-        if given is None:
-            return None
-        try:
-            value = float(given)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            raise InvalidRequest(
-                f"{name}={_shown(given)} is not allowed: it must be a number from {least:g} to {most:g}.",
-                param=name,
-            )
-        return value
+#: The published fields, in the order in which ``/docs`` shows them.
+TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
+    FILE,
+    SOURCE_URL,
+    MODEL,
+    LANGUAGE,
+    PROMPT,
+    RESPONSE_FORMAT,
+    TIMESTAMP_GRANULARITIES,
+    TEMPERATURE,
+    STREAM,
+    INCLUDE,
+    KEYWORDS,
+    CHUNKING_STRATEGY,
+    VAD_FILTER,
+    BEAM_SIZE,
+    MULTICHANNEL,
+    CONDITION_ON_PREVIOUS_TEXT,
+    MAX_LINE_WIDTH,
+    MAX_LINE_COUNT,
+    HIGHLIGHT_WORDS,
+    METADATA,
+    STORED_OUTPUT,
+    UPLOAD_URL,
+    WEBHOOK_URL,
+    UPLOAD_FORMAT,
+    UPLOAD_HEADERS,
+)
 
-    def whole_number(self, name: str, *, least: int, most: int) -> int | None:
-        value = self.number(name, least=least, most=most)
-        if value is None:
-            return None
-        if not value.is_integer():
-            raise InvalidRequest(f"{name}={value:g} is not allowed: it must be a whole number.", param=name)
-        return int(value)
+# Fields of other servers, accepted for compatibility and not published.
+LANGUAGES: Final = TextList("languages")
+TASK: Final = Text("task")
+WORD_TIMESTAMPS: Final = Flag("word_timestamps")
 
-    def flag(self, name: str, *, default: bool) -> bool:
-        given = self.text(name)
-        if given is None:
-            return default
-        word = given.strip().lower()
-        if word not in _TRUE | _FALSE:
-            raise InvalidRequest(f"{name}={_shown(given)} is not allowed: it must be true or false.", param=name)
-        return word in _TRUE
+#: Fields that do not apply to a translation into English.
+NOT_IN_TRANSLATIONS: Final[tuple[Field[Any], ...]] = (LANGUAGE, LANGUAGES, TIMESTAMP_GRANULARITIES)
+#: Names of fields of OpenAI and other servers that are ignored with a warning. None of them changes the transcript.
+UNSUPPORTED: Final = (
+    *("enable_diarization", "diarize", "known_speaker_names", "known_speaker_references"),
+    *("num_speakers", "min_speakers", "max_speakers", "return_speaker_embeddings"),
+    *("without_timestamps", "output", "best_of", "patience", "length_penalty", "chunk_length", "vad_parameters"),
+    *("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold", "suppress_tokens"),
+)
+#: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
+URL_NAMES: Final = frozenset(name for field in TRANSCRIPTION_FIELDS if isinstance(field, Url) for name in field.names)
 
-    def choice(self, name: str, choices: type[E], *, without: frozenset[E] = frozenset()) -> E | None:
-        given = self.text(name)
-        return None if given is None else _choice(name, given, choices, without)
-
-    def choices(self, name: str, choices: type[E]) -> frozenset[E]:
-        return frozenset(_choice(name, given, choices, frozenset()) for given in self.items(name))
-
-    def items(self, name: str) -> list[str]:
-        """The members of an array: repeated, separated by commas, or written as JSON."""
-        parts = chain.from_iterable(_parts(value) for value in self._values.get(name, ()))
-        return [part.strip() for part in parts if part.strip()]
-
-    def members(self, name: str) -> dict[str, str]:
-        """An object sent as ``name[key]`` fields."""
-        prefix = f"{name}["
-        return {
-            key[len(prefix) : -1]: values[-1]
-            for key, values in self._values.items()
-            if key.startswith(prefix) and key.endswith("]")
-        }
-
-    def strings_object(self, name: str, *, max_bytes: int) -> dict[str, str] | None:
-        """A JSON object whose values are strings, of at most ``max_bytes``."""
-        members = self.members(name)
-        given = self.text(name) or (json.dumps(members, ensure_ascii=False) if members else None)
-        if given is None:
-            return None
-        if len(given.encode()) > max_bytes:
-            raise InvalidRequest(f"{name} is too large: at most {max_bytes} bytes are allowed.", param=name)
-        value = json_value(name, given)
-        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-            raise InvalidRequest(
-                f'{name} is not allowed: it must be a JSON object of strings, such as {{"key": "value"}}.',
-                param=name,
-            )
-        return value
+#: The format in which to read the stored result of a job: a query parameter, like the three of subtitles.
+RESULT_FORMAT: Final = Choice("response_format", choices=tuple(ResponseFormat))
 
 
-def json_value(name: str, text: str) -> Any:
-    """What a field that holds JSON means."""
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # half a character could be written into no answer
-    except (ValueError, RecursionError) as exc:
-        raise InvalidRequest(f"{name} is not JSON: send it as a JSON object.", param=name) from exc
-    return value
+def form_schemas() -> dict[str, Any]:
+    """Return the OpenAPI schemas of both forms by name."""
+    translation_fields = tuple(field for field in TRANSCRIPTION_FIELDS if field not in NOT_IN_TRANSLATIONS)
+    return {
+        "TranscriptionForm": _form_schema("TranscriptionForm", TRANSCRIPTION_FIELDS),
+        "TranslationForm": _form_schema("TranslationForm", translation_fields),
+    }
 
 
-def _parts(value: str) -> list[str]:
-    if value.lstrip().startswith("["):
-        try:
-            parts = json.loads(value)
-        except (ValueError, RecursionError):
-            parts = None
-        if isinstance(parts, list) and all(isinstance(part, str) for part in parts):
-            return parts
-    return value.split(",")
-
-
-def _choice(name: str, given: str, choices: type[E], without: frozenset[E]) -> E:
-    for choice in choices:
-        if choice.value == given.strip().lower() and choice not in without:
-            return choice
-    allowed = ", ".join(choice.value for choice in choices if choice not in without)
-    raise InvalidRequest(f"{name}={_shown(given)} is not allowed: choose one of {allowed}.", param=name)
-
-
-def _shown(given: str) -> str:
-    """A value as it may be quoted in a message: not at any length."""
-    return given if len(given) <= 60 else f"{given[:60]}…"
+def _form_schema(title: str, fields: tuple[Field[Any], ...]) -> dict[str, Any]:
+    return {"title": title, "type": "object", "properties": {field.schema_name: field.schema() for field in fields}}

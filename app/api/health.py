@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from app import __version__
-from app.api.schemas import HealthReport, Readiness, answers, failures
+from app.api.openapi import PLAIN_TEXT, json_body, responses
+from app.api.schemas import HealthReport, Readiness
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Health:
             methods=["GET"],
             summary="How the service is",
             response_model=None,
-            responses=answers(HealthReport, 500, description="The process lives."),
+            responses=responses("The state of the server.", json_body(HealthReport), 500),
         )
         router.add_api_route(
             "/health/ready",
@@ -66,8 +67,8 @@ class Health:
             summary="Whether it takes work",
             response_model=None,
             responses={
-                **answers(Readiness, 500, description="It takes work."),
-                503: {"model": Readiness, "description": "Not now."},
+                **responses("The server accepts work.", json_body(Readiness), 500),
+                503: {"description": "The server does not accept work now.", "content": json_body(Readiness)},
             },
         )
         return router
@@ -141,13 +142,7 @@ class MetricsPage:
             summary="What is counted, for Prometheus",
             response_model=None,
             response_class=Response,
-            responses={
-                200: {
-                    "description": "Prometheus' text format.",
-                    "content": {"text/plain": {"schema": {"type": "string"}}},
-                },
-                **failures(401, 500),
-            },
+            responses=responses("Metrics in Prometheus' text format.", PLAIN_TEXT, 401, 500),
         )
         return router
 

@@ -1,4 +1,4 @@
-"""When two requests are the same: for clients that send one again, by its ``Idempotency-Key`` or after a time-out."""
+"""Identity of requests: the ``Idempotency-Key`` of a client, and the comparison of a replay with its original."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Final
 
+from app.api.forms import URL_NAMES
 from app.api.headers import read_number
 from app.domain.errors import InvalidRequest
 
@@ -16,40 +17,36 @@ if TYPE_CHECKING:
     from app.domain.transcript import Task
 
 _MAX_KEY_LENGTH: Final = 255
-#: Clients sign these anew for each try, which changes their queries.
-_URLS: Final = frozenset({"s3_presigned_url", "url", "audio_url", "upload_presigned_url", "webhook_url"})
 
 
 def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -> str:
-    """The same for two forms with the same fields, in any order, and the same bytes in their files.
+    """Return a hash that is equal for forms with the same fields, in any order, and the same file.
 
-    URLs are compared without their queries, which another signature changes, unless ``with_queries``.
+    URLs are compared without their queries, which change with every signature, unless ``with_queries``.
     """
     fields: dict[str, list[str]] = {}
     for name, values in form.fields.items():
-        is_cut = name in _URLS and not with_queries
-        fields.setdefault(name.removesuffix("[]"), []).extend(
-            value.partition("?")[0] if is_cut else value for value in values
-        )
+        compared = values if with_queries or name not in URL_NAMES else [value.partition("?")[0] for value in values]
+        fields.setdefault(name.removesuffix("[]"), []).extend(compared)
     written = json.dumps([task.value, form.file_digest, fields], sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=32).hexdigest()
 
 
 def idempotency_key(headers: Headers) -> str | None:
-    """The client's name for the request.
+    """Return the client's key for the request, or None.
 
     Raises:
-        InvalidRequest: it is empty or too long.
+        InvalidRequest: the key is empty or too long.
     """
     key = headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= _MAX_KEY_LENGTH:
         raise InvalidRequest(
-            f"Idempotency-Key has {len(key)} characters: 1 to {_MAX_KEY_LENGTH} are allowed; a UUID will do.",
+            f"`Idempotency-Key` must have 1 to {_MAX_KEY_LENGTH} characters, got {len(key)}: use a UUID, for example.",
             code="invalid_idempotency_key",
         )
     return key
 
 
 def is_resent(headers: Headers) -> bool:
-    """Whether OpenAI's SDK says that it has sent the same before."""
+    """Return True if OpenAI's SDK marks the request as a retry."""
     return bool(read_number(headers.get("x-stainless-retry-count")))

@@ -11,9 +11,18 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from app.api.answers import transcript_answer
-from app.api.forms import Fields
+from app.api.fields import Form
 from app.api.headers import read_number
-from app.api.openapi import REDELIVERY
+from app.api.openapi import (
+    EVENT_STREAM,
+    JOB_EXAMPLE,
+    PLAIN_TEXT,
+    REDELIVERY_OPERATION,
+    TRANSCRIPT_EXAMPLE,
+    json_body,
+    responses,
+)
+from app.api.renderings import result_rendering
 from app.api.schemas import (
     DiarizedTranscription,
     Document,
@@ -21,13 +30,11 @@ from app.api.schemas import (
     JobList,
     Transcription,
     VerboseTranscription,
-    answers,
 )
 from app.api.schemas import (
-    Job as JobSchema,
+    Job as JobBody,
 )
 from app.api.sse import KEEP_ALIVE_SECONDS, EventStream, event
-from app.api.submission import later_rendering
 from app.domain.errors import InvalidRequest, UnknownJob
 from app.domain.formats import to_json
 from app.domain.job import JobStatus  # noqa: TC001  # FastAPI evaluates the routes' annotations
@@ -45,27 +52,6 @@ if TYPE_CHECKING:
     from app.jobs.subscriptions import Changes, Signal
 
 _MAX_BODY_BYTES: Final = 64 * 1024
-_JOB_EXAMPLE: Final = {
-    "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
-    "status": "processing",
-    "progress": "Transcribing audio",
-    "progress_percent": 40.0,
-    "start_time": 1790000000.0,
-    "elapsed_time": 2.5,
-    "eta_seconds": 3.8,
-    "input_source": "file",
-    "audio_duration": 61.4,
-    "language": "english",
-    "model": "large-v3-turbo",
-    "result_available": False,
-}
-_RESULT: Final = answers(
-    Document | VerboseTranscription | DiarizedTranscription | Transcription,
-    *(400, 401, 404, 500),
-    description="The transcript in the format that was asked for.",
-    example={"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}},
-)
-_RESULT[200]["content"] |= {"text/plain": {"schema": {"type": "string"}}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +74,10 @@ class Jobs:
             methods=["GET"],
             summary="List jobs",
             response_model=None,
-            responses=answers(
-                JobList,
+            responses=responses(
+                "A page of jobs.",
+                json_body(JobList, example={"total_jobs": 1, "jobs": {JOB_EXAMPLE["job_id"]: JOB_EXAMPLE}}),
                 *(400, 401, 404, 500),
-                description="A page of jobs.",
-                example={"total_jobs": 1, "jobs": {_JOB_EXAMPLE["job_id"]: _JOB_EXAMPLE}},
             ),
         )
         router.add_api_route(
@@ -102,8 +87,8 @@ class Jobs:
             methods=["GET"],
             summary="Look at a job",
             response_model=None,
-            responses=answers(
-                JobSchema, *(400, 401, 404, 500), description="The job as it is now.", example=_JOB_EXAMPLE
+            responses=responses(
+                "The current state of the job.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500)
             ),
         )
         router.add_api_route(
@@ -113,7 +98,17 @@ class Jobs:
             methods=["GET"],
             summary="Read a job's transcript",
             response_model=None,
-            responses=_RESULT,
+            responses=responses(
+                "The transcript in the requested format.",
+                {
+                    **json_body(
+                        *(Document, VerboseTranscription, DiarizedTranscription, Transcription),
+                        example=TRANSCRIPT_EXAMPLE,
+                    ),
+                    **PLAIN_TEXT,
+                },
+                *(400, 401, 404, 500),
+            ),
         )
         router.add_api_route(
             "/{job_id}/events",
@@ -124,8 +119,8 @@ class Jobs:
             response_model=None,
             response_class=Response,
             responses={
-                **answers(None, 401, 404, 500, description="`data: {the job}` lines, each with its `id:`."),
-                204: {"description": "`Last-Event-ID` was that of the last event."},
+                **responses("Events whose `data` is the job, each with an `id`.", EVENT_STREAM, 401, 404, 500),
+                204: {"description": "`Last-Event-ID` is the id of the last event: there will be no more."},
             },
         )
         router.add_api_route(
@@ -135,10 +130,12 @@ class Jobs:
             methods=["POST"],
             summary="Deliver a job's result again",
             response_model=None,
-            responses=answers(
-                JobSchema, *(400, 401, 404, 500, 507), description="The job, on its way again.", example=_JOB_EXAMPLE
+            responses=responses(
+                "The job, whose result is being delivered again.",
+                json_body(JobBody, example=JOB_EXAMPLE),
+                *(400, 401, 404, 500, 507),
             ),
-            openapi_extra=REDELIVERY,
+            openapi_extra=REDELIVERY_OPERATION,
         )
         router.add_api_route(
             "/{job_id}",
@@ -147,11 +144,10 @@ class Jobs:
             methods=["DELETE"],
             summary="Cancel or forget a job",
             response_model=None,
-            responses=answers(
-                JobSchema | JobDeleted,
+            responses=responses(
+                "The cancelled job, or the id of the deleted one.",
+                json_body(JobBody, JobDeleted, example={"job_id": JOB_EXAMPLE["job_id"], "deleted": True}),
                 *(401, 404, 500, 507),
-                description="The job, cancelled; or that it was forgotten.",
-                example={"job_id": _JOB_EXAMPLE["job_id"], "deleted": True},
             ),
         )
         return router
@@ -200,7 +196,7 @@ class Jobs:
             "max_line_count": max_line_count,
             "highlight_words": highlight_words,
         }
-        rendering = later_rendering(Fields({name: [value] for name, value in given.items() if value}), job)
+        rendering = result_rendering(Form({name: [value] for name, value in given.items() if value}), job)
         if not job.has_result:
             state = f"is {job.status.value}" if job.error is None else f"{job.status.value}: {job.error}"
             raise InvalidRequest(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, HTTPException
 
-from app.api.schemas import Model, ModelList, answers
+from app.api.openapi import json_body, responses
+from app.api.schemas import Model, ModelList
 
 if TYPE_CHECKING:
     from app.transcription.pool import ModelPool
@@ -32,7 +33,7 @@ class Models:
             methods=["GET"],
             summary="List models",
             response_model=None,
-            responses=answers(ModelList, *(401, 500, 503), description="What `model` may be."),
+            responses=responses("The served models.", json_body(ModelList), 401, 500, 503),
         )
         router.add_api_route(
             "/{model_id:path}",
@@ -41,7 +42,7 @@ class Models:
             methods=["GET"],
             summary="Look at a model",
             response_model=None,
-            responses=answers(Model, *(401, 404, 500, 503), description="It is served."),
+            responses=responses("The served model.", json_body(Model), 401, 404, 500, 503),
         )
         return router
 

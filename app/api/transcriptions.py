@@ -18,7 +18,7 @@ from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.headers import content_length
 from app.api.idempotency import form_digest, idempotency_key, is_resent
 from app.api.multipart import read_form, reject_empty_file
-from app.api.openapi import SPOKEN, TRANSCRIPTION, TRANSLATION
+from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.sse import client_gone
 from app.domain.concurrency import to_its_end
 from app.domain.errors import DiskFull, InvalidRequest
@@ -68,8 +68,8 @@ class Transcriptions:
             methods=["POST"],
             summary="Transcribe audio",
             response_model=None,
-            responses=SPOKEN,
-            openapi_extra=TRANSCRIPTION,
+            responses=FORM_RESPONSES,
+            openapi_extra=form_operation("TranscriptionForm"),
         )
         router.add_api_route(
             "/v1/audio/translations",
@@ -78,8 +78,8 @@ class Transcriptions:
             methods=["POST"],
             summary="Translate audio into English",
             response_model=None,
-            responses=SPOKEN,
-            openapi_extra=TRANSLATION,
+            responses=FORM_RESPONSES,
+            openapi_extra=form_operation("TranslationForm"),
         )
         return router
 

@@ -37,24 +37,24 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"response_format": "docx"}, "response_format", "choose one of json, text, srt, vtt, verbose_json"),
-        ({"response_format": "document"}, "response_format", "choose one of"),
+        ({"response_format": "docx"}, "response_format", "must be one of json, text, srt, vtt, verbose_json"),
+        ({"response_format": "document"}, "response_format", "must be one of"),
         ({"response_format": "diarized_json"}, "response_format", "no way to tell speakers apart"),
-        ({"temperature": "7"}, "temperature", "must be a number from 0 to 1"),
-        ({"temperature": "nan"}, "temperature", "must be a number from 0 to 1"),
-        ({"beam_size": "0"}, "beam_size", "must be a number from 1 to 10"),
+        ({"temperature": "7"}, "temperature", "must be between 0 and 1"),
+        ({"temperature": "nan"}, "temperature", "must be a number between 0 and 1"),
+        ({"beam_size": "0"}, "beam_size", "must be between 1 and 10"),
         ({"beam_size": "2.5"}, "beam_size", "whole number"),
         ({"language": "klingon"}, "language", "ISO-639-1"),
         ({"vad_filter": "maybe"}, "vad_filter", "true or false"),
-        ({"timestamp_granularities[]": "letter"}, "timestamp_granularities", "choose one of segment, word"),
+        ({"timestamp_granularities[]": "letter"}, "timestamp_granularities", "must be one of segment, word"),
         ({"metadata": "[1]"}, "metadata", "JSON object of strings"),
-        ({"metadata": "{"}, "metadata", "not JSON"),
+        ({"metadata": "{"}, "metadata", "valid JSON"),
         ({"chunking_strategy": "sometimes"}, "chunking_strategy", "auto"),
-        ({"stream": "true", "stored_output": "true"}, "stream", "a client that waits"),
-        ({"stream": "true", "response_format": "srt"}, "stream", "gives text, not srt"),
+        ({"stream": "true", "stored_output": "true"}, "stream", "for synchronous requests"),
+        ({"stream": "true", "response_format": "srt"}, "stream", "got srt"),
         ({"multichannel": "perhaps"}, "multichannel", "true or false"),
         ({"webhook_url": "https://example.com"}, "webhook_url", "not available"),
-        ({"include[]": "usage"}, "include", "choose one of logprobs"),
+        ({"include[]": "usage"}, "include", "must be one of logprobs"),
         ({"upload_presigned_url": "not a url"}, "upload_presigned_url", "URL"),
         ({"upload_presigned_url": "ftp://example.com/key"}, "upload_presigned_url", "https"),
         ({"upload_presigned_url": "http://example.com/key"}, "upload_presigned_url", "URL_ALLOWED_HOSTS"),
@@ -64,16 +64,16 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
             "upload_presigned_url",
             "expired",
         ),
-        ({"upload_headers": '{"a": "b"}'}, "upload_headers", "goes with upload_presigned_url"),
-        ({"upload_format": "text"}, "upload_format", "goes with upload_presigned_url"),
-        ({"upload_presigned_url": PUT_URL, "upload_format": "docx"}, "upload_format", "choose one of"),
-        ({"s3_presigned_url": "https://example.com/a.wav"}, "file", "exactly one of file and s3_presigned_url"),
-        ({"prompt": "x" * 16_385}, "prompt", "more than 16384 bytes"),
-        ({"keywords": "ü" * 8193}, "keywords", "more than 16384 bytes"),
+        ({"upload_headers": '{"a": "b"}'}, "upload_headers", "requires `upload_presigned_url`"),
+        ({"upload_format": "text"}, "upload_format", "requires `upload_presigned_url`"),
+        ({"upload_presigned_url": PUT_URL, "upload_format": "docx"}, "upload_format", "must be one of"),
+        ({"s3_presigned_url": "https://example.com/a.wav"}, "file", "exactly one of `file` and `s3_presigned_url`"),
+        ({"prompt": "x" * 16_385}, "prompt", "at most 16384 bytes"),
+        ({"keywords": "ü" * 8193}, "keywords", "at most 16384 bytes"),
         (
             {"response_format": "srt", "highlight_words": "true", "max_line_width": "101", "max_line_count": "10"},
             "highlight_words",
-            "1000 characters in all",
+            "at most 1000 characters",
         ),
     ],
 )
@@ -90,7 +90,8 @@ async def test_invalid_field_is_rejected_with_a_message(
 
 async def test_request_without_audio_is_rejected(running: Running) -> None:
     assert (
-        "exactly one of file and s3_presigned_url" in error_of(await running.transcribe(language="en"), 400)["message"]
+        "exactly one of `file` and `s3_presigned_url`"
+        in error_of(await running.transcribe(language="en"), 400)["message"]
     )
 
 

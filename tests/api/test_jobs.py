@@ -51,7 +51,7 @@ async def test_result_is_put_into_the_bucket(running: Running, store: LocalS3, s
     assert str(UUID(body["job_id"], version=4)) == body["job_id"]
     assert body["status"] == "in_progress"
     assert body["status_url"] == accepted.headers["location"] == f"/v1/jobs/{body['job_id']}"
-    assert body["warnings"] == ["diarize is not supported and was ignored."]
+    assert body["warnings"] == ["`diarize` is not supported and was ignored."]
     job = await running.finished(body["job_id"])
     assert job["status"] == "completed"
     assert job["progress"] == "Done"

@@ -1,4 +1,4 @@
-"""Whole forms: what each field comes to, and the sentence for each that can't be honoured."""
+"""Whole forms: the request that each field leads to, and the message for each invalid one."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def read_form(
     return reader.read(received, has_file=file, models=models)
 
 
-def refused(
+def rejection(
     fields: Mapping[str, Values], *, file: bool = True, models: ModelRegistry = MULTILINGUAL, signs: bool = True
 ) -> tuple[str, str | None]:
-    """The sentence and the field it names."""
+    """Return the message and the ``param`` for an invalid form."""
     with pytest.raises(InvalidRequest) as caught:
         read_form(fields, file=file, models=models, signs=signs)
     assert "secret" not in str(caught.value)
     return str(caught.value), caught.value.param
 
 
-def test_file_alone_asks_for_the_defaults() -> None:
+def test_file_alone_has_the_defaults() -> None:
     submission = read()
     assert submission.options == TranscriptionOptions(model="small")
     assert submission.options.task is Task.TRANSCRIBE
@@ -110,23 +110,23 @@ def test_every_option_reaches_the_model() -> None:
         {"timestamp_granularities": "word", "timestamp_granularities[]": "segment"},
     ],
 )
-def test_granularities_are_read_in_every_spelling(fields: dict[str, Values]) -> None:
+def test_granularities_are_parsed_in_every_spelling(fields: dict[str, Values]) -> None:
     submission = read_form(fields)
     assert submission.rendering.granularities == {SEGMENT, WORD}
     assert submission.options.word_timestamps
 
 
-@pytest.mark.parametrize("given", ["json", "text", "srt", "vtt", "verbose_json", "SRT"])
-def test_response_format_is_read(given: str) -> None:
-    assert read(response_format=given).rendering.format == given.lower()
+@pytest.mark.parametrize("text", ["json", "text", "srt", "vtt", "verbose_json", "SRT"])
+def test_response_format_is_case_insensitive(text: str) -> None:
+    assert read(response_format=text).rendering.format == text.lower()
 
 
-@pytest.mark.parametrize("given", ["small", "whisper-1", " small ", ""])
-def test_served_model_and_its_alias_are_known(given: str) -> None:
-    assert read_form({"model": given}) == read()
+@pytest.mark.parametrize("name", ["small", "whisper-1", " small ", ""])
+def test_served_model_and_its_alias_are_accepted(name: str) -> None:
+    assert read_form({"model": name}) == read()
 
 
-def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
+def test_unknown_model_is_rejected_with_openais_code() -> None:
     with pytest.raises(UnknownModel) as caught:
         read_form({"model": "gpt-4o-transcribe"})
     assert str(caught.value) == (
@@ -137,123 +137,125 @@ def test_unknown_model_is_refused_with_the_code_of_openai() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "sentence"),
+    ("fields", "param", "message"),
     [
         (
             {"response_format": "xml"},
             "response_format",
-            "response_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json.",
+            "`response_format` must be one of json, text, srt, vtt, verbose_json, diarized_json, got xml.",
         ),
         (
             {"response_format": "document"},
             "response_format",
-            "response_format=document is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json.",
+            "`response_format` must be one of json, text, srt, vtt, verbose_json, diarized_json, got document.",
         ),
         (
             {"response_format": "diarized_json"},
             "response_format",
-            "response_format=diarized_json is not available for this request: this server has no way to tell speakers "
-            "apart but by their channels. Set multichannel=true where each speaker has a channel, or use verbose_json.",
+            "`response_format` diarized_json requires `multichannel=true`: there is no way to tell speakers apart "
+            "except by their channels. Record each speaker on a channel, or use verbose_json.",
         ),
         (
             {"timestamp_granularities[]": "sentence"},
             "timestamp_granularities",
-            "timestamp_granularities=sentence is not allowed: choose one of segment, word.",
+            "`timestamp_granularities` must be one of segment, word, got sentence.",
         ),
-        ({"temperature": "1.5"}, "temperature", "temperature=1.5 is not allowed: it must be a number from 0 to 1."),
-        ({"temperature": "warm"}, "temperature", "temperature=warm is not allowed: it must be a number from 0 to 1."),
-        ({"beam_size": "0"}, "beam_size", "beam_size=0 is not allowed: it must be a number from 1 to 10."),
-        ({"beam_size": "1.5"}, "beam_size", "beam_size=1.5 is not allowed: it must be a whole number."),
-        ({"vad_filter": "maybe"}, "vad_filter", "vad_filter=maybe is not allowed: it must be true or false."),
+        ({"temperature": "1.5"}, "temperature", "`temperature` must be between 0 and 1, got 1.5."),
+        ({"temperature": "warm"}, "temperature", "`temperature` must be a number between 0 and 1, got warm."),
+        ({"beam_size": "0"}, "beam_size", "`beam_size` must be between 1 and 10, got 0."),
+        ({"beam_size": "1.5"}, "beam_size", "`beam_size` must be a whole number between 1 and 10, got 1.5."),
+        ({"vad_filter": "maybe"}, "vad_filter", "`vad_filter` must be true or false, got maybe."),
         (
             {"language": "klingon"},
             "language",
-            "language=klingon is not known: send an ISO-639-1 code such as en or de, or leave it out to have the "
-            "language detected.",
+            "`language` must be an ISO-639-1 code such as en or de, got klingon. Leave it out to detect the language.",
         ),
         (
             {"stream": "true", "response_format": "vtt"},
             "stream",
-            "stream=true gives text, not vtt: set response_format to json, text or diarized_json, or leave stream out.",
+            "`stream` requires `response_format` json, text or diarized_json, got vtt.",
         ),
         (
             {"include[]": "usage"},
             "include",
-            "include=usage is not allowed: choose one of logprobs.",
+            "`include` must be one of logprobs, got usage.",
         ),
-        ({"metadata": "{"}, "metadata", "metadata is not JSON: send it as a JSON object."),
+        ({"metadata": "{"}, "metadata", "`metadata` must be valid JSON: send a JSON object."),
         (
             {"metadata": '{"a": 1}'},
             "metadata",
-            'metadata is not allowed: it must be a JSON object of strings, such as {"key": "value"}.',
+            '`metadata` must be a JSON object of strings, such as {"key": "value"}.',
         ),
         (
             {"metadata": '{"a": "' + "x" * 4096 + '"}'},
             "metadata",
-            "metadata is too large: at most 4096 bytes are allowed.",
+            "`metadata` must have at most 4096 bytes, got 4105.",
         ),
         (
             {"chunking_strategy": "manual"},
             "chunking_strategy",
-            "chunking_strategy is not allowed: it must be auto, or an object of the type server_vad.",
+            "`chunking_strategy` must be `auto`, or a JSON object whose `type` is `server_vad`.",
         ),
-        ({"chunking_strategy": "{"}, "chunking_strategy", "chunking_strategy is not JSON: send it as a JSON object."),
+        (
+            {"chunking_strategy": "{"},
+            "chunking_strategy",
+            "`chunking_strategy` must be valid JSON: send a JSON object.",
+        ),
         (
             {"upload_headers": '{"a": "b"}'},
             "upload_headers",
-            "upload_headers goes with upload_presigned_url: send both or neither.",
+            "`upload_headers` requires `upload_presigned_url`: send both or neither.",
         ),
         (
             {"upload_format": "srt"},
             "upload_format",
-            "upload_format goes with upload_presigned_url: send both or neither.",
+            "`upload_format` requires `upload_presigned_url`: send both or neither.",
         ),
         (
             {"upload_format": "xml", "upload_presigned_url": URL},
             "upload_format",
-            "upload_format=xml is not allowed: choose one of json, text, srt, vtt, verbose_json, diarized_json, "
-            "document.",
+            "`upload_format` must be one of document, json, text, srt, vtt, verbose_json, diarized_json, got xml.",
         ),
         (
             {"language": ["de", "en"]},
             "language",
-            "language was given more than once with different values: send it once.",
+            "`language` was sent more than once with different values: send it once.",
         ),
         (
             {"stored_output": "perhaps"},
             "stored_output",
-            "stored_output=perhaps is not allowed: it must be true or false.",
+            "`stored_output` must be true or false, got perhaps.",
         ),
     ],
 )
-def test_each_wrong_field_has_its_own_sentence(fields: dict[str, Values], param: str, sentence: str) -> None:
-    assert refused(fields) == (sentence, param)
+def test_invalid_field_is_rejected_with_its_own_message(fields: dict[str, Values], param: str, message: str) -> None:
+    assert rejection(fields) == (message, param)
 
 
-def test_flags_that_ask_for_nothing_are_no_reason_to_refuse() -> None:
+def test_false_and_blank_fields_are_accepted() -> None:
     assert read(stream="false", webhook_url="", include="").synchronous
 
 
-def test_other_languages_are_refused_by_an_english_model() -> None:
+def test_english_model_rejects_other_languages() -> None:
     assert read(language="en-GB", models=ENGLISH).options.language == "en"
-    assert refused({"language": "de"}, models=ENGLISH) == (
+    assert rejection({"language": "de"}, models=ENGLISH) == (
         "`language` must be en or absent, got de: the model small.en only knows English. Set WHISPER_MODEL to a "
         "multilingual model for other languages.",
         "language",
     )
 
 
-# The audio: a file, or a URL.
+# The audio: a file or a URL.
 
 
 @pytest.mark.parametrize("name", ["s3_presigned_url", "url", "audio_url"])
-def test_audio_may_come_from_a_url_under_three_names(name: str) -> None:
+def test_source_url_has_three_names(name: str) -> None:
     submission = read_form({name: f" {URL} "}, file=False)
     assert submission.source_url == URL
     assert submission.synchronous
 
 
-def test_url_that_was_escaped_for_json_is_decoded() -> None:
+def test_json_escaped_url_is_decoded() -> None:
     escaped = URL.replace("&", "\\u0026").replace("/", "\\/")
     assert read(file=False, s3_presigned_url=escaped).source_url == URL
     upload = read(upload_presigned_url=escaped).upload
@@ -261,16 +263,16 @@ def test_url_that_was_escaped_for_json_is_decoded() -> None:
     assert upload.url == URL
 
 
-def test_no_audio_and_more_than_one_are_refused() -> None:
-    both = "send exactly one of file and s3_presigned_url."
-    assert refused({}, file=False) == (f"There is no audio: {both}", "file")
-    assert refused({"url": URL}) == (f"There is more than one audio: {both}", "file")
-    assert refused({"url": URL, "audio_url": URL}, file=False) == (f"There is more than one audio: {both}", "file")
+def test_exactly_one_audio_is_required() -> None:
+    message = "Send exactly one of `file` and `s3_presigned_url` as the audio, got"
+    assert rejection({}, file=False) == (f"{message} none.", "file")
+    assert rejection({"url": URL}) == (f"{message} more than one.", "file")
+    assert rejection({"url": URL, "audio_url": URL}, file=False) == (f"{message} more than one.", "file")
 
 
-def test_file_sent_as_text_is_told_how_to_send_it() -> None:
-    assert refused({"file": "@audio.mp3"}, file=False) == (
-        "The field file holds text: send the audio itself as a file, as curl -F file=@audio.mp3 does.",
+def test_file_sent_as_text_is_rejected_with_an_example() -> None:
+    assert rejection({"file": "@audio.mp3"}, file=False) == (
+        "`file` must be a file, got text: send the audio itself, for example with curl -F file=@audio.mp3.",
         "file",
     )
 
@@ -279,7 +281,7 @@ def test_file_sent_as_text_is_told_how_to_send_it() -> None:
 @pytest.mark.parametrize(
     "url", ["http://bucket.s3.amazonaws.com/key", "https://127.0.0.1/key", "file:///etc/passwd", "key", EXPIRED]
 )
-def test_url_that_may_not_be_fetched_is_refused_under_its_own_name(name: str, url: str) -> None:
+def test_refused_source_url_is_named_as_it_was_sent(name: str, url: str) -> None:
     with pytest.raises(RefusedUrl) as caught:
         read_form({name: url}, file=False)
     assert caught.value.param == name
@@ -287,14 +289,14 @@ def test_url_that_may_not_be_fetched_is_refused_under_its_own_name(name: str, ur
     assert "secret" not in str(caught.value)
 
 
-def test_allowed_host_may_be_private_and_plain() -> None:
+def test_allowed_host_may_be_private_and_use_http() -> None:
     assert read(file=False, url="http://minio.local:9000/b/k").source_url == "http://minio.local:9000/b/k"
 
 
 # The upload.
 
 
-def test_upload_url_makes_a_background_job_that_delivers_a_document() -> None:
+def test_upload_url_makes_a_job_that_uploads_a_document() -> None:
     submission = read(upload_presigned_url=URL, timestamp_granularities="word")
     assert not submission.synchronous
     assert submission.upload is not None
@@ -309,14 +311,14 @@ def test_upload_url_makes_a_background_job_that_delivers_a_document() -> None:
     ("response_format", "uploaded"),
     [("json", "document"), ("verbose_json", "document"), ("text", "text"), ("srt", "srt"), ("vtt", "vtt")],
 )
-def test_upload_has_the_response_format_where_that_is_plain_text(response_format: str, uploaded: str) -> None:
+def test_upload_has_the_response_format_if_that_is_plain_text(response_format: str, uploaded: str) -> None:
     upload = read(upload_presigned_url=URL, response_format=response_format).upload
     assert upload is not None
     assert upload.rendering.format == uploaded
 
 
 @pytest.mark.parametrize("upload_format", list(ResponseFormat))
-def test_upload_format_goes_before_the_response_format(upload_format: ResponseFormat) -> None:
+def test_upload_format_overrides_the_response_format(upload_format: ResponseFormat) -> None:
     form = {"upload_presigned_url": URL, "response_format": "srt", "upload_format": upload_format.value}
     upload = read_form({**form, "multichannel": "true"}).upload
     assert upload is not None
@@ -330,7 +332,7 @@ def test_upload_format_goes_before_the_response_format(upload_format: ResponseFo
         {"upload_headers[Content-Type]": "application/json", "upload_headers[x-a]": "b"},
     ],
 )
-def test_upload_headers_are_kept_in_either_spelling(fields: dict[str, Values]) -> None:
+def test_upload_headers_are_parsed_in_either_spelling(fields: dict[str, Values]) -> None:
     upload = read_form({"upload_presigned_url": URL, **fields}).upload
     assert upload is not None
     assert upload.headers == (("Content-Type", "application/json"), ("x-a", "b"))
@@ -345,21 +347,21 @@ def test_upload_headers_are_kept_in_either_spelling(fields: dict[str, Values]) -
         ({"upload_presigned_url": URL + "&x-amz-checksum-crc32=AAAAAA=="}, "upload_presigned_url"),
     ],
 )
-def test_upload_that_could_not_succeed_is_refused_at_once(fields: dict[str, str], param: str) -> None:
+def test_upload_that_cannot_succeed_is_rejected(fields: dict[str, str], param: str) -> None:
     with pytest.raises(RefusedUrl) as caught:
         read_form(fields)
     assert caught.value.param == param
     assert "secret" not in str(caught.value)
 
 
-def test_url_holds_until_the_moment_it_expires() -> None:
+def test_upload_expires_with_its_url() -> None:
     soon = round(time.time()) + 60
     upload = read(upload_presigned_url=URL.replace("4102444800", str(soon))).upload
     assert upload is not None
     assert upload.expires_at == soon
 
 
-def test_stored_output_makes_a_background_job_without_upload() -> None:
+def test_stored_output_makes_a_job_without_upload() -> None:
     submission = read(stored_output="true")
     assert not submission.synchronous
     assert submission.upload is None
@@ -369,7 +371,7 @@ def test_stored_output_makes_a_background_job_without_upload() -> None:
 # The webhook.
 
 
-def test_webhook_url_makes_a_background_job_and_goes_with_an_upload() -> None:
+def test_webhook_url_makes_a_job_with_or_without_upload() -> None:
     alone = read(webhook_url="https://a.example/hook?token=x")
     assert (alone.synchronous, alone.upload, alone.webhook_url) == (False, None, "https://a.example/hook?token=x")
     both = read(webhook_url="http://minio.local:9000/hook", upload_presigned_url=URL)
@@ -378,9 +380,9 @@ def test_webhook_url_makes_a_background_job_and_goes_with_an_upload() -> None:
     assert read(upload_presigned_url=URL).webhook_url is None
 
 
-def test_webhook_url_without_a_secret_is_refused_with_the_setting() -> None:
-    assert refused({"webhook_url": "https://a.example/hook"}, signs=False) == (
-        "webhook_url is not available on this server: have WEBHOOK_SECRET set, which events are signed with, or poll "
+def test_webhook_url_without_a_secret_is_rejected() -> None:
+    assert rejection({"webhook_url": "https://a.example/hook"}, signs=False) == (
+        "`webhook_url` is not available: this server has no WEBHOOK_SECRET to sign events with. Set it, or poll "
         "/v1/jobs/<id>.",
         "webhook_url",
     )
@@ -388,18 +390,18 @@ def test_webhook_url_without_a_secret_is_refused_with_the_setting() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a.example/hook", "https://127.0.0.1/hook", "file:///etc/passwd", "hook"])
-def test_webhook_url_follows_the_rules_of_urls(url: str) -> None:
+def test_webhook_url_follows_the_url_rules(url: str) -> None:
     with pytest.raises(RefusedUrl) as caught:
         read(webhook_url=url)
     assert caught.value.param == "webhook_url"
     assert str(caught.value).startswith("webhook_url ")
 
 
-# The URL that comes with a redelivery.
+# The URL of a redelivery.
 
 
 def fresh_upload(body: bytes, *, rendering: Rendering | None = None) -> Upload | None:
-    """What a body asks for a job whose first upload had ``rendering``, if it had one at all."""
+    """Return the upload of a redelivery, for a job whose first upload, if any, had ``rendering``."""
     upload = Upload(url="", rendering=rendering) if rendering else None
     job = Job(
         id="4f0c",
@@ -414,11 +416,11 @@ def fresh_upload(body: bytes, *, rendering: Rendering | None = None) -> Upload |
 
 
 @pytest.mark.parametrize("body", [b"", b" \n", b"{}", b'{"upload_presigned_url": null}', b'{"other": 1}'])
-def test_redelivery_without_a_url_is_for_the_one_that_is_kept(body: bytes) -> None:
+def test_redelivery_without_a_url_uses_the_stored_one(body: bytes) -> None:
     assert fresh_upload(body, rendering=Rendering()) is None
 
 
-def test_fresh_url_has_the_format_of_the_first_or_the_one_that_would_have_been_uploaded() -> None:
+def test_fresh_url_gets_the_format_of_the_first_upload() -> None:
     body = json.dumps({"upload_presigned_url": URL.replace("&", "\\u0026"), "upload_headers": {"x-a": "b"}}).encode()
     rendering = Rendering(format=ResponseFormat.VTT)
     assert fresh_upload(body, rendering=rendering) == Upload(
@@ -445,7 +447,7 @@ def test_fresh_url_has_the_format_of_the_first_or_the_one_that_would_have_been_u
         (json.dumps({"upload_presigned_url": URL, "upload_headers": {"x-a": 1}}).encode(), "upload_headers"),
     ],
 )
-def test_redelivery_that_could_not_succeed_is_refused_at_once(body: bytes, param: str | None) -> None:
+def test_redelivery_that_cannot_succeed_is_rejected(body: bytes, param: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
         fresh_upload(body, rendering=Rendering())
     assert caught.value.param == param
@@ -467,7 +469,7 @@ def test_redelivery_that_could_not_succeed_is_refused_at_once(body: bytes, param
         },
     ],
 )
-def test_speech_detection_is_tuned_as_json_and_in_brackets(fields: dict[str, Values]) -> None:
+def test_speech_detection_is_parsed_as_json_and_in_brackets(fields: dict[str, Values]) -> None:
     assert read_form(fields).options.speech_detection == SpeechDetection(threshold=0.3, padding_ms=200)
 
 
@@ -482,11 +484,11 @@ def test_speech_detection_is_tuned_as_json_and_in_brackets(fields: dict[str, Val
         {"chunking_strategy": ""},
     ],
 )
-def test_speech_detection_that_is_not_tuned_has_its_defaults(fields: dict[str, Values]) -> None:
+def test_speech_detection_has_defaults(fields: dict[str, Values]) -> None:
     assert read_form(fields).options.speech_detection == SpeechDetection()
 
 
-def test_zero_is_a_value_and_not_the_default() -> None:
+def test_speech_detection_accepts_zero() -> None:
     zeros = {"threshold": "0", "prefix_padding_ms": "0", "silence_duration_ms": "0"}
     fields = {f"chunking_strategy[{key}]": value for key, value in zeros.items()}
     detection = read_form({"chunking_strategy[type]": "server_vad", **fields}).options.speech_detection
@@ -494,43 +496,43 @@ def test_zero_is_a_value_and_not_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "value", "reason"),
+    ("member", "value", "requirement"),
     [
-        ("threshold", "2", "it must be a number from 0 to 1."),
-        ("prefix_padding_ms", "-1", "it must be a number from 0 to 5000."),
-        ("silence_duration_ms", "loud", "it must be a number from 0 to 30000."),
-        ("silence_duration_ms", "1.5", "it must be a whole number."),
+        ("threshold", "2", "be between 0 and 1"),
+        ("prefix_padding_ms", "-1", "be between 0 and 5000"),
+        ("silence_duration_ms", "loud", "be a number between 0 and 30000"),
+        ("silence_duration_ms", "1.5", "be a whole number between 0 and 30000"),
     ],
 )
-def test_wrong_tuning_is_refused_by_its_name(member: str, value: str, reason: str) -> None:
+def test_invalid_speech_detection_is_rejected_by_its_member(member: str, value: str, requirement: str) -> None:
     name = f"chunking_strategy[{member}]"
-    sentence = f"{name}={value} is not allowed: {reason}"
-    assert refused({"chunking_strategy[type]": "server_vad", name: value}) == (sentence, name)
-    assert refused({"chunking_strategy": f'{{"type": "server_vad", "{member}": "{value}"}}'}) == (sentence, name)
+    message = f"`{name}` must {requirement}, got {value}."
+    assert rejection({"chunking_strategy[type]": "server_vad", name: value}) == (message, name)
+    assert rejection({"chunking_strategy": f'{{"type": "server_vad", "{member}": "{value}"}}'}) == (message, name)
 
 
 @pytest.mark.parametrize("text", ["[1]", "null", "5", '{"threshold": 0.5}', '{"type": 5}', '{"type": ["server_vad"]}'])
-def test_strategy_of_another_type_is_refused(text: str) -> None:
-    sentence = "chunking_strategy is not allowed: it must be auto, or an object of the type server_vad."
-    assert refused({"chunking_strategy": text}) == (sentence, "chunking_strategy")
+def test_unknown_chunking_strategy_is_rejected(text: str) -> None:
+    message = "`chunking_strategy` must be `auto`, or a JSON object whose `type` is `server_vad`."
+    assert rejection({"chunking_strategy": text}) == (message, "chunking_strategy")
 
 
 @pytest.mark.parametrize(
     "fields", [{"metadata": '{"call": "17", "who": "Zoë"}'}, {"metadata[call]": "17", "metadata[who]": "Zoë"}]
 )
-def test_metadata_is_kept_in_either_spelling(fields: dict[str, Values]) -> None:
+def test_metadata_is_parsed_in_either_spelling(fields: dict[str, Values]) -> None:
     assert read_form(fields).metadata == {"call": "17", "who": "Zoë"}
 
 
 @pytest.mark.parametrize("name", ["enable_diarization", "diarize", "num_speakers", "known_speaker_names[]"])
-def test_known_field_that_changes_nothing_is_warned_of(name: str) -> None:
+def test_unsupported_field_gives_a_warning(name: str) -> None:
     bare = name.removesuffix("[]")
-    assert read_form({name: "2"}).warnings == (f"{bare} is not supported and was ignored.",)
+    assert read_form({name: "2"}).warnings == (f"`{bare}` is not supported and was ignored.",)
     assert read_form({name: ""}).warnings == ()
 
 
 @pytest.mark.parametrize("name", ["enable_diarization", "diarize"])
-def test_what_is_not_asked_for_is_not_warned_of(name: str) -> None:
+def test_unsupported_field_with_false_gives_no_warning(name: str) -> None:
     assert read_form({name: "false"}).warnings == ()
 
 
@@ -553,32 +555,30 @@ def test_what_is_not_asked_for_is_not_warned_of(name: str) -> None:
         ({"include": '["logprobs"]'}, {"token_logprobs": True}),
     ],
 )
-def test_fields_of_other_servers_and_spellings_mean_what_they_mean_there(
-    fields: Mapping[str, Values], changed: dict[str, Any]
-) -> None:
+def test_fields_of_other_servers_are_accepted(fields: Mapping[str, Values], changed: dict[str, Any]) -> None:
     assert read_form(fields).options == TranscriptionOptions(**{"model": "small", **changed})
 
 
 @pytest.mark.parametrize(
     ("fields", "warnings"),
     [
-        ({"known_speaker_names[]": ["A", "B"]}, ["known_speaker_names is not supported and was ignored."]),
+        ({"known_speaker_names[]": ["A", "B"]}, ["`known_speaker_names` is not supported and was ignored."]),
         ({"enable_diarization": "false"}, []),
-        ({"languages": ["de", "fr"]}, ["languages names several and was ignored: send one."]),
-        ({"highlight_words": "1"}, ["highlight_words is for srt and vtt and was ignored."]),
+        ({"languages": ["de", "fr"]}, ["`languages` has more than one item and was ignored: send one language."]),
+        ({"highlight_words": "1"}, ["`highlight_words` requires srt or vtt and was ignored."]),
         ({"highlight_words": "1", "response_format": "vtt"}, []),
         (
             {"timestamp_granularities": "word"},
-            ["timestamp_granularities is for response_format=verbose_json and was ignored."],
+            ["`timestamp_granularities` requires `response_format=verbose_json` and was ignored."],
         ),
         ({"timestamp_granularities": "word", "stored_output": "true"}, []),
-        ({"best_of": "3"}, ["best_of is not supported and was ignored."]),
+        ({"best_of": "3"}, ["`best_of` is not supported and was ignored."]),
     ],
 )
-def test_what_is_ignored_is_said(fields: Mapping[str, Values], warnings: list[str]) -> None:
+def test_ignored_field_gives_a_warning(fields: Mapping[str, Values], warnings: list[str]) -> None:
     assert list(read_form(fields).warnings) == warnings
 
 
-def test_other_task_is_refused_with_its_route() -> None:
-    message, param = refused({"task": "translate"})
+def test_other_task_is_rejected_with_its_route() -> None:
+    message, param = rejection({"task": "translate"})
     assert (param, "/v1/audio/translations" in message) == ("task", True)

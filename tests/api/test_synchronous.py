@@ -124,7 +124,7 @@ async def test_options_reach_the_model(running: Running, samples: Path) -> None:
 
 async def test_ignored_fields_are_said_in_warnings(running: Running, samples: Path) -> None:
     answer = await running.transcribe(samples / "hello.wav", enable_diarization="true", some_unknown_field="x")
-    assert answer.json()["warnings"] == ["enable_diarization is not supported and was ignored."]
+    assert answer.json()["warnings"] == ["`enable_diarization` is not supported and was ignored."]
 
 
 async def test_nothing_of_a_synchronous_request_is_left(running: Running, samples: Path, tmp_path: Path) -> None:

@@ -38,14 +38,14 @@ async def test_openais_client_gets_a_translation_in_every_format(running: Runnin
     await client.close()
 
 
-async def test_fields_that_say_nothing_about_a_translation_give_a_warning(running: Running, samples: Path) -> None:
+async def test_field_that_does_not_apply_to_translations_gives_a_warning(running: Running, samples: Path) -> None:
     with (samples / "hello.wav").open("rb") as audio:
-        answer = await running.client.post(
+        response = await running.client.post(
             "/v1/audio/translations", files={"file": audio}, data={"language": "de", "response_format": "verbose_json"}
         )
-    body = answer.json()
+    body = response.json()
     assert body["task"] == "translate"
-    assert body["warnings"] == ["language has no meaning for translations and was ignored."]
+    assert body["warnings"] == ["`language` does not apply to translations and was ignored."]
 
 
 @pytest.mark.parametrize("name", ["large-v3-turbo", "distil-large-v3", "small.en", "/models/faster-whisper-turbo"])

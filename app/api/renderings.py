@@ -1,0 +1,118 @@
+"""The format in which a request wants its transcript, with the rules that concern several fields."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from app.api.forms import (
+    HIGHLIGHT_WORDS,
+    INCLUDE,
+    MAX_LINE_COUNT,
+    MAX_LINE_WIDTH,
+    RESPONSE_FORMAT,
+    RESULT_FORMAT,
+    TIMESTAMP_GRANULARITIES,
+    UPLOAD_FORMAT,
+    WORD_TIMESTAMPS,
+)
+from app.domain.errors import InvalidRequest
+from app.domain.formats import Granularity, Include, Rendering, ResponseFormat
+from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
+
+if TYPE_CHECKING:
+    from app.api.fields import Field, Form
+    from app.domain.job import Job
+
+_PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT})
+_SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
+_LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS)
+#: With ``highlight_words`` a cue is repeated for each of its words, so its size grows with the square of this.
+_MAX_HIGHLIGHTED_CHARACTERS: Final = 1000
+
+
+def requested_rendering(form: Form, *, multichannel: bool) -> Rendering:
+    """Return the rendering of the response.
+
+    Raises:
+        InvalidRequest: a value is not allowed.
+    """
+    granularities = form[TIMESTAMP_GRANULARITIES]
+    if not granularities and form[WORD_TIMESTAMPS]:
+        granularities = frozenset(Granularity)
+    rendering = Rendering(
+        format=form[RESPONSE_FORMAT] or ResponseFormat.JSON,
+        granularities=granularities or frozenset({Granularity.SEGMENT}),
+        subtitles=_layout(form, CUE_PER_SEGMENT),
+        logprobs=Include.LOGPROBS in form[INCLUDE],
+    )
+    _check_speakers(rendering.format, RESPONSE_FORMAT, multichannel=multichannel)
+    return rendering
+
+
+def upload_rendering(form: Form, rendering: Rendering, *, multichannel: bool) -> Rendering:
+    """Return the rendering of the upload, given that of the response."""
+    chosen = form[UPLOAD_FORMAT] or default_upload(rendering).format
+    _check_speakers(chosen, UPLOAD_FORMAT, multichannel=multichannel)
+    return replace(rendering, format=chosen)
+
+
+def default_upload(rendering: Rendering) -> Rendering:
+    """Return the rendering of an upload without ``upload_format``."""
+    return rendering if rendering.format in _PLAIN else replace(rendering, format=ResponseFormat.DOCUMENT)
+
+
+def result_rendering(query: Form, job: Job) -> Rendering:
+    """Return the rendering of a stored result. What the query leaves out is as in the job's own form.
+
+    Raises:
+        InvalidRequest: a value is not allowed, or needs word times that the job does not have.
+    """
+    chosen = query[RESULT_FORMAT] or ResponseFormat.JSON
+    _check_speakers(chosen, RESULT_FORMAT, multichannel=job.options.multichannel)
+    layout = _layout(query, job.rendering.subtitles)
+    if chosen in _SUBTITLES and layout.needs_words and not job.options.word_timestamps:
+        sent = next(field for field in _LAYOUT if query.has(field))
+        raise InvalidRequest(
+            f"`{sent.name}` needs word timestamps, which this job was submitted without: leave it out, or submit a new "
+            "job with `timestamp_granularities[]=word`.",
+            param=sent.name,
+        )
+    return replace(job.rendering, format=chosen, subtitles=layout)
+
+
+def rendering_warnings(form: Form, rendering: Rendering) -> tuple[str, ...]:
+    """Return a sentence for each field that has no effect on this response."""
+    warnings = []
+    if form.has(TIMESTAMP_GRANULARITIES) and rendering.format is not ResponseFormat.VERBOSE_JSON:
+        warnings.append("`timestamp_granularities` requires `response_format=verbose_json` and was ignored.")
+    if rendering.format not in _SUBTITLES:
+        warnings += [f"`{field.name}` requires srt or vtt and was ignored." for field in _LAYOUT if form.has(field)]
+    return tuple(warnings)
+
+
+def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
+    width, count = form[MAX_LINE_WIDTH], form[MAX_LINE_COUNT]
+    layout = SubtitleLayout(
+        max_line_width=default.max_line_width if width is None else width,
+        max_line_count=default.max_line_count if count is None else count,
+        highlight_words=form[HIGHLIGHT_WORDS] if form.has(HIGHLIGHT_WORDS) else default.highlight_words,
+    )
+    characters = (layout.max_line_width or 0) * (layout.max_line_count or 0)  # 0: cues end with their segments
+    if layout.highlight_words and characters > _MAX_HIGHLIGHTED_CHARACTERS:
+        raise InvalidRequest(
+            f"`highlight_words` allows cues of at most {_MAX_HIGHLIGHTED_CHARACTERS} characters, got "
+            f"{layout.max_line_count} lines of {layout.max_line_width}: use fewer or shorter lines, such as 2 lines of "
+            "42.",
+            param=HIGHLIGHT_WORDS.name,
+        )
+    return layout
+
+
+def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, multichannel: bool) -> None:
+    if chosen is ResponseFormat.DIARIZED_JSON and not multichannel:
+        raise InvalidRequest(
+            f"`{field.name}` diarized_json requires `multichannel=true`: there is no way to tell speakers apart except "
+            "by their channels. Record each speaker on a channel, or use verbose_json.",
+            param=field.name,
+        )
