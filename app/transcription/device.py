@@ -1,4 +1,4 @@
-"""Which device the model runs on, found out by computing something there."""
+"""The device that the model runs on. CUDA is chosen only after a computation on it has succeeded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from app.domain.errors import ModelUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: What CTranslate2 opens by name at its first encode; in this order, as the second needs the first.
+#: The libraries that CTranslate2 opens by name at its first encode. The second needs the first.
 _CUBLAS: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
-#: Between that of requests (0) and that of what nobody waits for (19).
+#: The niceness of the model's threads: those that answer requests have 0, and 19 is the lowest priority.
 _MODEL_NICENESS: Final = 10
 
 DeviceKind = Literal["cuda", "cpu"]
@@ -27,43 +27,40 @@ DeviceKind = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """``compute_type`` in CTranslate2's words, such as ``float16`` or ``int8``."""
+    """A kind of device and CTranslate2's compute type on it, such as ``float16`` or ``int8``."""
 
     kind: DeviceKind
     compute_type: str
 
 
 def lower_thread_priority() -> None:
-    """Has this thread, and the model's threads that it will start, make way for those that answer requests.
-
-    On Linux a thread has a priority of its own and hands it on to those that it starts.
-    """
+    """Give this thread a lower priority than those that answer requests. Threads that it starts inherit it on Linux."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MODEL_NICENESS)
 
 
-def choose_device(wanted: str, compute_type: str, *, indexes: tuple[int, ...], probe_model: Path) -> Device:
-    """The device for ``wanted`` (``auto``, ``cuda`` or ``cpu``).
+def choose_device(requested: str, compute_type: str, *, indexes: tuple[int, ...], probe_model: Path) -> Device:
+    """Return the device for ``requested``, which is ``auto``, ``cuda`` or ``cpu``.
 
-    ``auto`` takes CUDA only after the tiny ``probe_model`` has encoded something there.
+    ``auto`` means CUDA if the tiny ``probe_model`` can encode on all GPUs of ``indexes``, else the CPU.
 
     Raises:
-        ModelUnavailable: CUDA was asked for and does not work, or the compute type does not exist there.
+        ModelUnavailable: CUDA is requested and does not work, or the device does not support the compute type.
     """
-    trouble = None if wanted == "cpu" else cuda_trouble(indexes, probe_model)
-    if wanted == "cuda" and trouble is not None:
+    problem = None if requested == "cpu" else cuda_problem(indexes, probe_model)
+    if requested == "cuda" and problem is not None:
         raise ModelUnavailable(
-            f"WHISPER_DEVICE=cuda, but {trouble}: check the driver with nvidia-smi, install the CUDA 12 cuBLAS "
-            "(start_server.sh does, where it finds a driver), or set WHISPER_DEVICE=cpu."
+            f"WHISPER_DEVICE=cuda does not work, because {problem}: check the driver with nvidia-smi, install cuBLAS "
+            "for CUDA 12 (start_server.sh does if it finds a driver), or set WHISPER_DEVICE=cpu."
         )
-    if trouble is not None:
-        logger.warning("Running on the CPU, because %s.", trouble)
-    kind: DeviceKind = "cpu" if wanted == "cpu" or trouble is not None else "cuda"
+    if problem is not None:
+        logger.warning("Running on the CPU, because %s.", problem)
+    kind: DeviceKind = "cpu" if requested == "cpu" or problem is not None else "cuda"
     return Device(kind, _compute_type(kind, compute_type, index=indexes[0]))
 
 
-def cuda_trouble(indexes: tuple[int, ...], probe_model: Path) -> str | None:
-    """Why CUDA can't be used, or None when a tiny encode succeeded on every device asked for."""
+def cuda_problem(indexes: tuple[int, ...], probe_model: Path) -> str | None:
+    """Return the reason why CUDA can't be used, or None if all GPUs of ``indexes`` have encoded something."""
     import ctranslate2
 
     count = ctranslate2.get_cuda_device_count()
@@ -75,7 +72,7 @@ def cuda_trouble(indexes: tuple[int, ...], probe_model: Path) -> str | None:
     _preload_cublas()
     try:
         for index in indexes:
-            _encode_something(probe_model, index)
+            _encode_silence(probe_model, index)
     except (RuntimeError, ValueError) as exc:
         logger.debug("The probe on CUDA failed", exc_info=True)
         return f"a first computation on the GPU failed ({exc})"
@@ -83,19 +80,20 @@ def cuda_trouble(indexes: tuple[int, ...], probe_model: Path) -> str | None:
 
 
 def _preload_cublas() -> None:
-    """Opens the cuBLAS of the ``nvidia-cublas-cu12`` package, if it is installed.
+    """Open the cuBLAS of the ``nvidia-cublas-cu12`` package, if it is installed.
 
-    A library that is open already is found by its name, without ``LD_LIBRARY_PATH``.
+    CTranslate2 then finds the open libraries by their names, without ``LD_LIBRARY_PATH``.
     """
     spec = importlib.util.find_spec("nvidia.cublas") if importlib.util.find_spec("nvidia") else None
-    for folder in spec.submodule_search_locations or () if spec else ():
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
         for name in _CUBLAS:
             library = Path(folder) / "lib" / name
             if library.is_file():
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-def _encode_something(model: Path, index: int) -> None:
+def _encode_silence(model: Path, index: int) -> None:
     import ctranslate2
     import numpy as np
 
@@ -104,16 +102,16 @@ def _encode_something(model: Path, index: int) -> None:
     whisper.encode(silence, to_cpu=True)
 
 
-def _compute_type(kind: DeviceKind, wanted: str, *, index: int) -> str:
+def _compute_type(kind: DeviceKind, requested: str, *, index: int) -> str:
     import ctranslate2
 
     supported = ctranslate2.get_supported_compute_types(kind, index if kind == "cuda" else 0)
-    if wanted == "auto":
+    if requested == "auto":
         preferred = "float16" if kind == "cuda" else "int8"
         return preferred if preferred in supported else "float32"
-    if wanted != "default" and wanted not in supported:
+    if requested != "default" and requested not in supported:
         raise ModelUnavailable(
-            f"WHISPER_COMPUTE_TYPE={wanted} does not exist on this {kind}: choose auto or one of "
-            f"{', '.join(sorted(supported))}."
+            f"WHISPER_COMPUTE_TYPE must be auto or one that this {kind} supports "
+            f"({', '.join(sorted(supported))}), got {requested}."
         )
-    return wanted
+    return requested

@@ -43,8 +43,8 @@ class ModelState:
         """Raise InvalidRequest if the model was not trained for this task or ``language``, which is a code."""
         if task is Task.TRANSLATE and not self.can_translate:
             raise InvalidRequest(
-                f"The model {self.name} cannot translate: set WHISPER_MODEL to a multilingual model that can, such as "
-                "medium or large-v3 (turbo, distil and .en models cannot).",
+                f"The model {self.name} can't translate: set WHISPER_MODEL to a multilingual model that can, such as "
+                "medium or large-v3 (turbo, distil and .en models can't).",
                 param="model",
             )
         if language not in (None, "en") and not self.is_multilingual:

@@ -1,4 +1,4 @@
-"""Where the model runs."""
+"""The choice of the device that the model runs on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ without_gpu = pytest.mark.skipif(GPUS > 0, reason="this machine has a GPU")
 needs_gpu = pytest.mark.skipif(GPUS == 0, reason="no NVIDIA GPU with a working driver was found here")
 
 
-def test_cpu_is_taken_without_a_look_at_the_gpu() -> None:
+def test_cpu_is_used_without_probing_the_gpu() -> None:
     assert choose_device("cpu", "auto", indexes=(0,), probe_model=DEMO_MODEL) == Device("cpu", "int8")
 
 
 @without_gpu
-def test_auto_says_once_why_it_runs_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_why_it_uses_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         device = choose_device("auto", "auto", indexes=(0,), probe_model=DEMO_MODEL)
     assert device.kind == "cpu"
@@ -40,26 +40,26 @@ def test_auto_says_once_why_it_runs_on_the_cpu(caplog: pytest.LogCaptureFixture)
 
 
 @without_gpu
-def test_cuda_that_was_asked_for_stops_the_start_with_the_remedy() -> None:
-    with pytest.raises(ModelUnavailable, match=r"WHISPER_DEVICE=cuda, but .*nvidia-smi.*WHISPER_DEVICE=cpu"):
+def test_missing_cuda_is_an_error_with_the_remedies() -> None:
+    with pytest.raises(ModelUnavailable, match=r"WHISPER_DEVICE=cuda does not work.*nvidia-smi.*WHISPER_DEVICE=cpu"):
         choose_device("cuda", "auto", indexes=(0,), probe_model=DEMO_MODEL)
 
 
-def test_compute_type_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ModelUnavailable, match=r"WHISPER_COMPUTE_TYPE=int3 .* choose auto or one of .*int8"):
+def test_unsupported_compute_type_is_rejected_with_the_supported_ones() -> None:
+    with pytest.raises(ModelUnavailable, match=r"WHISPER_COMPUTE_TYPE must be auto or one .*int8.*got int3"):
         choose_device("cpu", "int3", indexes=(0,), probe_model=DEMO_MODEL)
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_auto_takes_cuda_after_a_first_computation_there() -> None:
+def test_auto_uses_cuda_if_a_computation_succeeds() -> None:
     device = choose_device("auto", "auto", indexes=(0,), probe_model=DEMO_MODEL)
     assert device == Device("cuda", "float16")
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_that_is_not_there_is_named() -> None:
+def test_missing_gpu_is_named() -> None:
     with pytest.raises(ModelUnavailable, match="WHISPER_DEVICE_INDEX names GPU 64"):
         choose_device("cuda", "auto", indexes=(64,), probe_model=DEMO_MODEL)
 
@@ -83,7 +83,9 @@ async def test_demo_model_transcribes_on_the_gpu(samples: Path, tmp_path: Path, 
         on_death=lambda cause: pytest.fail(str(cause)),
     )
     options = TranscriptionOptions(word_timestamps=True)
-    found = await asyncio.gather(*(transcriber.transcribe(source, options, listener=Listener()) for source in sources))
+    transcripts = await asyncio.gather(
+        *(transcriber.transcribe(source, options, listener=Listener()) for source in sources)
+    )
     await transcriber.close()
     assert replicas[0].device.kind == "cuda"
-    assert {transcript.text for transcript in found} == {"hello this is a test the job is complete now"}
+    assert {transcript.text for transcript in transcripts} == {"hello this is a test the job is complete now"}

@@ -508,7 +508,7 @@ async def test_unknown_model_is_rejected_without_queueing(pooling: Pooled) -> No
 async def test_abilities_of_a_model_are_checked_after_loading(pooling: Pooled) -> None:
     pooling.hub.english.add("b")
     async with pooling() as running:
-        with pytest.raises(InvalidRequest, match="The model b cannot translate"):
+        with pytest.raises(InvalidRequest, match="The model b can't translate"):
             await running.transcribe("b", task=Task.TRANSLATE)
         with pytest.raises(InvalidRequest, match="the model b only knows English"):
             await running.transcribe("b", language="de")

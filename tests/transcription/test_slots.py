@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
@@ -251,7 +251,6 @@ MODELS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(models=MODELS, total=st.integers(1, 5), seed=st.integers(0, 2**32))
 def test_every_window_is_transcribed_once_within_the_slots(
     models: list[tuple[int, bool, list[int]]], total: int, seed: int
@@ -286,7 +285,6 @@ def test_every_window_is_transcribed_once_within_the_slots(
         assert len(model.transcribed) == len(set(model.transcribed)) == sum(requests)
 
 
-@settings(max_examples=100, deadline=None)
 @given(models=st.integers(2, 4), total=st.integers(1, 5), batch_size=st.integers(1, 4), requests=st.integers(1, 4))
 def test_model_waits_for_one_batch_of_each_other_at_most(
     models: int, total: int, batch_size: int, requests: int

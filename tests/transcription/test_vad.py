@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 from faster_whisper.vad import VadOptions, get_speech_timestamps, get_vad_model
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.domain.transcript import SpeechDetection
@@ -224,7 +224,6 @@ def expected_of(frames: list[float], detection: SpeechDetection, *, total: int) 
 
 
 @given(RUNS, DETECTIONS, REST)
-@settings(max_examples=150, deadline=None)
 @example([(0.005, 3)], SpeechDetection(threshold=0.0, min_silence_ms=0), 0)
 @example([(0.9, 500), (0.1, 5), (0.9, 500), (0.1, 30), (0.9, 500)], DEFAULT, 100)
 @example([(0.9, 2000)], DEFAULT, 0)
@@ -236,7 +235,6 @@ def test_segmentation_of_any_probabilities_matches_faster_whisper(
 
 
 @given(RUNS, DETECTIONS, REST)
-@settings(deadline=None)
 def test_windows_hold_all_speech_and_fit_into_30_s(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
@@ -251,7 +249,6 @@ def test_windows_hold_all_speech_and_fit_into_30_s(
 
 
 @given(RUNS, DETECTIONS, REST)
-@settings(deadline=None)
 def test_windows_cover_everything_when_silence_is_kept(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
