@@ -1,9 +1,8 @@
-"""One loop for each device: the windows of all requests, batch after batch, onto the model.
+"""The loops that take batches from the scheduler to the devices and settle what comes back.
 
-The loops and the bookkeeping live on the event loop, the model computes in a thread of its device. A window comes back
-transcribed, or doubtful and is decoded again hotter, or with a rest that the model left out. What fails is tried again
-in smaller parts before its request fails; a loop that itself dies takes all requests with it, so that none waits for
-ever.
+Loops and bookkeeping run on the event loop; each device computes in a thread of its own. A window comes back encoded,
+needing a fallback, partly transcribed, or finished. A batch that fails is retried in smaller parts before any
+transcription fails. If a loop itself dies, all transcriptions fail, so that none waits for ever.
 """
 
 from __future__ import annotations
@@ -12,70 +11,77 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.events import BatchDecoded, ModelFailed, ModelFailure, discard_event
-from app.transcription.scheduler import Scheduler, Step, Work
+from app.transcription.scheduler import Scheduler
 from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.domain.events import EventSink
+    from app.transcription.scheduler import Batch
     from app.transcription.slots import Slots
+    from app.transcription.transcription import Transcription
     from app.transcription.window import Window
 
 logger = logging.getLogger(__name__)
 
-#: When a client may hope for a server that was started again.
+#: The time after which a client may retry, while a supervisor restarts the process.
 _RETRY_SECONDS: Final = 10
-#: While more windows are on their way, a batch that is not full waits for them this share of what one window takes.
+#: If more windows are expected, a batch that is not full waits for them for this share of the time one window takes.
 _LINGER_SHARE: Final = 0.05
 _MAX_LINGER_SECONDS: Final = 0.1
-#: Windows of one request that are ready beyond those of a batch.
-_READY_BESIDES: Final = 2
-#: After so many batches without lack of memory, a batch size that had to be halved grows by one again.
+#: Windows of one transcription that are prepared beyond those of its batches.
+_SPARE_WINDOWS: Final = 2
+#: After this many batches without lack of memory, a batch size that was halved grows by one.
 _RECOVERY_BATCHES: Final = 20
 
 
 class Replica(Protocol):
-    """A model on one device; its methods block."""
+    """A model on one device; its methods block. See :class:`app.transcription.whisper.WhisperModel`."""
 
     def encode(self, windows: Sequence[Window]) -> None:
-        """Fills in what the encoder makes of them."""
+        """Set ``encoded`` and ``language`` of the windows."""
 
     def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
-        """What is said in windows of one key."""
+        """Decode windows that share a key and return one outcome for each."""
 
 
-class Request(Work):
-    """One request and what its transcription waits for. ``on_window`` is told of each window that is finished."""
+class _Device:
+    """A replica and the thread in which it computes."""
 
-    __slots__ = ("failure", "on_window", "room")
+    def __init__(self, replica: Replica, *, index: int) -> None:
+        self.index = index
+        self._replica = replica
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"model-{index}")
 
-    def __init__(self, *, on_window: Callable[[Window], None], **properties: Any) -> None:
-        super().__init__(**properties)
-        self.on_window = on_window
-        self.room = asyncio.Event()
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def run(
+        self, windows: Sequence[Window], *, decode: bool
+    ) -> Sequence[AcceptedDecoding | FallbackNeeded | None]:
+        """Decode the windows and return the outcomes, or encode them and return None for each."""
+        loop = asyncio.get_running_loop()
+        if decode:
+            return await loop.run_in_executor(self._executor, self._replica.decode, windows)
+        await loop.run_in_executor(self._executor, self._replica.encode, windows)
+        return [None] * len(windows)
 
-    def fail(self, error: Exception) -> None:
-        """Ends it, once."""
-        if not self.failure.done():
-            self.failure.set_exception(error)
-            self.failure.exception()  # looked at: who was cancelled meanwhile does not ask
+    def stop(self) -> None:
+        """Accept no more batches; the present one goes on."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def succeed_if_done(self) -> None:
-        if self.complete and not self.outstanding and not self.failure.done():
-            self.failure.set_result(None)
+    async def wait_until_idle(self) -> None:
+        """Wait for the end of the present batch, after :meth:`stop`."""
+        await asyncio.to_thread(self._executor.shutdown)
 
 
 class Batcher:
-    """Runs the windows of all requests on the replicas of one model.
+    """The windows of all transcriptions, batch after batch, on the replicas of one model.
 
-    ``on_death`` is told when a loop has died, which is a bug of ours or of the machine.
+    Create it on a running event loop. ``on_death`` is called if a loop dies, which is a bug in this service or a
+    fault of the machine.
     """
 
     def __init__(
@@ -88,161 +94,150 @@ class Batcher:
         on_death: Callable[[BaseException], None],
         emit: EventSink = discard_event,
     ) -> None:
-        self._emit = emit
         self.scheduler = Scheduler(slots=slots, batch_size=batch_size, encodes_apart=encodes_apart)
-        self._batch_size = batch_size
+        self._max_batch_size = batch_size
         self._encodes_apart = encodes_apart
-        self._fine_batches = 0
+        self._batches_without_trouble = 0
         self._on_death = on_death
+        self._emit = emit
         self._death: BaseException | None = None
         self._changed = asyncio.Event()
         self.scheduler.share.wake = self._changed.set
-        self._executors = [ThreadPoolExecutor(1, thread_name_prefix=f"model-{index}") for index in range(len(replicas))]
-        self._loops = [
-            self._start(index, replica, executor)
-            for index, (replica, executor) in enumerate(zip(replicas, self._executors, strict=True))
-        ]
+        self._devices = [_Device(replica, index=index) for index, replica in enumerate(replicas)]
+        self._loops = [self._start_loop(device) for device in self._devices]
 
     @property
-    def most_outstanding(self) -> int:
-        """Windows that a request may have under way so that the model need not wait for it."""
+    def max_outstanding(self) -> int:
+        """How many windows a transcription may have submitted so that the model need not wait for it."""
         size = self.scheduler.batch_size
         ahead = size // 2 if self._encodes_apart else size  # encoding one by one leaves time to prepare more
-        return size + ahead + _READY_BESIDES
+        return size + ahead + _SPARE_WINDOWS
 
-    def open(self, request: Request) -> None:
-        """Takes a request whose windows will follow."""
+    def open(self, transcription: Transcription) -> None:
+        """Take a transcription, whose windows follow."""
         if self._death is not None:
-            request.fail(engine_failed(self._death))
-        self.scheduler.add(request)
+            transcription.fail(engine_failed(self._death))
+        self.scheduler.add(transcription)
 
-    def submit(self, request: Request, window: Window) -> None:
-        self.scheduler.submit(request, window)
+    def submit(self, transcription: Transcription, window: Window) -> None:
+        """Queue a window for the model."""
+        self.scheduler.submit(transcription, window)
         self._changed.set()
 
-    def completed(self, request: Request) -> None:
-        """Says that no further windows will come."""
-        request.complete = True
-        request.succeed_if_done()
+    def complete(self, transcription: Transcription) -> None:
+        """Record that no more windows of a transcription will be submitted."""
+        transcription.complete = True
+        transcription.end_if_done()
         self._changed.set()
 
-    def drop(self, request: Request) -> None:
-        """Wants nothing more of a request, however it ended."""
-        self.scheduler.remove(request)
+    def drop(self, transcription: Transcription) -> None:
+        """Remove a transcription that has ended, failed or been cancelled."""
+        self.scheduler.remove(transcription)
         self._changed.set()
 
     async def close(self) -> None:
-        """Ends the loops; a batch on a model is not waited for."""
+        """End the loops without waiting for the batches that are on the devices."""
         for loop in self._loops:
-            loop.remove_done_callback(self._died)
+            loop.remove_done_callback(self._on_loop_death)
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self.scheduler.share.leave()
-        for executor in self._executors:
-            executor.shutdown(wait=False, cancel_futures=True)
+        for device in self._devices:
+            device.stop()
 
-    async def idle(self) -> None:
-        """Returns when nothing is on the models any more, after :meth:`close`."""
-        for executor in self._executors:
-            await asyncio.to_thread(executor.shutdown)
+    async def wait_until_idle(self) -> None:
+        """Wait until nothing is on the devices, after :meth:`close`."""
+        for device in self._devices:
+            await device.wait_until_idle()
 
-    def _start(self, index: int, replica: Replica, executor: ThreadPoolExecutor) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._serve(replica, executor), name=f"batches of device {index}")
-        task.add_done_callback(self._died)
+    def _start_loop(self, device: _Device) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._serve(device), name=f"batches of device {device.index}")
+        task.add_done_callback(self._on_loop_death)
         return task
 
-    def _died(self, loop: asyncio.Task[None]) -> None:
-        """Fails whoever waits. The loops never end by themselves."""
+    def _on_loop_death(self, loop: asyncio.Task[None]) -> None:
+        """Fail all transcriptions. A loop never ends by itself."""
         self._death = asyncio.CancelledError() if loop.cancelled() else loop.exception() or RuntimeError("it ended")
         logger.critical("The loop %r died", loop.get_name(), exc_info=self._death)
         self._emit(ModelFailed(ModelFailure.ENGINE_DIED))
-        for work in list(self.scheduler.works):
-            _request(work).fail(engine_failed(self._death))
+        for transcription in list(self.scheduler.transcriptions):
+            transcription.fail(engine_failed(self._death))
         self._on_death(self._death)
 
-    async def _serve(self, replica: Replica, executor: ThreadPoolExecutor) -> None:
+    async def _serve(self, device: _Device) -> None:
         while True:
-            step = await self._next_step()
-            await self._perform(step.windows, replica, executor, decode=step.decode, retried=False)
-            self._changed.set()  # another device may be waiting for what this one gave back
+            batch = await self._next_batch()
+            await self._run(batch.windows, device, decode=batch.decode)
+            self._changed.set()  # another device may be waiting for these windows or their slots
             self.scheduler.share.batch_ended()
 
-    async def _next_step(self) -> Step:
+    async def _next_batch(self) -> Batch:
         while True:
             self._changed.clear()
             await self._linger()
-            step = self.scheduler.next_step()
-            if step is not None:
-                return step
+            batch = self.scheduler.next_batch()
+            if batch is not None:
+                return batch
             await self._changed.wait()
 
     async def _linger(self) -> None:
-        """Waits a moment for windows that are on their way, while the line is thin."""
-        seconds = min(_MAX_LINGER_SECONDS, _LINGER_SHARE * (self.scheduler.pace.predicted(1) or 0.0))
+        """Wait a moment for expected windows while there are too few to fill a batch."""
+        seconds = min(_MAX_LINGER_SECONDS, _LINGER_SHARE * (self.scheduler.pace.predict(1) or 0.0))
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and self._is_thin():
+        while (left := deadline - time.monotonic()) > 0 and self._is_fuller_batch_expected():
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), left)
             except TimeoutError:
                 return
 
-    def _is_thin(self) -> bool:
-        ready = sum(len(work.ready) for work in self.scheduler.works)
-        return 0 < ready < self.scheduler.batch_size and self.scheduler.someone_is_coming
+    def _is_fuller_batch_expected(self) -> bool:
+        ready = sum(len(transcription.ready) for transcription in self.scheduler.transcriptions)
+        return 0 < ready < self.scheduler.batch_size and self.scheduler.expects_windows
 
-    async def _perform(
-        self,
-        windows: Sequence[Window],
-        replica: Replica,
-        executor: ThreadPoolExecutor,
-        *,
-        decode: bool,
-        retried: bool,
-    ) -> None:
-        """Has windows encoded or decoded; where that fails, in smaller parts, down to each window once more alone."""
+    async def _run(self, windows: Sequence[Window], device: _Device, *, decode: bool, is_retry: bool = False) -> None:
+        """Encode or decode windows on a device and settle them; on errors, retry in smaller parts."""
         started = time.monotonic()
-        work = replica.decode if decode else replica.encode
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(executor, work, windows)
+            outcomes = await device.run(windows, decode=decode)
         except OutOfMemory as exc:
             self._emit(ModelFailed(ModelFailure.OUT_OF_MEMORY))
             if len(windows) == 1:
-                self._give_up(windows[0], TranscriptionFailed(_exhausted(exc)))
+                self._give_up(windows[0], TranscriptionFailed(_out_of_memory_message(exc)))
                 return
             half = (len(windows) + 1) // 2
-            self._shrink(half)
+            self._shrink_batches(half)
             for part in (windows[:half], windows[half:]):
-                await self._perform(part, replica, executor, decode=decode, retried=retried)
-        except Exception as exc:  # noqa: BLE001  # whatever the model raises must reach its requests, and no others
+                await self._run(part, device, decode=decode, is_retry=is_retry)
+        except Exception as exc:  # noqa: BLE001  # any error of the model fails its transcriptions, not the others
             self._emit(ModelFailed(ModelFailure.ERROR))
-            if retried:
+            if is_retry:
                 self._give_up(windows[0], exc)
                 return
-            logger.warning("⚠️ A batch of %d windows failed (%s): trying each alone", len(windows), exc)
+            logger.warning("⚠️ A batch of %d windows failed (%s), retrying each window alone", len(windows), exc)
             for window in windows:
-                await self._perform([window], replica, executor, decode=decode, retried=True)
+                await self._run([window], device, decode=decode, is_retry=True)
         else:
             if decode:
-                self._measured(len(windows), time.monotonic() - started)
-            for window, outcome in zip(windows, outcomes or repeat(None), strict=False):
+                self._record_batch(len(windows), time.monotonic() - started)
+            for window, outcome in zip(windows, outcomes, strict=True):
                 self._settle(window, outcome)
 
-    def _shrink(self, size: int) -> None:
-        self._fine_batches = 0
+    def _shrink_batches(self, size: int) -> None:
+        self._batches_without_trouble = 0
         self.scheduler.batch_size = max(1, min(self.scheduler.batch_size, size))
-        logger.warning("⚠️ The device's memory is exhausted: going on in batches of %d", self.scheduler.batch_size)
+        logger.warning("⚠️ The device is out of memory, continuing with batches of %d", self.scheduler.batch_size)
 
-    def _measured(self, windows: int, seconds: float) -> None:
+    def _record_batch(self, windows: int, seconds: float) -> None:
         self._emit(BatchDecoded(windows, self.scheduler.batch_size))
-        self.scheduler.pace.measured(windows, seconds)
-        self._fine_batches += 1
-        if self._fine_batches >= _RECOVERY_BATCHES and self.scheduler.batch_size < self._batch_size:
+        self.scheduler.pace.record(windows, seconds)
+        self._batches_without_trouble += 1
+        if self._batches_without_trouble >= _RECOVERY_BATCHES and self.scheduler.batch_size < self._max_batch_size:
             self.scheduler.batch_size += 1
-            self._fine_batches = 0
+            self._batches_without_trouble = 0
 
     def _settle(self, window: Window, outcome: AcceptedDecoding | FallbackNeeded | None) -> None:
-        request = _request(self.scheduler.owner(window))
+        """Put a window back if it has to go onto the model again, or hand it to its transcription."""
         match outcome:
             case None:
                 self.scheduler.put_back(window)
@@ -253,34 +248,32 @@ class Batcher:
                 window.segments += outcome.segments
                 if window.advance(outcome.frames_done):
                     self.scheduler.put_back(window)
-                    return
-                self.scheduler.finish(window)
-                if not request.dropped:
-                    request.on_window(window)
-                    request.room.set()
-                    request.succeed_if_done()
+                else:
+                    self._finish(window)
+
+    def _finish(self, window: Window) -> None:
+        transcription = self.scheduler.owner(window)
+        self.scheduler.finish(window)
+        if not transcription.dropped:
+            transcription.on_window(window)
+            transcription.end_if_done()
 
     def _give_up(self, window: Window, error: Exception) -> None:
-        """Fails the request whose window can't be transcribed even alone."""
-        request = _request(self.scheduler.owner(window))
+        """Fail the transcription of a window that cannot be transcribed even alone."""
+        transcription = self.scheduler.owner(window)
         self.scheduler.finish(window)
-        request.fail(error)
-
-
-def _request(work: Work) -> Request:
-    assert isinstance(work, Request)  # noqa: S101  # no others are opened
-    return work
+        transcription.fail(error)
 
 
 def engine_failed(cause: BaseException) -> EngineFailed:
-    """What requests are told when the engine, or a part of it, has died."""
+    """Return the error for transcriptions that end because the engine, or a part of it, has died."""
     return EngineFailed(
-        f"The transcription engine has failed ({type(cause).__name__}) and the server restarts: send the file again.",
+        f"The transcription engine failed ({type(cause).__name__}) and the server is restarting: send the file again.",
         retry_after_seconds=_RETRY_SECONDS,
     )
 
 
-def _exhausted(exc: Exception) -> str:
+def _out_of_memory_message(exc: Exception) -> str:
     return (
         f"The GPU's memory is exhausted ({exc}): set WHISPER_COMPUTE_TYPE=int8_float16, or choose a smaller "
         "WHISPER_MODEL or WHISPER_BEAM_SIZE."

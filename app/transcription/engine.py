@@ -1,7 +1,8 @@
-"""The Transcriber: every request is decoded, searched for speech and fed to the batcher while it still arrives.
+"""The Transcriber on Whisper: each file is decoded, searched for speech and fed to the batcher while it still arrives.
 
-Nothing is held for the whole of an audio but its PCM on disk and its transcript: the front of each request runs ahead
-of the model by a few windows and then waits.
+A transcription becomes windows, windows of all transcriptions become batches, and what is decoded from them becomes
+segments. Only the PCM of a file, on disk, and its transcript are held as a whole: the front end of a transcription
+runs ahead of the model by a few windows and then waits.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from app.domain.events import discard_event
 from app.domain.languages import language_name
 from app.domain.transcript import Transcript
-from app.transcription.admission import PREVIEW_SECONDS, Candidate, Grant
-from app.transcription.batcher import Batcher, Request
+from app.transcription.admission import PREVIEW_SECONDS, Grant
+from app.transcription.batcher import Batcher
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.recording import Recording
 from app.transcription.segments import Assembly
 from app.transcription.transcriber import FinishedWindow
+from app.transcription.transcription import Transcription
 from app.transcription.vad import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
 from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
@@ -31,26 +33,26 @@ if TYPE_CHECKING:
 
     from app.domain.events import EventSink
     from app.domain.transcript import Segment, TranscriptionOptions
-    from app.transcription.admission import FrontEnd
+    from app.transcription.admission import Candidate, FrontEnd
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
     from app.transcription.window import Array
 
-#: Windows that a request may have under way while it waits for its turn.
-_OUTSTANDING_WAITING: Final = 2
-#: A recording of which more has been searched is not short, whatever is found in the rest.
+#: Windows that a transcription may have submitted while it has no slot.
+_MAX_OUTSTANDING_WITHOUT_SLOT: Final = 2
+#: A transcription is not short if more of its recording has been searched, whatever is found in the rest.
 _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
-#: With ``condition_on_previous_text``: how hot the text may have been that is gone on from.
-_FORGET_ABOVE_TEMPERATURE: Final = 0.5
-#: What a recording in which nobody speaks is said to be in, as faster-whisper does.
+#: With ``condition_on_previous_text``, text decoded at a higher temperature is not passed on (as in Whisper).
+_MAX_CONTEXT_TEMPERATURE: Final = 0.5
+#: The language of a recording without speech, as in faster-whisper.
 _NO_LANGUAGE: Final = "en"
 
 
 class WhisperTranscriber:
-    """Transcribes with the replicas of one model, by turns and within the ``slots``, which other models may share.
+    """A Transcriber on the replicas of one model, within ``slots`` that other models may share.
 
-    To be made on a running event loop. ``on_death`` is told when the engine has failed for good.
+    Create it on a running event loop. ``on_death`` is called when the engine has failed for good.
     """
 
     def __init__(
@@ -79,13 +81,13 @@ class WhisperTranscriber:
         return self._batcher.scheduler.held
 
     async def close(self) -> None:
-        """Takes no more work; a batch on the model is not waited for."""
+        """Stop without waiting for the batch that is on the model."""
         await self._batcher.close()
 
     async def unload(self) -> None:
-        """Takes no more work, and returns when the model is in use no more."""
+        """Stop, and wait until the model is no longer in use."""
         await self._batcher.close()
-        await self._batcher.idle()
+        await self._batcher.wait_until_idle()
 
     async def transcribe(
         self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
@@ -97,24 +99,26 @@ class WhisperTranscriber:
         try:
             await candidate.admitted()
             await listener.on_start()
-            whole = await self._come_in(candidate, source, recording, options)
-            if whole:
+            is_decoded = await self._decode_preview(candidate, source, recording, options)
+            if is_decoded:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
-            run = _Run(self._batcher, self._front_end, self.model, recording, options, listener, awaited=synchronous)
-            with _one_failure():
+            transcription = _FileTranscription(
+                self._batcher, self._front_end, self.model, recording, options, listener, synchronous=synchronous
+            )
+            with _first_error_only():
                 async with asyncio.TaskGroup() as group:
-                    if not whole:
-                        group.create_task(self._decode(candidate, source, recording, options, listener))
-                    transcript = await run.transcript(group)
+                    if not is_decoded:
+                        group.create_task(self._decode_file(candidate, source, recording, options, listener))
+                    transcript = await transcription.run(group)
             return transcript
         finally:
             candidate.leave()
             await asyncio.to_thread(recording.discard)
 
-    async def _come_in(
+    async def _decode_preview(
         self, candidate: Candidate, source: Path, recording: Recording, options: TranscriptionOptions
     ) -> bool:
-        """Wait for admission. Return True if the preview has decoded the whole of the audio."""
+        """Wait for admission. Return True if a preview has already decoded the whole file."""
         while await candidate.admitted() is Grant.PREVIEW:
             decoded = await self._front_end.decoder.decode(
                 source, recording.path, separate_channels=options.multichannel, stop_after_seconds=PREVIEW_SECONDS
@@ -126,7 +130,7 @@ class WhisperTranscriber:
             candidate.requeue()
         return False
 
-    async def _decode(
+    async def _decode_file(
         self,
         candidate: Candidate,
         source: Path,
@@ -142,8 +146,8 @@ class WhisperTranscriber:
         listener.on_decoded(decoded.duration)
 
 
-class _Run:
-    """One transcription that has been admitted."""
+class _FileTranscription(Transcription):
+    """The transcription of one recording, from finding its windows to assembling their segments."""
 
     def __init__(
         self,
@@ -154,8 +158,9 @@ class _Run:
         options: TranscriptionOptions,
         listener: Listener,
         *,
-        awaited: bool,
+        synchronous: bool,
     ) -> None:
+        super().__init__(synchronous=synchronous)
         self._batcher = batcher
         self._front_end = front_end
         self._model = model
@@ -164,27 +169,23 @@ class _Run:
         self._listener = listener
         self._assembly = Assembly(1)
         self._prompt = model.prompt(options)
-        self._previous: list[int] = []
-        self._request = Request(
-            awaited=awaited,
-            on_turn=self._turn,
-            on_window=self._window,
-        )
+        self._previous_tokens: list[int] = []
+        self._capacity_changed = asyncio.Event()
 
-    async def transcript(self, group: asyncio.TaskGroup) -> Transcript:
-        """Runs to the end. The tasks of ``group`` are ours to start in; it ends us when one of them fails."""
-        self._batcher.open(self._request)
+    async def run(self, group: asyncio.TaskGroup) -> Transcript:
+        """Transcribe the recording with tasks in ``group``, which cancels this one if any of them fails."""
+        self._batcher.open(self)
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
             self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
-            group.create_task(self._search(channels, group))
-            await self._request.failure
+            group.create_task(self._submit_windows(channels, group))
+            await self.wait_until_ended()
         finally:
-            self._batcher.drop(self._request)
+            self._batcher.drop(self)
         if rest := self._assembly.take_all():
-            self._hand_on(rest, self._recording.samples)
-        language = self._options.language or self._request.languages.get(0) or self._any_language()
+            self._report(rest, self._recording.samples)
+        language = self._options.language or self.languages.get(0) or self._any_language()
         return Transcript(
             task=self._options.task,
             language=language_name(language),
@@ -192,38 +193,49 @@ class _Run:
             segments=tuple(self._assembly.segments),
         )
 
-    def _any_language(self) -> str:
-        return next(iter(self._request.languages.values()), _NO_LANGUAGE)
+    def on_slot_granted(self) -> None:
+        self._listener.on_slot_granted()
+        self._capacity_changed.set()
 
-    async def _search(self, channels: int, group: asyncio.TaskGroup) -> None:
-        """Finds the windows of all channels, side by side."""
-        searches = [group.create_task(self._search_channel(channel)) for channel in range(channels)]
-        await asyncio.gather(*searches)
-        self._batcher.completed(self._request)
+    def on_slot_taken_back(self) -> None:
+        self._listener.on_waiting()
+        self._capacity_changed.set()
 
-    async def _search_channel(self, channel: int) -> None:
+    def on_window(self, window: Window) -> None:
+        if self._options.condition_on_previous_text:
+            self._remember_text(window)
+        self._assembly.finish_window(window)
+        self._report(self._assembly.take(), self._assembly.samples_done, window.language)
+        self._capacity_changed.set()
+
+    async def _submit_windows(self, channels: int, group: asyncio.TaskGroup) -> None:
+        """Submit the windows of all channels, side by side."""
+        await asyncio.gather(*(group.create_task(self._submit_channel(channel)) for channel in range(channels)))
+        self._batcher.complete(self)
+
+    async def _submit_channel(self, channel: int) -> None:
+        """Find the windows of a channel while it is still being decoded, and submit each."""
         options = self._options
-        finder = await self._front_end.run(
-            lambda: WindowFinder(options.speech_detection, only_speech=options.vad_filter)  # its first use loads Silero
+        finder = await self._front_end.run(  # the first use loads Silero
+            WindowFinder, options.speech_detection, only_speech=options.vad_filter
         )
         position = number = 0
         ended = False
         while not ended:
             available = await self._recording.wait_beyond(position)
             ended = available <= position
-            end = min(available, position + BLOCK_SAMPLES)
-            for window_span in await self._front_end.run(_found, self._recording, finder, channel, Span(position, end)):
-                if window_span.samples < HOP_SAMPLES:
-                    continue  # less than the model can tell apart
-                await self._submit(channel, number, window_span)
-                number += 1
-            position = end
-            self._request.long = self._request.long or position > _LONG_SAMPLES
+            block = Span(position, min(available, position + BLOCK_SAMPLES))
+            for window_span in await self._front_end.run(_find_windows, self._recording, finder, channel, block):
+                if window_span.samples >= HOP_SAMPLES:  # the spectrogram of a shorter one has no frame
+                    await self._submit(channel, number, window_span)
+                    number += 1
+            position = block.end
+            self.known_long = self.known_long or position > _LONG_SAMPLES
             self._assembly.set_searched(channel, position if ended else finder.next_start)
 
     async def _submit(self, channel: int, number: int, window_span: WindowSpan) -> None:
-        """Hands a window to the batcher, once there is room for it."""
-        await self._room()
+        """Compute a window and submit it, as soon as few enough are outstanding."""
+        await self._wait_for_capacity()
         window = Window(
             channel=channel,
             number=number,
@@ -232,65 +244,57 @@ class _Run:
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
-            prompt=self._model.prompt(self._options, self._previous) if self._previous else self._prompt,
+            prompt=self._next_prompt(),
             word_timestamps=self._options.word_timestamps,
             token_logprobs=self._options.token_logprobs,
             language=self._options.language,
         )
         self._assembly.add_window(window)
-        self._batcher.submit(self._request, window)
+        self._batcher.submit(self, window)
 
-    async def _room(self) -> None:
-        """Waits until so few windows are under way that a further one may come."""
-        request = self._request
-        while request.outstanding >= self._most_outstanding():
-            request.room.clear()
-            await request.room.wait()
+    async def _wait_for_capacity(self) -> None:
+        while self.outstanding >= self._max_outstanding():
+            self._capacity_changed.clear()
+            await self._capacity_changed.wait()
 
-    def _most_outstanding(self) -> int:
+    def _max_outstanding(self) -> int:
         if self._options.condition_on_previous_text:
             return 1
-        return self._batcher.most_outstanding if self._request.has_slot else _OUTSTANDING_WAITING
+        return self._batcher.max_outstanding if self.has_slot else _MAX_OUTSTANDING_WITHOUT_SLOT
 
-    def _turn(self, has_slot: bool) -> None:  # noqa: FBT001  # the scheduler's callback
-        if has_slot:
-            self._listener.on_slot_granted()
-        else:
-            self._listener.on_waiting()
-        self._request.room.set()
+    def _next_prompt(self) -> tuple[int, ...]:
+        if not self._previous_tokens:
+            return self._prompt
+        return self._model.prompt(self._options, self._previous_tokens)
 
-    def _window(self, window: Window) -> None:
-        """Takes a finished window; what is in place now is handed on."""
-        if self._options.condition_on_previous_text:
-            self._remember(window)
-        self._assembly.finish_window(window)
-        self._hand_on(self._assembly.take(), self._assembly.samples_done, window.language)
-
-    def _remember(self, window: Window) -> None:
-        """The text that the next window goes on from; text that was guessed at is forgotten, as Whisper does."""
+    def _remember_text(self, window: Window) -> None:
+        """Keep the text for the prompt of the next window, or forget all text if it was sampled (as in Whisper)."""
         for segment in window.segments:
-            if segment.temperature > _FORGET_ABOVE_TEMPERATURE:
-                self._previous.clear()
+            if segment.temperature > _MAX_CONTEXT_TEMPERATURE:
+                self._previous_tokens.clear()
             else:
-                self._previous += segment.tokens
-        del self._previous[:-MAX_PROMPT_TOKENS]
+                self._previous_tokens += segment.tokens
+        del self._previous_tokens[:-MAX_PROMPT_TOKENS]
 
-    def _hand_on(self, segments: tuple[Segment, ...], samples: int, language: str | None = None) -> None:
+    def _report(self, segments: tuple[Segment, ...], samples_done: int, language: str | None = None) -> None:
         self._listener.on_window(
             FinishedWindow(
                 segments=segments,
-                seconds_done=samples / SAMPLE_RATE,
+                seconds_done=samples_done / SAMPLE_RATE,
                 duration=self._recording.duration,
                 language=language_name(language or self._any_language()),
             )
         )
 
+    def _any_language(self) -> str:
+        return next(iter(self.languages.values()), _NO_LANGUAGE)
 
-def _found(recording: Recording, finder: WindowFinder, channel: int, part: Span) -> list[WindowSpan]:
-    """The windows that are certain with a further part of the recording; with an empty part, those that are left."""
-    if not part.samples:
+
+def _find_windows(recording: Recording, finder: WindowFinder, channel: int, block: Span) -> list[WindowSpan]:
+    """Return the windows that are complete with a further block; an empty one is the end of the recording."""
+    if not block.samples:
         return finder.finish()
-    return finder.feed(recording.read(channel, part.start, part.end))
+    return finder.feed(recording.read(channel, block.start, block.end))
 
 
 def _features(recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan) -> Array:
@@ -299,8 +303,8 @@ def _features(recording: Recording, model: WhisperModel, channel: int, window_sp
 
 
 @contextmanager
-def _one_failure() -> Iterator[None]:
-    """What went wrong first, without the group around it: the others were cancelled because of it."""
+def _first_error_only() -> Iterator[None]:
+    """Raise the first error of a task group instead of the group; the other tasks were cancelled because of it."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,317 +1,282 @@
-"""Which windows go onto the model next, and whose turn it is: pure bookkeeping, without clock, thread or model.
+"""The order in which windows go onto the model: pure bookkeeping without clock, threads or model.
 
-A slot is a turn: at most ``slots`` requests are on the model at any moment, and whose they are is decided anew
-between batches. Requests are served in four ranks: those of which little is left before the long ones, and in each
-those that a client waits for before background jobs. Within a rank whoever had the fewest windows comes first. A rank
-that has been passed over for a few batches goes before all others once, so that none starves.
+At most as many transcriptions as there are slots use the model at once; which ones is decided before every batch. They
+are served by rank, and within a rank the one that has had the fewest windows comes first. A rank that several batches
+have passed over goes first once, so that no transcription starves.
 
-Where encoding a window costs the same alone as among others (CPUs), windows are encoded one by one, which leaves a
-place between them where a short request can step in, and only decoded together. Elsewhere both happen at once.
+On CPUs, encoding a window costs the same alone as in a batch. There windows are encoded one by one, so that a short
+transcription can be served after each, and only decoded together. Elsewhere a batch is encoded and decoded at once.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from app.transcription.transcription import Rank
 
+if TYPE_CHECKING:
     from app.transcription.slots import Slots
+    from app.transcription.transcription import Transcription
     from app.transcription.window import DecodeKey, Window
 
-#: A request is short once its end is known and so few windows are left: a minute of speech.
-SHORT_WINDOWS: Final = 2
-#: Batches that may pass a rank by before it is served.
-PATIENCE: Final = 4
-#: How much longer than alone a batch may take because others share it, while someone short waits.
+#: Batches that may pass over a rank before it goes first.
+MAX_PASSED_OVER: Final = 4
+#: How many times longer than alone a batch may take because others share it while a short transcription waits.
 _TOLERANCE: Final = 1.1
-#: The weight of the newest batch in the mean duration of its size.
-_NEWEST: Final = 0.3
-
-
-class Rank(IntEnum):
-    """The lower, the sooner."""
-
-    SHORT_AWAITED = 0
-    SHORT = 1
-    LONG_AWAITED = 2
-    LONG = 3
-
-    @property
-    def is_short(self) -> bool:
-        return self <= Rank.SHORT
-
-
-def _unheard(_has_permit: bool) -> None:  # noqa: FBT001  # a callback with one argument
-    """For who does not care about turns."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Work:
-    """One request. ``awaited`` when a client waits for it.
-
-    ``ready`` are windows that wait for the model, in the order of time, ``in_flight`` those that are on it.
-    ``outstanding`` counts both and is kept until a window has been transcribed to its end; ``complete`` says that no
-    further windows will come.
-    ``long`` says that it is known not to be short, though not all of it is known.
-    ``served`` counts the windows it has had, beginning with as many as the others have had least.
-    """
-
-    awaited: bool = False
-    on_turn: Callable[[bool], None] = _unheard
-    languages: dict[int, str] = field(default_factory=dict)
-    ready: list[Window] = field(default_factory=list)
-    in_flight: set[Window] = field(default_factory=set)
-    outstanding: int = 0
-    complete: bool = False
-    long: bool = False
-    dropped: bool = False
-    has_slot: bool = False
-    number: int = 0
-    served: int = 0
-
-    @property
-    def rank(self) -> Rank:
-        short = self.complete and self.outstanding <= SHORT_WINDOWS
-        return Rank((0 if short else 2) + (0 if self.awaited else 1))
-
-    @property
-    def is_on_its_way(self) -> bool:
-        """Whether nothing is known of it yet: it may turn out to be short."""
-        return not self.complete and not self.outstanding and not self.long
-
-    def takeable(self, key: DecodeKey | None = None) -> Iterator[Window]:
-        """The windows that may go onto the model now, in order; with ``key`` those that can share a batch."""
-        unknown = {window.channel for window in self.in_flight if window.language is None}
-        for window in self.ready:
-            if window.channel in unknown:
-                continue
-            if window.language is None:
-                window.language = self.languages.get(window.channel)
-            if window.language is None:
-                unknown.add(window.channel)  # its first window will tell
-            if key is None or window.key == key:
-                yield window
+#: The weight of the newest batch in the moving average of durations.
+_NEWEST_WEIGHT: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one device does next: encode windows, or decode them, encoding those that are not yet."""
+class Batch:
+    """Windows for one call of the model.
+
+    With ``decode`` they are decoded, after encoding those that are not encoded yet; otherwise only encoded.
+    """
 
     windows: tuple[Window, ...]
     decode: bool
 
 
 class Pace:
-    """How long batches take by their size, from those that were measured."""
+    """The measured durations of batches, by their sizes in windows."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
 
-    def measured(self, windows: int, seconds: float) -> None:
-        before = self._seconds.get(windows, seconds)
-        self._seconds[windows] = before + _NEWEST * (seconds - before)
+    def record(self, windows: int, seconds: float) -> None:
+        """Include a batch in the moving average of its size."""
+        average = self._seconds.get(windows, seconds)
+        self._seconds[windows] = average + _NEWEST_WEIGHT * (seconds - average)
 
-    def predicted(self, windows: int) -> float | None:
-        """Seconds, in proportion where no batch of this size was measured; None before any was."""
+    def predict(self, windows: int) -> float | None:
+        """Return the expected seconds, in proportion to the nearest size measured; None before any was."""
         if not self._seconds:
             return None
         nearest = max((size for size in self._seconds if size <= windows), default=min(self._seconds))
         return self._seconds[nearest] * windows / nearest
 
-    def most_within(self, seconds: float | None, *, at_least: int, limit: int) -> int:
-        """The largest size that takes no longer, as far as is known."""
+    def largest_within(self, seconds: float | None, *, at_least: int, limit: int) -> int:
+        """Return the largest size up to ``limit`` that is expected to take hardly more than ``seconds``."""
         size = at_least
         if seconds is None:
             return size
-        while size < limit and (self.predicted(size + 1) or 0) <= seconds * _TOLERANCE:
+        while size < limit and (self.predict(size + 1) or 0) <= seconds * _TOLERANCE:
             size += 1
         return size
 
 
 class Scheduler:
-    """All requests that have windows, or will have some. Not thread-safe: it belongs to the event loop."""
+    """The transcriptions of one model and the choice of their next batch. It belongs to the event loop.
+
+    ``batch_size`` is the largest number of windows in a batch and may change at any time. ``encodes_apart`` makes it
+    encode windows one by one.
+    """
 
     def __init__(self, *, slots: Slots, batch_size: int, encodes_apart: bool) -> None:
-        self.share = slots.share(held=lambda: self.held, release_idle=self._release_idle)
+        self.share = slots.share(held=self._count_held, release_idle=self._release_idle)
         self.batch_size = batch_size
         self.pace = Pace()
-        self.works: list[Work] = []
+        self.transcriptions: list[Transcription] = []
         self._encodes_apart = encodes_apart
-        self._owners: dict[Window, Work] = {}
-        self._passed = dict.fromkeys(Rank, 0)
-        self._numbers = 0
+        self._owners: dict[Window, Transcription] = {}
+        self._passed_over = dict.fromkeys(Rank, 0)
+        self._arrivals = 0
 
     @property
     def held(self) -> int:
-        """How many slots are in use."""
-        return sum(work.has_slot for work in self.works)
+        """The number of slots in use."""
+        return self._count_held()
 
     @property
-    def someone_is_coming(self) -> bool:
-        """Whether windows may be expected soon that are not there yet."""
-        return any(not work.complete and not work.ready for work in self.works)
+    def expects_windows(self) -> bool:
+        """True if a transcription has no window ready but will submit more."""
+        return any(not transcription.complete and not transcription.ready for transcription in self.transcriptions)
 
-    def add(self, work: Work) -> None:
-        self._numbers += 1
-        work.number = self._numbers
-        work.served = min((other.served for other in self.works), default=0)
-        self.works.append(work)
+    def add(self, transcription: Transcription) -> None:
+        """Take a transcription, whose windows follow."""
+        self._arrivals += 1
+        transcription.number = self._arrivals
+        transcription.served = min((other.served for other in self.transcriptions), default=0)
+        self.transcriptions.append(transcription)
 
-    def remove(self, work: Work) -> None:
-        """Nothing more is wanted of it. Its slot is free once nothing of it is on the model."""
-        work.dropped = True
-        for window in work.ready:
+    def remove(self, transcription: Transcription) -> None:
+        """Drop a transcription. Its slot is free as soon as none of its windows is on the model."""
+        transcription.dropped = True
+        for window in transcription.ready:
             del self._owners[window]
-        work.ready.clear()
-        if not work.in_flight:
-            self._forget(work)
+        transcription.ready.clear()
+        if not transcription.in_flight:
+            self._forget(transcription)
 
-    def submit(self, work: Work, window: Window) -> None:
-        """Takes a further window of a request; those of one that is not wanted any more are left out."""
-        if work.dropped:
+    def submit(self, transcription: Transcription, window: Window) -> None:
+        """Take a further window, unless the transcription was dropped."""
+        if transcription.dropped:
             return
-        insort(work.ready, window, key=_place)
-        work.outstanding += 1
-        self._owners[window] = work
+        insort(transcription.ready, window, key=_position)
+        transcription.outstanding += 1
+        self._owners[window] = transcription
 
-    def owner(self, window: Window) -> Work:
+    def owner(self, window: Window) -> Transcription:
+        """Return the transcription to which a submitted window belongs."""
         return self._owners[window]
 
-    def next_step(self) -> Step | None:
-        """What a device should do now, or None if there is nothing. Its windows are in flight from here on."""
-        works = [work for work in self.works if any(work.takeable())]
-        self.share.set_demand(sum(work in works or bool(work.in_flight) for work in self.works))
-        if not works:
+    def next_batch(self) -> Batch | None:
+        """Return what a device should do now, or None if nothing. The windows are in flight from here on."""
+        candidates = [transcription for transcription in self.transcriptions if any(transcription.available_windows())]
+        self.share.set_demand(
+            sum(transcription in candidates or bool(transcription.in_flight) for transcription in self.transcriptions)
+        )
+        if not candidates:
             return None
-        batch = self._batch(self._turns(works))
-        if not batch:
+        windows = self._choose_windows(self._allot_slots(candidates))
+        if not windows:
             return None
-        fresh = [window for window in batch if window.encoded is None]
-        step = Step((fresh[0],), decode=False) if self._encodes_apart and fresh else Step(tuple(batch), decode=True)
-        if step.decode:
-            self._count(works, step)
-        for window in step.windows:
-            work = self._owners[window]
-            work.ready.remove(window)
-            work.in_flight.add(window)
-        return step
+        batch = self._first_stage(windows)
+        if batch.decode:
+            self._count_served(candidates, batch)
+        for window in batch.windows:
+            transcription = self._owners[window]
+            transcription.ready.remove(window)
+            transcription.in_flight.add(window)
+        return batch
 
     def put_back(self, window: Window) -> None:
-        """Takes a window off the model for it to go there again."""
-        work = self._landed(window)
-        if not work.dropped:
-            insort(work.ready, window, key=_place)
-            self._owners[window] = work
+        """Take a window off the model that has to go there again."""
+        transcription = self._land(window)
+        if not transcription.dropped:
+            insort(transcription.ready, window, key=_position)
+            self._owners[window] = transcription
 
     def finish(self, window: Window) -> None:
-        """Takes a window off the model for good."""
-        self._landed(window).outstanding -= 1
+        """Take a window off the model that is finished, or has failed."""
+        self._land(window).outstanding -= 1
 
-    def _landed(self, window: Window) -> Work:
-        work = self._owners.pop(window)
-        work.in_flight.discard(window)
+    def _land(self, window: Window) -> Transcription:
+        transcription = self._owners.pop(window)
+        transcription.in_flight.discard(window)
         if window.language is not None:
-            work.languages.setdefault(window.channel, window.language)
-        if work.dropped and not work.in_flight:
-            self._forget(work)
-        return work
+            transcription.languages.setdefault(window.channel, window.language)
+        if transcription.dropped and not transcription.in_flight:
+            self._forget(transcription)
+        return transcription
 
-    def _forget(self, work: Work) -> None:
-        if work in self.works:
-            self.works.remove(work)
-        work.has_slot = False
+    def _forget(self, transcription: Transcription) -> None:
+        if transcription in self.transcriptions:
+            self.transcriptions.remove(transcription)
+        transcription.has_slot = False
 
-    def _turns(self, works: list[Work]) -> list[Work]:
-        """The requests whose turn it is, the one to be served first at the head, each with a slot."""
-        due = max((work.rank for work in works), key=lambda rank: self._passed[rank])
-        rank = due if self._passed[due] >= PATIENCE else min(work.rank for work in works)
-        lead = min((work for work in works if work.rank == rank), key=_had_least)
-        others = sorted((work for work in works if work is not lead), key=lambda work: (work.rank, _had_least(work)))
-        wanting = [lead, *others]
-        self._assign_permits(wanting)
-        # Who is on another device has a slot, but must not be served here before those that are due.
-        return [work for work in wanting[: self.share.limit] if work.has_slot]
+    def _allot_slots(self, candidates: list[Transcription]) -> list[Transcription]:
+        """Decide which candidates hold a slot, and return those to be served now, the first one at the head."""
+        overdue = max((candidate.rank for candidate in candidates), key=self._passed_over.__getitem__)
+        rank = min(candidate.rank for candidate in candidates)
+        if self._passed_over[overdue] >= MAX_PASSED_OVER:
+            rank = overdue
+        first = min((candidate for candidate in candidates if candidate.rank == rank), key=_least_served)
+        others = sorted((candidate for candidate in candidates if candidate is not first), key=_rank_and_served)
+        ordered = [first, *others]
+        self._assign_slots(ordered)
+        # A transcription on another device has a slot too, but must not be served here before those ahead of it.
+        return [candidate for candidate in ordered[: self.share.limit] if candidate.has_slot]
 
-    def _assign_permits(self, wanting: list[Work]) -> None:
-        """Slots go to the first that want one. Others keep theirs while nobody wants it, or while they use it."""
-        busy = [work for work in self.works if work.in_flight]
-        room = self.share.limit - len(busy)
-        chosen = [work for work in wanting if not work.in_flight][: max(room, 0)]
-        idle = [work for work in self._idle_holders() if work not in chosen]
-        self._take_back(idle[max(room - len(chosen), 0) :])
-        for work in chosen:
-            if not work.has_slot:
-                work.has_slot = True
-                work.on_turn(True)  # noqa: FBT003  # a callback with one argument
+    def _assign_slots(self, ordered: list[Transcription]) -> None:
+        """Grant slots to the first that want one. Others keep theirs while it is in use or not needed."""
+        busy = sum(bool(transcription.in_flight) for transcription in self.transcriptions)
+        free = max(self.share.limit - busy, 0)
+        chosen = [candidate for candidate in ordered if not candidate.in_flight][:free]
+        idle = [holder for holder in self._idle_holders() if holder not in chosen]
+        for holder in idle[free - len(chosen) :]:
+            holder.take_slot_back()
+        for candidate in chosen:
+            if not candidate.has_slot:
+                candidate.grant_slot()
 
-    def _idle_holders(self) -> list[Work]:
-        return [work for work in self.works if work.has_slot and not work.in_flight]
+    def _count_held(self) -> int:
+        return sum(transcription.has_slot for transcription in self.transcriptions)
+
+    def _idle_holders(self) -> list[Transcription]:
+        return [
+            transcription
+            for transcription in self.transcriptions
+            if transcription.has_slot and not transcription.in_flight
+        ]
 
     def _release_idle(self, count: int) -> None:
-        """Another model's requests are due."""
-        self._take_back(self._idle_holders()[:count])
+        """Take slots back for another model's transcriptions."""
+        for holder in self._idle_holders()[:count]:
+            holder.take_slot_back()
 
-    def _take_back(self, holders: list[Work]) -> None:
-        for work in holders:
-            work.has_slot = False
-            work.on_turn(False)  # noqa: FBT003  # a callback with one argument
-
-    def _batch(self, holders: list[Work]) -> list[Window]:
-        if not holders:
+    def _choose_windows(self, served: list[Transcription]) -> list[Window]:
+        """Return windows that share a key, first of all one of the transcription at the head of ``served``."""
+        first_window = next(served[0].available_windows(), None) if served else None
+        if first_window is None:
             return []
-        lead = holders[0]
-        key = next(lead.takeable(), None)
-        if key is None:
-            return []
-        short = [work for work in holders if work.rank.is_short]
-        long = [work for work in holders if not work.rank.is_short]
-        if not lead.rank.is_short:
-            return _round_robin(long, key.key, self._size_beside_short_ones())
-        batch = _round_robin(short, key.key, self.batch_size)
+        key = first_window.key
+        short = [transcription for transcription in served if transcription.rank.is_short]
+        long = [transcription for transcription in served if not transcription.rank.is_short]
+        if not served[0].rank.is_short:
+            return _round_robin(long, key, self._size_for_long())
+        windows = _round_robin(short, key, self.batch_size)
         if self._encodes_apart:
-            return batch  # a further window always takes further time
-        alone = self.pace.predicted(len(batch))
-        size = self.pace.most_within(alone, at_least=len(batch), limit=self.batch_size)
-        return batch + _round_robin(long, key.key, size - len(batch))
+            return windows  # another window would always take more time
+        seconds = self.pace.predict(len(windows))
+        size = self.pace.largest_within(seconds, at_least=len(windows), limit=self.batch_size)
+        return windows + _round_robin(long, key, size - len(windows))
 
-    def _size_beside_short_ones(self) -> int:
-        """How many windows of long requests may go together: while someone short waits, no longer than one alone."""
-        if not any(work.rank.is_short or work.is_on_its_way for work in self.works):
+    def _size_for_long(self) -> int:
+        """Return how many windows of long transcriptions may share a batch.
+
+        While a short one waits, or one that may turn out short, that is as many as take hardly longer than one.
+        """
+        if not any(
+            transcription.rank.is_short or transcription.may_turn_out_short for transcription in self.transcriptions
+        ):
             return self.batch_size
-        return self.pace.most_within(self.pace.predicted(1), at_least=1, limit=self.batch_size)
+        return self.pace.largest_within(self.pace.predict(1), at_least=1, limit=self.batch_size)
 
-    def _count(self, works: list[Work], step: Step) -> None:
-        served = {self._owners[window] for window in step.windows}
-        ranks = {work.rank for work in served}
-        for rank in {work.rank for work in works} - ranks:
-            self._passed[rank] += 1
-        for rank in ranks:
-            self._passed[rank] = 0
-        for window in step.windows:
-            self._owners[window].served += 1
+    def _first_stage(self, windows: list[Window]) -> Batch:
+        """Return the batch that encodes the first window, if that has to be done apart, or decodes all windows."""
+        if self._encodes_apart:
+            for window in windows:
+                if window.encoded is None:
+                    return Batch((window,), decode=False)
+        return Batch(tuple(windows), decode=True)
+
+    def _count_served(self, candidates: list[Transcription], batch: Batch) -> None:
+        owners = [self._owners[window] for window in batch.windows]
+        served_ranks = {owner.rank for owner in owners}
+        for rank in {candidate.rank for candidate in candidates}:
+            if rank not in served_ranks:
+                self._passed_over[rank] += 1
+        for rank in served_ranks:
+            self._passed_over[rank] = 0
+        for owner in owners:
+            owner.served += 1
 
 
-def _place(window: Window) -> tuple[int, int]:
+def _position(window: Window) -> tuple[int, int]:
     return window.start, window.channel
 
 
-def _had_least(work: Work) -> tuple[int, int]:
-    return work.served, work.number
+def _least_served(transcription: Transcription) -> tuple[int, int]:
+    return transcription.served, transcription.number
 
 
-def _round_robin(works: list[Work], key: DecodeKey, limit: int) -> list[Window]:
-    """One window of each in turn."""
-    lines = [iter(work.takeable(key)) for work in works]
-    found: list[Window] = []
-    while lines and len(found) < limit:
-        for line in list(lines):
-            window = next(line, None)
+def _rank_and_served(transcription: Transcription) -> tuple[Rank, int, int]:
+    return transcription.rank, transcription.served, transcription.number
+
+
+def _round_robin(transcriptions: list[Transcription], key: DecodeKey, limit: int) -> list[Window]:
+    """Return up to ``limit`` windows with this key, taking one of each transcription in turn."""
+    queues = [transcription.available_windows(key) for transcription in transcriptions]
+    windows: list[Window] = []
+    while queues and len(windows) < limit:
+        for queue in list(queues):
+            window = next(queue, None)
             if window is None:
-                lines.remove(line)
-            elif len(found) < limit:
-                found.append(window)
-    return found
+                queues.remove(queue)
+            elif len(windows) < limit:
+                windows.append(window)
+    return windows

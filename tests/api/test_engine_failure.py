@@ -30,10 +30,10 @@ async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_wit
     async with serving(tmp_path / "data", lambda: model) as running:
         engine = running.service.pool._models["demo"].engine
         assert engine is not None
-        engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
+        engine._batcher.scheduler.next_batch = _broken  # type: ignore[method-assign]
         told = await running.transcribe(samples / "hello.wav")
         assert (told.status_code, told.headers["retry-after"]) == (503, "10")
-        assert "the server restarts: send the file again" in told.json()["error"]["message"]
+        assert "the server is restarting: send the file again" in told.json()["error"]["message"]
         await eventually(lambda: running.server.exit_code == 70)
         transport = httpx.ASGITransport(app=running.server.config.app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as directly:
@@ -49,7 +49,7 @@ async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and
         async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running:
             engine = running.service.pool._models["demo"].engine
             assert engine is not None
-            engine._batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
+            engine._batcher.scheduler.next_batch = _broken  # type: ignore[method-assign]
             job_id = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
             await eventually(lambda: running.server.exit_code == 70)
             await eventually(lambda: not running.service.jobs.runner.is_running(job_id))

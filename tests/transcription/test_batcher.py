@@ -1,10 +1,11 @@
-"""The loops between the scheduler and the models, and every way in which a model can fail; its script is the test's."""
+"""The loops between the scheduler and the models, and every way in which a model can fail."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.transcript import Task
-from app.transcription.batcher import Batcher, Request
+from app.transcription.batcher import Batcher
 from app.transcription.fallback import Decoding
 from app.transcription.slots import Slots
+from app.transcription.transcription import Transcription
 from app.transcription.vad import Span
 from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
 from app.transcription.window import Window
+from tests.support.observed_transcription import ObservedTranscription
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -28,10 +31,14 @@ pytestmark = pytest.mark.anyio
 ENCODED = np.zeros((1, 1), np.float32)
 
 
-class ScriptedModel:
-    """Accepts every window, unless ``before`` raises something; writes down its batches."""
+def succeed(_windows: Sequence[Window]) -> None:
+    pass
 
-    def __init__(self, before: Callable[[Sequence[Window]], None] = lambda _: None) -> None:
+
+class ScriptedModel:
+    """Accepts every window, unless ``before`` raises an error, and records its batches."""
+
+    def __init__(self, before: Callable[[Sequence[Window]], None] = succeed) -> None:
         self.before = before
         self.batches: list[list[int]] = []
         self.threads: set[str] = set()
@@ -47,7 +54,30 @@ class ScriptedModel:
         return [AcceptedDecoding(segments=(), frames_done=window.frames) for window in windows]
 
 
-def window(number: int = 0, *, frames: int = 3000) -> Window:
+class FailingAt:
+    """Raises an error for batches that hold one of the windows ``numbers``, up to ``times`` times."""
+
+    def __init__(self, *numbers: int, times: int = 1000) -> None:
+        self._numbers = set(numbers)
+        self._left = times
+
+    def __call__(self, windows: Sequence[Window]) -> None:
+        if self._left and self._numbers.intersection(window.number for window in windows):
+            self._left -= 1
+            raise TranscriptionFailed("The model failed (cuBLAS).")
+
+
+def run_out_of_memory_above(size: int, windows: Sequence[Window]) -> None:
+    if len(windows) > size:
+        raise OutOfMemory("CUDA failed with error out of memory")
+
+
+def run_out_of_memory_at(number: int, windows: Sequence[Window]) -> None:
+    if number in {window.number for window in windows}:
+        raise OutOfMemory("CUDA failed with error out of memory")
+
+
+def a_window(number: int = 0, *, frames: int = 3000) -> Window:
     return Window(
         channel=0,
         number=number,
@@ -61,207 +91,191 @@ def window(number: int = 0, *, frames: int = 3000) -> Window:
 
 
 class Rig:
-    """A batcher over scripted models, and what came out of it."""
+    """A batcher on scripted models, and the numbers of the windows that it finished."""
 
-    def __init__(self, models: Sequence[Any], **settings: Any) -> None:
+    def __init__(self, models: Sequence[Any], *, slots: int, batch_size: int) -> None:
         self.deaths: list[BaseException] = []
-        chosen = {"slots": 8, "batch_size": 4, "encodes_apart": False, **settings}
-        chosen["slots"] = Slots(chosen["slots"])
-        self.batcher = Batcher(models, on_death=self.deaths.append, **chosen)
+        self.batcher = Batcher(
+            models, slots=Slots(slots), batch_size=batch_size, encodes_apart=False, on_death=self.deaths.append
+        )
         self.finished: list[int] = []
 
-    def request(self, *numbers: int) -> Request:
-        """A request with these windows, all that it has."""
-        request = Request(on_window=lambda one: self.finished.append(one.number))
-        self.batcher.open(request)
+    def start(self, *numbers: int) -> Transcription:
+        """Open a transcription and submit these windows, all that it has."""
+        transcription = ObservedTranscription(on_finished=self._record)
+        self.batcher.open(transcription)
         for number in numbers:
-            self.batcher.submit(request, window(number))
-        self.batcher.completed(request)
-        return request
+            self.batcher.submit(transcription, a_window(number))
+        self.batcher.complete(transcription)
+        return transcription
+
+    async def transcribe(self, *numbers: int) -> None:
+        await self.start(*numbers).wait_until_ended()
+
+    def _record(self, window: Window) -> None:
+        self.finished.append(window.number)
 
 
 @asynccontextmanager
-async def rig(*models: Any, **settings: Any) -> AsyncIterator[Rig]:
-    made = Rig(models, **settings)
+async def rig(*models: Any, slots: int = 8, batch_size: int = 4) -> AsyncIterator[Rig]:
+    running = Rig(models, slots=slots, batch_size=batch_size)
     try:
-        yield made
+        yield running
     finally:
-        await made.batcher.close()
+        await running.batcher.close()
 
 
-def lacking_memory_for(size: int) -> Callable[[Sequence[Window]], None]:
-    def before(windows: Sequence[Window]) -> None:
-        if len(windows) > size:
-            raise OutOfMemory("CUDA failed with error out of memory")
-
-    return before
-
-
-def failing_at(*numbers: int, times: int = 1000) -> Callable[[Sequence[Window]], None]:
-    left = [times]
-
-    def before(windows: Sequence[Window]) -> None:
-        if left[0] and {one.number for one in windows} & set(numbers):
-            left[0] -= 1
-            raise TranscriptionFailed("The model failed (cuBLAS).")
-
-    return before
-
-
-async def test_windows_of_several_requests_share_a_batch() -> None:
+async def test_windows_of_several_transcriptions_share_a_batch() -> None:
     model = ScriptedModel()
     async with rig(model) as running:
-        requests = [running.request(number) for number in range(4)]
-        await asyncio.gather(*(request.failure for request in requests))
+        await asyncio.gather(*(running.transcribe(number) for number in range(4)))
     assert model.batches == [[0, 1, 2, 3]]
     assert sorted(running.finished) == [0, 1, 2, 3]
 
 
 async def test_batch_that_does_not_fit_is_halved_until_it_does() -> None:
-    model = ScriptedModel(lacking_memory_for(1))
+    model = ScriptedModel(partial(run_out_of_memory_above, 1))
     async with rig(model) as running:
-        await running.request(*range(4)).failure
+        await running.transcribe(*range(4))
         assert running.batcher.scheduler.batch_size == 1
     assert [len(batch) for batch in model.batches] == [4, 2, 1, 1, 2, 1, 1]
     assert sorted(running.finished) == [0, 1, 2, 3]
     assert running.deaths == []
 
 
-async def test_smaller_batches_grow_again_when_memory_suffices() -> None:
-    model = ScriptedModel(lacking_memory_for(2))
+async def test_halved_batches_grow_again_when_memory_suffices() -> None:
+    model = ScriptedModel(partial(run_out_of_memory_above, 2))
     async with rig(model) as running:
-        await running.request(*range(4)).failure
-        model.before = lambda _: None
-        await running.request(*range(100)).failure
+        await running.transcribe(*range(4))
+        model.before = succeed
+        await running.transcribe(*range(100))
         assert 2 < running.batcher.scheduler.batch_size <= 4
 
 
-async def test_window_that_fits_nowhere_fails_its_request_and_no_other() -> None:
-    def before(windows: Sequence[Window]) -> None:
-        if 7 in {one.number for one in windows}:
-            raise OutOfMemory("CUDA failed with error out of memory")
-
-    async with rig(ScriptedModel(before)) as running:
-        good, bad = running.request(1, 2), running.request(7)
-        await good.failure
+async def test_window_too_large_for_memory_fails_only_its_transcription() -> None:
+    async with rig(ScriptedModel(partial(run_out_of_memory_at, 7))) as running:
+        good, bad = running.start(1, 2), running.start(7)
+        await good.wait_until_ended()
         with pytest.raises(TranscriptionFailed, match="WHISPER_COMPUTE_TYPE=int8_float16"):
-            await bad.failure
+            await bad.wait_until_ended()
         running.batcher.drop(bad)
-        assert running.batcher.scheduler.held == 1  # the good one's, which its engine drops
+        assert running.batcher.scheduler.held == 1  # that of the good one, which its engine drops
     assert running.deaths == []
 
 
-async def test_other_failures_are_tried_again_alone_and_fail_only_their_request() -> None:
-    model = ScriptedModel(failing_at(2))
+async def test_windows_of_a_failed_batch_are_retried_alone() -> None:
+    model = ScriptedModel(FailingAt(2))
     async with rig(model) as running:
-        requests = [running.request(number) for number in range(4)]
+        transcriptions = [running.start(number) for number in range(4)]
         for number in (0, 1, 3):
-            await requests[number].failure
+            await transcriptions[number].wait_until_ended()
         with pytest.raises(TranscriptionFailed, match="cuBLAS"):
-            await requests[2].failure
+            await transcriptions[2].wait_until_ended()
     assert model.batches == [[0, 1, 2, 3], [0], [1], [2], [3]]
     assert running.deaths == []
 
 
-async def test_passing_failure_of_a_single_window_is_survived() -> None:
-    model = ScriptedModel(failing_at(0, times=1))
+async def test_transient_failure_of_a_single_window_is_retried() -> None:
+    model = ScriptedModel(FailingAt(0, times=1))
     async with rig(model) as running:
-        await running.request(0).failure
+        await running.transcribe(0)
     assert model.batches == [[0], [0]]
 
 
-async def test_doubtful_windows_are_decoded_hotter_together() -> None:
+async def test_windows_that_need_a_fallback_share_a_batch() -> None:
     temperatures: list[list[float]] = []
+    unacceptable = Decoding(tokens=(), text="", temperature=0.0, avg_logprob=-9.0, no_speech_prob=0.0)
 
-    class Doubting(ScriptedModel):
+    class UncertainModel(ScriptedModel):
         def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
-            temperatures.append([one.temperature for one in windows])
+            temperatures.append([window.temperature for window in windows])
             accepted = super().decode(windows)
-            decoding = Decoding(tokens=(), text="", temperature=0.0, avg_logprob=-9.0, no_speech_prob=0.0)
             return [
-                FallbackNeeded(decoding=decoding, encoded=ENCODED) if one.number % 2 and not one.decodings else done
-                for one, done in zip(windows, accepted, strict=True)
+                FallbackNeeded(decoding=unacceptable, encoded=ENCODED)
+                if window.number % 2 and not window.decodings
+                else outcome
+                for window, outcome in zip(windows, accepted, strict=True)
             ]
 
-    async with rig(Doubting()) as running:
-        await asyncio.gather(*(running.request(number).failure for number in range(4)))
+    async with rig(UncertainModel()) as running:
+        await asyncio.gather(*(running.transcribe(number) for number in range(4)))
     assert temperatures == [[0.0] * 4, [0.2] * 2]
 
 
-async def test_rest_that_the_model_left_out_is_transcribed_before_the_window_is_finished() -> None:
+async def test_untranscribed_rest_is_decoded_before_the_window_is_finished() -> None:
     seeks: list[int] = []
 
-    class Halting(ScriptedModel):
+    class PartialModel(ScriptedModel):
         def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
             super().decode(windows)
-            seeks.extend(one.seek for one in windows)
-            return [AcceptedDecoding(segments=(), frames_done=min(2000, one.frames)) for one in windows]
+            seeks.extend(window.seek for window in windows)
+            return [AcceptedDecoding(segments=(), frames_done=min(2000, window.frames)) for window in windows]
 
-    async with rig(Halting()) as running:
-        await running.request(0).failure
+    async with rig(PartialModel()) as running:
+        await running.transcribe(0)
     assert seeks == [0, 2000]
     assert running.finished == [0]
 
 
-async def test_loop_that_dies_fails_all_callers_those_to_come_too() -> None:
+async def test_death_of_a_loop_fails_present_and_later_transcriptions() -> None:
     async with rig(ScriptedModel()) as running:
-        waiting = Request(on_window=lambda _: None)  # still being decoded
+        waiting = Transcription()  # its audio is still being decoded
         running.batcher.open(waiting)
-        running.batcher.scheduler.next_step = _broken  # type: ignore[method-assign]
-        caught = running.request(0)
-        for request in (caught, waiting):
-            with pytest.raises(EngineFailed, match="the server restarts"):
-                await request.failure
+        running.batcher.scheduler.next_batch = _raise_zero_division  # type: ignore[method-assign]  # a bug
+        present = running.start(0)
+        for transcription in (present, waiting):
+            with pytest.raises(EngineFailed, match="the server is restarting"):
+                await transcription.wait_until_ended()
         assert [type(death) for death in running.deaths] == [ZeroDivisionError]
-        with pytest.raises(EngineFailed, match="the server restarts"):
-            await running.request(1).failure
+        with pytest.raises(EngineFailed, match="the server is restarting"):
+            await running.transcribe(1)
 
 
-def _broken() -> None:
+def _raise_zero_division() -> None:
     raise ZeroDivisionError
 
 
-async def test_cancelled_request_frees_its_permit_when_its_batch_ends() -> None:
-    started, go_on = threading.Event(), threading.Event()
+async def test_cancelled_transcription_releases_its_slot_when_its_batch_ends() -> None:
+    started, may_end = threading.Event(), threading.Event()
 
-    def before(_: Sequence[Window]) -> None:
+    def block(_windows: Sequence[Window]) -> None:
         started.set()
-        go_on.wait(30)
+        may_end.wait(60)
 
-    async with rig(ScriptedModel(before), slots=1) as running:
-        dropped = running.request(*range(8))
+    async with rig(ScriptedModel(block), slots=1) as running:
+        dropped = running.start(*range(8))
         await eventually(started.is_set)
-        waiting = running.request(100)
+        waiting = running.start(100)
         running.batcher.drop(dropped)
         assert running.batcher.scheduler.held == 1
-        go_on.set()
-        await waiting.failure
+        may_end.set()
+        await waiting.wait_until_ended()
     assert running.finished == [100]
 
 
-async def test_two_devices_work_side_by_side_from_one_line() -> None:
-    meeting = threading.Barrier(2, timeout=30)
+async def test_two_devices_share_the_work_side_by_side() -> None:
+    both_decoding = threading.Barrier(2, timeout=60)
 
-    def meet(_: Sequence[Window]) -> None:
-        meeting.wait()
+    def meet(_windows: Sequence[Window]) -> None:
+        both_decoding.wait()
 
     models = [ScriptedModel(meet), ScriptedModel(meet)]
     async with rig(*models, batch_size=1) as running:
-        await asyncio.gather(*(running.request(number).failure for number in range(4)))
+        await asyncio.gather(*(running.transcribe(number) for number in range(4)))
     assert [len(model.batches) for model in models] == [2, 2]
     assert models[0].threads.isdisjoint(models[1].threads)
 
 
-async def test_batch_composition_of_three_long_and_ten_short_requests() -> None:
-    """The short ones are through after four batches; the long ones share what is left evenly."""
+async def test_ten_short_transcriptions_overtake_three_long_ones() -> None:
+    """The short ones are finished within six batches, and the long ones share the rest evenly."""
     model = ScriptedModel()
     async with rig(model, slots=3, batch_size=6) as running:
-        long = [running.request(*range(1000 * index, 1000 * index + 30)) for index in (1, 2, 3)]
-        short = [running.request(index) for index in range(10)]
-        await asyncio.gather(*(request.failure for request in short))
-        batches_until_short_ones_were_through = len(model.batches)
-        await asyncio.gather(*(request.failure for request in long))
-    assert batches_until_short_ones_were_through <= 6
+        long = [running.start(*range(1000 * index, 1000 * index + 30)) for index in (1, 2, 3)]
+        short = [running.start(index) for index in range(10)]
+        await asyncio.gather(*(transcription.wait_until_ended() for transcription in short))
+        batches_for_short = len(model.batches)
+        await asyncio.gather(*(transcription.wait_until_ended() for transcription in long))
+    assert batches_for_short <= 6
     shares = [sum(number // 1000 == index for batch in model.batches[:12] for number in batch) for index in (1, 2, 3)]
     assert max(shares) - min(shares) <= 2
     assert sum(map(len, model.batches)) == 100

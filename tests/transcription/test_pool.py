@@ -425,7 +425,7 @@ async def test_unexpected_error_while_loading_stops_the_service(pooling: Pooled)
         waiting = [await running.begin("b") for _ in range(2)]
         running.hub.loading["b"].open()
         for task in waiting:
-            with pytest.raises(EngineFailed, match=r"failed \(ZeroDivisionError\) and the server restarts"):
+            with pytest.raises(EngineFailed, match=r"failed \(ZeroDivisionError\) and the server is restarting"):
                 await task
         assert [type(death) for death in running.deaths] == [ZeroDivisionError]
         assert running.pool.failing
@@ -439,7 +439,7 @@ async def test_death_of_an_engine_stops_the_service(pooling: Pooled) -> None:
         await running.transcribe("b")
         engine = running.pool._models["b"].engine
         assert engine is not None
-        engine._batcher.scheduler.next_step = broken  # a bug of ours
+        engine._batcher.scheduler.next_batch = broken  # a bug of ours
         with pytest.raises(EngineFailed):
             await running.transcribe("b")
         assert [type(death) for death in running.deaths] == [ZeroDivisionError]

@@ -86,7 +86,9 @@ def json_of(response: httpx.Response) -> dict[str, Any]:
 def windows_ready(running: Running) -> int:
     """Return how many windows wait for the model."""
     engines = [model.engine for model in running.service.pool._models.values() if model.engine is not None]
-    return sum(len(work.ready) for engine in engines for work in engine._batcher.scheduler.works)
+    return sum(
+        len(transcription.ready) for engine in engines for transcription in engine._batcher.scheduler.transcriptions
+    )
 
 
 async def together(

@@ -1,4 +1,4 @@
-"""Whose windows go onto the model: turns, ranks, batches."""
+"""The choice of windows for each batch: slots, ranks, batch sizes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
-from app.transcription.scheduler import PATIENCE, Pace, Rank, Scheduler, Work
+from app.transcription.scheduler import MAX_PASSED_OVER, Pace, Scheduler
 from app.transcription.slots import Slots
+from app.transcription.transcription import Rank, Transcription
 from app.transcription.vad import Span
 from app.transcription.window import Window
+from tests.support.observed_transcription import ObservedTranscription
 
 if TYPE_CHECKING:
-    from app.transcription.scheduler import Step
+    from app.transcription.scheduler import Batch
 
 
 def window(number: int = 0, *, language: str | None = "en", channel: int = 0, beam_size: int = 5) -> Window:
@@ -31,241 +33,233 @@ def window(number: int = 0, *, language: str | None = "en", channel: int = 0, be
     )
 
 
-def together(*, slots: int = 3, batch_size: int = 8) -> Scheduler:
-    """A device that encodes and decodes a batch at once, as a GPU does."""
+def gpu_scheduler(*, slots: int = 3, batch_size: int = 8) -> Scheduler:
+    """Return a scheduler for a device that encodes and decodes a batch at once."""
     return Scheduler(slots=Slots(slots), batch_size=batch_size, encodes_apart=False)
 
 
-def added(scheduler: Scheduler, windows: int, *, awaited: bool = False, complete: bool = True) -> Work:
-    """A request with so many windows, all that it will have if it is ``complete``."""
-    work = Work(awaited=awaited)
-    scheduler.add(work)
+def add(
+    scheduler: Scheduler, windows: int, *, synchronous: bool = False, complete: bool = True
+) -> ObservedTranscription:
+    """Add a transcription with this many windows, and no more if it is ``complete``."""
+    transcription = ObservedTranscription(synchronous=synchronous)
+    scheduler.add(transcription)
     for number in range(windows):
-        scheduler.submit(work, window(number))
-    work.complete = complete
-    return work
+        scheduler.submit(transcription, window(number))
+    transcription.complete = complete
+    return transcription
 
 
-def owners(scheduler: Scheduler, step: Step | None) -> list[Work]:
-    assert step is not None
-    return [scheduler.owner(one) for one in step.windows]
+def next_batch(scheduler: Scheduler) -> Batch:
+    batch = scheduler.next_batch()
+    assert batch is not None
+    return batch
 
 
-def encoded_next(scheduler: Scheduler) -> Window:
-    """The one window that the device encodes now, and gives back."""
-    step = scheduler.next_step()
-    assert step is not None
-    assert not step.decode
-    (one,) = step.windows
-    one.encoded = np.zeros((1500, 4), np.float32)
-    scheduler.put_back(one)
-    return one
+def owners(scheduler: Scheduler, batch: Batch) -> list[Transcription]:
+    return [scheduler.owner(item) for item in batch.windows]
 
 
-def done(scheduler: Scheduler, step: Step) -> None:
-    """The device has transcribed the windows; requests without any left go."""
-    for one in step.windows:
-        work = scheduler.owner(one)
-        scheduler.finish(one)
-        if work.complete and not work.outstanding:
-            scheduler.remove(work)
+def encode_next(scheduler: Scheduler) -> Window:
+    """Encode the one window of the next batch, put it back and return it."""
+    batch = next_batch(scheduler)
+    assert not batch.decode
+    (item,) = batch.windows
+    item.encoded = np.zeros((1500, 4), np.float32)
+    scheduler.put_back(item)
+    return item
+
+
+def finish(scheduler: Scheduler, batch: Batch) -> None:
+    """Finish the windows of a batch, and remove transcriptions that have none left."""
+    for item in batch.windows:
+        transcription = scheduler.owner(item)
+        scheduler.finish(item)
+        if transcription.complete and not transcription.outstanding:
+            scheduler.remove(transcription)
 
 
 def test_nothing_to_do_without_windows() -> None:
-    scheduler = together()
-    added(scheduler, 0, complete=False)
-    assert scheduler.next_step() is None
+    scheduler = gpu_scheduler()
+    add(scheduler, 0, complete=False)
+    assert scheduler.next_batch() is None
     assert scheduler.held == 0
 
 
-def test_long_requests_share_a_batch_window_by_window() -> None:
-    scheduler = together()
-    works = [added(scheduler, count) for count in (50, 20, 7)]
-    batch = owners(scheduler, scheduler.next_step())
-    assert [batch.count(work) for work in works] == [3, 3, 2]
+def test_long_transcriptions_share_a_batch_evenly() -> None:
+    scheduler = gpu_scheduler()
+    transcriptions = [add(scheduler, count) for count in (50, 20, 7)]
+    batch = owners(scheduler, next_batch(scheduler))
+    assert [batch.count(transcription) for transcription in transcriptions] == [3, 3, 2]
     assert scheduler.held == 3
 
 
-def test_three_long_requests_do_not_shut_out_a_fourth() -> None:
-    scheduler = together()
-    works = [added(scheduler, 100) for _ in range(4)]
-    shares = dict.fromkeys(works, 0)
+def test_fourth_long_transcription_gets_its_share_of_three_slots() -> None:
+    scheduler = gpu_scheduler()
+    transcriptions: list[Transcription] = [add(scheduler, 100) for _ in range(4)]
+    shares = dict.fromkeys(transcriptions, 0)
     for _ in range(12):
-        step = scheduler.next_step()
-        assert step is not None
+        batch = next_batch(scheduler)
         assert scheduler.held <= 3
-        for work in owners(scheduler, step):
-            shares[work] += 1
-        done(scheduler, step)
+        for transcription in owners(scheduler, batch):
+            shares[transcription] += 1
+        finish(scheduler, batch)
     assert max(shares.values()) - min(shares.values()) <= 3
 
 
-def test_short_request_is_next_and_alone_while_all_permits_are_held() -> None:
-    scheduler = together()
-    long = [added(scheduler, 100) for _ in range(3)]
-    first = scheduler.next_step()
-    assert first is not None
-    short = added(scheduler, 1)
-    done(scheduler, first)
-    turns: list[bool] = []
-    long[0].on_turn = long[1].on_turn = long[2].on_turn = turns.append
-    second = scheduler.next_step()
+def test_short_transcription_is_next_and_alone_when_all_slots_are_held() -> None:
+    scheduler = gpu_scheduler()
+    long = [add(scheduler, 100) for _ in range(3)]
+    first = next_batch(scheduler)
+    short = add(scheduler, 1)
+    finish(scheduler, first)
+    second = next_batch(scheduler)
     assert owners(scheduler, second) == [short]
     assert short.has_slot
-    assert turns == [False]
+    changes = sorted(transcription.slot_changes for transcription in long)
+    assert changes == [["granted"], ["granted"], ["granted", "taken back"]]
 
 
-def test_long_ones_come_along_where_that_costs_no_time() -> None:
-    scheduler = together()
+def test_long_transcriptions_join_a_batch_if_that_takes_no_longer() -> None:
+    scheduler = gpu_scheduler()
     for size in range(1, 9):
-        scheduler.pace.measured(size, 0.2 if size <= 4 else 0.4)
-    long = added(scheduler, 100)
-    short = added(scheduler, 1)
-    batch = owners(scheduler, scheduler.next_step())
+        scheduler.pace.record(size, 0.2 if size <= 4 else 0.4)
+    long = add(scheduler, 100)
+    short = add(scheduler, 1)
+    batch = owners(scheduler, next_batch(scheduler))
     assert batch == [short, long, long, long]
 
 
-def test_batches_of_long_ones_are_small_while_someone_may_turn_out_short() -> None:
-    scheduler = together()
-    scheduler.pace.measured(1, 0.2)
-    scheduler.pace.measured(8, 1.0)
-    added(scheduler, 100)
-    arriving = added(scheduler, 0, complete=False)
-    step = scheduler.next_step()
-    assert step is not None
-    assert len(step.windows) == 1
+def test_long_batches_are_small_while_a_transcription_may_turn_out_short() -> None:
+    scheduler = gpu_scheduler()
+    scheduler.pace.record(1, 0.2)
+    scheduler.pace.record(8, 1.0)
+    add(scheduler, 100)
+    arriving = add(scheduler, 0, complete=False)
+    batch = next_batch(scheduler)
+    assert len(batch.windows) == 1
     scheduler.remove(arriving)
-    following = scheduler.next_step()
-    assert following is not None
+    following = next_batch(scheduler)
     assert len(following.windows) == 8
 
 
-def test_long_one_whose_speech_is_still_looked_for_makes_no_batch_small() -> None:
-    scheduler = together()
-    added(scheduler, 100)
-    searched = added(scheduler, 0, complete=False)
-    searched.long = True
-    step = scheduler.next_step()
-    assert step is not None
-    assert len(step.windows) == 8
+def test_known_long_transcription_does_not_make_batches_small() -> None:
+    scheduler = gpu_scheduler()
+    add(scheduler, 100)
+    searched = add(scheduler, 0, complete=False)
+    searched.known_long = True
+    batch = next_batch(scheduler)
+    assert len(batch.windows) == 8
 
 
-def test_awaited_requests_go_before_jobs_and_starve_none() -> None:
-    scheduler = together(slots=1, batch_size=1)
-    job = added(scheduler, 1)
-    led: list[bool] = []
-    for _ in range(PATIENCE + 2):
-        added(scheduler, 1, awaited=True)
-        step = scheduler.next_step()
-        assert step is not None
-        led.append(owners(scheduler, step) == [job])
-        done(scheduler, step)
-    assert led.count(True) == 1
-    assert led.index(True) == PATIENCE
+def test_synchronous_requests_go_first_but_do_not_starve_jobs() -> None:
+    scheduler = gpu_scheduler(slots=1, batch_size=1)
+    job = add(scheduler, 1)
+    job_was_served: list[bool] = []
+    for _ in range(MAX_PASSED_OVER + 2):
+        add(scheduler, 1, synchronous=True)
+        batch = next_batch(scheduler)
+        job_was_served.append(owners(scheduler, batch) == [job])
+        finish(scheduler, batch)
+    assert job_was_served.count(True) == 1
+    assert job_was_served.index(True) == MAX_PASSED_OVER
 
 
-def test_long_request_is_served_while_short_ones_keep_coming() -> None:
-    scheduler = together(slots=1)
-    long = added(scheduler, 100)
+def test_long_transcription_is_served_while_short_ones_keep_arriving() -> None:
+    scheduler = gpu_scheduler(slots=1)
+    long = add(scheduler, 100)
     served = 0
     for _ in range(50):
-        added(scheduler, 1)
-        step = scheduler.next_step()
-        assert step is not None
-        served += long in owners(scheduler, step)
-        done(scheduler, step)
-    assert served == 50 // (PATIENCE + 1)
+        add(scheduler, 1)
+        batch = next_batch(scheduler)
+        served += long in owners(scheduler, batch)
+        finish(scheduler, batch)
+    assert served == 50 // (MAX_PASSED_OVER + 1)
 
 
 def test_language_is_detected_by_the_first_window_alone() -> None:
-    scheduler = together()
-    work = Work()
-    scheduler.add(work)
+    scheduler = gpu_scheduler()
+    transcription = Transcription()
+    scheduler.add(transcription)
     for number in range(5):
-        scheduler.submit(work, window(number, language=None))
-    step = scheduler.next_step()
-    assert step is not None
-    assert [one.number for one in step.windows] == [0]
-    assert scheduler.next_step() is None
-    step.windows[0].language = "de"
-    scheduler.finish(step.windows[0])
-    following = scheduler.next_step()
-    assert following is not None
-    assert [(one.number, one.language) for one in following.windows] == [(number, "de") for number in range(1, 5)]
+        scheduler.submit(transcription, window(number, language=None))
+    batch = next_batch(scheduler)
+    assert [item.number for item in batch.windows] == [0]
+    assert scheduler.next_batch() is None
+    batch.windows[0].language = "de"
+    scheduler.finish(batch.windows[0])
+    following = next_batch(scheduler)
+    assert [(item.number, item.language) for item in following.windows] == [(number, "de") for number in range(1, 5)]
 
 
 def test_each_channel_has_its_own_language() -> None:
-    scheduler = together()
-    work = Work()
-    scheduler.add(work)
+    scheduler = gpu_scheduler()
+    transcription = Transcription()
+    scheduler.add(transcription)
     for number in range(2):
         for channel in range(2):
-            scheduler.submit(work, window(number, language=None, channel=channel))
-    step = scheduler.next_step()
-    assert step is not None
-    assert [(one.channel, one.number) for one in step.windows] == [(0, 0), (1, 0)]
+            scheduler.submit(transcription, window(number, language=None, channel=channel))
+    batch = next_batch(scheduler)
+    assert [(item.channel, item.number) for item in batch.windows] == [(0, 0), (1, 0)]
 
 
-def test_windows_of_another_key_wait_for_a_batch_of_their_own() -> None:
-    scheduler = together()
-    one, other = Work(), Work()
-    for work, beams in ((one, 5), (other, 1)):
-        scheduler.add(work)
-        scheduler.submit(work, window(beam_size=beams))
-        work.complete = True
-    assert owners(scheduler, scheduler.next_step()) == [one]
-    assert owners(scheduler, scheduler.next_step()) == [other]
+def test_windows_with_another_key_wait_for_their_own_batch() -> None:
+    scheduler = gpu_scheduler()
+    wide, narrow = Transcription(), Transcription()
+    for transcription, beam_size in ((wide, 5), (narrow, 1)):
+        scheduler.add(transcription)
+        scheduler.submit(transcription, window(beam_size=beam_size))
+        transcription.complete = True
+    assert owners(scheduler, next_batch(scheduler)) == [wide]
+    assert owners(scheduler, next_batch(scheduler)) == [narrow]
 
 
-def test_on_a_cpu_windows_are_encoded_one_by_one_and_a_short_one_steps_in_between() -> None:
+def test_short_transcription_is_served_between_encodings_on_a_cpu() -> None:
     scheduler = Scheduler(slots=Slots(3), batch_size=4, encodes_apart=True)
-    long = added(scheduler, 100)
-    encoded = [encoded_next(scheduler) for _ in range(2)]
-    short = added(scheduler, 1)
-    assert scheduler.owner(encoded_next(scheduler)) is short
-    decoding = scheduler.next_step()
-    assert decoding is not None
+    long = add(scheduler, 100)
+    encoded = [encode_next(scheduler) for _ in range(2)]
+    short = add(scheduler, 1)
+    assert scheduler.owner(encode_next(scheduler)) is short
+    decoding = next_batch(scheduler)
     assert decoding.decode
     assert owners(scheduler, decoding) == [short]
-    done(scheduler, decoding)
+    finish(scheduler, decoding)
     for _ in range(2):
-        encoded_next(scheduler)
-    together_at_last = scheduler.next_step()
-    assert together_at_last is not None
-    assert together_at_last.decode
-    assert set(encoded) < set(together_at_last.windows)
-    assert {scheduler.owner(one) for one in together_at_last.windows} == {long}
+        encode_next(scheduler)
+    decoding_together = next_batch(scheduler)
+    assert decoding_together.decode
+    assert set(encoded) < set(decoding_together.windows)
+    assert {scheduler.owner(item) for item in decoding_together.windows} == {long}
 
 
-def test_permit_of_a_dropped_request_is_free_when_its_batch_ends() -> None:
-    scheduler = together(slots=1)
-    dropped, waiting = added(scheduler, 5), added(scheduler, 5)
-    step = scheduler.next_step()
-    assert step is not None
+def test_slot_of_a_dropped_transcription_is_free_when_its_batch_ends() -> None:
+    scheduler = gpu_scheduler(slots=1)
+    dropped, waiting = add(scheduler, 5), add(scheduler, 5)
+    batch = next_batch(scheduler)
     scheduler.remove(dropped)
     assert scheduler.held == 1
-    assert scheduler.next_step() is None
-    for one in step.windows:
-        scheduler.put_back(one)
+    assert scheduler.next_batch() is None
+    for item in batch.windows:
+        scheduler.put_back(item)
     assert scheduler.held == 0
-    assert set(owners(scheduler, scheduler.next_step())) == {waiting}
+    assert set(owners(scheduler, next_batch(scheduler))) == {waiting}
 
 
-def test_rank_follows_what_is_left() -> None:
-    scheduler = together()
-    assert added(scheduler, 2, awaited=True).rank is Rank.SHORT_AWAITED
-    assert added(scheduler, 2).rank is Rank.SHORT
-    assert added(scheduler, 3, awaited=True).rank is Rank.LONG_AWAITED
-    assert added(scheduler, 1, complete=False).rank is Rank.LONG
+def test_rank_depends_on_the_windows_that_are_left() -> None:
+    scheduler = gpu_scheduler()
+    assert add(scheduler, 2, synchronous=True).rank is Rank.SHORT_SYNCHRONOUS
+    assert add(scheduler, 2).rank is Rank.SHORT
+    assert add(scheduler, 3, synchronous=True).rank is Rank.LONG_SYNCHRONOUS
+    assert add(scheduler, 1, complete=False).rank is Rank.LONG
 
 
-def test_pace_is_careful_where_it_has_not_measured() -> None:
+def test_pace_predicts_unmeasured_sizes_in_proportion() -> None:
     pace = Pace()
-    assert pace.predicted(3) is None
-    pace.measured(2, 1.0)
-    assert pace.predicted(4) == 2.0
-    assert pace.predicted(1) == 0.5
-    assert pace.most_within(1.0, at_least=1, limit=8) == 2
+    assert pace.predict(3) is None
+    pace.record(2, 1.0)
+    assert pace.predict(4) == 2.0
+    assert pace.predict(1) == 0.5
+    assert pace.largest_within(1.0, at_least=1, limit=8) == 2
 
 
 @settings(max_examples=150, deadline=None)
@@ -275,27 +269,27 @@ def test_pace_is_careful_where_it_has_not_measured() -> None:
     st.integers(1, 8),
     st.booleans(),
 )
-def test_everything_is_transcribed_once_within_the_permits(
-    requests: list[tuple[int, bool]],
+def test_all_windows_are_transcribed_once_within_the_slots(
+    transcriptions: list[tuple[int, bool]],
     slots: int,
     batch_size: int,
     encodes_apart: bool,  # noqa: FBT001  # given by hypothesis
 ) -> None:
     scheduler = Scheduler(slots=Slots(slots), batch_size=batch_size, encodes_apart=encodes_apart)
-    for windows, awaited in requests:
-        added(scheduler, windows, awaited=awaited)
+    for windows, synchronous in transcriptions:
+        add(scheduler, windows, synchronous=synchronous)
     transcribed: list[Window] = []
-    while (step := scheduler.next_step()) is not None:
+    while (batch := scheduler.next_batch()) is not None:
         assert scheduler.held <= slots
-        assert len(step.windows) <= batch_size
-        assert all(scheduler.owner(one).has_slot for one in step.windows)
-        assert len({one.key for one in step.windows}) == 1
-        if step.decode:
-            transcribed += step.windows
-            done(scheduler, step)
+        assert len(batch.windows) <= batch_size
+        assert all(scheduler.owner(item).has_slot for item in batch.windows)
+        assert len({item.key for item in batch.windows}) == 1
+        if batch.decode:
+            transcribed += batch.windows
+            finish(scheduler, batch)
         else:
-            step.windows[0].encoded = np.zeros((1, 1), np.float32)
-            scheduler.put_back(step.windows[0])
-    assert len(transcribed) == len(set(transcribed)) == sum(windows for windows, _ in requests)
+            batch.windows[0].encoded = np.zeros((1, 1), np.float32)
+            scheduler.put_back(batch.windows[0])
+    assert len(transcribed) == len(set(transcribed)) == sum(windows for windows, _ in transcriptions)
     assert scheduler.held == 0
-    assert scheduler.works == []
+    assert scheduler.transcriptions == []

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
-from app.transcription.batcher import Batcher, Request
-from app.transcription.scheduler import Scheduler, Step, Work
+from app.transcription.batcher import Batcher
+from app.transcription.scheduler import Scheduler
 from app.transcription.slots import Slots
+from app.transcription.transcription import Transcription
 from app.transcription.vad import Span
 from app.transcription.whisper import AcceptedDecoding
 from app.transcription.window import Window
+from tests.support.observed_transcription import ObservedTranscription
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from app.transcription.scheduler import Batch
 
 ENCODED = np.zeros((1, 1), np.float32)
 FEATURES = np.zeros((80, 3000), np.float32)
@@ -64,29 +69,30 @@ class SteppedModel:
 
     def __init__(self, slots: Slots, *, devices: int = 1, batch_size: int = 2, encodes_apart: bool = False) -> None:
         self.scheduler = Scheduler(slots=slots, batch_size=batch_size, encodes_apart=encodes_apart)
-        self.devices: list[Step | None] = [None] * devices
+        self.devices: list[Batch | None] = [None] * devices
         self.transcribed: list[Window] = []
 
-    def request(self, windows: int) -> Work:
-        work = Work()
-        self.scheduler.add(work)
+    def add(self, windows: int) -> Transcription:
+        """Add a transcription with this many windows, all that it has."""
+        transcription = Transcription()
+        self.scheduler.add(transcription)
         for number in range(windows):
-            self.scheduler.submit(work, window(number))
-        work.complete = True
-        return work
+            self.scheduler.submit(transcription, window(number))
+        transcription.complete = True
+        return transcription
 
     def begin(self, device: int = 0) -> bool:
         """Start the next batch on a device. Return False if the device is busy or there is nothing to do."""
         if self.devices[device] is not None:
             return False
-        self.devices[device] = self.scheduler.next_step()
+        self.devices[device] = self.scheduler.next_batch()
         return self.devices[device] is not None
 
     def end(self, device: int = 0) -> None:
-        step, self.devices[device] = self.devices[device], None
-        assert step is not None
-        for item in step.windows:
-            if step.decode:
+        batch, self.devices[device] = self.devices[device], None
+        assert batch is not None
+        for item in batch.windows:
+            if batch.decode:
                 self._finish(item)
             else:
                 item.encoded = ENCODED
@@ -94,11 +100,11 @@ class SteppedModel:
         self.scheduler.share.batch_ended()
 
     def _finish(self, item: Window) -> None:
-        work = self.scheduler.owner(item)
+        transcription = self.scheduler.owner(item)
         self.scheduler.finish(item)
         self.transcribed.append(item)
-        if work.complete and not work.outstanding:
-            self.scheduler.remove(work)
+        if transcription.complete and not transcription.outstanding:
+            self.scheduler.remove(transcription)
 
 
 def test_single_model_gets_all_slots_it_needs() -> None:
@@ -202,8 +208,8 @@ def test_two_busy_models_take_turns_on_one_slot(
     slots = Slots(1)
     models = [SteppedModel(slots, encodes_apart=encodes_apart) for _ in range(2)]
     for model in models:
-        model.request(100)
-        model.request(100)
+        model.add(100)
+        model.add(100)
     turns: list[int] = []
     for _ in range(40):
         (model,) = [candidate for candidate in models if candidate.begin()]  # never both
@@ -218,7 +224,7 @@ def test_each_model_gets_a_slot_if_there_are_enough(count: int, more: int) -> No
     models = [SteppedModel(slots) for _ in range(count)]
     for model in models:
         for _ in range(5):
-            model.request(100)
+            model.add(100)
         model.begin()  # the first models may hold all slots
     for _ in range(5):
         for model in models:
@@ -232,7 +238,7 @@ def test_each_model_gets_a_slot_if_there_are_enough(count: int, more: int) -> No
 def test_idle_model_leaves_all_slots_to_the_other() -> None:
     slots = Slots(3)
     idle, other = SteppedModel(slots), SteppedModel(slots, batch_size=8)
-    waiting = Work()  # will have a slot and no window
+    waiting = Transcription()  # will have a slot and no window
     idle.scheduler.add(waiting)
     idle.scheduler.submit(waiting, window(0))
     assert idle.begin()
@@ -240,7 +246,7 @@ def test_idle_model_leaves_all_slots_to_the_other() -> None:
     assert idle.scheduler.held == 1
     assert not idle.begin()
     for _ in range(4):
-        other.request(9)
+        other.add(9)
     assert other.begin()
     assert (other.scheduler.held, idle.scheduler.held) == (3, 0)
 
@@ -263,7 +269,7 @@ def test_every_window_is_transcribed_once_within_the_slots(
     while True:
         if coming and rng.random() < 0.3:
             model, windows = coming.pop()
-            model.request(windows)
+            model.add(windows)
         free = [(model, device) for model in made for device, step in enumerate(model.devices) if step is None]
         rng.shuffle(free)
         begun = False
@@ -273,7 +279,7 @@ def test_every_window_is_transcribed_once_within_the_slots(
         busy = [(model, device) for model in made for device, step in enumerate(model.devices) if step is not None]
         if not busy:
             # Nothing is running, so nothing may be waiting.
-            assert not any(model.scheduler.works for model in made)
+            assert not any(model.scheduler.transcriptions for model in made)
             if not coming:
                 break
             continue
@@ -293,7 +299,7 @@ def test_model_waits_for_one_batch_of_each_other_at_most(
     made = [SteppedModel(slots, batch_size=batch_size) for _ in range(models)]
     for model in made:
         for _ in range(requests):
-            model.request(200)
+            model.add(200)
     since = dict.fromkeys(made, 0)
     for _ in range(20):
         for model in made:
@@ -319,20 +325,20 @@ def alternately(model: SteppedModel, *, batches: int) -> Iterator[None]:
 def test_single_slot_on_two_devices_reaches_the_other_model() -> None:
     slots = Slots(1)
     busy, other = SteppedModel(slots, devices=2), SteppedModel(slots)
-    busy.request(300)
-    waiting = other.request(1)
+    busy.add(300)
+    waiting = other.add(1)
     for _ in alternately(busy, batches=10):
         if other.begin():
             other.end()
-    assert waiting not in other.scheduler.works
+    assert waiting not in other.scheduler.transcriptions
 
 
 def test_three_long_transcriptions_do_not_starve_a_fourth() -> None:
     model = SteppedModel(Slots(3), devices=2, batch_size=8)
     for _ in range(3):
-        model.request(300)
+        model.add(300)
     assert [model.begin(device) for device in range(2)] == [True, True]
-    fourth = model.request(300)
+    fourth = model.add(300)
     assert any(fourth.has_slot for _ in alternately(model, batches=10))
 
 
@@ -376,17 +382,17 @@ class Rig:
     async def transcribe(self, model: int, *numbers: int, pauses: Callable[[], int] = lambda: 0) -> None:
         """Submit windows as an engine does, with ``pauses()`` turns of the event loop after each."""
         batcher = self.batchers[model]
-        request = Request(on_window=lambda finished: self._note(model, finished))
-        batcher.open(request)
+        transcription = ObservedTranscription(on_finished=partial(self._note, model))
+        batcher.open(transcription)
         try:
             for number in numbers:
-                batcher.submit(request, window(number))
+                batcher.submit(transcription, window(number))
                 for _ in range(pauses()):
                     await asyncio.sleep(0)
-            batcher.completed(request)
-            await request.failure
+            batcher.complete(transcription)
+            await transcription.wait_until_ended()
         finally:
-            batcher.drop(request)
+            batcher.drop(transcription)
 
     def _note(self, model: int, finished: Window) -> None:
         self.finished.append((model, finished.number))
@@ -478,17 +484,16 @@ async def test_cancelled_transcription_releases_its_slot_when_its_batch_ends() -
 @pytest.mark.anyio
 async def test_transcription_waiting_for_audio_gives_up_its_slot() -> None:
     async with rig([Replica()], [Replica()], slots=1) as running:
-        turns: list[bool] = []
-        waiting = Request(on_window=lambda _: None, on_turn=turns.append)
+        waiting = ObservedTranscription()
         running.batchers[0].open(waiting)
         running.batchers[0].submit(waiting, window(0))
         await eventually(lambda: not waiting.outstanding)
         await running.transcribe(1, 100)
-        assert turns == [True, False]
+        assert waiting.slot_changes == ["granted", "taken back"]
         running.batchers[0].submit(waiting, window(1))
-        running.batchers[0].completed(waiting)
-        await waiting.failure
-        assert turns == [True, False, True]
+        running.batchers[0].complete(waiting)
+        await waiting.wait_until_ended()
+        assert waiting.slot_changes == ["granted", "taken back", "granted"]
         running.batchers[0].drop(waiting)
 
 
@@ -510,7 +515,7 @@ async def test_model_removed_during_a_batch_wakes_the_other() -> None:
         await leaving.close()
         await second
         go_on.set()
-        await leaving.idle()
+        await leaving.wait_until_idle()
         first.cancel()
 
 
