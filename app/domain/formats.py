@@ -1,6 +1,6 @@
-"""A transcript in each format that clients ask for.
+"""A transcript in each response format.
 
-Source: the OpenAI OpenAPI description for the JSON bodies. Subtitles are written in :mod:`app.domain.subtitles`.
+The JSON bodies follow OpenAI's OpenAPI description. Subtitles are in :mod:`app.domain.subtitles`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How a transcript is to be written down; ``logprobs`` says that each token's probability is to stand in JSON."""
+    """A response format with its options; ``logprobs`` adds the log probability of each token to JSON bodies."""
 
     format: ResponseFormat = ResponseFormat.JSON
     granularities: frozenset[Granularity] = frozenset({Granularity.SEGMENT})
@@ -48,9 +48,9 @@ class Rendering:
     logprobs: bool = False
 
 
-#: The type of every answer that is not JSON.
+#: The media type of responses that are not JSON.
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"
-#: The type of each body as an upload.
+#: The media type of each format when it is uploaded.
 MEDIA_TYPES: Final = {
     ResponseFormat.JSON: "application/json",
     ResponseFormat.VERBOSE_JSON: "application/json",
@@ -63,9 +63,12 @@ MEDIA_TYPES: Final = {
 
 
 def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str, Any]) -> bytes:
-    """The body in any format but ``document``, which needs the job (see :mod:`app.jobs.serializers`).
+    """Return the UTF-8 body in any format except ``document``, which needs the job.
 
-    ``extras`` are added to bodies that are JSON.
+    ``extras`` are added to JSON bodies. See :mod:`app.jobs.serializers` for documents.
+
+    Raises:
+        ValueError: The format is ``document``.
     """
     match rendering.format:
         case ResponseFormat.JSON:
@@ -84,20 +87,25 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
         case ResponseFormat.VTT:
             return vtt(transcript, rendering.subtitles).encode()
         case ResponseFormat.DOCUMENT:
-            raise ValueError("A document is made of a job and its transcript.")
+            raise ValueError("A document needs the job as well as its transcript.")
 
 
 def to_json(value: dict[str, Any]) -> bytes:
+    """Return compact UTF-8 JSON, with characters outside ASCII as they are.
+
+    Raises:
+        ValueError: A number is infinite or not a number.
+    """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:
-    """What OpenAI would bill: the duration in whole seconds, rounded up."""
+    """Return the ``usage`` object: the duration in whole seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
 
 
 def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> dict[str, Any]:
-    """The ``verbose_json`` body; words stand at the top level, and what was not asked for is absent."""
+    """Return the ``verbose_json`` body, with words at the top level and only the requested granularities."""
     body: dict[str, Any] = {
         "task": transcript.task.value,
         "language": transcript.written_language,
@@ -112,7 +120,7 @@ def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> di
 
 
 def diarized(transcript: Transcript) -> dict[str, Any]:
-    """The ``diarized_json`` body, in which the channels are the speakers."""
+    """Return the ``diarized_json`` body, in which each channel is a speaker."""
     return {
         "task": transcript.task.value,
         "duration": transcript.duration,
@@ -123,7 +131,7 @@ def diarized(transcript: Transcript) -> dict[str, Any]:
 
 
 def diarized_segment(segment: Segment) -> dict[str, Any]:
-    """OpenAI's ``transcript.text.segment``, of a body and of a stream alike."""
+    """Return OpenAI's ``transcript.text.segment`` object, which bodies and event streams share."""
     return {
         "type": "transcript.text.segment",
         "id": f"seg_{segment.id + 1:03d}",
@@ -135,17 +143,17 @@ def diarized_segment(segment: Segment) -> dict[str, Any]:
 
 
 def speaker(channel: int) -> str:
-    """``A`` for the first channel."""
+    """Return the label of a channel: ``A`` for the first one."""
     return chr(ord("A") + channel)
 
 
 def logprobs(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
-    """The ``logprobs`` of a JSON body; nothing where they were not asked for."""
-    return {"logprobs": [logprob_object(one) for one in transcript.logprobs]} if rendering.logprobs else {}
+    """Return the ``logprobs`` field of a JSON body, or no field if it was not requested."""
+    return {"logprobs": [logprob_object(logprob) for logprob in transcript.logprobs]} if rendering.logprobs else {}
 
 
-def logprob_object(one: TokenLogprob) -> dict[str, Any]:
-    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes)}
+def logprob_object(logprob: TokenLogprob) -> dict[str, Any]:
+    return {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.bytes)}
 
 
 def segment_object(segment: Segment) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def segment_object(segment: Segment) -> dict[str, Any]:
 
 
 def word_object(word: Word) -> dict[str, Any]:
-    """OpenAI's shape, in which words carry no surrounding space, and the probability besides."""
+    """Return OpenAI's object, in which words have no surrounding space, with the probability added."""
     return {
         "word": word.word.strip(),
         "start": word.start,
@@ -175,5 +183,5 @@ def word_object(word: Word) -> dict[str, Any]:
     }
 
 
-def _channel(part: Segment | Word) -> dict[str, int]:
-    return {} if part.channel is None else {"channel": part.channel}
+def _channel(spoken: Segment | Word) -> dict[str, int]:
+    return {} if spoken.channel is None else {"channel": spoken.channel}

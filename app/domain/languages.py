@@ -1,4 +1,4 @@
-"""Whisper's languages: code and English name, as in ``whisper/tokenizer.py`` of OpenAI's release."""
+"""The languages of Whisper, by code and English name, as in OpenAI's ``whisper/tokenizer.py``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LANGUAGES: Final = MappingProxyType(
     {code: name for code, _, name in (entry.strip().partition(" ") for entry in _TABLE.split(","))}
 )
 
-#: Further codes that people send, and further names that Whisper's own command knows.
+#: Other codes in use, and other names that OpenAI's ``whisper`` command accepts.
 _ALIASES: Final = MappingProxyType(
     {
         "jv": "jw",
@@ -53,18 +53,18 @@ _ALIASES: Final = MappingProxyType(
 _CODES: Final = MappingProxyType({name: code for code, name in LANGUAGES.items()})
 
 
-def language_code(given: str) -> str | None:
-    """The code for a code or an English name in any case, with or without a region; None if there is none."""
-    wanted = given.strip().lower()
-    if wanted in LANGUAGES:
-        return wanted
-    if wanted in _CODES:
-        return _CODES[wanted]
-    primary = wanted.replace("_", "-").partition("-")[0]
+def language_code(language: str) -> str | None:
+    """Return the code for a code, with or without a region, or an English name, in any case; None if unknown."""
+    normalized = language.strip().lower()
+    if normalized in LANGUAGES:
+        return normalized
+    if normalized in _CODES:
+        return _CODES[normalized]
+    primary = normalized.replace("_", "-").partition("-")[0]
     primary = _ALIASES.get(primary, primary)
     return primary if primary in LANGUAGES else None
 
 
 def language_name(code: str) -> str:
-    """The full lowercase English name; a code that is not in the table stands for itself."""
+    """Return the full lowercase English name for a code, or the code itself if it is unknown."""
     return LANGUAGES.get(code, code)

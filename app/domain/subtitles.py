@@ -1,7 +1,7 @@
-"""A transcript as subtitles, in SubRip and WebVTT, laid out as OpenAI's whisper lays them out.
+"""A transcript as subtitles, in SubRip and WebVTT.
 
-Sources: ``SubtitlesWriter`` in ``whisper/utils.py`` for the layout, https://www.w3.org/TR/webvtt1/ for what a cue's
-text may hold.
+The layout follows ``SubtitlesWriter`` in OpenAI's ``whisper/utils.py``, the text of cues
+https://www.w3.org/TR/webvtt1/.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import Segment, Transcript
 
-#: A dash that would make an arrow of one that may stand in a cue: ``-->`` ends a cue's times.
+#: Dashes to remove so that ``-->``, which separates the times of a cue, becomes ``->`` in its text.
 _SPARE_DASH: Final = re.compile("-(?=-+>)")
-#: Lines that flow over segments don't flow over a longer pause between the starts of two words.
-_LONGEST_PAUSE_SECONDS: Final = 3.0
+#: The longest time between the starts of two words in one cue, when lines flow over segments.
+_MAX_PAUSE_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubtitleLayout:
-    """How words are set in cues. With nothing set, each segment is a cue.
+    """The layout of words in cues; by default each segment is a cue.
 
-    ``max_line_width`` is in characters; a longer word has a line of its own. ``max_line_count`` is the lines of a
-    cue. Segments begin new cues unless both are given. ``highlight_words`` underlines each word while it is spoken.
+    ``max_line_width`` is in characters; a longer word has its own line. ``max_line_count`` is the number of lines in a
+    cue. Each segment starts a new cue unless both are set. ``highlight_words`` underlines each word while it is
+    spoken.
     """
 
     max_line_width: int | None = None
@@ -38,7 +39,7 @@ class SubtitleLayout:
 
     @property
     def needs_words(self) -> bool:
-        """Whether words are laid out, so that the transcript should have their times."""
+        """True if the layout depends on the times of words."""
         return self.max_line_width is not None or self.max_line_count is not None or self.highlight_words
 
     @property
@@ -52,7 +53,7 @@ CUE_PER_SEGMENT: Final = SubtitleLayout()
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A word, a segment's whole text, or a cue. Times are seconds from the start of the audio."""
+    """A word, the whole text of a segment, or a cue. Times are seconds from the start of the audio."""
 
     text: str
     start: float
@@ -60,7 +61,7 @@ class _Timed:
 
 
 def srt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str:
-    """SubRip. A transcript without text is an empty file."""
+    """Return the transcript in SubRip format, which is empty if there is no text."""
     cues = (
         f"{number}\n{timestamp(cue.start, point=',', hours_always=True)} --> "
         f"{timestamp(cue.end, point=',', hours_always=True)}\n{cue.text}\n\n"
@@ -70,7 +71,10 @@ def srt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str
 
 
 def vtt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str:
-    """WebVTT. Hours appear once there are any; what its parser would take for tags and escapes is escaped."""
+    """Return the transcript in WebVTT format, with tags and character references in the text escaped.
+
+    Times only include hours from the first hour on.
+    """
     cues = (
         f"{timestamp(cue.start, point='.')} --> {timestamp(cue.end, point='.')}\n{cue.text}\n\n"
         for cue in _cues(transcript, layout, escape=_escaped)
@@ -79,7 +83,7 @@ def vtt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str
 
 
 def timestamp(seconds: float, *, point: str, hours_always: bool = False) -> str:
-    """``HH:MM:SS,mmm``, rounded to the millisecond before it is split, so that 59.9996 s is a whole minute."""
+    """Return ``HH:MM:SS`` with ``point`` and milliseconds, rounded first so that 59.9996 s is a whole minute."""
     minutes, milliseconds = divmod(_milliseconds(seconds), 60_000)
     hours, minutes = divmod(minutes, 60)
     whole, milliseconds = divmod(milliseconds, 1000)
@@ -105,33 +109,33 @@ def _cues(transcript: Transcript, layout: SubtitleLayout, *, escape: Callable[[s
 
 
 def _laid_out(transcript: Transcript, layout: SubtitleLayout) -> Iterator[list[_Timed]]:
-    """The words of each cue; the first word of each further line begins with the line break."""
+    """Yield the words of each cue; the first word of each line after the first begins with the line break."""
     for passage in _passages(transcript, layout):
         lines = list(_lines(passage, layout.max_line_width or math.inf))
         count = layout.max_line_count or max(len(lines), 1)
         for first in range(0, len(lines), count):
-            yield _broken(lines[first : first + count])
+            yield _with_line_breaks(lines[first : first + count])
 
 
 def _passages(transcript: Transcript, layout: SubtitleLayout) -> Iterator[Iterable[_Timed]]:
-    """Words that may share a cue."""
+    """Return groups of words that can share a cue."""
     segments = (_words(segment, layout) for segment in transcript.segments)
     if layout.flows_over_segments:
-        return _between_pauses(_tidy(chain.from_iterable(segments)))
-    return (_tidy(words) for words in segments)
+        return _between_pauses(_normalized(chain.from_iterable(segments)))
+    return (_normalized(words) for words in segments)
 
 
 def _words(segment: Segment, layout: SubtitleLayout) -> list[_Timed]:
-    """The whole segment counts as one word where its words are missing or not needed."""
+    """Return the words of a segment, or its whole text as one word if they are missing or not needed."""
     words = [_Timed(word.word, word.start, word.end) for word in segment.words if layout.needs_words]
-    spoken = any(word.text.strip() for word in words)
-    return words if spoken else [_Timed(segment.text, segment.start, segment.end)]
+    has_text = any(word.text.strip() for word in words)
+    return words if has_text else [_Timed(segment.text, segment.start, segment.end)]
 
 
 def _between_pauses(words: Iterable[_Timed]) -> Iterator[list[_Timed]]:
     passage: list[_Timed] = []
     for word in words:
-        if passage and word.start - passage[-1].start > _LONGEST_PAUSE_SECONDS:
+        if passage and word.start - passage[-1].start > _MAX_PAUSE_SECONDS:
             yield passage
             passage = []
         passage.append(word)
@@ -139,8 +143,8 @@ def _between_pauses(words: Iterable[_Timed]) -> Iterator[list[_Timed]]:
         yield passage
 
 
-def _tidy(words: Iterable[_Timed]) -> Iterator[_Timed]:
-    """Words that are more than white space, with at most one space before each and between their parts."""
+def _normalized(words: Iterable[_Timed]) -> Iterator[_Timed]:
+    """Yield the words that are not blank, with at most one space before each and between their parts."""
     space = ""
     for word in words:
         parts = word.text.split()
@@ -165,13 +169,13 @@ def _lines(words: Iterable[_Timed], max_width: float) -> Iterator[list[_Timed]]:
         yield line
 
 
-def _broken(lines: Sequence[list[_Timed]]) -> list[_Timed]:
+def _with_line_breaks(lines: Sequence[list[_Timed]]) -> list[_Timed]:
     first, *others = lines
     return [*first, *chain.from_iterable([replace(line[0], text="\n" + line[0].text), *line[1:]] for line in others)]
 
 
 def _without_arrows(words: Sequence[_Timed]) -> list[_Timed]:
-    """The words with each ``-->`` made ``->``, also where it is spread over several of them."""
+    """Return the words with ``->`` for each ``-->``, even if it is spread over several of them."""
     cleaned: list[_Timed] = []
     following = ""
     for word in reversed(words):
@@ -182,14 +186,14 @@ def _without_arrows(words: Sequence[_Timed]) -> list[_Timed]:
 
 
 def _highlighted(words: Sequence[_Timed]) -> Iterator[_Timed]:
-    """A cue for each word, in which it is underlined, and one for each gap between two words."""
-    last = words[0].start
+    """Yield a cue for each word, in which it is underlined, and one for each gap between words."""
+    previous_end = words[0].start
     for index, word in enumerate(words):
-        if _milliseconds(word.start) > _milliseconds(last):
-            yield _cue(words, last, word.start)
+        if _milliseconds(word.start) > _milliseconds(previous_end):
+            yield _cue(words, previous_end, word.start)
         marked = [*words[:index], replace(word, text=_underlined(word.text)), *words[index + 1 :]]
         yield _cue(marked, word.start, word.end)
-        last = max(last, word.start, word.end)
+        previous_end = max(previous_end, word.start, word.end)
 
 
 def _underlined(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a transcription and what comes out of it."""
+"""The options of a transcription and its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Task(StrEnum):
-    """Write down what is said, in its own language or in English."""
+    """Transcribe speech in its own language, or translate it into English."""
 
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
@@ -16,9 +16,10 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechDetection:
-    """How speech is told from silence (Silero VAD's terms).
+    """Parameters of voice activity detection, with the defaults of this service.
 
-    ``threshold`` is the probability, 0 to 1, above which a frame counts as speech.
+    ``threshold`` is the probability (0 to 1) above which a frame counts as speech. ``padding_ms`` of silence is kept
+    around speech, and a silence ends it after ``min_silence_ms``.
     """
 
     threshold: float = 0.5
@@ -28,13 +29,13 @@ class SpeechDetection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscriptionOptions:
-    """What a request asks of the model.
+    """The options of one transcription.
 
-    ``model`` is the name of one that is served, or None for the default.
-    ``language`` is a code of :mod:`app.domain.languages`, or None to detect it. ``temperature`` 0 means greedy or
-    beam search with hotter fallbacks for windows that fail; above 0 it is used as it is. ``beam_size`` None is
-    the server's default. ``condition_on_previous_text`` has each window go on from the text of the one before;
-    ``multichannel`` has each channel transcribed alone instead of their mixture.
+    ``model`` is the name of a served model, None for the default. ``language`` is a code of
+    :mod:`app.domain.languages`, None to detect it. With ``temperature`` 0 the model uses beam search, with fallbacks
+    at higher temperatures for windows whose text is not acceptable; any other temperature is used as it is.
+    ``beam_size`` None is the server's default. ``condition_on_previous_text`` puts the text of each window into the
+    prompt of the next. ``multichannel`` transcribes each channel separately instead of their mix.
     """
 
     model: str | None = None
@@ -54,9 +55,9 @@ class TranscriptionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """One word as written, with its leading space. Times are seconds from the start of the audio.
+    """A word with its leading space. Times are seconds from the start of the audio.
 
-    ``channel`` counts from 0 where channels were transcribed one by one.
+    ``probability`` is the mean of its tokens' (0 to 1). ``channel`` counts from 0; None if the channels were mixed.
     """
 
     word: str
@@ -68,10 +69,10 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """How probable the model finds one token of the text: the natural logarithm, given the audio and what is before it.
+    """The natural logarithm of a token's probability, given the audio and the text before it.
 
-    Whisper measures it as it does for words: the text is read back without timestamps, and only tokens of text are
-    compared. ``bytes`` are those of UTF-8; a token may end in the middle of a character.
+    It is computed as Whisper computes the probabilities of words: the model reads the text without timestamps, and
+    only text tokens are compared. ``bytes`` are UTF-8; a token can end in the middle of a character.
     """
 
     token: str
@@ -81,7 +82,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A phrase. Times are seconds from the start of the audio; ``seek`` is its window's start in units of 10 ms."""
+    """A phrase of the transcript. Times are seconds from the start of the audio.
+
+    ``seek`` is where the decoding began, in units of 10 ms. The last four numbers are those of the whole decoding: see
+    :mod:`app.transcription.fallback`.
+    """
 
     id: int
     seek: int
@@ -100,7 +105,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """A whole transcript. ``language`` is the full lowercase English name, ``duration`` that of the audio in s."""
+    """A complete transcript.
+
+    ``language`` is the spoken language as a full lowercase English name, ``duration`` that of the audio in seconds.
+    """
 
     task: Task
     language: str
@@ -113,7 +121,7 @@ class Transcript:
 
     @property
     def written_language(self) -> str:
-        """The language of the text, which a translation has in English."""
+        """The language of the text, which is English for a translation."""
         return "english" if self.task is Task.TRANSLATE else self.language
 
     @property
@@ -122,30 +130,32 @@ class Transcript:
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
-        return tuple(one for segment in self.segments for one in segment.logprobs)
+        return tuple(logprob for segment in self.segments for logprob in segment.logprobs)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return a value that JSON can represent."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """The transcript of which ``to_dict`` made ``stored`` (also after a trip through JSON)."""
-        segments = tuple(
-            Segment(
-                **{
-                    **segment,
-                    "tokens": tuple(segment["tokens"]),
-                    "words": tuple(Word(**word) for word in segment["words"]),
-                    "logprobs": tuple(
-                        TokenLogprob(**{**one, "bytes": tuple(one["bytes"])}) for one in segment.get("logprobs", ())
-                    ),
-                }
-            )
-            for segment in stored["segments"]
-        )
+        """Return the transcript that :meth:`to_dict` was called on, also if ``stored`` was read from JSON."""
         return cls(
             task=Task(stored["task"]),
             language=stored["language"],
             duration=stored["duration"],
-            segments=segments,
+            segments=tuple(_segment(segment) for segment in stored["segments"]),
         )
+
+
+def _segment(stored: dict[str, Any]) -> Segment:
+    """Return a stored segment; those of older versions have no ``logprobs``."""
+    return Segment(
+        **{
+            **stored,
+            "tokens": tuple(stored["tokens"]),
+            "words": tuple(Word(**word) for word in stored["words"]),
+            "logprobs": tuple(
+                TokenLogprob(**{**logprob, "bytes": tuple(logprob["bytes"])}) for logprob in stored.get("logprobs", ())
+            ),
+        }
+    )

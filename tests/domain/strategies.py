@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from app.domain.transcript import Segment, Task, Transcript, Word
 
-#: For tests of pure code: that the machine is busy is no failure of theirs.
+#: Settings for tests of pure code, which must not fail on a busy machine.
 unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 #: Up to about 280 hours.
 SECONDS = st.floats(min_value=0, max_value=1_000_000, allow_nan=False)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
-#: Characters that mean something somewhere, and some of other alphabets. (A fixed choice is also quicker to draw.)
+#: Characters with a special meaning in some format, and some of other alphabets. A fixed choice is also fast to draw.
 ALPHABET = "->-\n\r\t\u2028\x85\x0b\x1c\x00 \xa0\u200baZ09.,:;'\"\\/{}[]<&?=%_ßüΩ你😀"
 TEXTS = st.text(alphabet=ALPHABET, max_size=12)
 
@@ -23,7 +23,7 @@ WORDS = st.builds(Word, word=TEXTS, start=SECONDS, end=SECONDS, probability=NUMB
 
 @st.composite
 def transcripts(draw: st.DrawFn) -> Transcript:
-    """Segments in order, that do not overlap, as the model gives them."""
+    """Draw segments in order that do not overlap, as the model generates them."""
     times = sorted(draw(st.lists(SECONDS, max_size=8)))
     spans = list(zip(times[::2], times[1::2], strict=False))
     segments = tuple(

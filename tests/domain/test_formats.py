@@ -1,4 +1,4 @@
-"""Transcripts as the bytes that clients get."""
+"""Transcripts as response bodies."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def rendered(
     return render(transcript, rendering, extras=extras)
 
 
-def test_json_is_the_text_and_the_billed_seconds() -> None:
+def test_json_has_the_text_and_the_usage() -> None:
     assert json.loads(rendered(ResponseFormat.JSON)) == {
         "text": "Grüße, 你好.",
         "usage": {"type": "duration", "seconds": 9},
     }
 
 
-def test_verbose_json_has_the_keys_of_the_contract_in_their_order() -> None:
+def test_verbose_json_has_its_keys_in_order() -> None:
     body = json.loads(rendered(ResponseFormat.VERBOSE_JSON))
     assert list(body) == ["task", "language", "duration", "text", "segments", "usage"]
     assert body["task"] == "transcribe"
@@ -56,7 +56,7 @@ def test_verbose_json_has_the_keys_of_the_contract_in_their_order() -> None:
     assert body["usage"] == {"type": "duration", "seconds": 9}
 
 
-def test_segment_has_all_ten_keys_with_numbers_where_numbers_belong() -> None:
+def test_segment_object_has_all_ten_keys() -> None:
     (first, second) = json.loads(rendered(ResponseFormat.VERBOSE_JSON))["segments"]
     assert first == {
         "id": 0,
@@ -73,7 +73,7 @@ def test_segment_has_all_ten_keys_with_numbers_where_numbers_belong() -> None:
     assert second["id"] == 1
 
 
-def test_words_stand_at_the_top_level_and_without_their_space() -> None:
+def test_words_are_at_the_top_level_without_spaces() -> None:
     body = json.loads(rendered(ResponseFormat.VERBOSE_JSON, WORD, SEGMENT))
     assert body["words"] == [
         {"word": "Grüße,", "start": 0.5, "end": 1.25, "probability": 0.9},
@@ -82,7 +82,7 @@ def test_words_stand_at_the_top_level_and_without_their_space() -> None:
     assert all("words" not in segment for segment in body["segments"])
 
 
-def test_words_alone_leave_the_segments_out() -> None:
+def test_word_granularity_alone_has_no_segments() -> None:
     body = json.loads(rendered(ResponseFormat.VERBOSE_JSON, WORD))
     assert "words" in body
     assert "segments" not in body
@@ -90,7 +90,7 @@ def test_words_alone_leave_the_segments_out() -> None:
 
 @unhurried
 @given(transcripts())
-def test_what_was_not_asked_for_is_absent_and_nothing_is_null(transcript: Transcript) -> None:
+def test_granularities_not_requested_are_absent_and_nothing_is_null(transcript: Transcript) -> None:
     for granularities in ({SEGMENT}, {WORD}, {SEGMENT, WORD}):
         text = rendered(ResponseFormat.VERBOSE_JSON, *granularities, transcript=transcript).decode()
         body = json.loads(text)
@@ -107,24 +107,24 @@ def _leaves(value: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("format_", [ResponseFormat.JSON, ResponseFormat.VERBOSE_JSON])
-def test_json_bodies_spell_other_alphabets_out_and_carry_the_extras(format_: ResponseFormat) -> None:
+def test_json_bodies_are_unescaped_utf8_with_extras(format_: ResponseFormat) -> None:
     body = rendered(format_, warnings=["Überhört."])
     assert "Grüße" in body.decode()
     assert "你好" in body.decode()
     assert json.loads(body)["warnings"] == ["Überhört."]
 
 
-def test_text_is_the_text_and_a_newline_without_quotes() -> None:
+def test_text_is_unquoted_and_ends_with_a_newline() -> None:
     assert rendered(ResponseFormat.TEXT, warnings=["unheard"]).decode() == "Grüße, 你好.\n"
 
 
-def test_srt_is_exactly_this() -> None:
+def test_srt_body() -> None:
     assert rendered(ResponseFormat.SRT, warnings=["unheard"]).decode() == (
         "1\n00:00:00,500 --> 00:00:01,250\nGrüße,\n\n2\n00:00:02,000 --> 00:00:03,500\n你好.\n\n"
     )
 
 
-def test_vtt_is_exactly_this() -> None:
+def test_vtt_body() -> None:
     assert rendered(ResponseFormat.VTT, warnings=["unheard"]).decode() == (
         "WEBVTT\n\n00:00.500 --> 00:01.250\nGrüße,\n\n00:02.000 --> 00:03.500\n你好.\n\n"
     )
@@ -146,7 +146,7 @@ def test_transcript_without_speech_is_empty_in_every_format() -> None:
     assert json.loads(rendered(ResponseFormat.VERBOSE_JSON, SEGMENT, WORD, transcript=silent))["segments"] == []
 
 
-def test_document_is_not_made_of_a_transcript_alone() -> None:
+def test_document_needs_a_job() -> None:
     with pytest.raises(ValueError, match="job"):
         rendered(ResponseFormat.DOCUMENT)
 

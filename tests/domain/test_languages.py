@@ -1,4 +1,4 @@
-"""Languages in whatever spelling clients use."""
+"""Languages in the spellings that clients use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.domain.languages import LANGUAGES, language_code, language_name
 from tests.domain.strategies import unhurried
 
 
-def test_languages_are_those_that_whisper_knows() -> None:
+def test_languages_are_those_of_whisper() -> None:
     assert set(LANGUAGES) == set(_LANGUAGE_CODES)
     assert len(set(LANGUAGES.values())) == len(LANGUAGES)
     assert LANGUAGES["en"] == "english"
@@ -20,7 +20,7 @@ def test_languages_are_those_that_whisper_knows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "code"),
+    ("spelling", "code"),
     [
         ("en", "en"),
         (" EN ", "en"),
@@ -33,27 +33,27 @@ def test_languages_are_those_that_whisper_knows() -> None:
         ("HAW", "haw"),
     ],
 )
-def test_language_is_recognised_in_every_spelling(given_: str, code: str) -> None:
-    assert language_code(given_) == code
+def test_language_is_recognised_in_any_spelling(spelling: str, code: str) -> None:
+    assert language_code(spelling) == code
 
 
 @pytest.mark.parametrize("nonsense", ["", " ", "xx", "englisch", "e", "en,de", "-", "-en", "tlh"])
-def test_what_is_no_language_has_no_code(nonsense: str) -> None:
+def test_unknown_language_has_no_code(nonsense: str) -> None:
     assert language_code(nonsense) is None
 
 
 @unhurried
 @given(st.sampled_from(sorted(LANGUAGES)))
-def test_name_and_code_lead_to_each_other(code: str) -> None:
+def test_code_of_a_name_is_the_original_code(code: str) -> None:
     assert language_code(language_name(code)) == code
 
 
 @unhurried
 @given(st.text(alphabet="aehnuwz-_ EN\nß", max_size=8))
-def test_code_is_always_one_that_exists(text: str) -> None:
+def test_code_of_any_text_is_known_or_none(text: str) -> None:
     code = language_code(text)
     assert code is None or code in LANGUAGES
 
 
-def test_code_without_a_name_stands_for_itself() -> None:
+def test_name_of_an_unknown_code_is_the_code() -> None:
     assert language_name("tlh") == "tlh"

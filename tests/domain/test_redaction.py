@@ -1,4 +1,4 @@
-"""Signatures of presigned URLs leave every text."""
+"""Queries of presigned URLs are removed from any text."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ QUERY = "X-Amz-Credential=secret&X-Amz-Signature=secret"
         ("", ""),
     ],
 )
-def test_query_of_every_url_is_cut_and_the_rest_stays(text: str, expected: str) -> None:
+def test_query_of_each_url_is_removed(text: str, expected: str) -> None:
     assert without_queries(text) == expected
 
 
 @pytest.mark.parametrize("before", ["", "'", "url=", "(", "\n", repr("\n")[1:-1], "url_"])
-def test_query_is_cut_whatever_stands_before_the_url(before: str) -> None:
+def test_query_is_removed_whatever_precedes_the_url(before: str) -> None:
     assert "secret" not in without_queries(f"{before}https://b.example/key?{QUERY}")
 
 
 @unhurried
 @given(TEXTS, st.text(alphabet="aZ09-._~%&=+?/:#…ü"))
-def test_cutting_twice_is_cutting_once(before: str, query: str) -> None:
+def test_removing_queries_twice_changes_nothing(before: str, query: str) -> None:
     once = without_queries(f"{before} https://b.example/key?{query}&sig=secret")
     assert "secret" not in once
     assert without_queries(once) == once

@@ -1,4 +1,4 @@
-"""Subtitles: when each cue shows what, and that other programs read it so."""
+"""Subtitles: the text and times of cues, as other programs read them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.support.segments import a_segment
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Start and end in milliseconds, and the text.
+#: The start and end in milliseconds, and the text.
 Cue = tuple[int, int, str]
 
 HIGHLIGHT = SubtitleLayout(highlight_words=True)
 
 
 def some_words(text: str, start: float = 0.0, *, seconds: float = 0.5) -> tuple[Word, ...]:
-    """The words of ``text`` with the space before each, one after the other without a pause."""
+    """Return the words of ``text``, each with the space before it, without pauses between them."""
     return tuple(
         Word(word=word, start=start + index * seconds, end=start + (index + 1) * seconds, probability=0.9)
         for index, word in enumerate(re.findall(r"\s*\S+", text))
@@ -37,7 +37,7 @@ def some_words(text: str, start: float = 0.0, *, seconds: float = 0.5) -> tuple[
 
 
 def spoken(*words: Word, channel: int | None = None) -> Segment:
-    """A segment of these words, a little wider than they are."""
+    """Return a segment that starts a little before its words and ends a little after them."""
     text = "".join(word.word for word in words)
     return a_segment(text, words[0].start - 0.1, words[-1].end + 0.1, words=words, channel=channel)
 
@@ -47,7 +47,7 @@ def a_transcript(*segments: Segment) -> Transcript:
 
 
 def srt_cues(text: str) -> list[Cue]:
-    """What the ``srt`` library reads, which also writes it in the same way."""
+    """Return the cues that the ``srt`` library reads; it must also write them in the same way."""
     read = list(srt_library.parse(text))
     assert [cue.index for cue in read] == list(range(1, len(read) + 1))
     assert not any(cue.proprietary for cue in read)
@@ -58,14 +58,14 @@ def srt_cues(text: str) -> list[Cue]:
 
 
 def vtt_cues(text: str) -> list[Cue]:
-    """What ``webvtt-py`` reads, as a player shows it: tags are taken out and escapes are resolved."""
+    """Return the cues that ``webvtt-py`` reads, as a player shows them: without tags and escapes."""
     read = webvtt.from_string(text, strict=True).captions
     assert not any(str(cue.settings) for cue in read)
     return [(cue.start_time.in_milliseconds(), cue.end_time.in_milliseconds(), html.unescape(cue.text)) for cue in read]
 
 
 def both(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> list[Cue]:
-    """The cues as both libraries read them; underlining is only seen in SubRip."""
+    """Return the cues, which both libraries must read alike, except the underlining of SubRip."""
     cues = srt_cues(srt(transcript, layout))
     assert vtt_cues(vtt(transcript, layout)) == [(start, end, _plain(text)) for start, end, text in cues]
     return cues
@@ -94,62 +94,62 @@ ORIGIN = a_transcript(
         (SubtitleLayout(highlight_words=True), True),
     ],
 )
-def test_words_are_needed_once_anything_is_asked_for(layout: SubtitleLayout, *, needed: bool) -> None:
+def test_any_layout_option_needs_words(layout: SubtitleLayout, *, needed: bool) -> None:
     assert layout.needs_words is needed
 
 
-def test_without_a_layout_each_segment_is_a_cue_with_its_own_times() -> None:
+def test_default_layout_makes_each_segment_a_cue() -> None:
     assert both(ORIGIN) == [(900, 3100, "The quick brown fox"), (3400, 6100, "jumps over the lazy dog")]
 
 
-def test_without_a_layout_the_text_is_the_segments_even_where_the_words_say_otherwise() -> None:
+def test_default_layout_uses_the_text_of_segments_not_words() -> None:
     segment = a_segment(" Two words.", 0, 1, words=some_words(" 2 words"))
     assert both(a_transcript(segment)) == [(0, 1000, "Two words.")]
 
 
-def test_line_breaks_where_the_next_word_would_make_it_too_long() -> None:
+def test_line_breaks_before_the_word_that_would_exceed_its_width() -> None:
     assert both(ORIGIN, SubtitleLayout(max_line_width=10)) == [
         (1000, 3000, "The quick\nbrown fox"),
         (3500, 6000, "jumps over\nthe lazy\ndog"),
     ]
 
 
-def test_line_may_be_exactly_as_long_as_its_width() -> None:
+def test_line_can_be_exactly_as_long_as_its_width() -> None:
     transcript = a_transcript(spoken(*some_words(" The quick brown fox")))
     assert texts(both(transcript, SubtitleLayout(max_line_width=19))) == ["The quick brown fox"]
     assert texts(both(transcript, SubtitleLayout(max_line_width=18))) == ["The quick brown\nfox"]
 
 
-def test_longer_word_stands_alone_on_its_line() -> None:
+def test_word_longer_than_a_line_has_its_own_line() -> None:
     transcript = a_transcript(spoken(*some_words(" a Donaudampfschiff b")))
     assert texts(both(transcript, SubtitleLayout(max_line_width=4))) == ["a\nDonaudampfschiff\nb"]
 
 
-def test_words_without_spaces_are_broken_between_too() -> None:
+def test_lines_break_between_words_without_spaces() -> None:
     words = tuple(Word(word=text, start=i, end=i + 1, probability=0.9) for i, text in enumerate(["你好", "世界", "你"]))
     assert texts(both(a_transcript(spoken(*words)), SubtitleLayout(max_line_width=4))) == ["你好世界\n你"]
 
 
-def test_characters_are_counted_before_they_are_escaped_and_underlined() -> None:
+def test_width_counts_characters_before_escaping_and_underlining() -> None:
     transcript = a_transcript(spoken(*some_words(" a<&>b c")))
     layout = SubtitleLayout(max_line_width=7, highlight_words=True)
     assert texts(both(transcript, layout)) == ["<u>a<&>b</u> c", "a<&>b <u>c</u>"]
 
 
-def test_line_count_alone_only_takes_the_times_of_the_words() -> None:
+def test_line_count_alone_only_uses_the_times_of_words() -> None:
     expected = [(1000, 3000, "The quick brown fox"), (3500, 6000, "jumps over the lazy dog")]
     for count in (1, 2, 5):
         assert both(ORIGIN, SubtitleLayout(max_line_count=count)) == expected
 
 
-def test_lines_flow_over_segments_where_width_and_count_are_given() -> None:
+def test_lines_flow_over_segments_if_width_and_count_are_set() -> None:
     assert both(ORIGIN, SubtitleLayout(max_line_width=16, max_line_count=2)) == [
         (1000, 4500, "The quick brown\nfox jumps over"),
         (4500, 6000, "the lazy dog"),
     ]
 
 
-def test_cue_ends_after_its_lines() -> None:
+def test_cue_ends_after_its_line_count() -> None:
     assert both(ORIGIN, SubtitleLayout(max_line_width=10, max_line_count=1)) == [
         (1000, 2000, "The quick"),
         (2000, 3000, "brown fox"),
@@ -160,19 +160,19 @@ def test_cue_ends_after_its_lines() -> None:
 
 
 @pytest.mark.parametrize(("start", "expected"), [(4.0, ["one two"]), (4.001, ["one", "two"])])
-def test_more_than_three_seconds_between_starts_begin_a_cue(start: float, expected: list[str]) -> None:
-    # The first word lasts until the second begins: what counts is how far their starts are apart.
+def test_more_than_three_seconds_between_starts_begin_a_new_cue(start: float, expected: list[str]) -> None:
+    # The first word lasts until the second one: only the distance between their starts matters.
     first = Word(word=" one", start=1.0, end=start, probability=0.9)
     transcript = a_transcript(spoken(first, *some_words(" two", start)))
     assert texts(both(transcript, SubtitleLayout(max_line_width=40, max_line_count=2))) == expected
 
 
-def test_what_is_only_white_space_does_not_shorten_a_pause() -> None:
+def test_blank_words_do_not_shorten_a_pause() -> None:
     transcript = a_transcript(spoken(*some_words(" one", 0)), a_segment(" ", 2, 3), spoken(*some_words(" two", 4)))
     assert texts(both(transcript, SubtitleLayout(max_line_width=40, max_line_count=2))) == ["one", "two"]
 
 
-def test_pause_leaves_a_cue_whole_where_segments_are_kept() -> None:
+def test_pause_within_a_segment_does_not_split_its_cue() -> None:
     transcript = a_transcript(spoken(*some_words(" one"), *some_words(" two", 20)))
     for layout in (SubtitleLayout(max_line_width=40), SubtitleLayout(max_line_count=1)):
         assert both(transcript, layout) == [(0, 20_500, "one two")]
@@ -188,30 +188,30 @@ def test_each_word_is_underlined_while_it_is_spoken() -> None:
     ]
 
 
-def test_underline_begins_after_the_line_break() -> None:
+def test_underline_starts_after_the_line_break() -> None:
     layout = SubtitleLayout(max_line_width=4, max_line_count=2, highlight_words=True)
     transcript = a_transcript(spoken(*some_words(" one two six")))
     assert texts(both(transcript, layout)) == ["<u>one</u>\ntwo", "one\n<u>two</u>", "<u>six</u>"]
 
 
-def test_only_the_word_spoken_now_is_underlined_when_it_is_said_twice() -> None:
+def test_repeated_word_is_underlined_only_where_it_is_spoken() -> None:
     word = Word(word=" no", start=0.0, end=0.0, probability=0.9)
     assert texts(both(a_transcript(spoken(word, word)), HIGHLIGHT)) == ["<u>no</u> no", "no <u>no</u>"]
 
 
-def test_words_that_overlap_leave_no_gap() -> None:
+def test_overlapping_words_leave_no_gap() -> None:
     first = Word(word=" long", start=0.0, end=3.0, probability=0.9)
     transcript = a_transcript(spoken(first, *some_words(" a", 0.5), *some_words(" b", 2)))
     assert texts(both(transcript, HIGHLIGHT)) == ["<u>long</u> a b", "long <u>a</u> b", "long a <u>b</u>"]
 
 
-def test_gap_that_rounding_closes_is_no_cue() -> None:
+def test_gap_below_a_millisecond_makes_no_cue() -> None:
     transcript = a_transcript(spoken(*some_words(" a", seconds=0.5001), *some_words(" b", 0.5004)))
     assert texts(both(transcript, HIGHLIGHT)) == ["<u>a</u> b", "a <u>b</u>"]
 
 
 @pytest.mark.parametrize("words", [(), (Word(word=" ", start=0.0, end=9.0, probability=0.0),)])
-def test_segment_without_words_counts_as_one(words: tuple[Word, ...]) -> None:
+def test_segment_without_words_counts_as_one_word(words: tuple[Word, ...]) -> None:
     transcript = a_transcript(
         spoken(*some_words(" one", 0.5)), a_segment(" no words here", 1, 2, words=words), spoken(*some_words(" two", 2))
     )
@@ -225,7 +225,7 @@ def test_segment_without_words_counts_as_one(words: tuple[Word, ...]) -> None:
     assert both(transcript, HIGHLIGHT)[1] == (1000, 2000, "<u>no words here</u>")
 
 
-def test_segments_of_several_channels_stay_in_their_order() -> None:
+def test_segments_of_several_channels_keep_their_order() -> None:
     transcript = a_transcript(
         spoken(*some_words(" one two three", 0), channel=0),
         spoken(*some_words(" yes", 0.5), channel=1),
@@ -248,7 +248,7 @@ LAYOUTS: Final = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_only_white_space_gives_no_cue(layout: SubtitleLayout) -> None:
+def test_blank_segments_make_no_cue(layout: SubtitleLayout) -> None:
     blank = Word(word=" \n", start=0.0, end=0.5, probability=0.1)
     assert srt(a_transcript(), layout) == ""
     assert vtt(a_transcript(), layout) == "WEBVTT\n\n"
@@ -262,14 +262,14 @@ def test_what_is_only_white_space_gives_no_cue(layout: SubtitleLayout) -> None:
     assert [_plain(text) for text in texts(both(transcript, layout))] == ["one"]
 
 
-def test_words_of_white_space_keep_their_neighbours_apart() -> None:
+def test_blank_words_separate_their_neighbours() -> None:
     words = [
         Word(word=text, start=i, end=i + 1, probability=0.9) for i, text in enumerate([" a", " ", "b\n", "c", " "])
     ]
     assert both(a_transcript(spoken(*words)), SubtitleLayout(max_line_count=1)) == [(0, 4000, "a b c")]
 
 
-def test_line_breaks_of_every_kind_become_spaces() -> None:
+def test_all_kinds_of_line_breaks_become_spaces() -> None:
     text = " a\nb\r\nc\u2028d\x85e\x0bf\n\n2\n"
     assert texts(both(a_transcript(a_segment(text)))) == ["a b c d e f 2"]
     word = Word(word=text, start=0.0, end=1.0, probability=0.9)
@@ -305,14 +305,14 @@ def test_long_arrow_becomes_a_short_one(text: str, shown: str) -> None:
         ([" --", " >"], "-- >"),
     ],
 )
-def test_arrow_spread_over_words_is_found(parts: list[str], shown: str) -> None:
+def test_arrow_spread_over_words_becomes_a_short_one(parts: list[str], shown: str) -> None:
     words = [Word(word=part, start=i, end=i + 1, probability=0.9) for i, part in enumerate(parts)]
     transcript = a_transcript(spoken(*words))
     assert texts(both(transcript, SubtitleLayout(max_line_width=20))) == [shown]
     assert {_plain(text) for text in texts(both(transcript, HIGHLIGHT))} == {shown}
 
 
-def test_dashes_of_one_line_and_the_head_of_the_next_are_no_arrow() -> None:
+def test_dashes_and_arrow_head_on_different_lines_are_kept() -> None:
     words = [Word(word=part, start=i, end=i + 1, probability=0.9) for i, part in enumerate([" --", ">"])]
     assert texts(both(a_transcript(spoken(*words)), SubtitleLayout(max_line_width=1))) == ["--\n>"]
 
@@ -328,7 +328,7 @@ def test_dashes_of_one_line_and_the_head_of_the_next_are_no_arrow() -> None:
         ("a --> b", "a -&gt; b"),
     ],
 )
-def test_webvtt_escapes_what_its_parser_would_swallow(text: str, in_vtt: str) -> None:
+def test_webvtt_escapes_tags_and_character_references(text: str, in_vtt: str) -> None:
     transcript = a_transcript(a_segment(text))
     assert vtt(transcript).split("\n")[3] == in_vtt
     assert html.unescape(in_vtt) == srt(transcript).split("\n")[2]
@@ -339,7 +339,7 @@ def test_webvtt_does_not_escape_the_underlining() -> None:
     assert text.split("\n")[3::3] == ["<u>a</u> &lt; b", "a <u>&lt;</u> b", "a &lt; <u>b</u>"]
 
 
-def test_subrip_leaves_the_text_as_it_is() -> None:
+def test_subrip_does_not_escape_text() -> None:
     assert srt(a_transcript(a_segment(" a < b & c"))).split("\n")[2] == "a < b & c"
 
 
@@ -360,13 +360,13 @@ def test_times_are_rounded_before_they_are_split(seconds: float, in_srt: str, in
     assert timestamp(seconds, point=".") == in_vtt
 
 
-def test_hours_stand_in_subrip_always_and_in_webvtt_once_there_are_any() -> None:
+def test_hours_are_optional_only_in_webvtt() -> None:
     transcript = a_transcript(a_segment("x", 3599, 3600))
     assert srt(transcript).split("\n")[1] == "00:59:59,000 --> 01:00:00,000"
     assert vtt(transcript).split("\n")[2] == "59:59.000 --> 01:00:00.000"
 
 
-def test_cue_that_would_end_before_it_begins_ends_where_it_begins() -> None:
+def test_cue_never_ends_before_its_start() -> None:
     backwards = Word(word=" x", start=2.0, end=1.5, probability=0.9)
     segment = a_segment(" x", 2.0, 1.5, words=(backwards,))
     for layout in (CUE_PER_SEGMENT, SubtitleLayout(max_line_count=1), HIGHLIGHT):
@@ -374,7 +374,7 @@ def test_cue_that_would_end_before_it_begins_ends_where_it_begins() -> None:
         assert (start, end) == (2000, 2000)
 
 
-def test_empty_cues_are_left_out_and_the_others_counted_without_a_gap() -> None:
+def test_empty_cues_are_left_out_of_the_numbering() -> None:
     transcript = a_transcript(
         a_segment(" one", 0, 1), a_segment("  \n", 1, 2), a_segment("", 2, 3), a_segment(" two", 3, 4)
     )
@@ -388,7 +388,7 @@ LAYOUT = st.builds(
     max_line_count=st.none() | st.integers(min_value=1, max_value=4),
     highlight_words=st.booleans(),
 )
-#: Neither digits, of which a lenient reader may make another cue's number, nor an arrow.
+#: No digits, which a lenient reader may take for the number of a cue, and no arrows.
 WORD_TEXTS = st.builds(
     "{}{}".format, st.sampled_from([" ", " ", " ", ""]), st.text("ab.<&;é你-", min_size=1, max_size=9)
 )
@@ -396,7 +396,7 @@ WORD_TEXTS = st.builds(
 
 @st.composite
 def speech(draw: st.DrawFn) -> Transcript:
-    """Words one after the other, in segments, some of which have lost their words."""
+    """Draw segments of consecutive words, some of them without their words."""
     now = 0
     segments = []
     for word_texts in draw(st.lists(st.lists(WORD_TEXTS, min_size=1, max_size=6), max_size=4)):
@@ -412,7 +412,7 @@ def speech(draw: st.DrawFn) -> Transcript:
 
 
 def expected_words(transcript: Transcript) -> list[tuple[int, int, str]]:
-    """What counts as a word, with its times in milliseconds."""
+    """Return the words, or segments without words, with their times in milliseconds."""
     return [
         (round(start * 1000), round(end * 1000), text.strip())
         for segment in transcript.segments
@@ -427,7 +427,7 @@ def _without_space(text: str) -> str:
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_each_word_stands_once_in_the_cues_and_in_order(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_each_word_appears_once_and_in_order(transcript: Transcript, layout: SubtitleLayout) -> None:
     unmarked = replace(layout, highlight_words=False)
     together = "".join(segment.text for segment in transcript.segments)
     assert _without_space("".join(texts(both(transcript, unmarked)))) == _without_space(together)
@@ -435,7 +435,7 @@ def test_each_word_stands_once_in_the_cues_and_in_order(transcript: Transcript, 
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_each_word_is_underlined_once_in_order_and_at_its_time(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_each_word_is_underlined_once_at_its_time(transcript: Transcript, layout: SubtitleLayout) -> None:
     marked = both(transcript, replace(layout, highlight_words=True))
     underlined = [(start, end, re.findall("<u>(.*?)</u>", text)) for start, end, text in marked if "<u>" in text]
     assert underlined == [(start, end, [word]) for start, end, word in expected_words(transcript)]
@@ -443,7 +443,7 @@ def test_each_word_is_underlined_once_in_order_and_at_its_time(transcript: Trans
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_highlighting_moves_no_line(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_highlighting_does_not_change_the_lines(transcript: Transcript, layout: SubtitleLayout) -> None:
     plain = replace(layout, highlight_words=False, max_line_count=layout.max_line_count or 1000)
     marked = replace(plain, highlight_words=True)
     shown = groupby(_plain(text) for text in texts(both(transcript, marked)))
@@ -452,7 +452,7 @@ def test_highlighting_moves_no_line(transcript: Transcript, layout: SubtitleLayo
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_no_line_is_too_long_and_no_cue_too_high(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_lines_and_cues_keep_their_limits(transcript: Transcript, layout: SubtitleLayout) -> None:
     single = {word for _, _, word in expected_words(transcript)}
     for text in texts(both(transcript, layout)):
         lines = _plain(text).split("\n")
@@ -465,7 +465,7 @@ def test_no_line_is_too_long_and_no_cue_too_high(transcript: Transcript, layout:
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_times_are_those_of_words_and_never_go_backwards(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_times_are_those_of_words_and_in_order(transcript: Transcript, layout: SubtitleLayout) -> None:
     cues = both(transcript, layout)
     words = expected_words(transcript)
     times = [time for start, end, _ in cues for time in (start, end)]
@@ -477,7 +477,7 @@ def test_times_are_those_of_words_and_never_go_backwards(transcript: Transcript,
 
 @unhurried
 @given(speech(), LAYOUT)
-def test_cues_hold_one_segment_each_unless_lines_flow(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_each_cue_is_one_segment_unless_lines_flow(transcript: Transcript, layout: SubtitleLayout) -> None:
     cues = both(transcript, layout)
     if layout.highlight_words or layout.flows_over_segments:
         return
@@ -491,7 +491,7 @@ _TIME = re.compile(r"(?:\d{2,}:)?[0-5]\d:[0-5]\d[,.]\d{3}")
 
 @unhurried
 @given(transcripts(), LAYOUT)
-def test_cues_are_well_formed_whatever_is_said_and_when(transcript: Transcript, layout: SubtitleLayout) -> None:
+def test_cues_of_any_transcript_are_well_formed(transcript: Transcript, layout: SubtitleLayout) -> None:
     head, *in_vtt = vtt(transcript, layout).split("\n\n")
     in_srt = srt(transcript, layout).split("\n\n")
     assert head == "WEBVTT"
@@ -509,7 +509,7 @@ def test_cues_are_well_formed_whatever_is_said_and_when(transcript: Transcript, 
 
 @unhurried
 @given(transcripts())
-def test_without_a_layout_the_segments_come_back(transcript: Transcript) -> None:
+def test_default_layout_round_trips_the_segments(transcript: Transcript) -> None:
     blocks = srt(transcript).split("\n\n")[:-1]
     spoken_segments = [segment for segment in transcript.segments if segment.text.split()]
     for block, segment in zip(blocks, spoken_segments, strict=True):
@@ -521,7 +521,7 @@ def test_without_a_layout_the_segments_come_back(transcript: Transcript) -> None
 
 
 def as_transcript(reference: dict[str, Any]) -> Transcript:
-    """The reference as the model would give it: a space before each word."""
+    """Convert a reference to the model's form, with a space before each word."""
     segments = [
         a_segment(
             f" {segment['text']}",
@@ -539,7 +539,7 @@ def as_transcript(reference: dict[str, Any]) -> Transcript:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_subtitles_of_all_recordings_are_read_by_other_programs(
+def test_subtitles_of_all_samples_are_read_by_other_programs(
     references: dict[str, dict[str, Any]], layout: SubtitleLayout
 ) -> None:
     for reference in references.values():
@@ -553,7 +553,7 @@ def test_subtitles_of_all_recordings_are_read_by_other_programs(
         assert all(len(_plain(text).split("\n")) <= (layout.max_line_count or 1000) for text in texts(cues))
 
 
-def test_recordings_without_a_layout_have_their_segments_as_cues(references: dict[str, dict[str, Any]]) -> None:
+def test_segments_of_all_samples_are_cues_by_default(references: dict[str, dict[str, Any]]) -> None:
     for reference in references.values():
         assert both(as_transcript(reference)) == [
             (round(segment["start"] * 1000), round(segment["end"] * 1000), segment["text"])

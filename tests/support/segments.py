@@ -1,4 +1,4 @@
-"""Segments as a test needs them."""
+"""Segments for tests, with plausible values for all fields."""
 
 from __future__ import annotations
 
