@@ -1,1 +1,1 @@
-"""Speed and memory, measured; see README.md beside this file."""
+"""Measurements of speed and memory, described in README.md beside this file."""

@@ -1,10 +1,10 @@
-"""Measures the service and writes ``benchmarks/RESULTS.md``.
+"""Measure the service and write ``benchmarks/RESULTS.md``.
 
     python -m benchmarks [SECTION ...] [--runs 5] [--submissions 40] [--rounds 3] [--clips 12]
 
-Without a section all are measured, which takes about 45 minutes; with some, only these are written anew. Every figure
-is a median over runs. Run it on an idle machine; the file names the machine and the versions. What is compared is
-compared within one run, in turns.
+Without a section all of them are measured, which takes about 45 minutes; otherwise only those named are replaced in the
+file. Every figure is a median over runs, and programs that are compared run in turns. Run it on an idle machine; the
+file names the machine and the versions.
 """
 
 from __future__ import annotations
@@ -34,44 +34,48 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
-    "throughput": lambda given: throughput.measure(rounds=given.rounds),
-    "scaling": lambda given: scaling.measure(rounds=given.rounds),
-    "fairness": lambda given: fairness.measure(clips=given.clips),
+    "throughput": lambda arguments: throughput.measure(rounds=arguments.rounds),
+    "scaling": lambda arguments: scaling.measure(rounds=arguments.rounds),
+    "fairness": lambda arguments: fairness.measure(clips=arguments.clips),
     "memory": lambda _: memory.measure(),
-    "durability": lambda given: durability.measure(rounds=given.rounds),
-    "protection": lambda given: protection.measure(rounds=given.rounds),
-    "answer": lambda given: answer_time.measure(runs=given.runs, submissions=given.submissions),
+    "durability": lambda arguments: durability.measure(rounds=arguments.rounds),
+    "protection": lambda arguments: protection.measure(rounds=arguments.rounds),
+    "answer": lambda arguments: answer_time.measure(runs=arguments.runs, submissions=arguments.submissions),
     "registry": lambda _: registry_memory.measure(),
-    "recovery": lambda given: recovery_time.measure(runs=given.runs),
-    "start": lambda given: start_time.measure(runs=given.runs),
+    "recovery": lambda arguments: recovery_time.measure(runs=arguments.runs),
+    "start": lambda arguments: start_time.measure(runs=arguments.runs),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)} (default all)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of answer and start (default 5)")
-    parser.add_argument("--submissions", type=int, default=40, help="submissions of each size and run (default 40)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of what is compared in turns (default 3)")
-    parser.add_argument("--clips", type=int, default=12, help="clips of each kind for fairness (default 12)")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of answer, recovery and start (default 5)")
+    parser.add_argument(
+        "--submissions", type=int, default=40, help="submissions of each size in a run of answer (default 40)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds in which compared programs take turns (default 3)"
+    )
+    parser.add_argument("--clips", type=int, default=12, help="clips of each kind in fairness (default 12)")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
-    described = machine.describe()
+        parser.error(f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
+    description = machine.describe()
     for name in arguments.sections or SECTIONS:
         section = SECTIONS[name](arguments)
-        write(section, described)
+        write(section, description)
         print(f"{section}\n", flush=True)
     return 0
 
 
-def write(section: str, described: str) -> None:
-    """Puts a section where it belongs, beside those that were measured before."""
+def write(section: str, description: str) -> None:
+    """Add a section to the results, or replace the one of the same title."""
     before = RESULTS.read_text() if RESULTS.exists() else ""
     kept = {title(part): part.strip() for part in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
     kept[title(section)] = section
-    head = "# Results\n\nWritten by `python -m benchmarks`; what each figure means stands in `benchmarks/README.md`."
-    RESULTS.write_text("\n\n".join([head, described, *kept.values()]) + "\n")
+    head = "# Results\n\nWritten by `python -m benchmarks`; `benchmarks/README.md` explains the figures."
+    RESULTS.write_text("\n\n".join([head, description, *kept.values()]) + "\n")
 
 
 def title(section: str) -> str:

@@ -1,8 +1,8 @@
-"""From the last byte of an asynchronous submission to its answer, with the model busy on all cores.
+"""The time from the last byte of an asynchronous submission to its response, with the model busy on all cores.
 
-The body is sent whole over one raw connection; the clock starts when its last byte has been handed to the kernel.
-``GET /health`` is timed in between, and both once more with an idle model, so that what the busy cores cost can be
-told from what the service costs.
+The body is sent as a whole over one raw connection; the clock starts when its last byte has been handed to the kernel.
+``GET /health`` is timed in between. Both are repeated with an idle model, to separate the cost of busy cores from
+that of the service.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MEGABYTE: Final = 1_000_000
 SIZES: Final = (20_000, MEGABYTE, 10 * MEGABYTE, 100 * MEGABYTE)
-#: Between submissions: the model is to be busy, not the decoders of the submissions before.
+#: The pause between submissions, so that the model is busy but not the decoders of earlier submissions.
 _PAUSE_SECONDS: Final = 0.2
 _BOUNDARY: Final = b"benchmark-boundary"
 _HEAD: Final = (
@@ -35,35 +35,35 @@ _TAIL: Final = b"\r\n--" + _BOUNDARY + b"--\r\n"
 
 
 def measure(*, runs: int, submissions: int) -> str:
-    """A section with a table: milliseconds, median and 99th percentile over all submissions of all runs."""
+    """Return a section with the median and 99th percentile in milliseconds over all submissions of all runs."""
     rows = []
     for busy in (True, False):
-        answers: dict[int, list[float]] = {size: [] for size in SIZES}
+        times: dict[int, list[float]] = {size: [] for size in SIZES}
         health: list[float] = []
         for _ in range(runs):
-            _one_run(answers, health, busy=busy, submissions=submissions)
+            _one_run(times, health, busy=busy, submissions=submissions)
         model = "busy" if busy else "idle"
-        rows += [_row(model, _named(size), times) for size, times in answers.items()]
+        rows += [_row(model, _named(size), values) for size, values in times.items()]
         rows.append(_row(model, "`GET /health`", health))
     table = "\n".join(["| model | request | median | p99 | count |", "|---|---|---|---|---|", *rows])
-    return f"## Time to answer\n\nMilliseconds from the last byte sent to the answer read.\n\n{table}"
+    return f"## Time to answer\n\nMilliseconds from the last byte sent to the response read.\n\n{table}"
 
 
-def _one_run(answers: dict[int, list[float]], health: list[float], *, busy: bool, submissions: int) -> None:
+def _one_run(times: dict[int, list[float]], health: list[float], *, busy: bool, submissions: int) -> None:
     with TemporaryDirectory() as folder, service(MAX_CONCURRENT_REQUESTS=str(os.cpu_count() or 1)) as client:
         if busy:
             _keep_the_model_busy(client, Path(folder))
         port = client.base_url.port or 0
         for size in SIZES:
-            body = os.urandom(size)  # no audio: what comes after the answer costs little
+            body = os.urandom(size)  # not audio, so that little happens after the response
             for _ in range(submissions if size < 100 * MEGABYTE else max(1, submissions // 8)):
                 time.sleep(_PAUSE_SECONDS)
-                answers[size].append(_submit(port, body))
+                times[size].append(_submit(port, body))
                 health.append(_timed_health(port))
 
 
 def _keep_the_model_busy(client: httpx.Client, folder: Path) -> None:
-    """Long jobs on every slot, which last longer than the run."""
+    """Start a job for every core that lasts longer than the run."""
     long = folder / "long.wav"
     with wave.open(str(SAMPLES / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
         target.setparams(source.getparams())
@@ -82,7 +82,7 @@ def _keep_the_model_busy(client: httpx.Client, folder: Path) -> None:
 
 
 def _submit(port: int, body: bytes) -> float:
-    """Milliseconds from the last byte to the answer."""
+    """Return the milliseconds from the last byte to the response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("POST", "/v1/audio/transcriptions")
     connection.putheader("Content-Type", f"multipart/form-data; boundary={_BOUNDARY.decode()}")
@@ -91,12 +91,12 @@ def _submit(port: int, body: bytes) -> float:
     connection.send(_HEAD + body)
     connection.send(_TAIL)
     sent = time.perf_counter()
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     elapsed = (time.perf_counter() - sent) * 1000
     connection.close()
-    if answer.status != 200:
-        raise RuntimeError(f"A submission was answered {answer.status}.")
+    if response.status != 200:
+        raise RuntimeError(f"The response to a submission was {response.status}.")
     return elapsed
 
 

@@ -1,7 +1,7 @@
-"""What it costs that nothing accepted is lost: the service with its journal and syncs, and without, in turns.
+"""The cost of durability: the service with its journal and syncs, and without, in turns.
 
-So many clips of 5 s are submitted as jobs whose results the service keeps, some at a time, to the bundled model; it is
-timed until the last has been answered, and until the last has ended.
+Clips of 5 s are submitted as jobs whose results the service keeps, several at a time, with the bundled model. The
+clock stops when the last one has been accepted, and again when the last one has ended.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _PROGRAMS: Final = {"with": service, "without": forgetful_service}
 
 
 def measure(*, rounds: int) -> str:
-    """A section with a table: medians, and the ratios round by round."""
-    answered: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+    """Return a section with medians, and the ratios of each round."""
+    accepted: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
     ended: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
     for _ in range(rounds):
         for name, start in _PROGRAMS.items():
             first, last = _one_run(start(MAX_CONCURRENT_REQUESTS=str(os.cpu_count() or 1)))
-            answered[name].append(first)
+            accepted[name].append(first)
             ended[name].append(last)
     rows = [
-        figures.row(what, times["with"], times["without"])
-        for what, times in (("all answered", answered), ("all ended", ended))
+        figures.row(name, times["with"], times["without"])
+        for name, times in (("all accepted", accepted), ("all ended", ended))
     ]
     return "\n".join(
         [
@@ -56,6 +56,6 @@ def _one_run(program: AbstractContextManager[httpx.Client]) -> tuple[float, floa
         until_ended(client, 1)
         began = time.perf_counter()
         list(threads.map(lambda _: submit(client, SAMPLES / "hello.wav"), range(CLIPS)))
-        answered = time.perf_counter() - began
+        accepted = time.perf_counter() - began
         until_ended(client, 1 + CLIPS)
-        return answered, time.perf_counter() - began
+        return accepted, time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""How long a clip of 5 s takes while long files are transcribed, against alone."""
+"""The time that a clip of 5 s takes while long files are transcribed, compared with alone."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 
 LONG_SECONDS: Final = 3600
 _URL: Final = "/v1/audio/transcriptions"
-#: Between clips, so that they arrive anywhere in a batch.
+#: The longest random pause between clips, so that they arrive at any point of a batch.
 _MAX_PAUSE_SECONDS: Final = 4.0
 
 
 def measure(*, clips: int) -> str:
-    """A section with a table: seconds of the clips, median and 95th percentile, and what they are of those alone."""
+    """Return a section with the median and 95th percentile in seconds, and their ratios to a clip alone."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = str(random_model.make("base", folder / "model"))
         clip = recording(folder / "clip.wav", seconds=5)
         long = recording(folder / "long.wav", seconds=LONG_SECONDS)
-        found: dict[str, list[float]] = {}
+        times: dict[str, list[float]] = {}
         health: list[float] = []
         with service(WHISPER_MODEL=model) as client:
             for kind, send in (("synchronous", _wait_for), ("as a job", _poll_for)):
-                found[f"alone, {kind}"] = _times(client, clip, send, clips, health)
+                times[f"alone, {kind}"] = _times(client, clip, send, clips, health)
         for count in (1, 3):
             with service(WHISPER_MODEL=model) as client:
                 for _ in range(count):
                     submit(client, long)
                 _until_running(client, count)
                 for kind, send in (("synchronous", _wait_for), ("as a job", _poll_for)):
-                    found[f"beside {count} of an hour, {kind}"] = _times(client, clip, send, clips, health)
-    return _section(found, health)
+                    times[f"beside {count} of an hour, {kind}"] = _times(client, clip, send, clips, health)
+    return _section(times, health)
 
 
 def _times(
     client: httpx.Client, clip: Path, send: Callable[[httpx.Client, Path], None], count: int, health: list[float]
 ) -> list[float]:
-    chance = random.Random(1)  # noqa: S311  # no secret
+    generator = random.Random(1)  # noqa: S311  # no secret
     seconds = []
     for _ in range(count):
-        deadline = time.perf_counter() + chance.uniform(0, _MAX_PAUSE_SECONDS)
+        deadline = time.perf_counter() + generator.uniform(0, _MAX_PAUSE_SECONDS)
         while time.perf_counter() < deadline:
             started = time.perf_counter()
             client.get("/health").raise_for_status()
@@ -80,23 +80,23 @@ def _until_running(client: httpx.Client, count: int) -> None:
         time.sleep(0.05)
 
 
-def _section(found: dict[str, list[float]], health: list[float]) -> str:
+def _section(times: dict[str, list[float]], health: list[float]) -> str:
     rows = []
-    for name, seconds in found.items():
-        alone = statistics.median(found[f"alone, {name.rpartition(', ')[2]}"])
+    for name, seconds in times.items():
+        alone = statistics.median(times[f"alone, {name.rpartition(', ')[2]}"])
         middle, worst = statistics.median(seconds), _percentile(seconds, 95)
         rows.append(f"| {name} | {middle:.2f} | {worst:.2f} | {middle / alone:.2f} | {worst / alone:.2f} |")
     return "\n".join(
         [
             "## Fairness",
             "",
-            "A clip of 5 s, base dimensions, beam 5, int8, 3 slots; seconds, and how many times the median alone.",
+            "A clip of 5 s, base dimensions, beam 5, int8, 3 slots; seconds, and the ratio to the median alone.",
             "",
             "| clip | median | p95 | median, alone = 1 | p95, alone = 1 |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"`GET /health` meanwhile: median {1000 * statistics.median(health):.1f} ms, "
+            f"`GET /health` in between: median {1000 * statistics.median(health):.1f} ms, "
             f"p99 {1000 * _percentile(health, 99):.1f} ms ({len(health)} requests).",
         ]
     )

@@ -1,4 +1,4 @@
-"""How figures are written."""
+"""The format of figures in tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def row(what: str, times: Sequence[float], others: Sequence[float]) -> str:
-    """Of a table: both medians, the median of the ratios round by round, and from where to where they go."""
-    ratios = [one / other for one, other in zip(times, others, strict=True)]
+def row(title: str, values: Sequence[float], baseline: Sequence[float]) -> str:
+    """Return a row with both medians, and the median, minimum and maximum of the ratios of each round."""
+    ratios = [value / base for value, base in zip(values, baseline, strict=True)]
     ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return f"| {what} | {statistics.median(times):.2f} | {statistics.median(others):.2f} | {ratio} |"
+    return f"| {title} | {statistics.median(values):.2f} | {statistics.median(baseline):.2f} | {ratio} |"

@@ -1,4 +1,4 @@
-"""The service without journal and without a single sync to the disk: what durability is compared with.
+"""The service without a journal and without syncs to the disk, as the baseline of durability.
 
 python -m benchmarks.forgetful_server
 """
@@ -12,18 +12,20 @@ from typing import Any
 import app.main
 from app.__main__ import end, main
 from app.jobs.journal import NoJournal
+from benchmarks.replacing import replace
 
 
 def _no_journal(*_: Any) -> NoJournal:
     return NoJournal()
 
 
-def _not_synced(_descriptor: int) -> None:
+def _no_sync(_descriptor: int) -> None:
     pass
 
 
 if __name__ == "__main__":
-    app.main.SqliteJournal = _no_journal  # type: ignore[assignment,attr-defined]  # for this process
-    os.fsync = os.fdatasync = _not_synced  # type: ignore[assignment]  # likewise
-    sys.stderr.write("Nothing that this server accepts survives it.\n")
+    replace(app.main, "SqliteJournal", _no_journal)
+    replace(os, "fsync", _no_sync)
+    replace(os, "fdatasync", _no_sync)
+    sys.stderr.write("Nothing that this server accepts survives its end.\n")
     end(main())

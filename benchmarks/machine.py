@@ -1,4 +1,4 @@
-"""The machine and the versions that the figures are of."""
+"""A description of the machine and the versions that were measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("fastapi", "uvicorn", "python-multipart", "faster-whisper", "ctransl
 
 
 def describe() -> str:
-    """A section with what a reader needs to compare."""
+    """Return a description of the processor, the load and the versions of the main libraries."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
@@ -21,7 +21,7 @@ def describe() -> str:
 
 
 def _processor() -> str:
-    """The processor's name, as Linux knows it."""
+    """Return the name of the processor, from ``/proc/cpuinfo`` if possible."""
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()

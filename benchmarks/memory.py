@@ -1,4 +1,4 @@
-"""Resident memory over that of the idle service, while long recordings are transcribed to their end."""
+"""The resident memory of the service above its idle level, while long recordings are transcribed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
     import httpx
 
-#: Hours of audio, and how many such files at once.
+#: The hours of audio in a file, and the number of such files at once.
 CASES: Final = ((5 / 3600, 1), (1 / 6, 1), (1.0, 1), (10.0, 1), (10.0, 3))
-#: Several are watched for so long, in which all is decoded that will be, and then cancelled.
+#: Several files are cancelled after this time, by when everything has been decoded that admission allows.
 _SEVERAL_SECONDS: Final = 240
-#: Windows of so few words make the model quick: what is measured here is what surrounds it.
+#: Few tokens in each window make the model fast: only the memory around it matters here.
 _TOKENS: Final = 4
 _MEGABYTE: Final = 1_000_000
 
 
 @dataclass(slots=True)
 class Peak:
-    """The most bytes that were seen."""
+    """The largest numbers of bytes that were observed."""
 
     service: int = 0
     decoders: int = 0
 
 
 def measure(cases: Sequence[tuple[float, int]] = CASES) -> str:
-    """A section with a table: megabytes over idle, the decoders' besides, and how long it took."""
+    """Return a section with the peaks in megabytes above the idle level, and the time that it took."""
     rows = []
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -50,9 +50,9 @@ def measure(cases: Sequence[tuple[float, int]] = CASES) -> str:
         [
             "## Memory",
             "",
-            "Resident memory of the service over idle, tiny dimensions, few words a window, batches of 8; peaks in MB.",
+            "Peak resident memory of the service above idle, tiny dimensions, few words in a window, batches of 8; MB.",
             "",
-            "| audio | over idle | the decoders besides | watched for |",
+            "| audio | above idle | decoder processes | duration |",
             "|---|---|---|---|",
             *rows,
         ]
@@ -61,26 +61,26 @@ def measure(cases: Sequence[tuple[float, int]] = CASES) -> str:
 
 def _row(model: str, file: Path, hours: float, count: int) -> str:
     with service_with_pid(WHISPER_MODEL=model, MAX_UPLOAD_BYTES="4000000000") as (client, pid):
-        _transcribe(client, SAMPLES / "hello.wav", 1)  # what is loaded on first use is not the audio's
+        _transcribe(client, SAMPLES / "hello.wav", 1)  # loads what is loaded on first use
         time.sleep(1)
         idle = resident_bytes(pid)
         started = time.perf_counter()
         with watching(pid) as peak:
             _transcribe(client, file, count, limit=_SEVERAL_SECONDS if count > 1 else None)
         seconds = time.perf_counter() - started
-    over = (peak.service - idle) / _MEGABYTE
-    return f"| {count} x {hours:.3g} h | {over:.0f} | {peak.decoders / _MEGABYTE:.0f} | {seconds:.0f} s |"
+    above_idle = (peak.service - idle) / _MEGABYTE
+    return f"| {count} x {hours:.3g} h | {above_idle:.0f} | {peak.decoders / _MEGABYTE:.0f} | {seconds:.0f} s |"
 
 
 def _transcribe(client: httpx.Client, file: Path, count: int, *, limit: float | None = None) -> None:
-    """To the end, or for ``limit`` seconds."""
+    """Transcribe the file ``count`` times at once, or cancel the jobs after ``limit`` seconds."""
     started = time.monotonic()
     jobs = [submit(client, file) for _ in range(count)]
     while jobs:
         time.sleep(0.1)
         states = {job: client.get(f"/v1/jobs/{job}").json()["status"] for job in jobs}
         if "failed" in states.values():
-            raise RuntimeError(f"a job failed: {states}")
+            raise RuntimeError(f"A job failed: {states}")
         jobs = [job for job in jobs if states[job] != "completed"]
         if limit is not None and time.monotonic() - started > limit:
             for job in jobs:
@@ -90,26 +90,26 @@ def _transcribe(client: httpx.Client, file: Path, count: int, *, limit: float | 
 
 @contextmanager
 def watching(pid: int) -> Iterator[Peak]:
-    """Looks twenty times a second for as long as the block lasts."""
+    """Observe the memory of a process and its children 20 times a second until the end of the block."""
     peak = Peak()
     ended = threading.Event()
 
-    def look() -> None:
+    def observe() -> None:
         while not ended.wait(0.05):
             peak.service = max(peak.service, resident_bytes(pid))
             peak.decoders = max(peak.decoders, sum(map(resident_bytes, children(pid))))
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
+    observer = threading.Thread(target=observe)
+    observer.start()
     try:
         yield peak
     finally:
         ended.set()
-        watcher.join()
+        observer.join()
 
 
 def resident_bytes(pid: int) -> int:
-    with suppress(OSError):  # it may be gone
+    with suppress(OSError):  # it may have ended
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     return 0
 

@@ -1,4 +1,4 @@
-"""What people run today: a semaphore around ``WhisperModel.transcribe`` in threads. For comparison only.
+"""A common kind of server, a semaphore around ``WhisperModel.transcribe`` in threads, for comparison only.
 
 python -m benchmarks.plain_server MODEL PORT
 """
@@ -20,7 +20,7 @@ slots = asyncio.Semaphore(3)
 model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
 
 
-def transcribed(content: bytes) -> str:
+def transcribe_file(content: bytes) -> str:
     segments, _ = model.transcribe(io.BytesIO(content), beam_size=5, vad_filter=True)
     return "".join(segment.text for segment in segments)
 
@@ -28,7 +28,7 @@ def transcribed(content: bytes) -> str:
 @app.post("/v1/audio/transcriptions")
 async def transcribe(file: Annotated[bytes, File()]) -> dict[str, str]:
     async with slots:
-        return {"text": await asyncio.to_thread(transcribed, file)}
+        return {"text": await asyncio.to_thread(transcribe_file, file)}
 
 
 @app.get("/health/ready")

@@ -1,7 +1,7 @@
-"""What it costs to be safe to expose: the service with everything on, and with everything off, in turns.
+"""The cost of protection: the service with all of it, and with none of it, in turns.
 
-On: three keys, a rate limit, limits for connections and slow clients, sandboxed decoders, metrics that are scraped
-every second, JSON logs. Off: none of it, see ``unprotected_server.py``.
+With it: three keys, a rate limit, limits for connections and slow clients, decoders in a sandbox, metrics that are
+scraped every second, JSON logs. Without: see ``unprotected_server.py``.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ ON: Final = {
     "LOG_FORMAT": "json",
     "FORWARDED_ALLOW_IPS": "192.0.2.1",
 }
-_WHAT: Final = {
+_TITLES: Final = {
     "jobs": f"{CLIPS} clips of 5 s as jobs, {AT_ONCE} at a time, all ended (s)",
     "clip": "a clip of 5 s, synchronous, alone (ms)",
-    "submission": "a submission of 0.16 MB, from its first byte to the answer (ms)",
+    "submission": "a submission of 0.16 MB, from its first byte to the response (ms)",
     "request": "`GET /v1/models` on a kept-alive connection (ms)",
 }
 
 
 def measure(*, rounds: int) -> str:
-    """A section with a table: medians, and the ratios round by round."""
-    found: dict[str, dict[str, list[float]]] = {what: {"on": [], "off": []} for what in _WHAT}
+    """Return a section with medians, and the ratios of each round."""
+    figures_by_name: dict[str, dict[str, list[float]]] = {name: {"on": [], "off": []} for name in _TITLES}
     programs: dict[str, Callable[[], AbstractContextManager[httpx.Client]]] = {
         "on": lambda: service(**ON, MAX_CONCURRENT_REQUESTS=str(os.cpu_count() or 1)),
         "off": lambda: unprotected_service(MAX_CONCURRENT_REQUESTS=str(os.cpu_count() or 1)),
     }
     for number in range(rounds):
-        for name in list(programs)[:: 1 if number % 2 else -1]:
-            for what, figure in _one_run(programs[name]()).items():
-                found[what][name].append(figure)
-    rows = [figures.row(_WHAT[what], times["on"], times["off"]) for what, times in found.items()]
+        for program in list(programs)[:: 1 if number % 2 else -1]:
+            for name, figure in _one_run(programs[program]()).items():
+                figures_by_name[name][program].append(figure)
+    rows = [figures.row(_TITLES[name], times["on"], times["off"]) for name, times in figures_by_name.items()]
     return "\n".join(
         [
             "## Protection",
             "",
-            f"Bundled model; medians of {rounds} rounds, of medians where there are several in one.",
+            f"Bundled model; medians of {rounds} rounds, of the medians within each round.",
             "",
             "| | everything on | everything off | on, off = 1 (from, to) |",
             "|---|---|---|---|",
@@ -72,7 +72,7 @@ def _one_run(program: AbstractContextManager[httpx.Client]) -> dict[str, float]:
         hello = SAMPLES / "hello.wav"
         submit(client, hello)
         until_ended(client, 1)
-        with _scraped(client):
+        with _Scraper(client):
             request = statistics.median(_timed(lambda: client.get("/v1/models")) for _ in range(REQUESTS))
             clip = statistics.median(_timed(lambda: _transcribe(client)) for _ in range(10))
             submission = statistics.median(_timed(lambda: submit(client, hello)) for _ in range(SUBMISSIONS))
@@ -88,23 +88,23 @@ def _one_run(program: AbstractContextManager[httpx.Client]) -> dict[str, float]:
             }
 
 
-class _scraped:  # noqa: N801  # read as a word of the with statement
-    """While inside, the metrics are asked for every second, as Prometheus does more rarely."""
+class _Scraper:
+    """Requests the metrics every second until the end of the block; Prometheus does it less often."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._scrape)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
     def _scrape(self) -> None:
-        while not self._over.wait(1):
+        while not self._ended.wait(1):
             self._client.get("/metrics").raise_for_status()
 
 

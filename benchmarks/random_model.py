@@ -1,11 +1,11 @@
-"""A Whisper of real dimensions with random weights, for measurements of speed without a download.
+"""A Whisper model of real dimensions with random weights, to measure speed without a download.
 
     python -m benchmarks.random_model base FOLDER
 
-Whatever it hears, it says English and the same words in every window. The position embeddings of the decoder point
-at the word of their position, so that each is written with certainty and no threshold (log probability,
-compression ratio, no speech) is crossed: with plain random weights every window would be decoded again at each
-temperature, and a measurement would show that.
+It detects English and generates the same words in every window. The position embeddings of the decoder point at the
+word of their position, so that each is generated with certainty and crosses no threshold (log probability,
+compression ratio, no speech). With plain random weights every window would need all fallbacks, which would dominate
+the measurement.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float32]
 
-#: Positions that the decoder and the encoder know.
+#: The lengths of the decoder's and the encoder's position embeddings.
 TEXT_POSITIONS: Final = 448
 AUDIO_POSITIONS: Final = 1500
 TEXT_VOCABULARY: Final = 50_257
-#: How much stronger the position is than the word before it.
-_TILT: Final = 40.0
+#: The weight of the position embedding over that of the previous word.
+_POSITION_WEIGHT: Final = 40.0
 _SPREAD: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """Those of OpenAI's models of that name (``whisper/model.py`` and their published configurations)."""
+    """The dimensions of OpenAI's models (``whisper/model.py`` and the published configurations)."""
 
     width: int
     encoder_layers: int
@@ -56,13 +56,13 @@ SIZES: Final = {
 
 
 class Vocabulary:
-    """As many tokens of each kind as Whisper has; the words are random letters, none of them twice."""
+    """As many tokens of each kind as Whisper has; the words are distinct random letters."""
 
     def __init__(self) -> None:
         self.bytes = sorted(pre_tokenizers.ByteLevel.alphabet())
         letters = np.random.default_rng(1).integers(0, 26, (60_000, 6))
         words = dict.fromkeys("Ġ" + "".join(chr(97 + letter) for letter in row) for row in letters)
-        # The empty string at the end tells CTranslate2 that the model is multilingual.
+        # CTranslate2 takes a model for multilingual if its vocabulary has an empty string.
         self.text = [*self.bytes, *list(words)[: TEXT_VOCABULARY - 1 - len(self.bytes)], ""]
         self.languages = [f"<|{code}|>" for code in _LANGUAGE_CODES if code != "yue"]
         self.special = [
@@ -77,11 +77,10 @@ class Vocabulary:
 
 
 def make(size: str, folder: Path, *, tokens: int = 64, quantization: str = "int8") -> Path:
-    """Writes the model, converted for CTranslate2; each window's text ends at position ``tokens``."""
+    """Write the model in CTranslate2's format; the text of each window ends at position ``tokens``."""
     shape = SIZES[size]
     vocabulary = Vocabulary()
-    maker = _Weights(shape, vocabulary)
-    spec = maker.spec(tokens)
+    spec = _Weights(shape, vocabulary).spec(tokens)
     spec.validate()
     spec.optimize(quantization=quantization)
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +131,7 @@ class _Weights:
             self._attention(layer.attention, 1, 2, 1)
             self._feed_forward(layer.ffn)
         embeddings = self._normal(len(self._vocabulary.all), self._shape.width)
-        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)  # the tilt alone is to decide
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)  # only the weight of the position decides
         decoder.embeddings.weight = decoder.projection.weight = embeddings
         decoder.position_encodings.encodings = self._positions(embeddings, tokens)
         decoder.scale_embeddings = False
@@ -141,9 +140,9 @@ class _Weights:
     def _positions(self, embeddings: Array, tokens: int) -> Array:
         vocabulary = self._vocabulary
         end = vocabulary.all.index("<|endoftext|>")
-        said = [vocabulary.word_at(position) if position < tokens else end for position in range(TEXT_POSITIONS)]
-        said[0] = vocabulary.all.index("<|en|>")  # what follows <|startoftranscript|>
-        return self._normal(TEXT_POSITIONS, self._shape.width) + np.float32(_TILT) * embeddings[said]
+        words = [vocabulary.word_at(position) if position < tokens else end for position in range(TEXT_POSITIONS)]
+        words[0] = vocabulary.all.index("<|en|>")  # what follows <|startoftranscript|>
+        return self._normal(TEXT_POSITIONS, self._shape.width) + np.float32(_POSITION_WEIGHT) * embeddings[words]
 
     def _attention(self, attention: Any, *parts: int) -> None:
         width = self._shape.width
@@ -183,7 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_model")
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tokens", type=int, default=64, help="where the text of each window ends (default 64)")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="the position at which the text of each window ends (default 64)"
+    )
     parser.add_argument("--quantization", default="int8")
     arguments = parser.parse_args()
     make(arguments.size, arguments.folder, tokens=arguments.tokens, quantization=arguments.quantization)

@@ -1,4 +1,4 @@
-"""Recordings to measure with: speech of the samples, again and again, as 16 kHz WAV."""
+"""Recordings of any length, made of repeated speech from the samples, as 16 kHz WAV files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE = 16_000
 
 
 def speech() -> npt.NDArray[np.int16]:
-    """76 s of a voice, shape ``(samples,)``."""
+    """Return 76 s of speech at 16 kHz, shape ``(samples,)``."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     with av.open(str(SAMPLES / "long.opus")) as container:
         frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
@@ -27,15 +27,15 @@ def speech() -> npt.NDArray[np.int16]:
 
 
 def recording(path: Path, *, seconds: float, offset_seconds: float = 0.0) -> Path:
-    """A WAV file of so many seconds of speech, that begins at ``offset_seconds`` of it."""
-    said = np.roll(speech(), -round(offset_seconds * RATE))
+    """Write a WAV file of speech, starting at ``offset_seconds`` of the sample, and return its path."""
+    samples = np.roll(speech(), -round(offset_seconds * RATE))
     left = round(seconds * RATE)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
         while left > 0:
-            part = said[:left]
+            part = samples[:left]
             file.writeframes(part.tobytes())
             left -= len(part)
     return path

@@ -1,4 +1,4 @@
-"""How long a start takes, and what memory it comes to, with many jobs in ``DATA_DIR``."""
+"""The time and memory that a start takes with many jobs in ``DATA_DIR``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TRANSCRIPT: Final = Transcript(
 
 
 def measure(*, runs: int) -> str:
-    """A section: seconds until ``/health`` answers, with and without jobs from before, in turns."""
+    """Return a section with the seconds to the first ``/health``, with and without earlier jobs, in turns."""
     empty: list[float] = []
     filled: list[float] = []
     memory: list[float] = []
@@ -58,19 +58,19 @@ def measure(*, runs: int) -> str:
             memory.append((full - bare) / 1e6)
     return (
         "## Recovery\n\n"
-        f"With {JOBS:,} ended jobs in `DATA_DIR`, each with its result, `/health` answers after "
+        f"With {JOBS:,} ended jobs in `DATA_DIR`, each with its result, `/health` responds after "
         f"{statistics.median(filled):.2f} s, without any after {statistics.median(empty):.2f} s, and the process is "
         f"{statistics.median(memory):.0f} MB larger; medians of {runs} starts each."
     )
 
 
 def _start(data: Path) -> tuple[float, int]:
-    """Seconds to the first answer, and the bytes of memory that are resident then."""
+    """Return the seconds to the first response, and the resident memory in bytes at that time."""
     began = time.perf_counter()
     with service_with_pid(path="/health", DATA_DIR=str(data)) as (client, pid):
         seconds = time.perf_counter() - began
-        found = client.get("/health").json()["recovered"]["jobs"]
-        assert found in (0, JOBS), found
+        recovered = client.get("/health").json()["recovered"]["jobs"]
+        assert recovered in (0, JOBS), recovered
         (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
         return seconds, int(line.split()[1]) * 1024
 

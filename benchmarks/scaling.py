@@ -1,4 +1,4 @@
-"""How the throughput grows with the number of clips at once; draws the chart of the documents."""
+"""The throughput by the number of clips at once, as a table and as the chart in the documentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLAIN: Final = "plain server"
 
 
 def measure(*, rounds: int) -> str:
-    """A section with a table: seconds of audio transcribed a second, medians; the chart shows the same."""
+    """Draw the chart and return a section with the seconds of audio transcribed per second, medians."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = str(random_model.make("base", folder / "model"))
@@ -34,13 +34,13 @@ def measure(*, rounds: int) -> str:
                 with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS="32") as client:
                     speed = count * CLIP_SECONDS / send_all(client, clips[:count])
                     speeds[_SERVICE].setdefault(count, []).append(speed)
-                if count <= 8:  # it does not get faster
+                if count <= 8:  # more clips are not faster
                     with plain_service(model) as client:
                         speed = count * CLIP_SECONDS / send_all(client, clips[:count])
                         speeds[_PLAIN].setdefault(count, []).append(speed)
     medians = {
-        program: {count: statistics.median(values) for count, values in found.items()}
-        for program, found in speeds.items()
+        program: {count: statistics.median(values) for count, values in by_count.items()}
+        for program, by_count in speeds.items()
     }
     CHART.write_text(chart(medians))
     return _section(medians)
@@ -49,14 +49,14 @@ def measure(*, rounds: int) -> str:
 def _section(medians: dict[str, dict[int, float]]) -> str:
     head = " | ".join(str(count) for count in AT_ONCE)
     rows = [
-        f"| {program} | " + " | ".join(f"{found[count]:.1f}" if count in found else "" for count in AT_ONCE) + " |"
-        for program, found in medians.items()
+        f"| {program} | " + " | ".join(f"{speeds[count]:.1f}" if count in speeds else "" for count in AT_ONCE) + " |"
+        for program, speeds in medians.items()
     ]
     return "\n".join(
         [
             "## Scaling",
             "",
-            f"Seconds of audio transcribed a second, clips of {CLIP_SECONDS} s at once, base dimensions, beam 5, int8.",
+            f"Seconds of audio transcribed per second, clips of {CLIP_SECONDS} s, base dimensions, beam 5, int8.",
             "",
             f"| clips at once | {head} |",
             "|---|" + "---|" * len(AT_ONCE),
@@ -66,9 +66,9 @@ def _section(medians: dict[str, dict[int, float]]) -> str:
 
 
 def chart(medians: dict[str, dict[int, float]]) -> str:
-    """Lines over the number of clips at once, as SVG that is readable on light and dark pages."""
+    """Return an SVG line chart that is readable on light and dark pages."""
     left, top, width, height = 60, 40, 560, 260
-    highest = max(value for found in medians.values() for value in found.values()) * 1.15
+    highest = max(value for speeds in medians.values() for value in speeds.values()) * 1.15
 
     def x(count: int) -> float:
         return left + width * AT_ONCE.index(count) / (len(AT_ONCE) - 1)
@@ -77,7 +77,7 @@ def chart(medians: dict[str, dict[int, float]]) -> str:
         return top + height * (1 - value / highest)
 
     parts = [
-        f'<text x="{left}" y="22" font-weight="bold">Seconds of audio transcribed a second</text>',
+        f'<text x="{left}" y="22" font-weight="bold">Seconds of audio transcribed per second</text>',
         f'<path d="M{left} {top}V{top + height}H{left + width}" stroke="#888" fill="none"/>',
     ]
     step = max(1, round(highest / 5))
@@ -86,8 +86,8 @@ def chart(medians: dict[str, dict[int, float]]) -> str:
         parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
     parts += [f'<text x="{x(n):.1f}" y="{top + height + 20}" text-anchor="middle">{n}</text>' for n in AT_ONCE]
     parts.append(f'<text x="{left + width / 2}" y="{top + height + 42}" text-anchor="middle">clips at once</text>')
-    for (program, found), colour in zip(medians.items(), ("#2a7de1", "#d9662b"), strict=True):
-        points = [(x(count), y(value)) for count, value in found.items()]
+    for (program, speeds), colour in zip(medians.items(), ("#2a7de1", "#d9662b"), strict=True):
+        points = [(x(count), y(value)) for count, value in speeds.items()]
         line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         parts.append(f'<polyline points="{line}" stroke="{colour}" stroke-width="2.5" fill="none"/>')
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{colour}"/>' for a, b in points]

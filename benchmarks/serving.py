@@ -1,4 +1,4 @@
-"""A service in a process of its own, as an operator starts it."""
+"""Servers in processes of their own, started as an operator starts them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SAMPLES = ROOT / "samples"
 
 @contextmanager
 def service(*, path: str = "/health/ready", **settings: str) -> Iterator[httpx.Client]:
-    """A client for a service with the bundled model, once ``path`` answers 200."""
+    """Start the service, with the bundled model by default, and yield a client once ``path`` responds with 200."""
     with service_with_pid(path=path, **settings) as (client, _):
         yield client
 
 
 @contextmanager
 def service_with_pid(*, path: str = "/health/ready", **settings: str) -> Iterator[tuple[httpx.Client, int]]:
-    """The same, with the id of its process."""
+    """Start the service like :func:`service` and yield the client and the process id."""
     environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
     with _serving(["-m", "app"], path, environment) as running:
         yield running
@@ -38,7 +38,7 @@ def service_with_pid(*, path: str = "/health/ready", **settings: str) -> Iterato
 
 @contextmanager
 def forgetful_service(**settings: str) -> Iterator[httpx.Client]:
-    """The same service, but nothing that it accepts survives it."""
+    """Start the service without durability and yield a client."""
     environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
     with _serving(["-m", "benchmarks.forgetful_server"], "/health/ready", environment) as (client, _):
         yield client
@@ -46,7 +46,7 @@ def forgetful_service(**settings: str) -> Iterator[httpx.Client]:
 
 @contextmanager
 def unprotected_service(**settings: str) -> Iterator[httpx.Client]:
-    """The same service, but nothing guards it."""
+    """Start the service without protection and yield a client."""
     environment = {"WHISPER_MODEL": "demo", "WHISPER_DEVICE": "cpu", "SHUTDOWN_GRACE_SECONDS": "0.1", **settings}
     with _serving(["-m", "benchmarks.unprotected_server"], "/health/ready", environment) as (client, _):
         yield client
@@ -54,7 +54,7 @@ def unprotected_service(**settings: str) -> Iterator[httpx.Client]:
 
 @contextmanager
 def plain_service(model: str) -> Iterator[httpx.Client]:
-    """A client for the server that the service is compared with."""
+    """Start the plain server that the service is compared with and yield a client."""
     with _serving(["-m", "benchmarks.plain_server", model, "{port}"], "/health/ready", {}) as (client, _):
         yield client
 
@@ -85,20 +85,20 @@ def _serving(command: list[str], path: str, environment: dict[str, str]) -> Iter
 
 
 def submit(client: httpx.Client, file: Path) -> str:
-    """The id of a job whose result the service keeps."""
+    """Submit a job whose result the service keeps, and return its id."""
     with file.open("rb") as audio:
-        answer = client.post(
+        response = client.post(
             "/v1/audio/transcriptions", files={"file": audio}, data={"stored_output": "true"}, timeout=600
         )
-    return str(answer.raise_for_status().json()["job_id"])
+    return str(response.raise_for_status().json()["job_id"])
 
 
 def until_ended(client: httpx.Client, count: int) -> None:
-    """Returns once so many jobs have ended well."""
+    """Wait until this many jobs are completed."""
     deadline = time.monotonic() + 300
     while client.get("/health").json()["concurrency"]["completed"] < count:
         if time.monotonic() > deadline:
-            raise RuntimeError("The jobs have not ended.")
+            raise RuntimeError(f"Fewer than {count} jobs were completed within 300 s.")
         time.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""From the start of the process to the first answer of ``/health``, while the model is still being loaded."""
+"""The time from the start of the process to the first ``/health``, while the model is still being loaded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from benchmarks.serving import service
 
 
 def measure(*, runs: int) -> str:
-    """A section with seconds until ``/health`` and until ``/health/ready``."""
+    """Return a section with the seconds to the first ``/health`` and ``/health/ready``."""
     first = [_seconds("/health") for _ in range(runs)]
     ready = [_seconds("/health/ready") for _ in range(runs)]
     return (
         "## Start\n\n"
-        f"`/health` answers after {statistics.median(first):.2f} s (slowest {max(first):.2f} s), `/health/ready` "
+        f"`/health` responds after {statistics.median(first):.2f} s (slowest {max(first):.2f} s), `/health/ready` "
         f"with the bundled model after {statistics.median(ready):.2f} s (slowest {max(ready):.2f} s); {runs} starts "
         "each."
     )

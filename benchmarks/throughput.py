@@ -1,4 +1,4 @@
-"""N clips of 30 s at once through the service, against the limit of the model and against a plain server."""
+"""The throughput of the service, compared with the limit of the model and with a plain server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import httpx
 
 CLIPS: Final = 16
-#: The best batch size of the limit on a CPU with two cores.
+#: The batch size at which the limit is fastest on two CPU cores.
 RAW_BATCH: Final = 8
 
 
 def measure(*, rounds: int) -> str:
-    """A section with a table: seconds and ratios, medians over rounds that alternate between the programs."""
+    """Return a section with seconds and ratios, medians over rounds in which the programs take turns."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = str(random_model.make("base", folder / "model"))
@@ -43,29 +43,29 @@ def measure(*, rounds: int) -> str:
 
 
 def _round(model: str, clips: Sequence[Path]) -> list[tuple[str, float]]:
-    found = [
+    seconds = [
         ("limit", raw_seconds(model, RAW_BATCH, *clips)),
         ("limit, encoding one by one", raw_seconds(model, RAW_BATCH, *clips, "--apart")),
     ]
     for slots in (16, 3):
         with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS=str(slots)) as client:
-            found.append((f"service, {slots} permits", send_all(client, clips)))
+            seconds.append((f"service, {slots} slots", send_all(client, clips)))
     with plain_service(model) as client:
-        found.append(("plain server", send_all(client, clips)))
-    return found
+        seconds.append(("plain server", send_all(client, clips)))
+    return seconds
 
 
 def _one_long(model: str, long: Path) -> list[tuple[str, float]]:
     with service(WHISPER_MODEL=model) as client:
-        ours = send_all(client, [long])
+        seconds = send_all(client, [long])
     return [
-        ("service, 5 min alone", ours),
+        ("service, 5 min alone", seconds),
         ("BatchedInferencePipeline", raw_seconds(model, RAW_BATCH, long, "--pipeline")),
     ]
 
 
 def send_all(client: httpx.Client, files: Sequence[Path]) -> float:
-    """Seconds until all have been answered, sent at once."""
+    """Send all files at once and return the seconds until the last response."""
 
     def send(file: Path) -> None:
         with file.open("rb") as audio:
@@ -79,19 +79,19 @@ def send_all(client: httpx.Client, files: Sequence[Path]) -> float:
 
 def raw_seconds(model: str, size: int, *arguments: Path | str) -> float:
     command = [sys.executable, "-m", "benchmarks.raw", model, str(size), *map(str, arguments)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return float(said.split()[0])
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return float(output.split()[0])
 
 
 def _section(seconds: dict[str, list[float]]) -> str:
     medians = {program: statistics.median(values) for program, values in seconds.items()}
     rows = [
         f"| {program} | {medians[program]:.1f} | {min(values):.1f} to {max(values):.1f} "
-        f"| {medians[_yardstick(program)] / medians[program]:.2f} |"
+        f"| {medians[_baseline(program)] / medians[program]:.2f} |"
         for program, values in seconds.items()
     ]
     plain = medians["plain server"]
-    gains = ", ".join(f"{plain / medians[f'service, {slots} slots']:.2f} with {slots} permits" for slots in (16, 3))
+    gains = ", ".join(f"{plain / medians[f'service, {slots} slots']:.2f} with {slots} slots" for slots in (16, 3))
     return "\n".join(
         [
             "## Throughput",
@@ -107,5 +107,5 @@ def _section(seconds: dict[str, list[float]]) -> str:
     )
 
 
-def _yardstick(program: str) -> str:
+def _baseline(program: str) -> str:
     return "BatchedInferencePipeline" if program in ("service, 5 min alone", "BatchedInferencePipeline") else "limit"

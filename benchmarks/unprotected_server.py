@@ -1,6 +1,6 @@
-"""The service as it would be among friends: no guard at its door, decoders as free as itself, nothing counted.
+"""The service without protection, as the baseline of its cost: no guards, decoders without a sandbox, no metrics.
 
-What its protection costs is measured against it. Run: python -m benchmarks.unprotected_server
+python -m benchmarks.unprotected_server
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import app.__main__ as program
 import app.main
 import app.service
 from app.transcription import decoding
+from benchmarks.replacing import replace
 
 _NO_SANDBOX = """
 def limit_resources(**_):
@@ -31,25 +32,33 @@ def enter(_):
 
 
 def _decoder_without_sandbox(folder: Path) -> Path:
-    """Copy the decoder's program beside a sandbox that restricts nothing, and return its path."""
-    copied = folder / "decoder_process.py"
-    shutil.copy(Path(decoding.__file__).with_name(copied.name), copied)
-    copied.with_name("sandbox.py").write_text(_NO_SANDBOX)
-    return copied
+    """Copy the program of the decoder process beside a sandbox module that does nothing, and return its path."""
+    copy = folder / "decoder_process.py"
+    shutil.copy(Path(decoding.__file__).with_name(copy.name), copy)
+    copy.with_name("sandbox.py").write_text(_NO_SANDBOX)
+    return copy
 
 
-def _passing_by(application: Any, **_: Any) -> Any:
-    """In the place of a part that looks at every request."""
+def _unwrapped(application: Any, **_: Any) -> Any:
+    """Return the application itself, in place of a middleware."""
     return application
 
 
+def _plain_protocol(_connections: Any) -> type[H11Protocol]:
+    return H11Protocol
+
+
+def _emit_nothing(_service: Any, _event: Any) -> None:
+    pass
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="unprotected-") as made:
-        decoding._PROGRAM = _decoder_without_sandbox(Path(made))  # type: ignore[misc]  # noqa: SLF001  # for this process
-        program.http_protocol = lambda _: H11Protocol  # type: ignore[assignment,attr-defined]  # likewise
-        for part in ("CrossOriginGuard", "SecurityHeaders", "ResponseEvents"):
-            setattr(app.main, part, _passing_by)
-        app.service.Service.emit = lambda *_: None  # type: ignore[method-assign]  # likewise
+    with tempfile.TemporaryDirectory(prefix="unprotected-") as folder:
+        replace(decoding, "_PROGRAM", _decoder_without_sandbox(Path(folder)))
+        replace(program, "http_protocol", _plain_protocol)
+        for middleware in ("CrossOriginGuard", "SecurityHeaders", "ResponseEvents"):
+            replace(app.main, middleware, _unwrapped)
+        replace(app.service.Service, "emit", _emit_nothing)
         sys.stderr.write("This server protects nothing.\n")
         code = program.main()
     program.end(code)
