@@ -1,4 +1,4 @@
-"""The documents say what is so: their settings, links, paths and examples are held to the code."""
+"""The documentation is true: its settings, links, paths, routes and examples are compared with the code."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ast
 import os
 import re
 import subprocess
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+import document_settings
 import pytest
 
 from app.delivery.retry import RoundSchedule
@@ -18,29 +20,32 @@ from app.main import create_app
 from app.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+README: Final = ROOT / "README.md"
+TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+CONFIGURATION: Final = ROOT / "docs" / "configuration.md"
+EXAMPLES: Final = ROOT / "docs" / "examples.md"
+JOBS: Final = ROOT / "docs" / "jobs.md"
+EXAMPLE_ENVIRONMENT: Final = ROOT / ".env.example"
 DOCUMENTS: Final = sorted(
     path for folder in (".", "docs", "benchmarks", "tools/*") for path in ROOT.glob(f"{folder}/*.md")
 )
-README: Final = ROOT / "README.md"
-TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
-JOBS: Final = ROOT / "docs" / "jobs.md"
-EXAMPLE: Final = ROOT / ".env.example"
 
-#: The variables of the environment that are this service's own.
+#: The environment variables of this service.
 SETTINGS: Final = frozenset(name.upper() for name in Settings.model_fields)
-#: Other programs' variables, and those of the examples.
+#: Variables of other programs and of the examples.
 FOREIGN: Final = frozenset(
     {"BUCKET", "HF_ENDPOINT", "HF_HOME", "HF_TOKEN", "HTTPS_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "PYTHON"}
     | {"UPLOAD_URL"}
 )
-#: What those who move here have set elsewhere.
-ELSEWHERE: Final = frozenset(
+#: Settings of other services, which docs/migration.md maps to ours.
+OTHER_SERVICES: Final = frozenset(
     {"API_KEY", "ASR_DEVICE", "ASR_ENGINE", "ASR_MODEL", "ASR_MODEL_PATH", "ASR_QUANTIZATION", "MODEL_IDLE_TIMEOUT"}
     | {"PRELOAD_MODELS", "STT_MODEL_TTL", "SUBTITLE_HIGHLIGHT_WORDS", "SUBTITLE_MAX_LINE_COUNT"}
     | {"SUBTITLE_MAX_LINE_WIDTH", "UVICORN_HOST", "UVICORN_PORT"}
 )
-#: Made when the service or a program runs, so not in the repository.
-MADE_LATER: Final = (".env", ".venv", "build", "data")
+#: Paths that exist once the service or a script has run.
+CREATED_LATER: Final = (".env", ".venv", "build", "data")
 
 _ROW: Final = re.compile(r"^\| `([A-Z][A-Z0-9_]*)` \| (?:`([^`]*)`|empty) \|", re.MULTILINE)
 _LINE: Final = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
@@ -55,33 +60,43 @@ _UNITS: Final = {"s": 1, "min": 60, "h": 3600}
 _PATH: Final = re.compile(r"(?:\.?/)?[\w.-]+(?:/[\w.-]+)*/?")
 
 
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
 def text_of(document: Path) -> str:
     return document.read_text(encoding="utf-8")
 
 
-def rows(text: str) -> dict[str, str]:
-    """The defaults in a table of settings, by variable."""
+def setting_rows(text: str) -> dict[str, str]:
+    """Return the defaults in the tables of settings, by variable."""
     return {match[1]: match[2] or "" for match in _ROW.finditer(text)}
 
 
 def section(text: str, title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"there is no section {title!r}"
-    return found[1]
+    match = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"there is no section {title!r}"
+    return match[1]
+
+
+def paragraph(text: str, beginning: str) -> str:
+    match = re.search(rf"^{re.escape(beginning)}.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"no paragraph begins with {beginning!r}"
+    return match[0]
 
 
 def prose(text: str) -> str:
     return _BLOCK.sub("", text)
 
 
-def meaning(written: dict[str, str]) -> dict[str, Any]:
-    """What the service makes of values as they are written down."""
-    nothing = {name.lower() for name, default in defaults(frozenset(written)).items() if default is None}
-    given: dict[str, Any] = {
-        name.lower(): None if not value and name.lower() in nothing else value for name, value in written.items()
+def parsed(texts: dict[str, str]) -> dict[str, Any]:
+    """Return the values of settings as the service reads them from ``texts``."""
+    optional = {name.lower() for name, default in defaults(frozenset(texts)).items() if default is None}
+    values: dict[str, Any] = {
+        name.lower(): None if not text and name.lower() in optional else text for name, text in texts.items()
     }
-    read = Settings(_env_file=None, **given)
-    return {name: getattr(read, name.lower()) for name in written}
+    settings = Settings(_env_file=None, **values)
+    return {name: getattr(settings, name.lower()) for name in texts}
 
 
 def defaults(names: frozenset[str]) -> dict[str, Any]:
@@ -89,20 +104,20 @@ def defaults(names: frozenset[str]) -> dict[str, Any]:
 
 
 def named_variables(text: str) -> set[str]:
-    """The variables in code spans and at the beginning of lines and commands of code blocks."""
+    """Return the variables in code spans, and those that code blocks set."""
     spans = {span.partition("=")[0] for span in _SPAN.findall(prose(text))}
     code = "\n".join(block for _, block in _BLOCK.findall(text))
-    set_there = set(re.findall(r"(?:^|(?<=[\s(]))([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)=", code, re.MULTILINE))
-    return {name for name in spans if _VARIABLE.fullmatch(name)} | set_there
+    assigned = set(re.findall(r"(?:^|(?<=[\s(]))([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)=", code, re.MULTILINE))
+    return {name for name in spans if _VARIABLE.fullmatch(name)} | assigned
 
 
 def named_routes(text: str) -> set[tuple[str, str]]:
-    """Methods and paths in code spans, their parameters left open."""
-    found = (_ROUTE.fullmatch(span) for span in _SPAN.findall(prose(text)))
-    return {(match[1], _open(match[2])) for match in found if match}
+    """Return the methods and paths in code spans, with ``{}`` for each parameter."""
+    matches = (_ROUTE.fullmatch(span) for span in _SPAN.findall(prose(text)))
+    return {(match[1], _without_parameters(match[2])) for match in matches if match}
 
 
-def _open(path: str) -> str:
+def _without_parameters(path: str) -> str:
     return re.sub(r"\{\w+(?::\w+)?\}|<\w+>", "{}", path)
 
 
@@ -111,57 +126,68 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     settings = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("data"))
     app = create_app(settings, stop=lambda _: None)
     described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
-    return {(method, _open(path)) for method, path in described | {("GET", "/docs"), ("GET", "/openapi.json")}}
+    return {
+        (method, _without_parameters(path)) for method, path in described | {("GET", "/docs"), ("GET", "/openapi.json")}
+    }
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to headings."""
+    """Return the anchors that GitHub gives to the headings."""
     titles = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def named_paths(text: str) -> set[str]:
-    """What looks like a path of this repository, in code spans and in commands."""
+    """Return the words in code spans and shell commands that look like paths of this repository."""
     code = " ".join(block for language, block in _BLOCK.findall(text) if language in ("bash", "sh"))
     words = _SPAN.findall(prose(text)) + re.findall(r"[\w./@-]+", code)
-    tops = {path.name for path in ROOT.iterdir()}
-    found = set()
+    top_level = {path.name for path in ROOT.iterdir()}
+    paths = set()
     for word in words:
         path = word.partition("@")[2] or word
-        in_tree = path.removeprefix("./").partition("/")[0] in tops and "/" in path
+        in_tree = path.removeprefix("./").partition("/")[0] in top_level and "/" in path
         if _PATH.fullmatch(path) and (in_tree or path.startswith("./")):
-            found.add(path.removeprefix("./"))
-    return {path for path in found if path.partition("/")[0] not in MADE_LATER}
+            paths.add(path.removeprefix("./"))
+    return {path for path in paths if path.partition("/")[0] not in CREATED_LATER}
 
 
-def test_readme_table_has_every_setting_with_its_default() -> None:
-    written = rows(section(text_of(README), "Settings"))
-    assert written.keys() == SETTINGS
-    assert meaning(written) == defaults(SETTINGS)
+def test_generated_documents_are_current() -> None:
+    """If this fails, run ``python scripts/document_settings.py``."""
+    for path, text in document_settings.documents().items():
+        assert text_of(path) == text
 
 
-def test_example_environment_has_every_setting_with_its_default() -> None:
-    lines = _LINE.findall(text_of(EXAMPLE))
+def test_configuration_lists_every_setting_with_its_default() -> None:
+    rows = setting_rows(text_of(CONFIGURATION))
+    assert rows.keys() == SETTINGS
+    assert parsed(rows) == defaults(SETTINGS)
+
+
+def test_example_environment_lists_every_setting_with_its_default() -> None:
+    lines = _LINE.findall(text_of(EXAMPLE_ENVIRONMENT))
     assert sorted(name for name, _ in lines) == sorted(SETTINGS)
-    assert meaning(dict(lines)) == defaults(SETTINGS)
+    assert parsed(dict(lines)) == defaults(SETTINGS)
 
 
 def test_example_environment_changes_nothing_when_copied() -> None:
-    assert [line for line in text_of(EXAMPLE).splitlines() if line and not line.startswith("#")] == []
+    assert [line for line in text_of(EXAMPLE_ENVIRONMENT).splitlines() if line and not line.startswith("#")] == []
 
 
-def test_each_line_of_the_example_environment_has_its_meaning_above() -> None:
-    lines = text_of(EXAMPLE).splitlines()
-    bare = [line for above, line in pairwise(lines) if _LINE.match(line) and not above.startswith("# ")]
-    assert bare == []
+def test_every_line_of_the_example_environment_is_explained_above() -> None:
+    lines = text_of(EXAMPLE_ENVIRONMENT).splitlines()
+    unexplained = [line for above, line in pairwise(lines) if _LINE.match(line) and not above.startswith("# ")]
+    assert unexplained == []
 
 
-def test_timeout_document_has_every_limit_in_seconds_with_its_default() -> None:
-    text = text_of(TIMEOUTS)
+def test_readme_has_at_most_1200_words() -> None:
+    assert len(text_of(README).split()) <= 1200
+
+
+def test_timeout_document_lists_every_limit_in_seconds_with_its_default() -> None:
+    rows = setting_rows(text_of(TIMEOUTS))
     limits = frozenset(name for name in SETTINGS if name.endswith("_SECONDS") and name != "MAX_AUDIO_SECONDS")
-    written = rows(text)
-    assert written.keys() == limits | {"UPLOAD_MAX_ATTEMPTS"}
-    assert meaning(written) == defaults(frozenset(written))
+    assert rows.keys() == limits | {"UPLOAD_MAX_ATTEMPTS"}
+    assert parsed(rows) == defaults(frozenset(rows))
 
 
 def test_timeout_document_begins_with_transcription_having_none() -> None:
@@ -169,16 +195,16 @@ def test_timeout_document_begins_with_transcription_having_none() -> None:
     assert first.startswith("**Transcription has no timeout in any mode: it runs as long as it needs.**")
 
 
-def test_timeout_document_has_the_waits_between_rounds() -> None:
+def test_timeout_document_lists_the_waits_between_rounds() -> None:
     waits = _ROUND.findall(section(text_of(TIMEOUTS), "Rounds"))
     assert [int(number) for number, _, _ in waits] == list(range(1, len(waits) + 1))
     assert tuple(int(number) * _UNITS[unit] for _, number, unit in waits) == RoundSchedule().waits
 
 
-def test_jobs_document_has_every_transition_and_no_other() -> None:
-    written = _TRANSITION.findall(section(text_of(JOBS), "States"))
-    assert sorted(written) == sorted(
-        (here.value, there.value) for here, others in TRANSITIONS.items() for there in others
+def test_jobs_document_lists_every_transition_and_no_other() -> None:
+    transitions = _TRANSITION.findall(section(text_of(JOBS), "States"))
+    assert sorted(transitions) == sorted(
+        (start.value, end.value) for start, ends in TRANSITIONS.items() for end in ends
     )
 
 
@@ -187,38 +213,49 @@ def test_jobs_document_draws_every_status() -> None:
     assert {status for status in TRANSITIONS if status.value not in drawing} == set()
 
 
-def test_what_is_not_available_yet_is_neither_a_setting_nor_a_route(routes: set[tuple[str, str]]) -> None:
-    promised = section(text_of(README), "Not available yet")
-    assert named_variables(promised) & SETTINGS == set()
-    assert named_routes(promised)
-    assert named_routes(promised) & routes == set()
+def test_architecture_names_every_module_exactly_once_in_its_list() -> None:
+    listed = Counter(re.findall(r"^\| `(app/[\w/]+\.py)` \|", text_of(ARCHITECTURE), re.MULTILINE))
+    modules = {name_of(path) for path in ROOT.glob("app/**/*.py") if path.name != "__init__.py"}
+    assert listed.keys() == modules
+    assert [module for module, count in listed.items() if count > 1] == []
 
 
-# docs/migration.md names those of other services.
-@pytest.mark.parametrize(
-    "document", [one for one in DOCUMENTS if one.name != "migration.md"], ids=lambda path: str(path.relative_to(ROOT))
-)
+def test_architecture_draws_no_module_that_does_not_exist() -> None:
+    drawings = "".join(block for _, block in _BLOCK.findall(text_of(ARCHITECTURE)))
+    modules = re.findall(r"\b\w+/\w+\.py\b", drawings)
+    assert modules
+    assert [module for module in modules if not (ROOT / "app" / module).exists()] == []
+
+
+def test_unavailable_features_are_neither_settings_nor_routes(routes: set[tuple[str, str]]) -> None:
+    unavailable = paragraph(text_of(README), "Not available yet:")
+    assert named_variables(unavailable) & SETTINGS == set()
+    assert named_routes(unavailable)
+    assert named_routes(unavailable) & routes == set()
+
+
+# docs/migration.md names the routes of other services.
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "migration.md"], ids=name_of)
 def test_documents_name_no_route_that_does_not_exist(document: Path, routes: set[tuple[str, str]]) -> None:
     text = text_of(document)
     if document == README:
-        text = text.replace(section(text, "Not available yet"), "")
+        text = text.replace(paragraph(text, "Not available yet:"), "")
     assert named_routes(text) - routes == set()
 
 
-def test_the_documents_name_the_routes_that_they_are_known_to_name() -> None:
-    """The search above finds something."""
+def test_search_for_routes_finds_known_ones() -> None:
     assert ("POST", "/v1/jobs/{}/redeliver") in named_routes(text_of(JOBS)) & named_routes(text_of(TIMEOUTS))
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE_ENVIRONMENT], ids=name_of)
 def test_documents_name_no_variable_that_does_not_exist(document: Path) -> None:
     unknown = named_variables(text_of(document)) - SETTINGS - FOREIGN
     if document.name == "migration.md":
-        unknown -= ELSEWHERE
+        unknown -= OTHER_SERVICES
     assert {name for name in unknown if not name.startswith(("AWS_", "OTEL_"))} == set()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_relative_links_lead_somewhere(document: Path) -> None:
     broken = []
     for link in _LINK.findall(prose(text_of(document))):
@@ -231,23 +268,22 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, EXAMPLE_ENVIRONMENT], ids=name_of)
 def test_documents_name_no_path_that_does_not_exist(document: Path) -> None:
     assert [path for path in sorted(named_paths(text_of(document))) if not (ROOT / path).exists()] == []
 
 
-def test_the_readme_names_the_paths_that_it_is_known_to_name() -> None:
-    """The search above finds something."""
+def test_search_for_paths_finds_known_ones() -> None:
     assert named_paths(text_of(README)) >= {"start_server.sh", "run_tests.sh", "samples/hello.wav"}
 
 
 @pytest.mark.parametrize("script", ["start_server.sh", "run_tests.sh"])
-def test_the_two_commands_can_be_run(script: str) -> None:
+def test_readme_starts_with_the_two_commands(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert f"./{script}" in text_of(README).partition("## ")[0]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_commands_are_valid_shell(document: Path) -> None:
     for language, block in _BLOCK.findall(text_of(document)):
         if language in ("bash", "sh"):
@@ -255,8 +291,9 @@ def test_commands_are_valid_shell(document: Path) -> None:
             assert checked.returncode == 0, checked.stderr
 
 
-def test_python_examples_are_valid() -> None:
-    examples = [block for language, block in _BLOCK.findall(text_of(README)) if language == "python"]
+@pytest.mark.parametrize("document", [README, EXAMPLES], ids=name_of)
+def test_python_examples_are_valid(document: Path) -> None:
+    examples = [block for language, block in _BLOCK.findall(text_of(document)) if language == "python"]
     assert examples
     for example in examples:
         ast.parse(example)

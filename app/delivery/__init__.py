@@ -1,1 +1,1 @@
-"""Transfers between this service and the URLs that clients name."""
+"""Moving bytes between this service and the URLs that its users name."""
