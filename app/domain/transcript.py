@@ -84,8 +84,8 @@ class TokenLogprob:
 class Segment:
     """A phrase of the transcript. Times are seconds from the start of the audio.
 
-    ``seek`` is where the decoding began, in units of 10 ms. The last four numbers are those of the whole decoding: see
-    :mod:`app.transcription.fallback`.
+    ``seek`` is where its decoding began, in units of 10 ms. ``temperature``, ``avg_logprob``, ``compression_ratio`` and
+    ``no_speech_prob`` are those of the whole decoding (see :mod:`app.transcription.fallback`).
     """
 
     id: int

@@ -108,7 +108,7 @@ class Batcher:
 
     @property
     def max_outstanding(self) -> int:
-        """How many windows a transcription may have submitted so that the model need not wait for it."""
+        """The number of windows that a transcription submits ahead, so that the model need not wait for it."""
         size = self.scheduler.batch_size
         ahead = size // 2 if self._encodes_apart else size  # encoding one by one leaves time to prepare more
         return size + ahead + _SPARE_WINDOWS

@@ -32,19 +32,19 @@ class Listener:
     """
 
     async def on_start(self) -> None:
-        """Called before any work on the file, which begins when this returns."""
+        """Prepare for work on the file, which begins when this returns."""
 
     def on_decoded(self, duration: float) -> None:
-        """Called when the whole audio has been decoded; ``duration`` is its length in seconds."""
+        """Handle the end of decoding; ``duration`` is the length of the audio in seconds."""
 
     def on_waiting(self) -> None:
-        """Called at the beginning and whenever the slot is taken back: the transcription waits for a slot."""
+        """Handle waiting for a slot, at the beginning and whenever the slot is taken back."""
 
     def on_slot_granted(self) -> None:
-        """Called when the transcription receives a slot; a long one gives it up and receives another several times."""
+        """Handle receiving a slot, which happens several times in a long transcription."""
 
     def on_window(self, window: FinishedWindow) -> None:
-        """Called after each window, also if no segment has become final with it."""
+        """Handle a finished window, even if no segment has become final with it."""
 
 
 class Transcriber(Protocol):
@@ -52,7 +52,7 @@ class Transcriber(Protocol):
 
     @property
     def active(self) -> int:
-        """How many slots are held."""
+        """The number of slots that are held."""
 
     async def transcribe(
         self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False

@@ -61,13 +61,13 @@ class Transcription:
     _error: Exception | None = field(default=None, init=False)
 
     def on_slot_granted(self) -> None:
-        """Called when the transcription has received a slot."""
+        """Handle receiving a slot."""
 
     def on_slot_taken_back(self) -> None:
-        """Called when the slot has been taken back, because others come first."""
+        """Handle losing the slot to a transcription that comes first."""
 
     def on_window(self, window: Window) -> None:
-        """Called with each window that is completely transcribed."""
+        """Handle a window that is completely transcribed."""
 
     @property
     def rank(self) -> Rank:
@@ -111,7 +111,7 @@ class Transcription:
             self._ended.set()
 
     def end_if_done(self) -> None:
-        """End the transcription if all its windows are transcribed and no more will come."""
+        """End the transcription if it is complete and all its windows are transcribed."""
         if self.complete and not self.outstanding:
             self._ended.set()
 

@@ -270,13 +270,13 @@ class WhisperModel:
         tokenizer = self._tokenizer(window.language, window.task.value)
         timeline = window.timeline
         offset = window.seek * SECONDS_PER_FRAME
-        seek = round(timeline.of_word(offset, offset)[0] / SECONDS_PER_FRAME)
+        seek = round(timeline.word_times(offset, offset)[0] / SECONDS_PER_FRAME)
         segments: list[Segment] = []
         for phrase, words, logprobs in zip(row.phrases, row.words, row.logprobs, strict=True):
             text = tokenizer.decode(phrase.tokens)
             if not text.strip() or phrase.end <= phrase.start:
                 continue
-            start, end = timeline.of_phrase(offset + phrase.start, offset + phrase.end)
+            start, end = timeline.phrase_times(offset + phrase.start, offset + phrase.end)
             segments.append(
                 Segment(
                     id=len(segments),
@@ -338,7 +338,7 @@ def _decoding(result: Any, temperature: float, tokenizer: Any) -> Decoding:
 
 
 def _on_timeline(word: Word, offset: float, timeline: Timeline) -> Word:
-    start, end = timeline.of_word(offset + word.start, offset + word.end)
+    start, end = timeline.word_times(offset + word.start, offset + word.end)
     return replace(word, start=round(start, 3), end=round(end, 3))
 
 

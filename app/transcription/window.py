@@ -1,4 +1,4 @@
-"""A stretch of speech on its way through the model."""
+"""A window of speech on its way through the model, and the conversion of its times to times of the recording."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float32]
 
-#: The padding that speech is usually cut with.
+#: The silence that voice activity detection keeps at each end of a span, by default.
 _EDGE_SECONDS: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeKey:
-    """What has to be the same for all windows that one call of the model decodes.
+    """The properties that all windows of one batch share when they are decoded.
 
-    CTranslate2 wants ``<|startoftranscript|>`` at the same place in every prompt, and one beam size and temperature
-    for the call; languages may differ.
+    CTranslate2 requires ``<|startoftranscript|>`` at the same index of every prompt, and one beam size and temperature
+    for the batch. Languages and tasks can differ.
     """
 
     beam_size: int
@@ -36,57 +36,59 @@ class DecodeKey:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Where in a recording the ``spans`` of a window are, so that times in it become times of the recording.
+    """The positions of a window's ``spans`` in the recording.
 
-    Spans hold up to ``_EDGE_SECONDS`` of silence at their edges. A phrase that begins in the silence at the end of a
-    span belongs to the next one, and one that ends in the silence at the beginning of a span to the one before:
-    otherwise it would seem to last through all that was left out between them.
+    It converts seconds of the window to seconds of the recording, which has silence between the spans that the window
+    left out. The spans themselves have up to 0.4 s of silence at their edges. A phrase that starts in the silence at
+    the end of a span belongs to the next span, and one that ends in the silence at the start of a span belongs to the
+    previous one; otherwise it would seem to last through everything between them.
     """
 
     spans: tuple[Span, ...]
 
-    def of_phrase(self, start: float, end: float) -> tuple[float, float]:
-        """Seconds of the recording for seconds of the window."""
-        first = self._span(start)
-        last = max(first, self._span(end, ends=True))
-        if first < last and self._begin(first + 1) - start <= _EDGE_SECONDS:
+    def phrase_times(self, start: float, end: float) -> tuple[float, float]:
+        """Return the start and end of a phrase, which can extend over several spans."""
+        first = self._span_at(start)
+        last = max(first, self._span_at(end, as_end=True))
+        if first < last and self._start_of(first + 1) - start <= _EDGE_SECONDS:
             first += 1
-            start = max(start, self._begin(first))
-        if first < last and end - self._begin(last) <= _EDGE_SECONDS:
+            start = max(start, self._start_of(first))
+        if first < last and end - self._start_of(last) <= _EDGE_SECONDS:
             last -= 1
-            end = min(end, self._begin(last + 1))
-        return self._moved(start, first), self._moved(end, last)
+            end = min(end, self._start_of(last + 1))
+        return self._in_recording(start, first), self._in_recording(end, last)
 
-    def of_word(self, start: float, end: float) -> tuple[float, float]:
-        """A word lies in one span: that of its middle."""
-        span = self._span((start + end) / 2)
-        low, high = self._begin(span), self._begin(span + 1)
-        return self._moved(min(max(start, low), high), span), self._moved(min(max(end, low), high), span)
+    def word_times(self, start: float, end: float) -> tuple[float, float]:
+        """Return the start and end of a word, which is held within the span of its middle."""
+        span = self._span_at((start + end) / 2)
+        low, high = self._start_of(span), self._start_of(span + 1)
+        start, end = min(max(start, low), high), min(max(end, low), high)
+        return self._in_recording(start, span), self._in_recording(end, span)
 
-    def _span(self, seconds: float, *, ends: bool = False) -> int:
-        """Which span a time lies in; one between two spans begins the second, or ends the first."""
+    def _span_at(self, seconds: float, *, as_end: bool = False) -> int:
+        """Return the index of the span at a time; on a border the second one, or the first one ``as_end``."""
         for index in range(len(self.spans) - 1):
-            edge = self._begin(index + 1)
-            if seconds < edge or (ends and seconds == edge):
+            border = self._start_of(index + 1)
+            if seconds < border or (as_end and seconds == border):
                 return index
         return len(self.spans) - 1
 
-    def _begin(self, index: int) -> float:
-        """When a span begins in the window; after the last one, when the window ends."""
+    def _start_of(self, index: int) -> float:
+        """Return the seconds at which a span starts in the window; after the last one, at which the window ends."""
         return sum(span.samples for span in self.spans[:index]) / SAMPLE_RATE
 
-    def _moved(self, seconds: float, index: int) -> float:
-        return self.spans[index].start / SAMPLE_RATE + seconds - self._begin(index)
+    def _in_recording(self, seconds: float, index: int) -> float:
+        return self.spans[index].start / SAMPLE_RATE + seconds - self._start_of(index)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Window:
     """At most 30 s of one channel: ``spans`` of the recording, without the silence between them.
 
-    ``features`` is the log-mel spectrogram, shape ``(mels, frames)``, of the part that begins ``seek`` frames after
-    the start of the window; what is before that has been transcribed. ``encoded`` is what the encoder makes of it,
-    shape ``(positions, width)``, once it is there. One owner at a time changes it: the front, the scheduler, or the
-    thread of the model that has it in work.
+    ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
+    everything before it has been transcribed into ``segments``. ``encoded`` is the encoder's output for it, shape
+    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. Only one owner at a time changes
+    a window: the front end, the scheduler, or the thread of the device that it is on.
     """
 
     channel: int
@@ -107,12 +109,12 @@ class Window:
 
     @property
     def start(self) -> int:
-        """The first sample."""
+        """The first sample, in samples of the recording."""
         return self.spans[0].start
 
     @property
     def wants_alignment(self) -> bool:
-        """Whether its text is to be read back by the model."""
+        """True if its text has to be aligned with the audio, for the times of words or for log probabilities."""
         return self.word_timestamps or self.token_logprobs
 
     @property
@@ -121,6 +123,7 @@ class Window:
 
     @property
     def frames(self) -> int:
+        """The number of frames (10 ms each) that are not transcribed yet."""
         return int(self.features.shape[1])
 
     @property
@@ -135,11 +138,12 @@ class Window:
 
     @property
     def key(self) -> DecodeKey:
+        """The key of the next decoding. Beam search is only used at temperature 0, as in Whisper."""
         beam_size = self.beam_size if self.temperature == 0 else 1
         return DecodeKey(beam_size=beam_size, temperature=self.temperature, prompt_length=len(self.prompt))
 
     def fall_back(self, decoding: Decoding, encoded: Array) -> None:
-        """Make the next decoding use the next temperature and the encoder's output, shape ``(positions, width)``."""
+        """Keep an unacceptable decoding and the encoder's output, for the next decoding at the next temperature."""
         self.decodings.append(decoding)
         self.encoded = encoded
 

@@ -24,7 +24,7 @@ _CLOSING: Final = frozenset("\"'.。,，!！?？:：”)]}、")
 
 @dataclass(frozen=True, slots=True)
 class AlignedToken:
-    """Where a token starts, in seconds from the first frame that was decoded, and its probability (0 to 1)."""
+    """The start of a token, in seconds from the first frame that was decoded, and its probability (0 to 1)."""
 
     start: float
     probability: float

@@ -1,8 +1,8 @@
-"""Whisper in numpy alone: an independent opinion on the probabilities that CTranslate2 gives.
+"""Whisper in numpy, an independent implementation to check the probabilities of CTranslate2.
 
-The network is that of Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022), section 2.2
-and their ``whisper/model.py``. Only the weights are CTranslate2's, as ``python/ctranslate2/specs/model_spec.py`` there
-writes them. All of it is computed in float64.
+The network follows Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022), section 2.2,
+and their ``whisper/model.py``. The weights are read from CTranslate2's format, which its
+``python/ctranslate2/specs/model_spec.py`` writes. Everything is computed in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 _FORMAT_VERSION: Final = 6
-#: CTranslate2's ``DataType`` by number; its sixth, bfloat16, has no equal in numpy.
+#: CTranslate2's ``DataType`` by number; numpy has no equivalent of the sixth one, bfloat16.
 _TYPES: Final = ("<f4", "<i1", "<i2", "<i4", "<f2")
 _FRAMES: Final = 3000
 _NORM_EPSILON: Final = 1e-5
@@ -32,15 +32,15 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class NumpyWhisper:
-    """``folder`` holds a Whisper model in CTranslate2's format; int8 and int16 weights are dequantized."""
+    """A Whisper model in CTranslate2's format from ``folder``, with int8 and int16 weights dequantized."""
 
     def __init__(self, folder: Path) -> None:
         self._weights = read_weights(folder / "model.bin")
 
     def encode(self, features: npt.NDArray[np.float32]) -> Array:
-        """Shape ``(1500, width)`` for a log-mel spectrogram of 30 s; a shorter one is filled up with zeros.
+        """Return the encoder's output, shape ``(1500, width)``.
 
-        Shape of the spectrogram: ``(mels, frames)``.
+        ``features`` is a log-mel spectrogram of up to 30 s, shape ``(n_mels, frames)``, which is padded with zeros.
         """
         x = np.pad(features.astype(np.float64), ((0, 0), (0, _FRAMES - features.shape[1]))).T
         x = _gelu(self._convolved("encoder/conv1", x, stride=1))
@@ -52,16 +52,16 @@ class NumpyWhisper:
         return self._normed("encoder/layer_norm", x)
 
     def logits(self, encoded: npt.NDArray[np.floating], tokens: Sequence[int]) -> Array:
-        """What the decoder gives after each of ``tokens``, shape ``(tokens, vocabulary)``; no softmax yet.
+        """Return the decoder's logits after each of ``tokens``, shape ``(tokens, vocabulary)``.
 
-        Shape of ``encoded``: ``(positions, width)``.
+        ``encoded`` has the shape ``(positions, width)``.
         """
         count = len(tokens)
         x = self._weights["decoder/embeddings/weight"][list(tokens)]
         x = x + self._weights["decoder/position_encodings/encodings"][:count]
-        not_yet = np.triu(np.full((count, count), -np.inf), k=1)
+        causal_mask = np.triu(np.full((count, count), -np.inf), k=1)
         for layer in self._layers("decoder"):
-            x = x + self._self_attention(f"{layer}/self_attention", x, mask=not_yet)
+            x = x + self._self_attention(f"{layer}/self_attention", x, mask=causal_mask)
             x = x + self._cross_attention(f"{layer}/attention", x, encoded.astype(np.float64))
             x = x + self._feed_forward(f"{layer}/ffn", x)
         return self._normed("decoder/layer_norm", x) @ self._weights["decoder/projection/weight"].T
@@ -74,11 +74,10 @@ class NumpyWhisper:
         *,
         vocabulary: int | None = None,
     ) -> list[float]:
-        """ln P(token | encoded audio, start, text before it), for each token of ``text``.
+        """Return ln P(token | encoded audio, start, text before it) for each token of ``text``.
 
-        Shape of ``encoded``: ``(positions, width)``. ``vocabulary``, if given, is the number of tokens, counted from
-        0, among which the probability is divided; the others are taken for impossible. CTranslate2's ``align`` takes
-        the id of the end of text, so that only text is possible.
+        ``encoded`` has the shape ``(positions, width)``. If ``vocabulary`` is set, only the tokens below it are
+        possible. CTranslate2's ``align`` uses the id of the end of text, so that only text is possible.
         """
         before = self.logits(encoded, [*start, *text])[len(start) - 1 : -1, :vocabulary]
         chosen = before[np.arange(len(text)), list(text)]
@@ -120,7 +119,10 @@ class NumpyWhisper:
         return scaled * self._weights[f"{name}/gamma"] + self._weights[f"{name}/beta"]
 
     def _convolved(self, name: str, x: Array, *, stride: int) -> Array:
-        """Over three times at once, zeros at both ends; ``(times, inputs)`` → ``(times / stride, outputs)``."""
+        """Convolve three positions at a time, padded with zeros.
+
+        The shape ``(times, inputs)`` becomes ``(times / stride, outputs)``.
+        """
         surroundings = sliding_window_view(np.pad(x, ((1, 1), (0, 0))), 3, axis=0)[::stride]
         weight = self._weights[f"{name}/weight"]
         summed = surroundings.reshape(len(surroundings), -1) @ weight.reshape(len(weight), -1).T
@@ -128,22 +130,22 @@ class NumpyWhisper:
 
 
 def _gelu(x: Array) -> Array:
-    """The exact one, not the approximation by tanh."""
+    """Return the exact GELU, not its approximation by tanh."""
     exact: Array = x / 2 * (1 + _erf(x / math.sqrt(2)))
     return exact
 
 
 def read_weights(path: Path) -> dict[str, Array]:
-    """The variables of CTranslate2's ``model.bin`` by name, dequantized; an alias has its target's value.
+    """Return the variables of CTranslate2's ``model.bin`` by name, dequantized, with aliases resolved.
 
-    Little-endian: the format's version (uint32), the specification's name and revision (uint32), the number of
-    variables (uint32); of each its name, rank (uint8), dimensions (uint32), type (uint8), size in bytes (uint32) and
-    value; the number of aliases (uint32), and of each its name and its target's. A string is its length (uint16,
-    with the zero at its end) and UTF-8.
+    The format is little-endian: its version (uint32), the specification's name and revision (uint32); the number of
+    variables (uint32), and for each its name, rank (uint8), dimensions (uint32), type (uint8), size in bytes (uint32)
+    and value; the number of aliases (uint32), and for each its name and its target's. A string is its length (uint16,
+    including the zero at its end) and UTF-8.
     """
     reader = _Reader(path.read_bytes())
     if (version := reader.number("I")) != _FORMAT_VERSION:
-        raise ValueError(f"{path} is of version {version} of the format; only {_FORMAT_VERSION} is read here.")
+        raise ValueError(f"{path} has version {version} of the format; only version {_FORMAT_VERSION} is supported.")
     _specification, _revision = reader.string(), reader.number("I")
     stored = dict(reader.variable() for _ in range(reader.number("I")))
     weights = {name: _dequantized(value, stored.get(f"{name}_scale")) for name, value in stored.items()}
@@ -154,14 +156,14 @@ def read_weights(path: Path) -> dict[str, Array]:
 
 
 def _dequantized(value: Array, scale: Array | None) -> Array:
-    """A scale belongs to the whole of a weight (int16), or to each index of its first dimension (int8)."""
+    """Divide by the scale, which is one for the whole weight (int16) or one for each of its rows (int8)."""
     return value if scale is None else value / scale.reshape(-1, *[1] * (value.ndim - 1))
 
 
 class _Reader(BytesIO):
     def number(self, kind: str) -> int:
-        found: int = struct.unpack(f"<{kind}", self.read(struct.calcsize(kind)))[0]
-        return found
+        number: int = struct.unpack(f"<{kind}", self.read(struct.calcsize(kind)))[0]
+        return number
 
     def string(self) -> str:
         return self.read(self.number("H")).rstrip(b"\0").decode()

@@ -1,4 +1,4 @@
-"""CTranslate2 gives the probabilities that Whisper's equations give, and the reference of other tests is right."""
+"""CTranslate2 computes the same probabilities as the reference in numpy that other tests rely on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELLO = " hello this is a test the job is complete now"
 
 @pytest.fixture(scope="module")
 def exact() -> WhisperModel:
-    """The demo model in float32: all that is left between it and numpy is rounding."""
+    """The demo model in float32, which differs from numpy only by rounding."""
     (loaded,) = load(ModelChoice(name="demo", device="cpu", compute_type="float32"))
     return loaded
 
@@ -46,13 +46,13 @@ def _encoded(model: WhisperModel, features: npt.NDArray[np.float32]) -> Any:
 @pytest.mark.parametrize(
     ("recording", "text"),
     [
-        pytest.param("hello.wav", HELLO, id="what-is-said"),
-        pytest.param("numbers.mp3", HELLO, id="what-is-not-said"),
-        # Here the end of text has nearly all of the probability, unless it is ruled out.
-        pytest.param("silence.wav", HELLO, id="nothing-is-said"),
+        pytest.param("hello.wav", HELLO, id="spoken-text"),
+        pytest.param("numbers.mp3", HELLO, id="other-text"),
+        # In silence the end of text has almost all of the probability, unless it is excluded.
+        pytest.param("silence.wav", HELLO, id="silence"),
     ],
 )
-def test_probabilities_of_words_are_those_of_numpy_among_text_tokens(
+def test_probabilities_of_words_match_numpy(
     exact: WhisperModel, reference: NumpyWhisper, recording: str, text: str
 ) -> None:
     tokenizer = exact._tokenizer("en", "transcribe")
@@ -61,21 +61,19 @@ def test_probabilities_of_words_are_those_of_numpy_among_text_tokens(
     encoded = _encoded(exact, features)
     (aligned,) = exact._model.align(encoded, list(tokenizer.sot_sequence), [tokens], [features.shape[1]])
     start = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
-    own = reference.encode(features)
-    found = reference.log_probabilities(own, start, tokens, vocabulary=tokenizer.eot)
-    np.testing.assert_allclose(np.asarray(encoded)[0], own, atol=1e-4)
-    np.testing.assert_allclose(np.log(aligned.text_token_probs), found, rtol=0, atol=1e-4)
+    reference_encoded = reference.encode(features)
+    expected = reference.log_probabilities(reference_encoded, start, tokens, vocabulary=tokenizer.eot)
+    np.testing.assert_allclose(np.asarray(encoded)[0], reference_encoded, atol=1e-4)
+    np.testing.assert_allclose(np.log(aligned.text_token_probs), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("recording", ["hello.wav", "numbers.mp3"])
-def test_score_of_a_text_is_that_of_numpy_with_its_end(
-    exact: WhisperModel, reference: NumpyWhisper, recording: str
-) -> None:
+def test_score_of_a_text_matches_numpy(exact: WhisperModel, reference: NumpyWhisper, recording: str) -> None:
     tokenizer = exact._tokenizer("en", "transcribe")
     start = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
     features = _features(exact, recording)
     options = {"beam_size": 1, "return_scores": True, "suppress_tokens": [], "suppress_blank": False}
-    (written,) = exact._model.generate(_encoded(exact, features), [start], **options)
-    tokens = written.sequences_ids[0]
-    found = reference.log_probabilities(reference.encode(features), start, [*tokens, tokenizer.eot])
-    assert written.scores[0] * len(tokens) == pytest.approx(sum(found), abs=1e-4)
+    (result,) = exact._model.generate(_encoded(exact, features), [start], **options)
+    tokens = result.sequences_ids[0]
+    expected = reference.log_probabilities(reference.encode(features), start, [*tokens, tokenizer.eot])
+    assert result.scores[0] * len(tokens) == pytest.approx(sum(expected), abs=1e-4)

@@ -41,7 +41,7 @@ def gpu_scheduler(*, slots: int = 3, batch_size: int = 8) -> Scheduler:
 def add(
     scheduler: Scheduler, windows: int, *, synchronous: bool = False, complete: bool = True
 ) -> ObservedTranscription:
-    """Add a transcription with this many windows, and no more if it is ``complete``."""
+    """Add a transcription with this many windows, which are all of them if it is ``complete``."""
     transcription = ObservedTranscription(synchronous=synchronous)
     scheduler.add(transcription)
     for number in range(windows):

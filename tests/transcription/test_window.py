@@ -1,4 +1,4 @@
-"""Times in a window become times of the recording, whatever was left out between its spans."""
+"""The conversion of times in a window to times of the recording."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def timeline(*spans: tuple[float, float]) -> Timeline:
     return Timeline(tuple(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in spans))
 
 
-#: 10 s from 5 s on, then 4 s from a minute on, then 6 s from two minutes on.
-THREE = timeline((5, 15), (60, 64), (120, 126))
+#: Spans of 10 s from 5 s on, 4 s from 60 s on and 6 s from 120 s on.
+THREE_SPANS = timeline((5, 15), (60, 64), (120, 126))
 
 
 @pytest.mark.parametrize(
@@ -31,18 +31,18 @@ THREE = timeline((5, 15), (60, 64), (120, 126))
         (14.0, 25.0, (120.0, 131.0)),
     ],
 )
-def test_phrases_leave_the_silence_at_the_edges_of_pieces_out(
+def test_phrases_exclude_the_silence_at_the_edges_of_spans(
     start: float, end: float, expected: tuple[float, float]
 ) -> None:
-    assert THREE.of_phrase(start, end) == pytest.approx(expected)
+    assert THREE_SPANS.phrase_times(start, end) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [(1.0, 2.0, (6.0, 7.0)), (9.9, 10.5, (60.0, 60.5)), (9.5, 10.1, (14.5, 15.0)), (14.0, 14.0, (120.0, 120.0))],
 )
-def test_words_lie_in_one_piece(start: float, end: float, expected: tuple[float, float]) -> None:
-    assert THREE.of_word(start, end) == pytest.approx(expected)
+def test_word_is_held_within_one_span(start: float, end: float, expected: tuple[float, float]) -> None:
+    assert THREE_SPANS.word_times(start, end) == pytest.approx(expected)
 
 
 @settings(max_examples=1000)
@@ -50,8 +50,8 @@ def test_words_lie_in_one_piece(start: float, end: float, expected: tuple[float,
 @example(10.0, 10.0)
 @example(9.8, 10.0)
 @example(10.0, 10.2)
-def test_order_is_kept(one: float, other: float) -> None:
-    start, end = sorted((one, other))
-    for moved in (THREE.of_phrase(start, end), THREE.of_word(start, end)):
-        assert 5.0 <= moved[0] <= moved[1] + 1e-9
-        assert moved[1] <= 126.0 + 1e-9
+def test_times_keep_their_order(first: float, second: float) -> None:
+    start, end = sorted((first, second))
+    for converted in (THREE_SPANS.phrase_times(start, end), THREE_SPANS.word_times(start, end)):
+        assert 5.0 <= converted[0] <= converted[1] + 1e-9
+        assert converted[1] <= 126.0 + 1e-9
