@@ -1,1 +1,1 @@
-"""Moving bytes between this service and the URLs that its users name."""
+"""Transfers between this service and the URLs that clients name."""

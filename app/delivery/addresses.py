@@ -1,7 +1,7 @@
-"""Which network addresses belong to the public internet.
+"""Classification of network addresses as public or not.
 
-``ipaddress.is_global`` alone also admits multicast, addresses that carry another one inside them, and the
-address under which Azure's host answers its guests. Sources: the IANA special-purpose address registries.
+``ipaddress.is_global`` alone also accepts multicast, addresses that embed another address, and the address of the Azure
+host. Sources: the IANA special-purpose address registries.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _NOT_PUBLIC_V4: Final = tuple(
     for network in (
         "0.0.0.0/8",  # "this network"
         "10.0.0.0/8",
-        "100.64.0.0/10",  # shared by a provider's customers
+        "100.64.0.0/10",  # shared address space of providers
         "127.0.0.0/8",
-        "168.63.129.16/32",  # Azure's host, from inside a guest
+        "168.63.129.16/32",  # the Azure host, as its guests see it
         "169.254.0.0/16",  # link-local, cloud metadata
         "172.16.0.0/12",
         "192.0.0.0/24",  # protocol assignments
         "192.0.2.0/24",  # documentation
-        "192.88.99.0/24",  # relays of 6to4
+        "192.88.99.0/24",  # 6to4 relays
         "192.168.0.0/16",
-        "198.18.0.0/15",  # benchmarks
+        "198.18.0.0/15",  # benchmarking
         "198.51.100.0/24",  # documentation
         "203.0.113.0/24",  # documentation
         "224.0.0.0/4",  # multicast
@@ -35,7 +35,7 @@ _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _NOT_PUBLIC_V6: Final = tuple(
     IPv6Network(network)
     for network in (
-        "2001::/23",  # protocol assignments, Teredo among them
+        "2001::/23",  # protocol assignments, including Teredo
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4
         "3ffe::/16",  # the former 6bone
@@ -43,16 +43,16 @@ _NOT_PUBLIC_V6: Final = tuple(
     )
 )
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-#: The first half of an interface's identifier in ISATAP, whose other half is the IPv4 address of a tunnel's end
-#: (RFC 5214, section 6.1); it may stand behind any prefix.
+#: The first half of an ISATAP interface identifier, which can follow any prefix. The other half is the IPv4 address of
+#: the end of a tunnel (RFC 5214, section 6.1).
 _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 
 
 def is_public(address: str) -> bool:
-    """Whether ``address``, a literal IPv4 or IPv6 address, can only be reached over the public internet.
+    """Return whether ``address``, a literal IPv4 or IPv6 address, belongs to the public internet.
 
-    An IPv6 address that stands for an IPv4 one (mapped, or behind the well-known NAT64 prefix) is judged
-    by the latter. Whatever is not an address, or has a zone (``%eth0``), is not public.
+    An IPv6 address that embeds an IPv4 address (mapped, or with the well-known NAT64 prefix) is classified by the
+    latter. Text that is not an address, or that has a zone (``%eth0``), is not public.
     """
     if "%" in address:
         return False

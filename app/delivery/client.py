@@ -1,4 +1,4 @@
-"""The HTTP client that dials only where it may: names are resolved once, and judged addresses dialled."""
+"""An HTTP client that only connects to allowed addresses: it resolves a name once and connects to what it checked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _TcpStream(httpcore.AsyncNetworkStream):
-    """A connection that is also closed when its TLS handshake is cancelled; httpcore's own stays open then."""
+    """A connection that is closed if its TLS handshake is cancelled. httpcore leaves it open."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -61,10 +61,10 @@ class _TcpStream(httpcore.AsyncNetworkStream):
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses, and to any address of the hosts in ``allowed``.
+    """A network backend that connects to public addresses, and to any address of the hosts in ``allowed``.
 
-    The name is resolved once, so a resolver that later answers otherwise is never asked. TLS and the Host
-    header keep the name: only the dial uses the address.
+    A name is resolved once, so that a later, different answer of the resolver has no effect (DNS rebinding). TLS and
+    the Host header still use the name.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect within ``timeout`` seconds in all, the resolution included.
+        """Connect within ``timeout`` seconds, including the resolution of the name.
 
         Raises:
             RefusedUrl: an address of ``host`` is not public.
-            httpcore.ConnectTimeout, httpcore.ConnectError: there is no connection.
+            httpcore.ConnectTimeout, httpcore.ConnectError: no address accepted the connection.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         addresses = await self._addresses(host, port, timeout)
@@ -121,8 +121,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(str(exc)) from exc
         if not self._allowed.covers(host, port) and not all(map(is_public, addresses)):
             raise RefusedUrl(
-                f"{host} is not at public addresses only: use a public host, or have {host}:{port} added to the"
-                " server's URL_ALLOWED_HOSTS"
+                f"{host} has an address that is not public: use a public host, or ask the operator to add"
+                f" {host}:{port} to URL_ALLOWED_HOSTS"
             )
         return addresses
 
@@ -139,11 +139,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class GuardedTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport over a pool with its own network backend, which httpx has no argument for.
+    """httpx's transport with its own network backend, for which httpx has no argument.
 
-    Each URL is held to ``rules`` again: it may come from a redirect, or from a journal that is older than the
-    server's settings. A redirect's ``Location`` is moved to the response's ``extensions["location"]``, a list, out
-    of the sight of httpx, which fails on one that is not a URL.
+    Each URL is checked against ``rules`` again, since it can come from a redirect, or from a journal that is older than
+    the settings. The ``Location`` headers of a response are moved to the list ``extensions["location"]``, since httpx
+    raises for a malformed one.
     """
 
     def __init__(
@@ -158,13 +158,13 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             max_connections=max_connections,
-            max_keepalive_connections=0,  # transfers are rare: better a new connection than a stale one
+            max_keepalive_connections=0,  # transfers are rare, and a new connection is never stale
             network_backend=backend,
         )
         self._rules = rules
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer, or RefusedUrl before anything is resolved."""
+        """Send ``request``, or raise RefusedUrl before its host is resolved."""
         problem = self._rules.problem(str(request.url))
         if problem is not None:
             raise RefusedUrl(f"the URL {problem.removesuffix('.')}")
@@ -185,9 +185,9 @@ def open_client(
     resolver: Resolver | None = None,
     backend: httpcore.AsyncNetworkBackend | None = None,
 ) -> httpx.AsyncClient:
-    """A client for URLs that users name: no proxy, no redirects, no cookies, nothing from the environment.
+    """Return a client for URLs that clients name: without proxies, redirects and cookies.
 
-    The certificate store alone may be named there (``SSL_CERT_FILE``, ``SSL_CERT_DIR``).
+    It ignores the environment, except for the certificate store in ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``.
     """
     transport = GuardedTransport(
         GuardedBackend(allowed, resolver=resolver, backend=backend),
@@ -205,56 +205,58 @@ def open_client(
     )
 
 
-#: More than transfers run at once, as a lookup that its transfer has given up goes on until the system ends it.
-LOOKUPS: Final = 256
+#: More than the number of concurrent transfers, since a lookup continues after its transfer has timed out.
+MAX_LOOKUPS: Final = 256
 
 
 class SystemResolver:
-    """The system's resolver, asked by at most ``at_once`` threads; further names wait.
+    """The system's resolver, called in at most ``max_lookups`` threads of its own. Further lookups wait.
 
-    The event loop's own threads are few and write files: a slow name server, which any client can name, must not use
-    them up. A lookup can't be stopped, so its place is free at its end, not when its caller is cancelled; the
-    threads are daemons, as the end of the process does not wait for name servers.
+    A slow name server, which any client can name, must not occupy the few threads of the event loop, which write files.
+    A lookup can't be stopped, so it counts until it ends even if its caller is cancelled. The threads are daemons, so
+    that the process can end without waiting for name servers.
     """
 
-    def __init__(self, *, at_once: int = LOOKUPS, lookup: Callable[[str, int], Sequence[str]] | None = None) -> None:
-        self._places = asyncio.Semaphore(at_once)
+    def __init__(
+        self, *, max_lookups: int = MAX_LOOKUPS, lookup: Callable[[str, int], Sequence[str]] | None = None
+    ) -> None:
+        self._free_lookups = asyncio.Semaphore(max_lookups)
         self._lookup = lookup or system_addresses
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Every address of ``host``, in the system's order of preference.
+        """Return the addresses of ``host``, in the system's order of preference.
 
         Raises:
-            OSError: the name has none (``socket.gaierror``), or no thread could be started.
-            UnicodeError: it is no name.
+            OSError: the name has no address (``socket.gaierror``), or no thread could be started.
+            UnicodeError: ``host`` is not a valid name.
         """
-        await self._places.acquire()
+        await self._free_lookups.acquire()
         loop = asyncio.get_running_loop()
-        found: Future[Sequence[str]] = Future()
-        found.set_running_or_notify_cancel()
-        found.add_done_callback(lambda _: _tell(loop, self._places.release))
+        addresses: Future[Sequence[str]] = Future()
+        addresses.set_running_or_notify_cancel()
+        addresses.add_done_callback(lambda _: _call_soon(loop, self._free_lookups.release))
         try:
-            Thread(target=_look_up, args=(found, self._lookup, host, port), name="resolver", daemon=True).start()
+            Thread(target=_look_up, args=(addresses, self._lookup, host, port), name="resolver", daemon=True).start()
         except RuntimeError as exc:
-            found.set_exception(OSError(str(exc)))
-        return await asyncio.wrap_future(found)
+            addresses.set_exception(OSError(str(exc)))
+        return await asyncio.wrap_future(addresses)
 
 
 def system_addresses(host: str, port: int) -> Sequence[str]:
-    """``getaddrinfo``, which blocks for as long as the system's resolver likes."""
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    """Return the addresses of ``host`` from ``getaddrinfo``, which blocks without a time limit."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
-def _look_up(found: Future[Sequence[str]], lookup: Callable[[str, int], Sequence[str]], host: str, port: int) -> None:
+def _look_up(future: Future[Sequence[str]], lookup: Callable[[str, int], Sequence[str]], host: str, port: int) -> None:
     try:
         addresses = lookup(host, port)
-    except Exception as exc:  # noqa: BLE001  whatever it is, it is raised where it is waited for
-        found.set_exception(exc)
+    except Exception as exc:  # noqa: BLE001  raised where the future is awaited
+        future.set_exception(exc)
     else:
-        found.set_result(addresses)
+        future.set_result(addresses)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback)

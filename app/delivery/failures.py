@@ -1,4 +1,4 @@
-"""What went wrong with one attempt, in a sentence: every failure of httpx gets a name of ours."""
+"""Failures of attempts: httpx's exceptions and unsuccessful statuses are translated into AttemptError."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ _ERROR_BODY_BYTES: Final = 8192
 _ERROR_BODY_SECONDS: Final = 5.0
 _MARGIN_SECONDS: Final = 0.25
 _CODE: Final = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,64})\s*</Code>")
-_CLOSED: Final = "Connection closed before an answer"
+_CLOSED: Final = "Connection closed before a response"
 _UNVERIFIED: Final = "Certificate verification failed"
 
 
 class AttemptError(Exception):
-    """One attempt failed. ``str()`` is a sentence without full stop, and without any part of a URL.
+    """An attempt failed. ``str()`` is a sentence without a full stop that contains no part of a URL.
 
-    ``retry_after_seconds`` is what the other side asked for, if it did.
+    ``retry_after_seconds`` is the value of the Retry-After header, if there is one.
     """
 
-    def __init__(self, sentence: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, *, retryable: bool, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
 
 
 @contextmanager
 def translated_failures(timeout: httpx.Timeout, *, on_close: str = _CLOSED, refusal: str = "refused") -> Iterator[None]:
-    """Turn what httpx raises inside into AttemptError.
+    """Translate the exceptions of httpx into AttemptError.
 
-    ``on_close`` names a connection that breaks off, ``refused`` stands before why a target is refused. The
-    cause is dropped, for it may print the URL.
+    ``on_close`` is the message for a connection that was closed or reset. ``refusal`` precedes the reason for which a
+    URL is refused. The cause is suppressed, since it can contain the URL.
     """
     try:
         yield
     except RefusedUrl as exc:
         raise AttemptError(f"{refusal}: {exc}", retryable=False) from None
     except httpx.TimeoutException as exc:
-        raise AttemptError(_timeout_sentence(exc, timeout), retryable=True) from None
+        raise AttemptError(_timeout_message(exc, timeout), retryable=True) from None
     except httpx.ConnectError as exc:
         raise _connect_failure(exc) from None
     except httpx.RemoteProtocolError as exc:
-        broken_off = "closed" in str(exc) or "disconnected" in str(exc)
-        raise AttemptError(on_close if broken_off else "Not an HTTP answer", retryable=True) from None
+        is_closed = "closed" in str(exc) or "disconnected" in str(exc)
+        raise AttemptError(on_close if is_closed else "Not an HTTP response", retryable=True) from None
     except httpx.NetworkError:
         raise AttemptError(on_close, retryable=True) from None
     except ssl.SSLError as exc:
-        raise AttemptError(_tls_sentence(exc), retryable=True) from None
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: a host that is no name
+        raise AttemptError(_tls_message(exc), retryable=True) from None
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: the host is not a valid name
         raise AttemptError(f"The request could not be sent ({type(exc).__name__})", retryable=False) from None
 
 
 async def rejection(response: httpx.Response, *, now: float) -> AttemptError:
-    """The failure that a status outside 2xx is: ``HTTP 503 SlowDown``.
+    """Return the AttemptError for a response with a status outside 2xx, such as ``HTTP 503 SlowDown``.
 
-    The code comes from at most 8 kB of the body, of which nothing else is kept. ``now`` is in Unix seconds.
+    The store's code is read from at most 8 kB of the body, of which nothing else is kept. ``now`` is in Unix seconds.
     """
     code = response.headers.get("x-ms-error-code") or await _code_in_body(response)
     if code is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", code):
@@ -81,11 +81,11 @@ async def rejection(response: httpx.Response, *, now: float) -> AttemptError:
 
 
 def seconds_text(seconds: float) -> str:
-    """``30`` for 30.0, ``0.25`` for 0.25."""
+    """Format seconds without a trailing ``.0``: ``30`` for 30.0, ``0.25`` for 0.25."""
     return f"{seconds:.0f}" if float(seconds).is_integer() else f"{seconds:g}"
 
 
-def _timeout_sentence(exc: httpx.TimeoutException, timeout: httpx.Timeout) -> str:
+def _timeout_message(exc: httpx.TimeoutException, timeout: httpx.Timeout) -> str:
     match exc:
         case httpx.ConnectTimeout():
             kind, seconds = "Connection", timeout.connect
@@ -99,15 +99,15 @@ def _timeout_sentence(exc: httpx.TimeoutException, timeout: httpx.Timeout) -> st
 
 
 def _connect_failure(exc: httpx.ConnectError) -> AttemptError:
-    # The nearest cause that has a name counts: the chain goes on to whatever the caller was handling.
+    # Take the first cause that is known: the chain can end in an exception that the caller was handling.
     for cause in _causes(exc):
-        sentence = _connect_sentence(cause)
-        if sentence is not None:
-            return AttemptError(sentence, retryable=sentence != _UNVERIFIED)
+        message = _connect_message(cause)
+        if message is not None:
+            return AttemptError(message, retryable=message != _UNVERIFIED)
     return AttemptError("Connection failed", retryable=True)
 
 
-def _connect_sentence(cause: BaseException) -> str | None:
+def _connect_message(cause: BaseException) -> str | None:
     match cause:
         case ssl.SSLCertVerificationError():
             return _UNVERIFIED
@@ -116,7 +116,7 @@ def _connect_sentence(cause: BaseException) -> str | None:
         case anyio.EndOfStream() | anyio.BrokenResourceError() | ConnectionResetError():
             return _CLOSED
         case ssl.SSLError():
-            return _tls_sentence(cause)
+            return _tls_message(cause)
         case socket.gaierror() | UnicodeError():
             return "Could not resolve host"
         case ConnectionRefusedError():
@@ -126,8 +126,8 @@ def _connect_sentence(cause: BaseException) -> str | None:
     return None
 
 
-def _tls_sentence(exc: ssl.SSLError) -> str:
-    """With the name that OpenSSL has for the reason: ``TLS failure (WRONG_VERSION_NUMBER)``."""
+def _tls_message(exc: ssl.SSLError) -> str:
+    """Return a message with OpenSSL's name of the reason, such as ``TLS failure (WRONG_VERSION_NUMBER)``."""
     return f"TLS failure ({exc.reason})" if exc.reason else "TLS failure"
 
 
@@ -140,9 +140,9 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 async def _code_in_body(response: httpx.Response) -> str | None:
     body = bytearray()
-    # The status is known already: a body that breaks off, or drips until the attempt's deadline, changes nothing.
-    end = min(anyio.current_time() + _ERROR_BODY_SECONDS, anyio.current_effective_deadline() - _MARGIN_SECONDS)
-    with anyio.CancelScope(deadline=end):
+    # A body that breaks off, or that is slow until the attempt's deadline, must not replace the known status.
+    deadline = min(anyio.current_time() + _ERROR_BODY_SECONDS, anyio.current_effective_deadline() - _MARGIN_SECONDS)
+    with anyio.CancelScope(deadline=deadline):
         try:
             async for chunk in response.aiter_raw():
                 body += chunk

@@ -65,8 +65,8 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
         ([answer(429, Retry_After="3600")], 1, "HTTP 429 (attempt 1/3)"),
         ([never_answer()], 3, "Read timeout after 0.6s (attempt 3/3)"),
         ([drip_status(seconds_between=0.05)], 3, "Total timeout after 0.6s (attempt 3/3)"),
-        ([close_before_status()], 3, "Connection closed before an answer (attempt 3/3)"),
-        ([reset_while_receiving(100)], 3, "Connection closed before an answer (attempt 3/3)"),
+        ([close_before_status()], 3, "Connection closed before a response (attempt 3/3)"),
+        ([reset_while_receiving(100)], 3, "Connection closed before a response (attempt 3/3)"),
     ],
 )
 async def test_failed_delivery_is_told_exactly(
@@ -100,7 +100,7 @@ async def test_failed_delivery_is_told_exactly(
         (answer(500, b"<Error><Code>InternalError</Code></Error>"), 3, "HTTP 500 InternalError (attempt 3/3)", 30.0),
         (answer(429, Retry_After="3600"), 1, "HTTP 429 (attempt 1/3)", 3600.0),
         (never_answer(), 3, "Read timeout after 0.6s (attempt 3/3)", 30.0),
-        (close_before_status(), 3, "Connection closed before an answer (attempt 3/3)", 30.0),
+        (close_before_status(), 3, "Connection closed before a response (attempt 3/3)", 30.0),
     ],
 )
 async def test_job_whose_delivery_failed_for_a_passing_reason_goes_on_and_says_when_it_is_tried_again(

@@ -77,7 +77,7 @@ async def test_result_waits_for_a_store_that_is_down_and_arrives_after_a_restart
                 True,
             )
             assert job["delivery"]["status"] == "pending"
-            assert job["delivery"]["last_error"].startswith("Connection closed before an answer (attempt 3/3) to ")
+            assert job["delivery"]["last_error"].startswith("Connection closed before a response (attempt 3/3) to ")
             assert 20 <= job["delivery"]["next_attempt_at"] - time.time() <= 36
             assert not job.keys() & {"error", "end_time"}
             # The transcript can be had meanwhile, and the service is none the less idle.

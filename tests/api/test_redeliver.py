@@ -36,9 +36,9 @@ EXPIRED: Final = "https://b.s3.amazonaws.com/k?AWSAccessKeyId=A&Signature=secret
 SIGNED: Final = "X-Amz-Signature=secret&X-Amz-SignedHeaders=host"
 REFUSED_URLS: Final = {
     "ftp://b.example/k": "has the scheme ftp: only https is allowed.",
-    "http://b.example/k?token=secret": "uses plain http: only https is allowed",
+    "http://b.example/k?token=secret": "uses plain http, which is only allowed for hosts in URL_ALLOWED_HOSTS",
     "https://10.0.0.1/k?token=secret": "names 10.0.0.1, which is not a public address",
-    "https://user:secret@b.example/k": "has a user or password in it",
+    "https://user:secret@b.example/k": "has a user or password",
     "b.example/k?token=secret": "is not a URL",
     "https://b.example/\ud800": "is not a URL",
     f"https://b.example/k?{SIGNED}&x-amz-checksum-crc32=AAAAAA==": "WHEN_REQUIRED",
@@ -142,7 +142,7 @@ async def test_body_that_can_not_be_honoured_is_refused_and_changes_nothing(runn
         ({url: allowed, headers: ["x-amz-meta-a"]}, no_strings, headers),
         ({url: allowed, headers: {"x-amz-meta-a": 1}}, no_strings, headers),
         ({url: allowed, headers: {"x-amz-meta-a": None}}, no_strings, headers),
-        ({url: ""}, "upload_presigned_url is empty: give a URL that begins with https://.", url),
+        ({url: ""}, "upload_presigned_url is empty: send a URL that starts with https://.", url),
         (
             {url: EXPIRED},
             "upload_presigned_url expired at 2001-09-09 01:46:40 UTC: sign a new URL that is valid for longer.",

@@ -1,15 +1,15 @@
-"""Hosts and URLs that no transfer may go to, in every spelling that some parser or resolver reads."""
+"""Hosts and URLs that transfers must not contact, in every spelling that a parser or resolver accepts."""
 
 from __future__ import annotations
 
-#: As they stand in a URL; none of them is allowed, whatever a resolver says.
+#: Hosts as written in a URL. They are refused without being resolved.
 HOSTS = (
-    # This machine, IPv4, as inet_aton reads it: fewer parts, octal, hexadecimal, and mixtures.
+    # This machine, IPv4, in the forms of inet_aton: fewer parts, octal, hexadecimal, and combinations.
     *("127.0.0.1", "127.0.0.1.", "127.1", "127.0.1", "127.1.", "2130706433", "2130706433.", "127.127.127.127"),
     *("0177.0.0.1", "0177.1", "017700000001", "00000177.0.0.1", "0x7f.0.0.1", "0x7f.1", "0x7f000001", "0X7F000001"),
     *("0x7f.0x0.0x0.0x1", "0177.0x0.0.1", "127.0x1", "127.0.0.01", "127.000.000.001", "0x0000007f.1", "127.0.0x0.01"),
     *("0", "0.0.0.0", "0.0", "00", "0x0", "0x", "0.1.2.3", "4294967295", "4294967296", "99999999999"),  # noqa: S104  nothing is bound
-    # Letters and dots of other scripts, some of which IDNA folds to ASCII (UTS 46; RFC 3490, section 3.1).
+    # Letters and dots of other scripts, some of which IDNA maps to ASCII (UTS 46; RFC 3490, section 3.1).
     *("127。0。0。1", "127．0．0．1", "127｡0｡0｡1", "127.0.0。1。", "１２７.0.0.1", "①②⑦.⓪.⓪.①", "𝟏𝟐𝟕.𝟎.𝟎.𝟏", "٠.٠.٠.٠"),
     *("%31%32%37.0.0.1", "127%2e0%2e0%2e1", "127.0.0.1%00", "127.0.0.1%20", "%6c%6f%63alhost", "127.0.0.1%2f"),
     *(
@@ -37,16 +37,16 @@ HOSTS = (
     *("[::127.0.0.1]", "[::7f00:1]", "[::ffff:0:127.0.0.1]", "[64:ff9b::127.0.0.1]", "[64:ff9b::a9fe:a9fe]"),
     *("[64:ff9b:1::10.0.0.1]", "[2002:7f00:1::]", "[2002:a9fe:a9fe::1]", "[2001:0:808:808::80ff:fffe]"),
     *("[2600::5efe:127.0.0.1]", "[2600::200:5efe:a00:1]", "[::ffff:0x7f.1]", "[::ffff:127.1]", "[v1.7f000001]"),
-    # Names that are public nowhere.
+    # Names that are never public.
     *("localhost", "LOCALHOST", "localhost.", "a.localhost", "printer.local", "metadata.google.internal"),
     *("METADATA.google.INTERNAL.", "router.home.arpa", "facebookcorewwwi.onion", "name.alt"),
-    # Public ones, written in a way that others may read otherwise; names that are none.
+    # Public addresses that resolvers read differently, and malformed names.
     *("134744072", "0x8.8.8.8", "8.8.8.8.", "8.8.2056", "010.8.8.8", "1.2.3.4.5", "example.1", "example.0x7f"),
     *(f"{'a' * 64}.example.com", ".".join(["a" * 60] * 5), "a..b", ".example.com", "a b", "", "."),
     *("xn--zzzzzz--", "xn--", "xn--a.example.com", "xn--127-0.0.0.1", "ex\u202eample.com", "-\u0301.example.com"),
 )
 
-#: Whole URLs around hosts that would be allowed, or seem to be another one. ``{}`` is a port that listens.
+#: URLs whose host would be allowed, or that seem to have another host. ``{}`` is the port of a listener.
 URLS = (
     *("https://@example.com/", "https://:@example.com/", "https://user@example.com/", "https://u:secret@127.0.0.1:{}/"),
     *("https://example.com@127.0.0.1:{}/", "https://127.0.0.1:{}@example.com/", "https://example.com:443@[::1]:{}/"),
@@ -83,7 +83,7 @@ URLS = (
     f"https://example.com/{'a' * 8192}",
 )
 
-#: What a resolver may say of an innocent name; each has an address that is not public.
+#: FakeResolver of a resolver, each with an address that is not public.
 ANSWERS = (
     *(["127.0.0.1"], ["::1"], ["0.0.0.0"], ["::"], ["10.0.0.5"], ["192.168.1.1"], ["169.254.169.254"]),  # noqa: S104  nothing is bound
     *(["100.100.100.200"], ["168.63.129.16"], ["192.0.0.192"], ["fd00:ec2::254"], ["fd20:ce::254"]),

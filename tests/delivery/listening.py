@@ -1,4 +1,4 @@
-"""Listeners that count who comes, and a network in which every address leads to one of them."""
+"""Listeners that count connections, and a network backend that leads every address to one of them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     import httpx
 
-WAYS = ("download", "upload", "webhook")
+TRANSFERS = ("download", "upload", "webhook")
 
 
 @dataclass(slots=True)
 class Listener:
-    """One port of 127.0.0.1 and ::1. Who connects is counted and sent away, as are UDP packets."""
+    """A port of 127.0.0.1 and ::1 that counts connections, which it closes, and UDP packets."""
 
     port: int = 0
     connections: int = 0
     packets: int = 0
 
-    async def take(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         writer.close()
 
@@ -47,7 +47,7 @@ class _Packets(asyncio.DatagramProtocol):
 
 
 def has_ipv6() -> bool:
-    """Whether this machine has ::1; some containers don't."""
+    """Return whether this machine has ::1. Some containers don't."""
     with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         return True
     return False
@@ -62,7 +62,7 @@ async def counting_listener() -> AsyncIterator[Listener]:
             try:
                 await _listen(listener, hosts, stack)
                 break
-            except OSError:  # somebody else has one of the ports that must be the same
+            except OSError:  # the port is taken on one of the addresses
                 await stack.aclose()
                 if not tries_left:
                     raise
@@ -72,7 +72,7 @@ async def counting_listener() -> AsyncIterator[Listener]:
 async def _listen(listener: Listener, hosts: Iterable[str], stack: AsyncExitStack) -> None:
     listener.port = 0
     for host in hosts:
-        server = await stack.enter_async_context(await asyncio.start_server(listener.take, host, listener.port))
+        server = await stack.enter_async_context(await asyncio.start_server(listener.accept, host, listener.port))
         listener.port = server.sockets[0].getsockname()[1]
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: _Packets(listener), local_addr=(host, listener.port)
@@ -80,11 +80,11 @@ async def _listen(listener: Listener, hosts: Iterable[str], stack: AsyncExitStac
         stack.callback(transport.close)
 
 
-class Rerouted(httpcore.AsyncNetworkBackend):
-    """Whatever address is dialled, the call arrives at ``port`` of this machine, but for ports that ``stay``."""
+class ReroutingBackend(httpcore.AsyncNetworkBackend):
+    """A backend that connects to ``port`` of this machine for every address, except for ports in ``stay``."""
 
     def __init__(self, port: int, *, stay: Iterable[int] = ()) -> None:
-        self.dialled: list[str] = []
+        self.addresses: list[str] = []
         self._port = port
         self._stay = frozenset(stay)
         self._real = httpcore.AnyIOBackend()
@@ -97,20 +97,20 @@ class Rerouted(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
     ) -> httpcore.AsyncNetworkStream:
-        self.dialled.append(host)
+        self.addresses.append(host)
         return await self._real.connect_tcp("127.0.0.1", port if port in self._stay else self._port, timeout=timeout)
 
 
-class Answers:
-    """A resolver with an answer for each time it is asked; the last one repeats."""
+class FakeResolver:
+    """A resolver with an answer for each call. The last answer is repeated."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = answers
-        self.asked: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
-        self.asked.append((host, port))
+        answer = self.answers[min(len(self.calls), len(self.answers) - 1)]
+        self.calls.append((host, port))
         return answer
 
 

@@ -1,4 +1,4 @@
-"""Which addresses are public."""
+"""Classification of addresses as public or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from app.delivery.addresses import is_public
         "64:ff9b::808:808",
     ],
 )
-def test_addresses_of_the_internet_are_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -92,24 +92,24 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         "ff0e::1",
     ],
 )
-def test_every_other_kind_of_address_is_not(address: str) -> None:
+def test_special_purpose_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @given(st.text())
-def test_what_is_not_an_address_is_not_public(text: str) -> None:
+def test_text_that_is_no_address_is_not_public(text: str) -> None:
     assert not is_public(text + "x")
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_keeps_its_judgement_inside_ipv6(address: ipaddress.IPv4Address) -> None:
+def test_embedded_ipv4_address_is_classified_like_the_plain_one(address: ipaddress.IPv4Address) -> None:
     mapped = ipaddress.IPv6Address(f"::ffff:{address}")
     translated = ipaddress.IPv6Address(int(ipaddress.IPv6Address("64:ff9b::")) + int(address))
     assert is_public(str(mapped)) == is_public(str(address)) == is_public(str(translated))
 
 
 @given(st.ip_addresses())
-def test_no_public_address_is_special_to_the_standard_library(
+def test_public_address_is_not_special_to_the_standard_library(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     if is_public(str(address)):

@@ -1,4 +1,4 @@
-"""What the query of a presigned URL says, for every maker of such URLs in the contract's table."""
+"""Presigned URLs of every vendor in the contract's table."""
 
 from __future__ import annotations
 
@@ -62,49 +62,49 @@ def boto_url(*, version: str | None, **params: str) -> str:
     return url
 
 
-def test_boto3s_default_gets_no_content_type() -> None:
+def test_boto3_default_url_gets_no_content_type() -> None:
     url = boto_url(version=None)
     assert "AWSAccessKeyId=" in url
     assert sent(url) == {}
 
 
-def test_boto3s_default_with_a_type_gets_exactly_that_type() -> None:
+def test_boto3_default_url_with_a_type_gets_exactly_that_type() -> None:
     url = boto_url(version=None, ContentType="text/x; charset=a+b")
     assert sent(url) == {"Content-Type": "text/x; charset=a+b"}
     assert sent(url, {"content-type": "text/x; charset=a+b"}) == {"content-type": "text/x; charset=a+b"}
 
 
-def test_another_type_than_the_signed_one_is_refused() -> None:
+def test_type_that_differs_from_the_signed_one_is_refused() -> None:
     error = refusal(boto_url(version=None, ContentType="text/plain"), {"Content-Type": JSON})
     assert error.param == "upload_headers"
 
 
-def test_type_that_a_version_2_url_does_not_show_may_be_given() -> None:
+def test_version_2_url_without_a_type_accepts_the_clients_type() -> None:
     assert sent(V2, {"Content-Type": "text/plain"}) == {"Content-Type": "text/plain"}
 
 
 @pytest.mark.parametrize("url", [v4(), v4("content-type"), boto_url(version="s3v4", ContentType=JSON), GOOG])
-def test_version_4_gets_the_bodys_own_type_or_the_users(url: str) -> None:
+def test_version_4_url_gets_the_type_of_the_body_or_client(url: str) -> None:
     assert sent(url) == {"Content-Type": JSON}
     assert sent(url, media_type="text/vtt; charset=utf-8") == {"Content-Type": "text/vtt; charset=utf-8"}
     assert sent(url, {"content-TYPE": "text/x"}) == {"content-TYPE": "text/x"}
 
 
-def test_url_without_a_signature_gets_the_bodys_own_type() -> None:
+def test_unsigned_url_gets_the_type_of_the_body() -> None:
     assert sent("https://example.com/put") == {"Content-Type": JSON}
 
 
-def test_other_signed_headers_must_be_given() -> None:
+def test_signed_headers_must_be_sent() -> None:
     url = v4("x-amz-meta-job", "x-amz-acl", "content-type")
     error = refusal(url, {"x-amz-acl": "private"})
     assert error.param == "upload_headers"
     assert "x-amz-meta-job" in str(error)
     assert "x-amz-acl" not in str(error)
-    given = {"X-Amz-Meta-Job": "1", "x-amz-acl": "private"}
-    assert sent(url, given) == {"Content-Type": JSON, **given}
+    headers = {"X-Amz-Meta-Job": "1", "x-amz-acl": "private"}
+    assert sent(url, headers) == {"Content-Type": JSON, **headers}
 
 
-def test_vendor_header_that_was_not_signed_is_refused() -> None:
+def test_unsigned_vendor_header_is_refused() -> None:
     assert "x-amz-meta-job" in str(refusal(v4(), {"x-amz-meta-job": "1"}))
     assert "x-goog-meta-job" in str(refusal(GOOG, {"x-goog-meta-job": "1"}))
     assert sent(v4(), {"Cache-Control": "no-store"})["Cache-Control"] == "no-store"
@@ -120,7 +120,7 @@ def test_signed_header_that_depends_on_the_body_is_refused(name: str) -> None:
     refusal(v4(), {name: "1"})
 
 
-def test_only_an_unsigned_payload_may_be_signed_as_the_content_hash() -> None:
+def test_signed_content_hash_must_be_unsigned_payload() -> None:
     url = v4("x-amz-content-sha256")
     assert "x-amz-content-sha256" in str(refusal(url))
     assert "UNSIGNED-PAYLOAD" in str(refusal(url, {"x-amz-content-sha256": "e3b0c442"}))
@@ -134,31 +134,31 @@ def test_md5_in_a_version_2_url_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["x-amz-checksum-crc32", "X-Amz-Checksum-Crc32", "x-amz-checksum-crc64nvme"])
-def test_checksum_of_an_empty_body_is_refused_with_the_way_out(name: str) -> None:
+def test_checksum_of_an_empty_body_is_refused_with_a_remedy(name: str) -> None:
     error = refusal(v4(more=f"&x-amz-sdk-checksum-algorithm=CRC32&{name}=AAAAAA%3D%3D"))
     assert 'requestChecksumCalculation: "WHEN_REQUIRED"' in str(error)
     assert error.param == "upload_presigned_url"
 
 
-def test_azure_gets_its_blob_type_on_any_host() -> None:
+def test_azure_url_gets_its_blob_type_on_any_host() -> None:
     assert sent(AZURE) == {"Content-Type": JSON, "x-ms-blob-type": "BlockBlob"}
     assert sent(AZURE, {"X-MS-Blob-Type": "BlockBlob"}) == {"Content-Type": JSON, "X-MS-Blob-Type": "BlockBlob"}
     account = AZURE.replace("sr=b", "ss=b&srt=o")
     assert sent(account)["x-ms-blob-type"] == "BlockBlob"
 
 
-def test_google_version_2_gets_no_content_type() -> None:
+def test_google_version_2_url_gets_no_content_type() -> None:
     assert sent(GOOG_V2) == {}
 
 
-def test_google_version_4_needs_its_signed_headers() -> None:
+def test_google_version_4_url_requires_its_signed_headers() -> None:
     url = f"{GOOG}&X-Goog-SignedHeaders=host%3Bx-goog-resumable"
     assert "x-goog-resumable" in str(refusal(url))
     assert sent(url, {"x-goog-resumable": "start"})["x-goog-resumable"] == "start"
 
 
 @pytest.mark.parametrize("url", [v4(), V2, GOOG, GOOG_V2, AZURE])
-def test_url_holds_until_its_last_second_and_not_longer(url: str) -> None:
+def test_url_is_accepted_until_it_expires(url: str) -> None:
     assert expires_at(url) == NOW + 60
     check(url, now=NOW + 59)
     download = PresignedUrl.parse(url, param="s3_presigned_url")
@@ -180,7 +180,7 @@ def test_url_holds_until_its_last_second_and_not_longer(url: str) -> None:
         ("2026-01-01T00:00:00.0000000Z", 0),
     ],
 )
-def test_azure_writes_its_end_in_several_forms(form: str, seconds: int) -> None:
+def test_azure_expiry_is_parsed_in_every_form(form: str, seconds: int) -> None:
     assert expires_at(f"https://a/b?sv=1&sr=b&sig=1&se={form}") == NOW + seconds
     assert expires_at(f"https://a/b?sv=1&sr=b&sig=1&se={quote(form)}") == NOW + seconds
 
@@ -203,7 +203,7 @@ def test_azure_writes_its_end_in_several_forms(form: str, seconds: int) -> None:
         (AZURE.replace("2026-01-01T00%3A01%3A00Z", ""), "se"),
     ],
 )
-def test_end_that_cannot_be_read_is_refused_by_name(url: str, name: str) -> None:
+def test_unreadable_expiry_is_refused_by_name(url: str, name: str) -> None:
     error = refusal(url)
     assert f"no readable {name}, which" in str(error) or "expired" in str(error)
     with pytest.raises(RefusedUrl):
@@ -211,18 +211,18 @@ def test_end_that_cannot_be_read_is_refused_by_name(url: str, name: str) -> None
 
 
 @pytest.mark.parametrize("query", ["", "?a=b", "?expires=3600", "?Expires=never", "?se=1", "?token=1;Expires=1"])
-def test_url_of_an_unknown_maker_has_no_end(query: str) -> None:
+def test_url_of_an_unknown_scheme_has_no_expiry(query: str) -> None:
     assert expires_at(f"https://example.com/k{query}") is None
 
 
-def test_end_without_a_known_signature_counts_when_it_must_be_a_date() -> None:
+def test_expiry_of_an_unknown_scheme_counts_if_it_is_a_unix_time() -> None:
     assert expires_at("https://example.com/k?Expires=1767225660") == NOW + 60
 
 
 @pytest.mark.parametrize(
     "name", ["Host", "content-length", "Transfer-Encoding", "CONNECTION", "Keep-Alive", "TE", "Upgrade", "Cookie"]
 )
-def test_headers_of_the_connection_are_refused(name: str) -> None:
+def test_connection_headers_are_refused(name: str) -> None:
     error = refusal("https://example.com/k", {name: "1"})
     assert error.param == "upload_headers"
     assert name in str(error)
@@ -243,11 +243,11 @@ def test_headers_of_the_connection_are_refused(name: str) -> None:
         ("a", " padded "),
     ],
 )
-def test_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
+def test_malformed_header_is_refused(name: str, value: str) -> None:
     assert refusal("https://example.com/k", {name: value}).param == "upload_headers"
 
 
-def test_header_given_twice_is_refused() -> None:
+def test_duplicate_header_is_refused() -> None:
     assert "twice" in str(refusal("https://example.com/k", {"X-A": "1", "x-a": "2"}))
 
 
@@ -272,7 +272,7 @@ QUERIES = st.lists(
 
 
 @given(QUERIES, st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3), st.sampled_from([quote, str]))
-def test_any_query_is_accepted_or_refused_without_quoting_its_values(
+def test_any_query_is_accepted_or_refused_without_quoting_it(
     query: list[tuple[str, str]], headers: dict[str, str], escape: Callable[[str], str]
 ) -> None:
     secret = "verysecret"

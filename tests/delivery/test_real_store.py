@@ -33,7 +33,7 @@ def stored(store: LocalS3) -> StoredObjects:
 
 
 class StoredObjects:
-    """What the store holds, asked for over its own API."""
+    """The objects in the store, read over its API."""
 
     def __init__(self, store: LocalS3) -> None:
         self._client = store.client()
@@ -76,7 +76,7 @@ async def test_result_is_stored(store: LocalS3, stored: StoredObjects, uploader_
         assert await stored.body(key) == BODY
 
 
-async def test_url_out_of_a_json_text_is_understood(
+async def test_url_with_json_escapes_is_accepted(
     store: LocalS3, stored: StoredObjects, uploader_for_loopback: OpenUploader
 ) -> None:
     url = store.presign_put("results", "escaped.json").replace("&", "\\u0026")
@@ -90,14 +90,14 @@ async def test_signed_content_type_is_sent(store: LocalS3, uploader_for_loopback
     assert "SignatureDoesNotMatch" in await cause_of_failure(uploader_for_loopback, url, {"Content-Type": "text/plain"})
 
 
-async def test_signed_type_of_the_users_own_goes_before_the_bodys(
+async def test_signed_type_takes_precedence_over_the_type_of_the_body(
     store: LocalS3, uploader_for_loopback: OpenUploader
 ) -> None:
     url = store.presign_put("results", "typed.bin", ContentType="application/x-mine")
     await deliver(uploader_for_loopback, url, {"content-type": "application/x-mine"})
 
 
-async def test_signed_headers_are_sent_as_given(store: LocalS3, uploader_for_loopback: OpenUploader) -> None:
+async def test_signed_headers_are_sent_unchanged(store: LocalS3, uploader_for_loopback: OpenUploader) -> None:
     url = store.presign_put("results", "described.json", Metadata={"job": "one"})
     with pytest.raises(RefusedUrl, match="x-amz-meta-job"):
         await deliver(uploader_for_loopback, url)
@@ -121,7 +121,7 @@ async def test_url_signed_for_reading_is_refused_by_the_store(
     store: LocalS3, uploader_for_loopback: OpenUploader
 ) -> None:
     url = store.presign_get("results", "reading.json")
-    PresignedUrl.parse(url).check_upload({}, now=time.time())  # the URL does not say for which method it was signed
+    PresignedUrl.parse(url).check_upload({}, now=time.time())  # the URL does not contain the method it was signed for
     assert await cause_of_failure(uploader_for_loopback, url) == "HTTP 403 SignatureDoesNotMatch"
 
 
@@ -131,9 +131,9 @@ async def test_expired_url_is_refused_at_submission_and_by_the_store(
     url = store.presign_put("results", "late.json", expires_in=1)
     with pytest.raises(RefusedUrl, match="expired at"):
         PresignedUrl.parse(url).check_upload({}, now=time.time() + 2)
-    await asyncio.sleep(2.1)  # the store looks at its own clock
+    await asyncio.sleep(2.1)  # the store uses the real clock
     assert "AccessDenied" in await cause_of_failure(uploader_for_loopback, url)
 
 
-async def test_missing_bucket_is_named(store: LocalS3, uploader_for_loopback: OpenUploader) -> None:
+async def test_missing_bucket_is_reported(store: LocalS3, uploader_for_loopback: OpenUploader) -> None:
     assert await cause_of_failure(uploader_for_loopback, store.presign_put("nowhere", "k")) == "HTTP 404 NoSuchBucket"

@@ -1,4 +1,4 @@
-"""The system's resolver, and name servers that take their time."""
+"""The system's resolver with slow name servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.delivery.client import LOOKUPS, SystemResolver
+from app.delivery.client import MAX_LOOKUPS, SystemResolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class SlowServer:
-    """A lookup that blocks until ``end`` is set; ``looking`` counts those that are at it."""
+    """A lookup that blocks until ``end`` is set. ``looking`` counts the lookups that have begun."""
 
     def __init__(self) -> None:
         self.end = threading.Event()
@@ -35,9 +35,9 @@ class SlowServer:
         return [f"{host}:{port}"]
 
     async def reached(self, count: int) -> None:
-        """Returns once so many more lookups have begun."""
+        """Wait until ``count`` more lookups have begun."""
         for _ in range(count):
-            assert await asyncio.to_thread(self.looking.acquire, timeout=10)
+            assert await asyncio.to_thread(self.looking.acquire, timeout=60)
 
 
 @pytest.fixture
@@ -46,23 +46,23 @@ def slow() -> Iterator[SlowServer]:
     yield server
     server.end.set()
     for thread in server.threads:
-        thread.join(10)
+        thread.join(60)
 
 
-async def test_slow_lookups_do_not_delay_other_threads_of_the_event_loop(slow: SlowServer) -> None:
-    """The event loop's own are at most 32, by default: ``asyncio.to_thread`` would wait for the name servers."""
+async def test_slow_lookups_do_not_delay_the_event_loops_threads(slow: SlowServer) -> None:
+    """There are at most 32 of them by default, so ``asyncio.to_thread`` would wait for the name servers."""
     resolver = SystemResolver(lookup=slow)
     lookups = [asyncio.ensure_future(resolver(f"{number}.example", 443)) for number in range(100)]
     await slow.reached(100)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await asyncio.to_thread(lambda: "written") == "written"
     assert not any(lookup.done() for lookup in lookups)
     slow.end.set()
     assert await asyncio.gather(*lookups) == [[f"{number}.example:443"] for number in range(100)]
 
 
-async def test_lookups_at_once_are_bounded_and_the_next_one_waits(slow: SlowServer) -> None:
-    resolver = SystemResolver(at_once=2, lookup=slow)
+async def test_lookups_beyond_the_limit_wait(slow: SlowServer) -> None:
+    resolver = SystemResolver(max_lookups=2, lookup=slow)
     lookups = [asyncio.ensure_future(resolver("a.example", port)) for port in (1, 2, 3)]
     await slow.reached(2)
     assert not slow.looking.acquire(blocking=False)
@@ -70,8 +70,8 @@ async def test_lookups_at_once_are_bounded_and_the_next_one_waits(slow: SlowServ
     assert len(await asyncio.gather(*lookups)) == 3
 
 
-async def test_cancelled_lookup_keeps_its_place_until_its_end(slow: SlowServer) -> None:
-    resolver = SystemResolver(at_once=1, lookup=slow)
+async def test_cancelled_lookup_counts_until_it_ends(slow: SlowServer) -> None:
+    resolver = SystemResolver(max_lookups=1, lookup=slow)
     given_up = asyncio.ensure_future(resolver("a.example", 1))
     await slow.reached(1)
     given_up.cancel()
@@ -85,7 +85,7 @@ async def test_cancelled_lookup_keeps_its_place_until_its_end(slow: SlowServer) 
     assert await waiting == ["b.example:2"]
 
 
-async def test_threads_are_named_and_hold_nothing_up(slow: SlowServer) -> None:
+async def test_lookup_threads_are_named_daemons(slow: SlowServer) -> None:
     lookup = asyncio.ensure_future(SystemResolver(lookup=slow)("a.example", 1))
     await slow.reached(1)
     assert [(thread.name, thread.daemon) for thread in slow.threads] == [("resolver", True)]
@@ -93,7 +93,7 @@ async def test_threads_are_named_and_hold_nothing_up(slow: SlowServer) -> None:
     await lookup
 
 
-def test_program_ends_while_a_name_server_is_silent() -> None:
+def test_process_ends_during_a_lookup() -> None:
     program = """if True:
         import asyncio, threading
         from app.delivery.client import SystemResolver
@@ -114,12 +114,12 @@ def test_program_ends_while_a_name_server_is_silent() -> None:
 
 
 @pytest.mark.parametrize("failure", [socket.gaierror(socket.EAI_NONAME, "no"), UnicodeError("no"), KeyError("a bug")])
-async def test_failure_of_a_lookup_is_raised_where_it_is_waited_for(failure: Exception) -> None:
+async def test_exception_of_a_lookup_reaches_the_caller(failure: Exception) -> None:
     def fail(_host: str, _port: int) -> Sequence[str]:
         raise failure
 
-    resolver = SystemResolver(at_once=1, lookup=fail)
-    for _ in range(2):  # the place is free again
+    resolver = SystemResolver(max_lookups=1, lookup=fail)
+    for _ in range(2):  # the failed lookup is no longer counted
         with pytest.raises(type(failure)):
             await resolver("a.example", 1)
 
@@ -128,12 +128,12 @@ async def test_failure_of_a_lookup_is_raised_where_it_is_waited_for(failure: Exc
     ("host", "addresses"),
     [("127.0.0.1", ["127.0.0.1"]), ("::1", ["::1"]), ("2130706433", ["127.0.0.1"]), ("0x7f.1", ["127.0.0.1"])],
 )
-async def test_system_reads_addresses_in_every_spelling(host: str, addresses: list[str]) -> None:
+async def test_system_resolves_addresses_in_every_spelling(host: str, addresses: list[str]) -> None:
     assert await SystemResolver()(host, 443) == addresses
 
 
-def test_there_are_more_places_than_transfers() -> None:
+def test_there_are_more_lookups_than_transfers() -> None:
     from app.jobs.pipeline import DOWNLOADS
     from app.service import DELIVERIES
 
-    assert LOOKUPS >= 2 * (DELIVERIES + DOWNLOADS)
+    assert MAX_LOOKUPS >= 2 * (DELIVERIES + DOWNLOADS)

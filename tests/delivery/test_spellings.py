@@ -1,4 +1,4 @@
-"""Random spellings of random addresses: none that is not public passes the rules, nor the dial."""
+"""Random spellings of random addresses: neither the rules nor the backend accept a private one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from app.delivery.client import GuardedBackend
 from app.delivery.url_rules import UrlRules
 from app.domain.access import AllowedHosts
 from app.domain.errors import RefusedUrl
-from tests.delivery.listening import Rerouted
+from tests.delivery.listening import ReroutingBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RULES = UrlRules(AllowedHosts())
 
-#: Written from the registries anew, so as not to repeat a mistake of the code: IANA's special-purpose addresses
-#: that are not globally reachable, multicast, reserved space, and the address of Azure's host.
+#: Copied from the registries, not from the code, so that a mistake is not repeated: IANA's special-purpose addresses
+#: that are not globally reachable, multicast, reserved space, and the address of the Azure host.
 NOT_PUBLIC_V4 = [
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
@@ -38,7 +38,7 @@ NOT_PUBLIC_V6 = [
     *("ff00::/8", "64:ff9b:1::/48", "4000::/2", "8000::/1", "fd00:ec2::254/128"),
 ]
 
-#: Networks in which the last 32 bits are an IPv4 address: mapped, compatible, translated, NAT64.
+#: Networks whose last 32 bits are an IPv4 address: mapped, compatible, translated, NAT64.
 CARRYING = ["::ffff:0:0", "::", "::ffff:0:0:0", "64:ff9b::"]
 
 
@@ -63,7 +63,7 @@ def number(draw: st.DrawFn, value: int) -> str:
 
 @st.composite
 def spelled_v4(draw: st.DrawFn, addresses: st.SearchStrategy[IPv4Address]) -> str:
-    """One to four parts in any base, of which the last one stands for all bytes that are left."""
+    """Draw one to four parts in any base. The last one holds all remaining bytes."""
     packed = draw(addresses).packed
     parts = draw(st.integers(1, 4))
     values = [*packed[: parts - 1], int.from_bytes(packed[parts - 1 :], "big")]
@@ -113,15 +113,15 @@ HOSTS = st.one_of(spelled_v4(private_v4()), spelled_v6(private_v6()), spelled_v6
 
 
 @given(HOSTS, st.sampled_from(["", ":443", ":9000"]))
-def test_no_spelling_of_an_address_that_is_not_public_passes_the_rules(host: str, port: str) -> None:
+def test_rules_refuse_every_spelling_of_a_private_address(host: str, port: str) -> None:
     with pytest.raises(RefusedUrl):
         RULES.check(f"https://{host}{port}/key", param="url")
 
 
 @settings(deadline=None)  # an event loop each time
 @given(HOSTS)
-def test_no_spelling_of_an_address_that_is_not_public_is_dialled(host: str) -> None:
-    """The second gate alone, asked what the system makes of the host that httpx would hand on."""
+def test_backend_refuses_every_spelling_of_a_private_address(host: str) -> None:
+    """The backend is the second check. It gets the addresses that the system reads from the host of httpx."""
     with suppress(httpx.InvalidURL):
         anyio.run(_dial_nothing, httpx.URL(f"https://{host}/").raw_host.decode())
 
@@ -131,11 +131,11 @@ async def _dial_nothing(host: str) -> None:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return [str(answer[4][0]) for answer in found]
 
-    rerouted = Rerouted(1)
+    rerouted = ReroutingBackend(1)
     with suppress(RefusedUrl, httpcore.ConnectError):
         await GuardedBackend(AllowedHosts(), resolver=numeric, backend=rerouted).connect_tcp(host, 443)
-    # A zero before a decimal number makes another address of it, which may be a public one.
-    assert not any(_is_listed(ip_address(address)) for address in rerouted.dialled)
+    # A leading zero can turn a decimal number into another address, which can be public.
+    assert not any(_is_listed(ip_address(address)) for address in rerouted.addresses)
 
 
 def _is_listed(address: IPv4Address | IPv6Address) -> bool:
@@ -151,14 +151,14 @@ def _is_listed(address: IPv4Address | IPv6Address) -> bool:
     spelled_v4(st.builds(IPv4Address, st.integers(0, 2**32 - 1)))
     | spelled_v6(st.builds(IPv6Address, st.integers(0, 2**128 - 1)))
 )
-def test_what_passes_the_rules_is_a_public_address_in_its_usual_form(host: str) -> None:
+def test_accepted_address_is_public_and_in_canonical_form(host: str) -> None:
     with suppress(RefusedUrl):
         RULES.check(f"https://{host}/key", param="url")
         assert is_public(httpx.URL(f"https://{host}/").raw_host.decode())
 
 
 @given(st.ip_addresses(v=4).filter(lambda address: is_public(str(address))))
-def test_public_address_in_its_usual_form_passes(address: IPv4Address | IPv6Address) -> None:
+def test_public_address_in_canonical_form_is_accepted(address: IPv4Address | IPv6Address) -> None:
     assert RULES.check(f"https://{address}/key", param="url")
 
 
@@ -166,8 +166,8 @@ def test_public_address_in_its_usual_form_passes(address: IPv4Address | IPv6Addr
     st.text() | st.text(alphabet="ht:/[]@?#%.\\u0026aé1。 \n") | st.text(alphabet="xn--a1.é"),
     st.sampled_from(["https://", "https://xn--", "https://example.com/", ""]),
 )
-def test_what_passes_the_rules_passes_them_again_as_it_is_sent(text: str, before: str) -> None:
-    """Otherwise a URL that was accepted would be refused when its transcript is there."""
+def test_accepted_url_is_accepted_again_when_it_is_sent(text: str, before: str) -> None:
+    """Otherwise an accepted URL would be refused when the transcript is ready."""
     with suppress(RefusedUrl):
         checked = RULES.check(before + text, param="url")
         assert RULES.problem(str(httpx.URL(checked))) is None

@@ -1,4 +1,4 @@
-"""Which URLs a client may name, and how they are shown."""
+"""Rules for the URLs of clients, and redaction."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def allowing(text: str) -> UrlRules:
         f"https://example.com/k?X-Amz-Security-Token={'a' * 4000}",
     ],
 )
-def test_https_to_public_hosts_is_allowed(url: str) -> None:
+def test_https_url_of_a_public_host_is_accepted(url: str) -> None:
     assert NONE.check(url, param="url") == url
 
 
-def test_json_escapes_and_surrounding_space_are_taken_away() -> None:
+def test_json_escapes_and_surrounding_space_are_removed() -> None:
     escaped = "  https:\\/\\/example.com\\/k?a=1\\u0026b=2\\u003D\n"
     assert NONE.check(escaped, param="url") == "https://example.com/k?a=1&b=2="
 
@@ -95,7 +95,7 @@ def test_json_escapes_and_surrounding_space_are_taken_away() -> None:
         ("https://a%00b/k", "not a valid name"),
     ],
 )
-def test_what_is_not_a_usable_url_is_refused_with_its_reason(url: str, part: str) -> None:
+def test_unusable_url_is_refused_with_a_reason(url: str, part: str) -> None:
     assert part in refusal(f"{url}?sig={SECRET}" if "/k" in url else url)
 
 
@@ -117,13 +117,13 @@ def test_what_is_not_a_usable_url_is_refused_with_its_reason(url: str, part: str
         "127.1",
     ],
 )
-def test_private_hosts_are_refused_naming_the_setting(host: str) -> None:
+def test_private_host_is_refused_naming_the_setting(host: str) -> None:
     sentence = refusal(f"https://{host}/k?sig={SECRET}")
     assert "not a public address" in sentence
     assert "URL_ALLOWED_HOSTS" in sentence
 
 
-def test_plain_http_is_refused_naming_the_setting_and_the_entry() -> None:
+def test_plain_http_is_refused_naming_the_setting() -> None:
     sentence = refusal(f"http://minio.example.com:9000/k?sig={SECRET}")
     assert "uses plain http" in sentence
     assert "URL_ALLOWED_HOSTS" in sentence
@@ -143,7 +143,7 @@ def test_plain_http_is_refused_naming_the_setting_and_the_entry() -> None:
         "http://xn--bcher-kva.example/k",
     ],
 )
-def test_allowed_hosts_may_be_private_and_plain(url: str) -> None:
+def test_allowed_host_can_be_private_and_use_http(url: str) -> None:
     rules = allowing("minio.local, 10.0.0.5:9000,[::1]:9000, fd00::5,Bücher.example")
     assert rules.check(url, param="url") == url
 
@@ -151,16 +151,16 @@ def test_allowed_hosts_may_be_private_and_plain(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://10.0.0.5/k", "http://10.0.0.5:9001/k", "http://[::1]/k", "http://x.minio.local/k"]
 )
-def test_an_entry_covers_its_own_host_and_port_only(url: str) -> None:
+def test_allowed_entry_covers_only_its_host_and_port(url: str) -> None:
     refusal(url, allowing("minio.local, 10.0.0.5:9000,[::1]:9000"))
 
 
-def test_an_allowed_host_still_needs_a_url_of_http() -> None:
+def test_allowed_host_requires_an_http_url() -> None:
     assert "scheme" in refusal("ftp://minio.local/k", allowing("minio.local"))
 
 
 @given(st.text() | st.text(alphabet="ht:/[]@?#%.\\u0026aé1 \n"))
-def test_any_text_is_a_url_or_refused_and_is_shown_without_its_query(text: str) -> None:
+def test_any_text_is_accepted_or_refused_and_can_be_redacted(text: str) -> None:
     for url in (text, f"https://{text}", f"https://example.com/{text}", f"https://example.com/k?{text}"):
         shown = redacted(url)
         assert "\n" not in shown
@@ -187,5 +187,5 @@ def test_any_text_is_a_url_or_refused_and_is_shown_without_its_query(text: str) 
         ("", "(not a URL)"),
     ],
 )
-def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+def test_redacted_url_has_no_secrets(url: str, shown: str) -> None:
     assert redacted(url) == shown
