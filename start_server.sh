@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then serves.
+# Install what is missing, then start the service.
 #
-#   ./start_server.sh                 serves with the settings of the environment and of .env
-#   ./start_server.sh --demo          shows the whole thing on the bundled model and a local S3, then stays up
-#   ./start_server.sh --demo --exit   the same, but ends after the transcript: 0 if it is right
+#   ./start_server.sh                 use the settings in the environment and in .env
+#   ./start_server.sh --demo          transcribe a sample with the bundled model and a local S3, then keep running
+#   ./start_server.sh --demo --exit   the same, but exit after the transcript, with status 0 if it is right
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/setup.sh
 source "$here/scripts/setup.sh"
 
 demo=false
-leave=
+exit_option=
 for argument in "$@"; do
     case $argument in
         --demo) demo=true ;;
-        --exit) leave=--exit ;;
+        --exit) exit_option=--exit ;;
         -h | --help)
             sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
-        *) fail "$argument is not an option: there are --demo and --exit (see --help)." ;;
+        *) fail "Unknown option $argument: use --demo or --exit (see --help)." ;;
     esac
 done
 
 cd "$here"
 if [[ $demo == true ]]; then
     set_up demo dev
-    exec "$venv/bin/python" scripts/demo.py $leave
+    exec "$venv/bin/python" scripts/demo.py $exit_option
 fi
-[[ -z $leave ]] || fail "--exit goes with --demo: give both."
+[[ -z $exit_option ]] || fail "--exit requires --demo: use both."
 set_up runtime cuda demo dev
 if has_nvidia_driver; then
     set_up cuda

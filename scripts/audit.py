@@ -1,6 +1,7 @@
-"""Looks whether known vulnerabilities are in what the locks install, where the source of advisories answers.
+"""Check the packages in the lock files for known vulnerabilities.
 
-Exit code 0: none is known, or nobody could be asked (which is said); 1: there are some.
+The exit code is 1 if there are any. It is 0 if there are none, or if the advisory service does not respond, which is
+printed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 REQUIREMENTS: Final = Path(__file__).parents[1] / "requirements"
-#: With CUDA there is everything that serves; traces are the one set beside it.
+#: The cuda lock contains all packages of the service except those for traces.
 LOCKS: Final = ("cuda", "otel")
-_SECONDS: Final = 120
+_TIMEOUT_SECONDS: Final = 120
 
 
 def main() -> int:
@@ -22,25 +23,25 @@ def main() -> int:
 
 
 def audit(lock: Path) -> int:
-    """Prints what is known about one lock; gives the exit code."""
+    """Print the known vulnerabilities of one lock file and return the exit code."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--require-hashes", "--disable-pip"]
     command += ["--format", "json", "--progress-spinner", "off", "--timeout", "15"]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-        found: list[dict[str, Any]] = json.loads(ran.stdout)["dependencies"]
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        packages: list[dict[str, Any]] = json.loads(completed.stdout)["dependencies"]
     except (subprocess.TimeoutExpired, ValueError, KeyError):
-        print(f"{lock.name}: skipped, the source of advisories does not answer.")
+        print(f"{lock.name}: skipped, the advisory service does not respond.")
         return 0
-    asked = [one for one in found if "skip_reason" not in one]
-    if not asked:
-        print(f"{lock.name}: skipped, the source of advisories knows none of the {len(found)} packages.")
+    checked = [package for package in packages if "skip_reason" not in package]
+    if not checked:
+        print(f"{lock.name}: skipped, the advisory service knows none of the {len(packages)} packages.")
         return 0
-    vulnerable = [one for one in asked if one["vulns"]]
-    print(f"{lock.name}: {len(asked)} of {len(found)} packages looked up, known vulnerabilities in {len(vulnerable)}.")
-    for one in vulnerable:
-        for advisory in one["vulns"]:
-            fixed = ", ".join(advisory["fix_versions"]) or "none yet"
-            print(f"  {one['name']} {one['version']}: {advisory['id']}, mended in {fixed}")
+    vulnerable = [package for package in checked if package["vulns"]]
+    print(f"{lock.name}: {len(checked)} of {len(packages)} packages checked, {len(vulnerable)} vulnerable.")
+    for package in vulnerable:
+        for advisory in package["vulns"]:
+            fixed = ", ".join(advisory["fix_versions"]) or "no version yet"
+            print(f"  {package['name']} {package['version']}: {advisory['id']}, fixed in {fixed}")
     return 1 if vulnerable else 0
 
 

@@ -1,4 +1,4 @@
-"""The whole service on this machine: the bundled model, a real S3, presigned URLs, a sample, its transcript.
+"""Demonstrate the service on this machine: transcribe a sample with the bundled model and upload it to a local S3.
 
 python scripts/demo.py [--exit]
 """
@@ -30,32 +30,32 @@ BUCKET: Final = "transcripts"
 PORT: Final = 8000
 START_SECONDS: Final = 90.0
 JOB_SECONDS: Final = 120.0
-#: Settings of the operator that would make another server of this one.
-FOREIGN: Final = (
+#: Settings in the environment that would break the demo.
+IGNORED_SETTINGS: Final = (
     *("API_KEYS", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS"),
     *("SPOOL_MAX_BYTES", "SPOOL_MIN_FREE_BYTES"),
 )
 
 
 class DemoFailed(Exception):
-    """The demo did not show what it should."""
+    """The demo could not be completed."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exit", action="store_true", help="end after the transcript: 0 if it is right")
-    stay = not parser.parse_args().exit
+    parser.add_argument("--exit", action="store_true", help="exit after the transcript, with status 0 if it is right")
+    keep_running = not parser.parse_args().exit
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # all of this stays on this machine
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # everything runs on this machine
     try:
         with tempfile.TemporaryDirectory(prefix="transcription-demo-") as folder, LocalS3(Path(folder, "s3")) as store:
             store.create_bucket(BUCKET)
-            say(f"S3       {store.endpoint} (rclone, verifies signatures), bucket {BUCKET}")
+            say(f"S3        {store.endpoint} (rclone, verifies signatures), bucket {BUCKET}")
             with server(Path(folder), store) as address:
-                say(f"Server   {address}, bundled demo model\n")
-                right = show(address, store)
-                if stay:
-                    invite(address, store)
+                say(f"Server    {address}, bundled demo model\n")
+                right = transcribe_sample(address, store)
+                if keep_running:
+                    print_examples(address, store)
                     signal.pause()
     except DemoFailed as exc:
         sys.stderr.write(f"{exc}\n")
@@ -65,55 +65,56 @@ def main() -> int:
     return 0 if right else 1
 
 
-def show(address: str, store: LocalS3) -> bool:
-    """Submits the sample, follows its job, fetches the object; whether the transcript is right."""
+def transcribe_sample(address: str, store: LocalS3) -> bool:
+    """Submit the sample, wait for its job, and return whether the uploaded transcript is right."""
     key = "hello.json"
     with SAMPLE.open("rb") as audio:
-        answer = httpx.post(
+        response = httpx.post(
             f"{address}/v1/audio/transcriptions",
             files={"file": audio},
             data={"upload_presigned_url": store.presign_put(BUCKET, key)},
         )
-    if answer.status_code != httpx.codes.OK:
-        raise DemoFailed(f"The submission was answered {answer.status_code}: {answer.text}")
-    job_id = answer.json()["job_id"]
-    say(f"Job      {job_id} after {answer.elapsed.total_seconds() * 1000:.0f} ms, for {SAMPLE.relative_to(ROOT)}")
-    job = follow(f"{address}/v1/jobs/{job_id}")
+    if response.status_code != httpx.codes.OK:
+        raise DemoFailed(f"The service refused the audio with status {response.status_code}: {response.text}")
+    job_id = response.json()["job_id"]
+    milliseconds = response.elapsed.total_seconds() * 1000
+    say(f"Job       {job_id} for {SAMPLE.relative_to(ROOT)}, accepted after {milliseconds:.0f} ms")
+    job = wait_for_end(f"{address}/v1/jobs/{job_id}")
     if job["status"] != "completed":
         raise DemoFailed(f"The job is {job['status']}: {job.get('error')}")
     document = json.load(store.client().get_object(Bucket=BUCKET, Key=key)["Body"])
     references = json.loads((SAMPLE.parent / "references.json").read_text())
     expected = next(entry["text"] for entry in references if entry["file"] == SAMPLE.name)
     right: bool = document["text"] == expected
-    say(f"\nObject   s3://{BUCKET}/{key}")
-    say(f"Text     {document['text']}")
-    say(f"Expected {expected}")
-    say("Right." if right else "WRONG.")
+    say(f"\nUploaded  s3://{BUCKET}/{key}")
+    say(f"Text      {document['text']}")
+    say(f"Expected  {expected}")
+    say("The transcript is right." if right else "The transcript is WRONG.")
     return right
 
 
-def follow(url: str) -> dict[str, Any]:
-    """The job at its end; every change of its progress is shown."""
+def wait_for_end(url: str) -> dict[str, Any]:
+    """Print each change of a job's progress, and return the job when it has ended."""
     shown = ""
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
         job: dict[str, Any] = httpx.get(url).json()
         state = f"{job['status']:<11}{job['progress_percent']:5.1f} %  {job['progress']}"
         if state != shown:
-            say(f"         {state}")
+            say(f"          {state}")
             shown = state
         if job["status"] in ("completed", "failed", "cancelled"):
             return job
         time.sleep(0.02)
-    raise DemoFailed(f"The job has not ended within {JOB_SECONDS:.0f} s.")
+    raise DemoFailed(f"The job did not end within {JOB_SECONDS:.0f} s.")
 
 
-def invite(address: str, store: LocalS3) -> None:
-    """What to try next."""
-    put, get = store.presign_put(BUCKET, "yours.json"), store.presign_get(BUCKET, "yours.json")
+def print_examples(address: str, store: LocalS3) -> None:
+    """Print commands to try next."""
+    put, get = store.presign_put(BUCKET, "long.json"), store.presign_get(BUCKET, "long.json")
     say(
         f"""
-Still serving; Ctrl-C ends it. Try in another terminal, in this folder:
+The service keeps running until you press Ctrl-C. In another terminal, in this folder, try:
 
   curl -F file=@samples/numbers.mp3 {address}/v1/audio/transcriptions
 
@@ -134,11 +135,11 @@ Still serving; Ctrl-C ends it. Try in another terminal, in this folder:
 
 @contextmanager
 def server(folder: Path, store: LocalS3) -> Iterator[str]:
-    """The service's address while it runs, started as an operator would start it; its log is shown if it fails."""
+    """Run the service as an operator would and yield its address. Print its log if it fails."""
     port = PORT if is_free(PORT) else 0
     port = port or free_port()
     address = f"http://127.0.0.1:{port}"
-    environment = {name: value for name, value in os.environ.items() if name.upper() not in FOREIGN} | {
+    environment = {name: value for name, value in os.environ.items() if name.upper() not in IGNORED_SETTINGS} | {
         "WHISPER_MODEL": "demo",
         "WHISPER_DEVICE": "auto",
         "PORT": str(port),
@@ -150,7 +151,7 @@ def server(folder: Path, store: LocalS3) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "app"],
-            cwd=folder,  # where there is no .env
+            cwd=folder,  # has no .env
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -172,17 +173,18 @@ def server(folder: Path, store: LocalS3) -> Iterator[str]:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Poll ``url`` until the service is ready, or raise DemoFailed."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise DemoFailed(f"The server ended with exit code {process.returncode}; its log is above.")
+            raise DemoFailed(f"The server exited with status {process.returncode}: see its log above.")
         try:
             if httpx.get(url).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.05)
-    raise DemoFailed(f"The server was not ready within {START_SECONDS:.0f} s; its log is above.")
+    raise DemoFailed(f"The server was not ready within {START_SECONDS:.0f} s: see its log above.")
 
 
 def is_free(port: int) -> bool:

