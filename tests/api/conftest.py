@@ -1,4 +1,4 @@
-"""A running service for each test."""
+"""Fixtures: a running service, and a model that waits until the test releases it."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]
 
 @pytest.fixture
 def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
-    """Keeps the model from decoding until the test lets it."""
+    """A model that does not decode until the test sets ``held.open``."""
     return Held(model, monkeypatch)

@@ -1,4 +1,4 @@
-"""What a job says of its delivery, for every way in which a receiver can fail."""
+"""The delivery of a job's result to receivers that fail in every possible way."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ SETTINGS: dict[str, Any] = {
     "upload_timeout_seconds": 0.6,
     "upload_connect_timeout_seconds": 0.4,
 }
-#: What fails for a passing reason is not tried again later.
+#: Without further rounds after a transient failure.
 ONE_ROUND: dict[str, Any] = {**SETTINGS, "delivery_max_age_seconds": 0}
 
 
 async def delivered(running: Running, samples: Path, url: str, **fields: str) -> dict[str, Any]:
-    """The job at the end of its delivery to ``url``."""
+    """Submit a job, wait for the end of its delivery to ``url`` and return it."""
     fields = {"upload_presigned_url": url, **fields}
     return await running.finished(await running.submit(samples / "hello.wav", **fields))
 
@@ -69,7 +69,7 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
         ([reset_while_receiving(100)], 3, "Connection closed before a response (attempt 3/3)"),
     ],
 )
-async def test_failed_delivery_is_told_exactly(
+async def test_failed_delivery_has_its_exact_cause(
     tmp_path: Path,
     model: WhisperModel,
     samples: Path,
@@ -103,7 +103,7 @@ async def test_failed_delivery_is_told_exactly(
         (close_before_status(), 3, "Connection closed before a response (attempt 3/3)", 30.0),
     ],
 )
-async def test_job_whose_delivery_failed_for_a_passing_reason_goes_on_and_says_when_it_is_tried_again(
+async def test_transient_failure_keeps_the_job_processing_with_its_next_attempt(
     tmp_path: Path,
     model: WhisperModel,
     samples: Path,
@@ -119,7 +119,7 @@ async def test_job_whose_delivery_failed_for_a_passing_reason_goes_on_and_says_w
     ):
         url = receiver.url("/bucket/key?X-Amz-Signature=secret")
         job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url)
-        job = await has_been_put_off(running, job_id)
+        job = await postponed(running, job_id)
         assert (job["status"], job["progress"], job["progress_percent"]) == ("processing", "Uploading results", 100.0)
         assert job["result_available"]
         assert job.keys().isdisjoint({"error", "error_type", "end_time", "eta_seconds"})
@@ -135,13 +135,13 @@ async def test_job_whose_delivery_failed_for_a_passing_reason_goes_on_and_says_w
         assert running.service.jobs.deliveries.running == 0
 
 
-async def has_been_put_off(running: Running, job_id: str) -> dict[str, Any]:
-    """The job once its next round has a time."""
-    await eventually(lambda: _is_put_off(running, job_id))
+async def postponed(running: Running, job_id: str) -> dict[str, Any]:
+    """Wait until the next round is scheduled and return the job."""
+    await eventually(lambda: _is_postponed(running, job_id))
     return await running.job(job_id)
 
 
-async def _is_put_off(running: Running, job_id: str) -> bool:
+async def _is_postponed(running: Running, job_id: str) -> bool:
     return "next_attempt_at" in (await running.job(job_id))["delivery"]
 
 
@@ -154,7 +154,7 @@ async def _is_put_off(running: Running, job_id: str) -> bool:
         ([close_before_status(), answer(201)], [2.0]),
     ],
 )
-async def test_passing_failure_is_retried_until_it_succeeds(
+async def test_transient_failure_is_retried_until_it_succeeds(
     tmp_path: Path,
     model: WhisperModel,
     samples: Path,
@@ -174,7 +174,7 @@ async def test_passing_failure_is_retried_until_it_succeeds(
         assert len({request.body for request in receiver.requests}) == 1
 
 
-async def test_host_that_takes_no_connection_is_a_connection_timeout(
+async def test_host_that_accepts_no_connection_is_a_connection_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     with full_backlog() as port:
@@ -186,7 +186,7 @@ async def test_host_that_takes_no_connection_is_a_connection_timeout(
 async def test_receiver_that_reads_nothing_is_a_write_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
-    """With a transcript that fills every buffer between."""
+    """The transcript is large enough to fill all buffers in between."""
     long = a_segment(0, "x" * 30_000_000, start=0.0, end=1.0)
     transcript = Transcript(task=Task.TRANSCRIBE, language="english", duration=1.0, segments=(long,))
     async with (
@@ -202,7 +202,9 @@ async def test_receiver_that_reads_nothing_is_a_write_timeout(
         assert job["error"] == f"Write timeout after 0.6s (attempt 3/3) to {url}"
 
 
-async def test_certificate_of_nobody_is_final(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
+async def test_untrusted_certificate_is_a_final_failure(
+    tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
+) -> None:
     trustme = pytest.importorskip("trustme")
     import ssl
 
@@ -217,16 +219,16 @@ async def test_certificate_of_nobody_is_final(tmp_path: Path, model: WhisperMode
     assert "(attempt 1/3)" in job["error"]
 
 
-async def test_name_that_stands_for_a_private_address_is_refused_when_it_is_dialled(
+async def test_name_of_a_private_address_is_rejected(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, clock=clock) as running:
-        answer = await running.transcribe(samples / "hello.wav", upload_presigned_url="https://localhost/key")
-        assert answer.status_code == 400
-        assert "URL_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+        response = await running.transcribe(samples / "hello.wav", upload_presigned_url="https://localhost/key")
+        assert response.status_code == 400
+        assert "URL_ALLOWED_HOSTS" in response.json()["error"]["message"]
 
 
-async def test_slow_receivers_hold_no_permit(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
+async def test_slow_receivers_hold_no_slot(tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock) -> None:
     settings: dict[str, Any] = {**SETTINGS, "upload_timeout_seconds": 20, "max_concurrent_requests": 1}
     async with (
         fault_server(never_answer()) as receiver,
@@ -249,18 +251,18 @@ async def against_store(tmp_path: Path, model: WhisperModel, clock: Clock) -> An
         yield running
 
 
-async def test_real_store_refuses_a_tampered_url(against_store: Running, store: LocalS3, samples: Path) -> None:
+async def test_real_store_rejects_a_tampered_url(against_store: Running, store: LocalS3, samples: Path) -> None:
     url = store.presign_put("results", "mine.json").replace("mine.json", "yours.json")
     job = await delivered(against_store, samples, url)
     assert job["error"] == f"HTTP 403 SignatureDoesNotMatch (attempt 1/3) to {store.endpoint}/results/yours.json"
 
 
-async def test_real_store_refuses_a_url_signed_for_get(against_store: Running, store: LocalS3, samples: Path) -> None:
+async def test_real_store_rejects_a_url_signed_for_get(against_store: Running, store: LocalS3, samples: Path) -> None:
     job = await delivered(against_store, samples, store.presign_get("results", "mine.json"))
     assert job["error"].startswith("HTTP 403 SignatureDoesNotMatch (attempt 1/3)")
 
 
-async def test_real_store_takes_a_signed_content_type(against_store: Running, store: LocalS3, samples: Path) -> None:
+async def test_real_store_accepts_a_signed_content_type(against_store: Running, store: LocalS3, samples: Path) -> None:
     url = store.presign_put("results", "typed.json", ContentType="application/json")
     assert (await delivered(against_store, samples, url))["status"] == "completed"
     own = store.presign_put("results", "own.json", ContentType="application/x-transcript")
@@ -268,7 +270,7 @@ async def test_real_store_takes_a_signed_content_type(against_store: Running, st
     assert (await delivered(against_store, samples, own, upload_headers=headers))["status"] == "completed"
 
 
-async def test_url_that_expires_in_the_queue_is_not_tried_and_the_result_is_kept(
+async def test_url_that_expires_in_the_queue_is_not_attempted(
     against_store: Running, store: LocalS3, samples: Path, held: Held
 ) -> None:
     url = store.presign_put("results", "late.json", expires_in=4)

@@ -1,4 +1,4 @@
-"""``include[]=logprobs``: how probable each token is, wherever JSON is answered."""
+"""``include[]=logprobs``: the log probability of each token, in every JSON response."""
 
 from __future__ import annotations
 
@@ -25,97 +25,99 @@ INCLUDED = {"include[]": "logprobs"}
 
 
 def joined(logprobs: list[dict[str, Any]]) -> str:
-    """The text of tokens of OpenAI's shape, each as probable as it can be."""
-    for one in logprobs:
-        assert set(one) == {"token", "logprob", "bytes"}
-        assert bytes(one["bytes"]).decode(errors="replace") == one["token"]
-        assert -20 < one["logprob"] <= 0
-    return b"".join(bytes(one["bytes"]) for one in logprobs).decode()
+    """Check that each token has OpenAI's shape, and return the text of all."""
+    for token in logprobs:
+        assert set(token) == {"token", "logprob", "bytes"}
+        assert bytes(token["bytes"]).decode(errors="replace") == token["token"]
+        assert -20 < token["logprob"] <= 0
+    return b"".join(bytes(token["bytes"]) for token in logprobs).decode()
 
 
 @pytest.mark.parametrize("fields", [{}, {"response_format": "verbose_json"}, {"include": "logprobs"}])
-async def test_each_token_has_its_probability(running: Running, samples: Path, fields: dict[str, str]) -> None:
+async def test_each_token_has_its_log_probability(running: Running, samples: Path, fields: dict[str, str]) -> None:
     body = (
         await running.transcribe(samples / "hello.wav", **({} if "include" in fields else INCLUDED), **fields)
     ).json()
     assert body["text"] == HELLO
     assert joined(body["logprobs"]) == " " + HELLO
-    assert [one["token"] for one in body["logprobs"]] == [" " + word for word in HELLO.split()]
-    assert len({one["logprob"] for one in body["logprobs"]}) >= len(HELLO.split()) - 1
+    assert [token["token"] for token in body["logprobs"]] == [" " + word for word in HELLO.split()]
+    assert len({token["logprob"] for token in body["logprobs"]}) >= len(HELLO.split()) - 1
 
 
-@pytest.mark.parametrize("format_", ["json", "verbose_json"])
-async def test_nobody_is_told_who_did_not_ask(running: Running, samples: Path, format_: str) -> None:
-    body = (await running.transcribe(samples / "hello.wav", response_format=format_)).json()
+@pytest.mark.parametrize("response_format", ["json", "verbose_json"])
+async def test_log_probabilities_are_absent_by_default(running: Running, samples: Path, response_format: str) -> None:
+    body = (await running.transcribe(samples / "hello.wav", response_format=response_format)).json()
     assert "logprobs" not in body
     assert "logprobs" not in json.dumps(body)
 
 
-async def test_words_and_probabilities_come_together(running: Running, samples: Path) -> None:
+async def test_words_and_log_probabilities_can_be_combined(running: Running, samples: Path) -> None:
     fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
     body = (await running.transcribe(samples / "hello.wav", **INCLUDED, **fields)).json()
     assert [word["word"] for word in body["words"]] == HELLO.split()
     assert joined(body["logprobs"]) == " " + HELLO
 
 
-async def test_tokens_are_in_the_order_of_the_text_of_all_channels(running: Running, samples: Path) -> None:
+async def test_tokens_follow_the_text_of_all_channels(running: Running, samples: Path) -> None:
     body = (await running.transcribe(samples / "two_speakers_stereo.flac", multichannel="true", **INCLUDED)).json()
     assert joined(body["logprobs"]).strip() == body["text"]
 
 
-async def test_plain_text_has_no_place_for_them(running: Running, samples: Path) -> None:
-    answer = await running.transcribe(samples / "hello.wav", response_format="text", **INCLUDED)
-    assert (answer.status_code, answer.text) == (200, HELLO + "\n")
+async def test_plain_text_ignores_logprobs(running: Running, samples: Path) -> None:
+    response = await running.transcribe(samples / "hello.wav", response_format="text", **INCLUDED)
+    assert (response.status_code, response.text) == (200, HELLO + "\n")
 
 
-@pytest.mark.parametrize("asked", [True, False])
-async def test_stored_result_keeps_them_for_who_asked(running: Running, samples: Path, asked: bool) -> None:  # noqa: FBT001  # a parameter
-    job_id = await running.submit(samples / "hello.wav", stored_output="true", **(INCLUDED if asked else {}))
+@pytest.mark.parametrize("requested", [True, False])
+async def test_stored_result_keeps_requested_log_probabilities(
+    running: Running, samples: Path, *, requested: bool
+) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true", **(INCLUDED if requested else {}))
     await running.finished(job_id)
     stored = (await running.job(job_id, include_result="true"))["result"]
     bodies = [stored]
-    for format_ in ("json", "verbose_json"):
-        answer = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": format_})
-        bodies.append(answer.json())
+    for response_format in ("json", "verbose_json"):
+        response = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": response_format})
+        bodies.append(response.json())
     assert {body["text"] for body in bodies} == {HELLO}
     assert [joined(body["logprobs"]) if "logprobs" in body else None for body in bodies] == (
-        [" " + HELLO] * 3 if asked else [None] * 3
+        [" " + HELLO] * 3 if requested else [None] * 3
     )
 
 
 async def events_of(running: Running, file: Path, **fields: str) -> list[dict[str, Any]]:
-    answer = await running.transcribe(file, stream="true", **fields)
-    assert answer.status_code == 200, answer.text
-    lines = [line for line in answer.text.split("\n\n") if line and not line.startswith(":")]
+    response = await running.transcribe(file, stream="true", **fields)
+    assert response.status_code == 200, response.text
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-async def test_each_delta_has_its_own_and_the_last_event_has_all(running: Running, samples: Path) -> None:
+async def test_each_delta_has_its_tokens_and_the_last_event_all(running: Running, samples: Path) -> None:
     *deltas, done = await events_of(running, samples / "long.opus", **INCLUDED)
     assert len(deltas) >= 2
     assert [joined(delta["logprobs"]).strip() for delta in deltas] == [delta["delta"].strip() for delta in deltas]
-    assert [one for delta in deltas for one in delta["logprobs"]] == done["logprobs"]
+    assert [token for delta in deltas for token in delta["logprobs"]] == done["logprobs"]
     assert joined(done["logprobs"]).strip() == done["text"]
 
 
-async def test_stream_without_them_has_none(running: Running, samples: Path) -> None:
+async def test_stream_has_no_log_probabilities_by_default(running: Running, samples: Path) -> None:
     for event in await events_of(running, samples / "hello.wav"):
         assert "logprobs" not in event
 
 
-async def test_openais_client_reads_them(running: Running, samples: Path) -> None:
+async def test_openais_client_reads_log_probabilities(running: Running, samples: Path) -> None:
     client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
     audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
-    found = await client.audio.transcriptions.create(
+    transcription = await client.audio.transcriptions.create(
         model="whisper-1", file=("hello.wav", audio), include=["logprobs"], response_format="json"
     )
     await client.close()
-    assert found.logprobs is not None
-    assert bytes(int(byte) for one in found.logprobs for byte in one.bytes or []).decode() == " " + HELLO
-    assert all(one.logprob is not None and one.logprob <= 0 for one in found.logprobs)
+    assert transcription.logprobs is not None
+    assert bytes(int(byte) for token in transcription.logprobs for byte in token.bytes or []).decode() == " " + HELLO
+    assert all(token.logprob is not None and token.logprob <= 0 for token in transcription.logprobs)
 
 
-async def test_character_that_is_cut_between_tokens_is_whole_in_their_bytes(
+async def test_character_split_between_tokens_is_whole_in_their_bytes(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
     tokenizer = model._hf_tokenizer
@@ -127,5 +129,5 @@ async def test_character_that_is_cut_between_tokens_is_whole_in_their_bytes(
         body = (await running.transcribe(samples / "hello.wav", **INCLUDED)).json()
     assert body["text"] == "hello ü你"
     assert len(body["logprobs"]) == len(tokens)
-    assert b"".join(bytes(one["bytes"]) for one in body["logprobs"]).decode() == " hello ü你"
-    assert "\ufffd" in {one["token"] for one in body["logprobs"]}
+    assert b"".join(bytes(token["bytes"]) for token in body["logprobs"]).decode() == " hello ü你"
+    assert "\ufffd" in {token["token"] for token in body["logprobs"]}

@@ -1,4 +1,4 @@
-"""Keys, the queue's limit and readiness are judged before the first byte of a body."""
+"""API keys, the queue's limit and readiness are checked before the first byte of a body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def test_requests_need_one_of_the_keys(tmp_path: Path, model: WhisperModel) -> None:
+async def test_requests_require_one_of_the_keys(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha, beta") as running:
         for headers in (
             {},
@@ -32,29 +32,29 @@ async def test_requests_need_one_of_the_keys(tmp_path: Path, model: WhisperModel
             {"Authorization": "alpha"},
             {"Authorization": "Basic alpha"},
         ):
-            answer = await running.client.get("/v1/jobs", headers=headers)
-            assert answer.status_code == 401
-            assert answer.json()["error"]["code"] == "invalid_api_key"
-            assert "alpha" not in answer.text
+            response = await running.client.get("/v1/jobs", headers=headers)
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            assert "alpha" not in response.text
         assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).status_code == 200
         assert (await running.client.get("/health")).status_code == 200
 
 
-async def test_each_key_sees_its_own_jobs_only(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+async def test_each_key_sees_only_its_own_jobs(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha,beta") as running:
         files = {"file": ("hello.wav", (samples / "hello.wav").read_bytes())}
-        answer = await running.client.post(
+        response = await running.client.post(
             "/v1/audio/transcriptions", files=files, data={"stored_output": "true"}, headers=bearer("alpha")
         )
-        path = answer.json()["status_url"]
-        assert answer.headers["location"] == path
+        path = response.json()["status_url"]
+        assert response.headers["location"] == path
         assert (await running.client.get(path, headers=bearer("alpha"))).status_code == 200
         assert (await running.client.get(path, headers=bearer("beta"))).status_code == 404
         assert (await running.client.delete(path, headers=bearer("beta"))).status_code == 404
         assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).json()["total_jobs"] == 0
 
 
-async def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, model: WhisperModel) -> None:
+async def test_rejection_reaches_a_client_that_is_still_sending(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         port = int(running.address.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -62,26 +62,26 @@ async def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, mo
         for _ in range(50):
             writer.write(b"x" * 100_000)
             await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b" 401 " in head
         assert b"connection: close" in head.lower()
         writer.close()
 
 
-async def test_client_that_waits_for_100_continue_sends_no_body_in_vain(tmp_path: Path, model: WhisperModel) -> None:
+async def test_rejected_client_gets_no_100_continue(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         port = int(running.address.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(
             b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert b" 401 " in await reader.readline()
         writer.close()
 
 
-async def test_client_that_breaks_off_its_upload_leaves_nothing(
+async def test_aborted_upload_leaves_nothing(
     tmp_path: Path, model: WhisperModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
@@ -110,15 +110,13 @@ async def test_full_queue_is_429_with_a_computed_retry_after(
         for _ in range(2):
             await running.submit(samples / "long.opus", stored_output="true")
         for fields in ({"stored_output": "true"}, {}):
-            answer = await running.transcribe(samples / "hello.wav", **fields)
-            assert answer.status_code == 429
-            assert answer.json()["error"]["code"] == "queue_full"
-            assert 1 <= int(answer.headers["retry-after"]) <= 120
+            response = await running.transcribe(samples / "hello.wav", **fields)
+            assert response.status_code == 429
+            assert response.json()["error"]["code"] == "queue_full"
+            assert 1 <= int(response.headers["retry-after"]) <= 120
 
 
-async def test_until_the_model_is_loaded_requests_are_503_and_health_answers(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_requests_are_503_until_the_model_is_loaded(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     loaded = Event()
 
     def load() -> WhisperModel:
@@ -132,16 +130,16 @@ async def test_until_the_model_is_loaded_requests_are_503_and_health_answers(
             assert health["model"]["loaded"] is False
             ready = await running.client.get("/health/ready")
             assert (ready.status_code, ready.headers["retry-after"]) == (503, "10")
-            refused = await running.transcribe(samples / "hello.wav")
-            assert refused.status_code == 503
-            assert "retry-after" in refused.headers
+            rejected = await running.transcribe(samples / "hello.wav")
+            assert rejected.status_code == 503
+            assert "retry-after" in rejected.headers
         finally:
             loaded.set()
         await eventually(running.is_ready)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200
 
 
-#: Every route below /v1, and one that is none.
+#: Every route below /v1, and two that do not exist.
 ROUTES = (
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/translations"),
@@ -159,18 +157,20 @@ ROUTES = (
 )
 
 
-async def test_every_route_is_closed_without_a_right_key_and_anothers_job_does_not_exist(
+async def test_every_route_requires_a_key_and_hides_jobs_of_others(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="a:alpha,b:beta") as running:
-        described = {
+        published = {
             (method.upper(), path)
             for path, methods in (await running.description())["paths"].items()
             for method in methods
             if path.startswith("/v1/")
         }
-        tried = {(method, path.replace("{job}", "{job_id}").replace("demo", "{model_id}")) for method, path in ROUTES}
-        assert described <= tried
+        requested = {
+            (method, path.replace("{job}", "{job_id}").replace("demo", "{model_id}")) for method, path in ROUTES
+        }
+        assert published <= requested
         running.client.headers.update(bearer("alpha"))
         job = await running.submit(samples / "hello.wav", stored_output="true")
         await running.until(job, "completed")
@@ -178,37 +178,40 @@ async def test_every_route_is_closed_without_a_right_key_and_anothers_job_does_n
         for method, path in ROUTES:
             target = path.format(job=job)
             for headers in ({}, bearer("wrong"), bearer("alphabeta"), {"Authorization": "Basic alpha"}):
-                answer = await running.client.request(method, target, headers=headers)
-                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), (
+                response = await running.client.request(method, target, headers=headers)
+                assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key"), (
                     method,
                     target,
                 )
-                assert answer.headers["www-authenticate"] == "Bearer"
+                assert response.headers["www-authenticate"] == "Bearer"
             if "{job}" in path:
-                answer = await running.client.request(method, target, headers=bearer("beta"))
-                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_found"), (method, target)
+                response = await running.client.request(method, target, headers=bearer("beta"))
+                assert (response.status_code, response.json()["error"]["code"]) == (404, "job_not_found"), (
+                    method,
+                    target,
+                )
         assert (await running.client.get(f"/v1/jobs?after={job}", headers=bearer("beta"))).status_code == 404
         assert (await running.client.get(f"/v1/jobs/{job}", headers=bearer("alpha"))).json()["status"] == "completed"
 
 
-async def test_ten_thousand_wrong_keys_change_nothing(
+async def test_many_wrong_keys_are_logged_briefly_and_change_nothing(
     tmp_path: Path, model: WhisperModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
         for number in range(10_000):
             writer.write(b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong%d\r\n\r\n" % number)
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             assert head.startswith(b"HTTP/1.1 401 ")
             await reader.readuntil(b"}}")
         writer.close()
         assert (await running.client.get("/v1/jobs", headers=bearer("alpha"))).status_code == 200
-    said = [record.getMessage() for record in caplog.records if "had no key" in record.getMessage()]
-    assert 1 <= len(said) <= 20
+    messages = [record.getMessage() for record in caplog.records if "had no key" in record.getMessage()]
+    assert 1 <= len(messages) <= 20
     assert "wrong1" not in caplog.text
 
 
-async def test_log_names_the_key_that_a_job_came_with(
+async def test_log_names_the_key_of_a_job(
     tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -220,11 +223,11 @@ async def test_log_names_the_key_that_a_job_came_with(
     assert "alpha-secret" not in caplog.text
 
 
-async def test_key_is_asked_for_before_anything_else_is_looked_at(tmp_path: Path, model: WhisperModel) -> None:
+async def test_key_is_checked_before_anything_else(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha", max_upload_bytes=1) as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
         writer.write(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\nno form")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
         assert not list((tmp_path / "data" / "jobs").iterdir())

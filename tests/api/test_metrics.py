@@ -1,4 +1,4 @@
-"""What /metrics counts after work of every kind, and who may read it."""
+"""``/metrics``: the counts after all kinds of work, and access to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Page:
-    """A page of metrics, as Prometheus reads it."""
+    """A page of metrics, parsed as Prometheus parses it."""
 
     def __init__(self, text: str) -> None:
         self.samples = {
@@ -38,15 +38,15 @@ class Page:
 
 
 async def page(running: Running) -> Page:
-    answered = await running.client.get("/metrics")
-    assert answered.status_code == 200
-    assert answered.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    return Page(answered.text)
+    response = await running.client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return Page(response.text)
 
 
-async def test_work_is_counted_from_its_arrival_to_its_delivery(running: Running, samples: Path) -> None:
+async def test_work_is_counted_from_arrival_to_delivery(running: Running, samples: Path) -> None:
     before = await page(running)
-    assert before.value("ended_total", kind="job", status="failed") == 0  # a rise can be seen from the first on
+    assert before.value("ended_total", kind="job", status="failed") == 0  # so that Prometheus sees the first increase
     assert (await running.transcribe(samples / "hello.wav")).status_code == 200
     async with fault_server(answer(200), answer(403)) as store:
         for status in ("completed", "failed"):
@@ -97,9 +97,7 @@ async def test_work_is_counted_from_its_arrival_to_its_delivery(running: Running
     assert "process_resident_memory_bytes" in now.names()
 
 
-async def test_passing_failures_and_webhooks_have_counts_of_their_own(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_transient_failures_and_webhooks_are_counted(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     settings: dict[str, Any] = {
         "url_allowed_hosts": "127.0.0.1",
         "webhook_secret": "whsec_" + "YWFh" * 10,
@@ -126,25 +124,25 @@ async def test_passing_failures_and_webhooks_have_counts_of_their_own(
         assert ended.value("attempts_total", transfer="webhook", outcome="success") == 1
 
 
-async def test_metrics_key_is_one_of_its_own(tmp_path: Path, model: WhisperModel) -> None:
+async def test_metrics_key_is_separate_from_api_keys(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha", metrics_key="gamma") as running:
         for headers in ({}, bearer("alpha"), bearer("wrong")):
-            refused = await running.client.get("/metrics", headers=headers)
-            assert refused.status_code == 401
-            assert "METRICS_KEY" in refused.json()["error"]["message"]
+            rejected = await running.client.get("/metrics", headers=headers)
+            assert rejected.status_code == 401
+            assert "METRICS_KEY" in rejected.json()["error"]["message"]
         assert (await running.client.get("/metrics", headers=bearer("gamma"))).status_code == 200
         assert (await running.client.get("/v1/jobs", headers=bearer("gamma"))).status_code == 401
 
 
-async def test_metrics_are_as_open_as_health_without_a_key_for_them(tmp_path: Path, model: WhisperModel) -> None:
+async def test_metrics_are_open_without_a_metrics_key(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         assert (await running.client.get("/metrics")).status_code == 200
 
 
-async def test_paths_that_a_client_makes_up_make_no_series(running: Running) -> None:
+async def test_unknown_paths_do_not_create_series(running: Running) -> None:
     for number in range(50):
         await running.client.get(f"/nothing/{number}")
         await running.client.get(f"/v1/jobs/{number}/events")
-    found = await page(running)
-    routes = {dict(labels)["route"] for name, labels in found.samples if name == "transcription_http_requests_total"}
+    metrics = await page(running)
+    routes = {dict(labels)["route"] for name, labels in metrics.samples if name == "transcription_http_requests_total"}
     assert routes <= {"", "/health", "/health/ready", "/metrics", "/v1/jobs/{job_id}/events"}

@@ -1,4 +1,4 @@
-"""Receivers that are down and services that are started anew: what is accepted arrives in the end."""
+"""Outages and restarts: an accepted job is finished and delivered in the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DOWN: Final[list[Behaviour]] = [answer(503), close_before_status(), reset_before
 async def process(
     tmp_path: Path, model: WhisperModel, clock: Clock, *, later_seconds: float = 0.0, **changes: Any
 ) -> AsyncIterator[Running]:
-    """One process after another in the same folder; the clock stands so much later in it."""
+    """Serve from the same folder as the process before, with a clock that is ``later_seconds`` ahead."""
     shifted = Clock(sleep=clock.sleep, now=lambda: time.time() + later_seconds, random=clock.random)
     settings = {"url_allowed_hosts": "127.0.0.1", **changes}
     async with serving(tmp_path / "data", lambda: model, clock=shifted, **settings) as running:
@@ -49,8 +49,8 @@ def secrets_on_disk(folder: Path) -> bool:
     return any(b"secret-signature" in path.read_bytes() for path in folder.glob("journal.*"))
 
 
-async def put_off(running: Running, job_id: str, *, attempts: int) -> dict[str, Any]:
-    """The job once so many attempts to deliver it have failed, and the next ones come later."""
+async def postponed(running: Running, job_id: str, *, attempts: int) -> dict[str, Any]:
+    """Wait until the delivery has made ``attempts`` and its next round is scheduled, and return the job."""
     job: dict[str, Any] = {}
 
     async def waits() -> bool:
@@ -62,7 +62,7 @@ async def put_off(running: Running, job_id: str, *, attempts: int) -> dict[str, 
     return job
 
 
-async def test_result_waits_for_a_store_that_is_down_and_arrives_after_a_restart(
+async def test_result_is_delivered_after_an_outage_and_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     async with fault_server(*DOWN, answer(200)) as target:
@@ -70,7 +70,7 @@ async def test_result_waits_for_a_store_that_is_down_and_arrives_after_a_restart
             job_id = await running.submit(
                 samples / "hello.wav", upload_presigned_url=target.url("/key?secret-signature")
             )
-            job = await put_off(running, job_id, attempts=3)
+            job = await postponed(running, job_id, attempts=3)
             assert (job["status"], job["progress"], job["result_available"]) == (
                 "processing",
                 "Uploading results",
@@ -80,7 +80,7 @@ async def test_result_waits_for_a_store_that_is_down_and_arrives_after_a_restart
             assert job["delivery"]["last_error"].startswith("Connection closed before a response (attempt 3/3) to ")
             assert 20 <= job["delivery"]["next_attempt_at"] - time.time() <= 36
             assert not job.keys() & {"error", "end_time"}
-            # The transcript can be had meanwhile, and the service is none the less idle.
+            # The transcript is available meanwhile, and the delivery holds no GPU slot.
             assert (await running.client.get(f"/v1/jobs/{job_id}/result")).json()["text"] == HELLO
             health = (await running.client.get("/health")).json()["concurrency"]
             assert (health["processing"], health["active_transcriptions"]) == (1, 0)
@@ -94,7 +94,7 @@ async def test_result_waits_for_a_store_that_is_down_and_arrives_after_a_restart
     assert json.loads(target.requests[0].body)["text"] == HELLO
 
 
-async def test_delivery_that_is_broken_off_by_the_end_of_the_process_is_made_by_the_next_one_without_a_model(
+async def test_interrupted_delivery_is_repeated_before_the_model_is_loaded(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     loaded = Event()
@@ -118,7 +118,7 @@ async def test_delivery_that_is_broken_off_by_the_end_of_the_process_is_made_by_
     assert first.body == second.body
 
 
-async def test_jobs_that_were_in_work_and_in_the_line_are_done_by_the_next_process(
+async def test_running_and_queued_jobs_are_done_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, held: Held
 ) -> None:
     async with fault_server(answer(200)) as target:
@@ -133,7 +133,7 @@ async def test_jobs_that_were_in_work_and_in_the_line_are_done_by_the_next_proce
         async with process(tmp_path, model, clock) as running:
             found = [await running.finished(job_id) for job_id in jobs]
             assert [job["status"] for job in found] == ["completed"] * 3
-            assert [job["attempts"] for job in found] == [1, 1, 1]  # who was stopped in order has not begun
+            assert [job["attempts"] for job in found] == [1, 1, 1]  # an orderly shutdown does not count as a start
             again = (await running.client.get("/v1/jobs")).json()["jobs"]
             assert list(again) == list(page) == jobs[::-1]
             for job_id, job in again.items():
@@ -141,13 +141,13 @@ async def test_jobs_that_were_in_work_and_in_the_line_are_done_by_the_next_proce
     assert sorted(json.loads(request.body)["job_id"] for request in target.requests) == sorted(jobs)
 
 
-async def test_job_can_be_cancelled_while_its_receiver_is_down(
+async def test_job_can_be_cancelled_during_an_outage(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     async with fault_server(*DOWN, answer(200)) as target:
         async with process(tmp_path, model, clock) as running:
             job_id = await running.submit(samples / "hello.wav", upload_presigned_url=target.url("/key"))
-            await put_off(running, job_id, attempts=3)
+            await postponed(running, job_id, attempts=3)
             cancelled = (await running.client.delete(f"/v1/jobs/{job_id}")).json()
             assert cancelled["status"] == "cancelled"
             assert "next_attempt_at" not in cancelled["delivery"]
@@ -156,19 +156,19 @@ async def test_job_can_be_cancelled_while_its_receiver_is_down(
             assert target.connections == 3
 
 
-async def test_request_that_is_sent_again_after_a_restart_is_the_same_job(
+async def test_replay_after_a_restart_returns_the_same_job(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
 
     async def send(running: Running, **fields: str) -> dict[str, Any]:
-        answered = await running.client.post(
+        response = await running.client.post(
             "/v1/audio/transcriptions",
             files={"file": ("hello.wav", content)},
             data={"stored_output": "true", **fields},
             headers={"Idempotency-Key": "one"},
         )
-        return {"status": answered.status_code, **answered.json()}
+        return {"status": response.status_code, **response.json()}
 
     async with process(tmp_path, model, clock) as running:
         first = await send(running)
@@ -180,7 +180,7 @@ async def test_request_that_is_sent_again_after_a_restart_is_the_same_job(
         assert (await running.client.get("/v1/jobs")).json()["total_jobs"] == 1
 
 
-async def test_journal_that_can_not_be_used_has_the_service_end_in_one_sentence_and_loses_nothing(
+async def test_unusable_journal_stops_the_service_and_loses_nothing(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with process(tmp_path, model, clock) as running:
@@ -193,12 +193,12 @@ async def test_journal_that_can_not_be_used_has_the_service_end_in_one_sentence_
 
     await asyncio.to_thread(set_version, 9)
     codes: list[int] = []
-    refused = create_app(Settings(data_dir=tmp_path / "data"), stop=codes.append, load_model=lambda _: (model,))
-    async with refused.router.lifespan_context(refused):
+    app = create_app(Settings(data_dir=tmp_path / "data"), stop=codes.append, load_model=lambda _: (model,))
+    async with app.router.lifespan_context(app):
         assert codes == [1]
-    (said,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
-    assert "was written by a later version of this service" in said.getMessage()
-    assert said.exc_info is None
+    (critical,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert "was written by a later version of this service" in critical.getMessage()
+    assert critical.exc_info is None
     await asyncio.to_thread(set_version, 1)
     async with process(tmp_path, model, clock) as running:
         assert (await running.client.get(f"/v1/jobs/{job_id}/result")).json()["text"] == HELLO

@@ -1,4 +1,4 @@
-"""``POST /v1/jobs/{id}/redeliver``: what is refused, with which sentence, and what arrives where."""
+"""``POST /v1/jobs/{id}/redeliver``: rejected requests and their messages, and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-FRESH_WANTED: Final = (
+NEEDS_FRESH_URL: Final = (
     "The URL that this job was submitted with is not kept any more, or has expired: send a fresh one as "
     '{"upload_presigned_url": "https://…"}.'
 )
-NO_OBJECT: Final = 'The body must be a JSON object such as {"upload_presigned_url": "https://…"}, or empty.'
+NOT_AN_OBJECT: Final = 'The body must be a JSON object such as {"upload_presigned_url": "https://…"}, or empty.'
 EXPIRED: Final = "https://b.s3.amazonaws.com/k?AWSAccessKeyId=A&Signature=secret&Expires=1000000000"
 
 SIGNED: Final = "X-Amz-Signature=secret&X-Amz-SignedHeaders=host"
@@ -47,23 +47,23 @@ REFUSED_URLS: Final = {
 
 
 async def redeliver(running: Running, job_id: str, body: Any = None, **headers: str) -> httpx.Response:
-    """``body`` goes as JSON, bytes as they are."""
+    """Send ``body`` as JSON, or unchanged if it is bytes."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     return await running.client.post(f"/v1/jobs/{job_id}/redeliver", content=content, headers=headers)
 
 
-def check_refused(answered: httpx.Response, sentence: str, *, status: int = 400, **members: str | None) -> None:
-    error = answered.json()["error"]
-    assert (answered.status_code, error["message"]) == (status, sentence)
+def check_rejected(response: httpx.Response, message: str, *, status: int = 400, **members: str | None) -> None:
+    error = response.json()["error"]
+    assert (response.status_code, error["message"]) == (status, message)
     assert {"type": error["type"], **{name: error[name] for name in members}} == {
         "type": "invalid_request_error",
         **members,
     }
-    assert "secret" not in answered.text
+    assert "secret" not in response.text
 
 
 async def stored(running: Running, samples: Path, **fields: str) -> str:
-    """A job whose result is stored and was to be delivered nowhere."""
+    """Submit a job that only stores its result, wait for its end and return its id."""
     job_id = await running.submit(samples / "hello.wav", stored_output="true", **fields)
     assert (await running.finished(job_id))["status"] == "completed"
     return job_id
@@ -73,32 +73,30 @@ def expiring(url: str, *, at: float) -> str:
     return f"{url.partition('?')[0]}?AWSAccessKeyId=A&Signature=secret&Expires={at:.0f}"
 
 
-# What is refused.
+# Rejected requests.
 
 
-async def test_unknown_job_and_another_keys_job_are_404(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+async def test_unknown_job_and_job_of_another_key_are_404(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha,beta") as running:
         running.client.headers["Authorization"] = "Bearer alpha"
         job_id = await stored(running, samples)
         running.client.headers["Authorization"] = "Bearer beta"
         for other in (job_id, "4f0c"):
-            answered = await redeliver(running, other, {"upload_presigned_url": "https://b.example/k"})
-            assert answered.status_code == 404
-            assert answered.json()["error"]["code"] == "job_not_found"
+            response = await redeliver(running, other, {"upload_presigned_url": "https://b.example/k"})
+            assert response.status_code == 404
+            assert response.json()["error"]["code"] == "job_not_found"
         del running.client.headers["Authorization"]
         assert (await redeliver(running, job_id)).status_code == 401
 
 
-async def test_job_that_has_not_ended_or_was_cancelled_or_has_no_result_is_refused(
-    running: Running, samples: Path, held: Held
-) -> None:
+async def test_job_without_a_finished_result_is_rejected(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     not_ended = f"Job {job_id} has not ended: wait until its status is completed or failed, then ask again."
     for body in (None, {"upload_presigned_url": "https://b.example/k"}):
-        check_refused(await redeliver(running, job_id, body), not_ended, code="job_not_ended")
+        check_rejected(await redeliver(running, job_id, body), not_ended, code="job_not_ended")
     await running.client.delete(f"/v1/jobs/{job_id}")
     held.open.set()
-    check_refused(
+    check_rejected(
         await redeliver(running, job_id, {"upload_presigned_url": "https://b.example/k"}),
         f"Job {job_id} was cancelled: submit it again.",
         code="job_cancelled",
@@ -107,7 +105,7 @@ async def test_job_that_has_not_ended_or_was_cancelled_or_has_no_result_is_refus
     job_id = await running.submit(samples / "references.json", stored_output="true")
     before = await running.finished(job_id)
     assert before["status"] == "failed"
-    check_refused(
+    check_rejected(
         await redeliver(running, job_id, {"upload_presigned_url": "https://b.example/k"}),
         f"Job {job_id} has no result that could be delivered: submit it again.",
         code="no_result",
@@ -115,33 +113,33 @@ async def test_job_that_has_not_ended_or_was_cancelled_or_has_no_result_is_refus
     assert await running.job(job_id) == before
 
 
-async def test_body_that_can_not_be_honoured_is_refused_and_changes_nothing(running: Running, samples: Path) -> None:
+async def test_invalid_body_is_rejected_and_changes_nothing(running: Running, samples: Path) -> None:
     job_id = await stored(running, samples)
     before = await running.job(job_id)
     url, headers = "upload_presigned_url", "upload_headers"
-    no_string = "`upload_presigned_url` must be a string."
-    no_strings = '`upload_headers` must be a JSON object of strings, such as {"key": "value"}.'
+    not_a_string = "`upload_presigned_url` must be a string."
+    not_strings = '`upload_headers` must be a JSON object of strings, such as {"key": "value"}.'
     allowed = "https://b.example/k"
     cases: list[tuple[Any, str, str | None]] = [
-        (b"{", NO_OBJECT, None),
-        (b"upload_presigned_url=https://b.example/k", NO_OBJECT, None),
-        (b"\xff\xfe", NO_OBJECT, None),
-        (b"[" * 50_000, NO_OBJECT, None),
-        ([allowed], NO_OBJECT, None),
-        (allowed, NO_OBJECT, None),
-        (7, NO_OBJECT, None),
-        (b"null", NO_OBJECT, None),
-        (None, FRESH_WANTED, url),
-        (b" \r\n", FRESH_WANTED, url),
-        ({}, FRESH_WANTED, url),
-        ({url: None}, FRESH_WANTED, url),
-        ({url: 7}, no_string, url),
-        ({url: [allowed]}, no_string, url),
-        ({url: {"href": allowed}}, no_string, url),
-        ({url: allowed, headers: "x-amz-meta-a: b"}, no_strings, headers),
-        ({url: allowed, headers: ["x-amz-meta-a"]}, no_strings, headers),
-        ({url: allowed, headers: {"x-amz-meta-a": 1}}, no_strings, headers),
-        ({url: allowed, headers: {"x-amz-meta-a": None}}, no_strings, headers),
+        (b"{", NOT_AN_OBJECT, None),
+        (b"upload_presigned_url=https://b.example/k", NOT_AN_OBJECT, None),
+        (b"\xff\xfe", NOT_AN_OBJECT, None),
+        (b"[" * 50_000, NOT_AN_OBJECT, None),
+        ([allowed], NOT_AN_OBJECT, None),
+        (allowed, NOT_AN_OBJECT, None),
+        (7, NOT_AN_OBJECT, None),
+        (b"null", NOT_AN_OBJECT, None),
+        (None, NEEDS_FRESH_URL, url),
+        (b" \r\n", NEEDS_FRESH_URL, url),
+        ({}, NEEDS_FRESH_URL, url),
+        ({url: None}, NEEDS_FRESH_URL, url),
+        ({url: 7}, not_a_string, url),
+        ({url: [allowed]}, not_a_string, url),
+        ({url: {"href": allowed}}, not_a_string, url),
+        ({url: allowed, headers: "x-amz-meta-a: b"}, not_strings, headers),
+        ({url: allowed, headers: ["x-amz-meta-a"]}, not_strings, headers),
+        ({url: allowed, headers: {"x-amz-meta-a": 1}}, not_strings, headers),
+        ({url: allowed, headers: {"x-amz-meta-a": None}}, not_strings, headers),
         ({url: ""}, "upload_presigned_url is empty: send a URL that starts with https://.", url),
         (
             {url: EXPIRED},
@@ -149,27 +147,25 @@ async def test_body_that_can_not_be_honoured_is_refused_and_changes_nothing(runn
             url,
         ),
     ]
-    for body, sentence, param in cases:
-        check_refused(await redeliver(running, job_id, body), sentence, param=param)
+    for body, message, param in cases:
+        check_rejected(await redeliver(running, job_id, body), message, param=param)
     assert await running.job(job_id) == before
 
 
-async def test_url_headers_and_bodies_that_are_refused_at_submission_are_refused_here(
-    running: Running, samples: Path
-) -> None:
+async def test_urls_and_headers_follow_the_rules_of_submission(running: Running, samples: Path) -> None:
     job_id = await stored(running, samples)
     before = await running.job(job_id)
     for url, words in REFUSED_URLS.items():
-        answered = await redeliver(running, job_id, {"upload_presigned_url": url})
-        assert answered.status_code == 400, url
-        assert words in answered.json()["error"]["message"]
-        assert "secret" not in answered.text
+        response = await redeliver(running, job_id, {"upload_presigned_url": url})
+        assert response.status_code == 400, url
+        assert words in response.json()["error"]["message"]
+        assert "secret" not in response.text
     for headers in ({"x-a": "\ud800"}, {"\ud800": "a"}, {"x-a": "b\r\nx-c: d"}, {"x a": "b"}, {"Host": "c"}):
         body = {"upload_presigned_url": "https://b.example/k", "upload_headers": headers}
-        answered = await redeliver(running, job_id, body)
-        assert answered.status_code == 400, headers
-        assert answered.json()["error"]["param"] == "upload_headers"
-    check_refused(
+        response = await redeliver(running, job_id, body)
+        assert response.status_code == 400, headers
+        assert response.json()["error"]["param"] == "upload_headers"
+    check_rejected(
         await redeliver(running, job_id, b" " * 65_537), "The body is too large: at most 65536 bytes are allowed."
     )
     other_method = await running.client.get(f"/v1/jobs/{job_id}/redeliver")
@@ -177,24 +173,22 @@ async def test_url_headers_and_bodies_that_are_refused_at_submission_are_refused
     assert await running.job(job_id) == before
 
 
-async def test_url_that_has_expired_since_is_refused_and_a_fresh_one_works(running: Running, samples: Path) -> None:
+async def test_expired_url_is_rejected_and_a_fresh_one_works(running: Running, samples: Path) -> None:
     async with fault_server(answer(403), answer(200)) as target:
         url = expiring(target.url("/key"), at=math.ceil(time.time() + 5))
         job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url)
         assert (await running.finished(job_id))["status"] == "failed"
         await eventually(lambda: time.time() > float(url.rpartition("=")[2]))
-        check_refused(await redeliver(running, job_id), FRESH_WANTED, param="upload_presigned_url")
+        check_rejected(await redeliver(running, job_id), NEEDS_FRESH_URL, param="upload_presigned_url")
         again = await redeliver(running, job_id, {"upload_presigned_url": target.url("/fresh")})
         assert again.status_code == 200
         assert (await running.finished(job_id))["status"] == "completed"
 
 
-# What arrives.
+# Deliveries.
 
 
-async def test_failed_delivery_is_made_again_to_the_url_that_is_kept_until_it_arrives(
-    running: Running, samples: Path
-) -> None:
+async def test_failed_delivery_is_repeated_to_the_stored_url(running: Running, samples: Path) -> None:
     missing = answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
     async with fault_server(answer(403), missing, answer(200)) as target:
         address = target.url("/key").partition("?")[0]
@@ -204,9 +198,9 @@ async def test_failed_delivery_is_made_again_to_the_url_that_is_kept_until_it_ar
         assert (await redeliver(running, job_id)).status_code == 200
         again = await running.finished(job_id)
         assert (again["status"], again["error"]) == ("failed", f"HTTP 404 NoSuchBucket (attempt 1/3) to {address}")
-        answered = await redeliver(running, job_id)
-        assert answered.status_code == 200
-        assert (answered.json()["status"], answered.json()["progress"]) == ("processing", "Uploading results")
+        response = await redeliver(running, job_id)
+        assert response.status_code == 200
+        assert (response.json()["status"], response.json()["progress"]) == ("processing", "Uploading results")
         job = await running.finished(job_id)
     assert job["status"] == "completed"
     assert job["delivery"] == {"status": "delivered", "attempts": 1}
@@ -216,7 +210,7 @@ async def test_failed_delivery_is_made_again_to_the_url_that_is_kept_until_it_ar
     assert len({request.body for request in target.requests}) == 1
 
 
-async def test_failed_delivery_is_made_again_to_a_fresh_url_with_its_headers(running: Running, samples: Path) -> None:
+async def test_failed_delivery_is_repeated_to_a_fresh_url_with_headers(running: Running, samples: Path) -> None:
     async with fault_server(answer(403)) as target, fault_server(answer(200)) as other:
         job_id = await running.submit(samples / "hello.wav", upload_presigned_url=target.url("/key"))
         await running.finished(job_id)
@@ -225,9 +219,9 @@ async def test_failed_delivery_is_made_again_to_a_fresh_url_with_its_headers(run
             "upload_presigned_url": other.url("/fresh").partition("?")[0] + query,
             "upload_headers": {"x-amz-meta-call": "17"},
         }
-        answered = await redeliver(running, job_id, fresh)
-        assert answered.status_code == 200
-        assert "secret" not in answered.text
+        response = await redeliver(running, job_id, fresh)
+        assert response.status_code == 200
+        assert "secret" not in response.text
         assert (await running.finished(job_id))["status"] == "completed"
     (request,) = other.requests
     assert (request.method, request.target) == ("PUT", f"/fresh{query}")
@@ -235,25 +229,21 @@ async def test_failed_delivery_is_made_again_to_a_fresh_url_with_its_headers(run
     assert request.body == target.requests[0].body
 
 
-async def test_completed_job_is_delivered_once_more_and_its_first_url_is_not_kept(
-    running: Running, samples: Path
-) -> None:
+async def test_delivered_job_needs_a_fresh_url(running: Running, samples: Path) -> None:
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as other:
         job_id = await running.submit(
             samples / "hello.wav", upload_presigned_url=target.url("/key"), metadata='{"call": "17"}'
         )
         assert (await running.finished(job_id))["status"] == "completed"
-        check_refused(await redeliver(running, job_id), FRESH_WANTED, param="upload_presigned_url")
+        check_rejected(await redeliver(running, job_id), NEEDS_FRESH_URL, param="upload_presigned_url")
         for number in range(2):
-            answered = await redeliver(running, job_id, {"upload_presigned_url": other.url(f"/{number}")})
-            assert answered.status_code == 200
+            response = await redeliver(running, job_id, {"upload_presigned_url": other.url(f"/{number}")})
+            assert response.status_code == 200
             assert (await running.finished(job_id))["status"] == "completed"
     assert [request.body for request in other.requests] == [target.requests[0].body] * 2
 
 
-async def test_stored_result_is_delivered_for_the_first_time_in_the_format_that_was_asked_for(
-    running: Running, samples: Path
-) -> None:
+async def test_stored_result_is_delivered_in_the_requested_format(running: Running, samples: Path) -> None:
     formats = {
         "json": ("application/json", '{"job_id":"'),
         "srt": ("text/plain; charset=utf-8", "1\n00:00:0"),
@@ -263,10 +253,10 @@ async def test_stored_result_is_delivered_for_the_first_time_in_the_format_that_
         for response_format, (media_type, beginning) in formats.items():
             job_id = await stored(running, samples, response_format=response_format)
             assert "delivery" not in await running.job(job_id)
-            # The URL may have been escaped for JSON twice.
+            # The URL may be JSON-escaped twice.
             url = target.url("/key?a=1").replace("?", "?b=2\\u0026")
-            answered = await redeliver(running, job_id, {"upload_presigned_url": url})
-            assert answered.json()["delivery"] == {"status": "pending", "attempts": 0}
+            response = await redeliver(running, job_id, {"upload_presigned_url": url})
+            assert response.json()["delivery"] == {"status": "pending", "attempts": 0}
             job = await running.finished(job_id)
             assert (job["status"], job["delivery"]["status"]) == ("completed", "delivered")
             request = target.requests[-1]
@@ -275,21 +265,21 @@ async def test_stored_result_is_delivered_for_the_first_time_in_the_format_that_
             assert request.body.decode().startswith(beginning)
 
 
-async def test_job_that_is_being_delivered_again_has_not_ended(running: Running, samples: Path) -> None:
+async def test_job_being_redelivered_has_not_ended(running: Running, samples: Path) -> None:
     job_id = await stored(running, samples)
     async with fault_server(never_answer()) as target:
         body = {"upload_presigned_url": target.url("/key")}
         assert (await redeliver(running, job_id, body)).status_code == 200
         await target.came.wait()
-        answered = await redeliver(running, job_id, body)
-        assert answered.json()["error"]["code"] == "job_not_ended"
+        response = await redeliver(running, job_id, body)
+        assert response.json()["error"]["code"] == "job_not_ended"
         transcript = await running.client.get(f"/v1/jobs/{job_id}/result")
         assert transcript.json()["text"].startswith("hello")
         cancelled = (await running.client.delete(f"/v1/jobs/{job_id}")).json()
         assert (cancelled["status"], cancelled["result_available"]) == ("cancelled", True)
 
 
-async def test_it_works_after_a_restart_with_the_url_that_is_kept_and_with_a_fresh_one(
+async def test_redelivery_works_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1", "delivery_max_age_seconds": 0}

@@ -1,4 +1,4 @@
-"""Several models behind one address: each by its name, one loaded at a time."""
+"""Several models in one server: each has a name, and one is loaded at a time."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ GREETING = "hello this is a test"
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models are; what is tested is not part of its name, as models are known by theirs."""
+    """A folder for models. Its name does not depend on the test, because a model is named after its path."""
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture
 def other(folder: Path) -> str:
-    """The name of a further model, which is a directory."""
+    """The name of a second model, which is a directory."""
     return a_model(folder / "other")
 
 
@@ -52,7 +52,7 @@ def a_model(path: Path) -> str:
 
 @pytest.fixture
 def service(tmp_path: Path, model: WhisperModel, other: str) -> Serving:
-    """Serves the demo model, which is loaded once for all tests, and others."""
+    """A function that serves the demo model, which is loaded once for all tests, and other models."""
 
     def by_name(name: str) -> WhisperModel:
         if name == "demo":
@@ -61,48 +61,46 @@ def service(tmp_path: Path, model: WhisperModel, other: str) -> Serving:
         return loaded
 
     @asynccontextmanager
-    async def made(*others: str, **settings: Any) -> AsyncIterator[Running]:
+    async def serve(*others: str, **settings: Any) -> AsyncIterator[Running]:
         chosen = {"whisper_model": "demo", "whisper_models": ",".join(others or (other,)), **settings}
         async with serving(tmp_path / "data", lambda: model, load_by_name=by_name, **chosen) as running:
             yield running
 
-    return made
+    return serve
 
 
 async def loaded(running: Running) -> dict[str, bool]:
     health = (await running.client.get("/health")).json()
-    return {one["name"]: one["loaded"] for one in health["models"]}
+    return {model["name"]: model["loaded"] for model in health["models"]}
 
 
 async def text_of(running: Running, file: Path, **fields: str) -> str:
-    answer = await running.transcribe(file, **fields)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["text"])
+    response = await running.transcribe(file, **fields)
+    assert response.status_code == 200, response.text
+    return str(response.json()["text"])
 
 
-async def test_models_are_listed_with_the_default_first_and_the_aliases_last(service: Serving, other: str) -> None:
+async def test_models_are_listed_from_the_default_to_the_aliases(service: Serving, other: str) -> None:
     async with service(whisper_model_aliases=f"second={other},best") as running:
         body = (await running.client.get("/v1/models")).json()
-        assert [one["id"] for one in body["data"]] == ["demo", other, "whisper-1", "second", "best"]
+        assert [model["id"] for model in body["data"]] == ["demo", other, "whisper-1", "second", "best"]
         client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
         assert other in [model.id async for model in client.models.list()]
         await client.close()
 
 
-async def test_model_whose_name_is_a_path_can_be_looked_at(service: Serving, other: str) -> None:
+async def test_model_named_by_a_path_can_be_retrieved(service: Serving, other: str) -> None:
     async with service() as running:
         for spelled in (other, quote(other, safe="")):
-            answer = await running.client.get(f"/v1/models/{spelled}")
-            assert (answer.status_code, answer.json()["id"]) == (200, other)
+            response = await running.client.get(f"/v1/models/{spelled}")
+            assert (response.status_code, response.json()["id"]) == (200, other)
         assert (await running.client.get(f"/v1/models/{other}x")).status_code == 404
 
 
-async def test_each_model_is_used_by_its_name_and_stands_on_the_job(
-    service: Serving, other: str, samples: Path
-) -> None:
+async def test_job_uses_and_names_the_requested_model(service: Serving, other: str, samples: Path) -> None:
     async with service(whisper_model_aliases=f"second={other}") as running:
-        for given, real in ((other, other), ("second", other), ("demo", "demo"), ("whisper-1", "demo"), ("", "demo")):
-            job_id = await running.submit(samples / "hello.wav", model=given, stored_output="true")
+        for name, real in ((other, other), ("second", other), ("demo", "demo"), ("whisper-1", "demo"), ("", "demo")):
+            job_id = await running.submit(samples / "hello.wav", model=name, stored_output="true")
             job = await running.finished(job_id)
             assert (job["status"], job["model"]) == ("completed", real)
             assert (await loaded(running))[real]
@@ -119,9 +117,7 @@ async def test_openais_client_gets_a_transcript_from_each_model(service: Serving
         await client.close()
 
 
-async def test_health_shows_which_models_are_loaded_and_the_service_is_ready_when_the_default_is_not(
-    service: Serving, other: str, samples: Path
-) -> None:
+async def test_health_shows_loaded_models_and_stays_ready(service: Serving, other: str, samples: Path) -> None:
     async with service() as running:
         assert await loaded(running) == {"demo": True, other: False}
         await text_of(running, samples / "hello.wav", model=other)
@@ -133,51 +129,49 @@ async def test_health_shows_which_models_are_loaded_and_the_service_is_ready_whe
         assert await loaded(running) == {"demo": True, other: False}
 
 
-async def test_both_models_stay_where_two_may(service: Serving, other: str, samples: Path) -> None:
+async def test_two_models_stay_loaded_if_allowed(service: Serving, other: str, samples: Path) -> None:
     async with service(whisper_max_loaded_models=2) as running:
         await asyncio.gather(*(text_of(running, samples / "hello.wav", model=name) for name in ("demo", other)))
         assert await loaded(running) == {"demo": True, other: True}
 
 
-async def test_unknown_model_is_404_with_those_that_are_served(service: Serving, other: str, samples: Path) -> None:
+async def test_unknown_model_is_404_with_the_served_ones(service: Serving, other: str, samples: Path) -> None:
     async with service() as running:
-        answer = await running.transcribe(samples / "hello.wav", model="large-v3")
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        response = await running.transcribe(samples / "hello.wav", model="large-v3")
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
         assert f"use demo or {other} or whisper-1" in error["message"]
 
 
-async def test_alias_may_take_whisper_1_for_another_model(service: Serving, other: str, samples: Path) -> None:
+async def test_whisper_1_can_be_an_alias_of_another_model(service: Serving, other: str, samples: Path) -> None:
     async with service(whisper_model_aliases=f"whisper-1={other}") as running:
         await text_of(running, samples / "hello.wav", model="whisper-1")
         assert await loaded(running) == {"demo": False, other: True}
 
 
-async def test_translation_is_400_with_the_setting_where_the_model_can_not_while_the_default_can(
+async def test_model_that_cannot_translate_is_400_with_the_setting(
     service: Serving, folder: Path, samples: Path
 ) -> None:
     name = a_model(folder / "demo-turbo")
     async with service(name) as running:
         audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
-        refused, done = [
+        rejected, done = [
             await running.client.post("/v1/audio/translations", files={"file": audio}, data=fields)
             for fields in ({"model": name}, {})
         ]
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
-        assert "WHISPER_MODEL" in refused.json()["error"]["message"]
+        assert (rejected.status_code, rejected.json()["error"]["param"]) == (400, "model")
+        assert "WHISPER_MODEL" in rejected.json()["error"]["message"]
         assert done.status_code == 200
         assert GREETING in await text_of(running, samples / "hello.wav", model=name)
 
 
-async def test_model_that_can_not_be_loaded_fails_its_requests_and_no_others(
-    service: Serving, folder: Path, samples: Path
-) -> None:
+async def test_unloadable_model_fails_only_its_own_requests(service: Serving, folder: Path, samples: Path) -> None:
     broken = folder / "broken"
     broken.mkdir()
     async with service(str(broken)) as running:
-        answer = await running.transcribe(samples / "hello.wav", model=str(broken))
-        assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
-        assert f"The model in {broken} can't be loaded" in answer.json()["error"]["message"]
+        response = await running.transcribe(samples / "hello.wav", model=str(broken))
+        assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+        assert f"The model in {broken} can't be loaded" in response.json()["error"]["message"]
         assert (await running.client.get("/health/ready")).status_code == 200
         assert GREETING in await text_of(running, samples / "hello.wav")
         await asyncio.to_thread(shutil.copytree, DEMO_MODEL, broken, dirs_exist_ok=True)
@@ -185,15 +179,15 @@ async def test_model_that_can_not_be_loaded_fails_its_requests_and_no_others(
         assert running.server.exit_code == 0
 
 
-async def test_job_that_waits_for_its_model_is_queued_and_can_be_cancelled(
+async def test_job_waiting_for_its_model_can_be_cancelled(
     service: Serving, other: str, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
+    started, released = threading.Event(), threading.Event()
     decode = model.decode
 
     def held(windows: list[Window]) -> Any:
         started.set()
-        assert go_on.wait(30)
+        assert released.wait(60)
         return decode(windows)
 
     monkeypatch.setattr(model, "decode", held)
@@ -206,7 +200,7 @@ async def test_job_that_waits_for_its_model_is_queued_and_can_be_cancelled(
         cancelled = (await running.client.delete(f"/v1/jobs/{waiting[0]}")).json()
         assert cancelled["status"] == "cancelled"
         assert await loaded(running) == {"demo": True, other: False}
-        go_on.set()
+        released.set()
         for job_id in (first, waiting[1]):
             assert (await running.finished(job_id))["status"] == "completed"
         assert await loaded(running) == {"demo": False, other: True}
@@ -214,7 +208,7 @@ async def test_job_that_waits_for_its_model_is_queued_and_can_be_cancelled(
         assert health["concurrency"]["active_transcriptions"] == 0
 
 
-async def test_failure_that_is_still_being_reported_keeps_no_model_in_memory(
+async def test_unfinished_failure_delivery_keeps_no_model_in_memory(
     service: Serving, other: str, samples: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.wav"
