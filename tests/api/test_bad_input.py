@@ -23,6 +23,12 @@ pytestmark = pytest.mark.anyio
 PUT_URL = "http://127.0.0.1:9/bucket/key"
 
 
+@pytest.fixture
+def running(shared: Running) -> Running:
+    """The service of this module, because every request is rejected and leaves nothing behind."""
+    return shared
+
+
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     """Check that the response has OpenAI's envelope and return the error."""
     assert response.status_code == status, response.text

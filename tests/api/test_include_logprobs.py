@@ -24,6 +24,12 @@ HELLO = "hello this is a test the job is complete now"
 INCLUDED = {"include[]": "logprobs"}
 
 
+@pytest.fixture
+def running(shared: Running) -> Running:
+    """The service of this module, because no test looks at the jobs of another."""
+    return shared
+
+
 def joined(logprobs: list[dict[str, Any]]) -> str:
     """Check that each token has OpenAI's shape, and return the text of all."""
     for token in logprobs:

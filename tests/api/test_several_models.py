@@ -140,7 +140,7 @@ async def test_unknown_model_is_404_with_the_served_ones(service: Serving, other
         response = await running.transcribe(samples / "hello.wav", model="large-v3")
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
-        assert f"use demo or {other} or whisper-1" in error["message"]
+        assert f"must be demo or {other} or whisper-1" in error["message"]
 
 
 async def test_whisper_1_can_be_an_alias_of_another_model(service: Serving, other: str, samples: Path) -> None:

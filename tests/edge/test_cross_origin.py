@@ -19,6 +19,12 @@ pytestmark = pytest.mark.anyio
 FORM = b"stored_output=true&s3_presigned_url=https%3A%2F%2Fa.example%2Fa.wav"
 
 
+@pytest.fixture
+def running(shared: Running) -> Running:
+    """The service of this module, because no test creates a job."""
+    return shared
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "http://127.0.0.1.evil.example", "null", "http://[", "file://"]
 )
