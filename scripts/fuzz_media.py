@@ -24,9 +24,9 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.foreign_place import place  # noqa: E402 - found by the line above
-from tests.support.gauntlet import Findings, Gauntlet, run_gauntlet  # noqa: E402
-from tests.support.hostile_files import mutants, series  # noqa: E402
+from tests.support.fuzzing import Findings, Fuzzer, fuzz  # noqa: E402  # found by the line above
+from tests.support.honeypot import honeypot  # noqa: E402
+from tests.support.hostile_files import mutant_series, mutants  # noqa: E402
 from tests.support.memory import keep_no_memory, resident_mib  # noqa: E402
 from tests.support.originals import originals  # noqa: E402
 
@@ -59,17 +59,17 @@ def run(folder: Path, *, files: int, seed: int, jobs: int, memory: Memory) -> Fi
         if number % 500 == 0:
             print(f"{number} files, {time.monotonic() - began:.0f} s", flush=True)
 
-    return asyncio.run(run_gauntlet(folder, files=files, seed=seed, jobs=jobs, on_done=done))
+    return asyncio.run(fuzz(folder, files=files, seed=seed, jobs=jobs, on_done=done))
 
 
 async def run_one(folder: Path, *, number: int, seed: int, keep: Path | None) -> Findings:
-    whole = await asyncio.to_thread(originals, folder)
-    async with place(folder) as here:
-        made = list(mutants(series(whole, seed=seed), range(number, number + 1)))
+    base_files = await asyncio.to_thread(originals, folder)
+    async with honeypot(folder) as trap:
+        (mutant,) = mutants(mutant_series(base_files, seed=seed), range(number, number + 1))
         if keep:
-            written = await asyncio.to_thread(here.write, "kept", made[0].parts())
+            written = await asyncio.to_thread(trap.write, "kept", mutant.parts())
             await asyncio.to_thread(shutil.move, written, keep)
-        return await Gauntlet(here, jobs=1).run(iter(made))
+        return await Fuzzer(trap, jobs=1).run(iter([mutant]))
 
 
 def report(findings: Findings, *, seed: int, seconds: float, memory: Memory) -> list[str]:
@@ -80,10 +80,10 @@ def report(findings: Findings, *, seed: int, seconds: float, memory: Memory) -> 
         "Refusals:",
         *(f"  {count:6} {message}" for message, count in findings.messages.most_common(20)),
         f"Crashes: {len(findings.crashes)}",
-        f"Stopped by a limit: {len(findings.bounded)}",
-        *(f"  {sentence}" for sentence in findings.bounded[:20]),
-        f"Other files decoded: {len(findings.heard)}, opened: {findings.opened}, connections: {findings.connections}, "
-        f"files left behind: {len(findings.left)}",
+        f"Stopped by a limit: {len(findings.stopped)}",
+        *(f"  {sentence}" for sentence in findings.stopped[:20]),
+        f"Other files decoded: {len(findings.leaks)}, opened: {findings.opened}, connections: {findings.connections}, "
+        f"files left behind: {len(findings.remains)}",
         "Slowest:",
         *(f"  {taken:.2f} s {name}" for taken, name in findings.slowest),
         f"Memory of this process: {memory.first:.0f} MiB at the start"
@@ -108,11 +108,11 @@ def main() -> int:
         else:
             findings = asyncio.run(run_one(Path(name), number=arguments.only, seed=arguments.seed, keep=arguments.keep))
     print("\n".join(report(findings, seed=arguments.seed, seconds=time.monotonic() - began, memory=memory)))
-    breaches = findings.breaches()
+    failures = findings.violations()
     if memory.warm and memory.growth > _GROWTH_MIB:
-        breaches.append(f"this process grew by {memory.growth:.0f} MiB")
-    print("\n".join(["Failures:", *breaches]) if breaches else "No failures.")
-    return 1 if breaches else 0
+        failures.append(f"this process grew by {memory.growth:.0f} MiB")
+    print("\n".join(["Failures:", *failures]) if failures else "No failures.")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tests.support.held_model import Held
 from tests.support.service import Running, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from app.transcription.whisper import WhisperModel
@@ -41,6 +41,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel) 
 
 
 @pytest.fixture
-def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
+def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """A model that does not decode until the test sets ``held.open``."""
-    return Held(model, monkeypatch)
+    held = Held(model, monkeypatch)
+    yield held
+    held.open.set()

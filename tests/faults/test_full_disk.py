@@ -40,9 +40,11 @@ async def running(disk: Path, model: WhisperModel) -> AsyncIterator[Running]:
 
 
 @pytest.fixture
-def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Held:
-    """Keeps the model from decoding until the test lets it."""
-    return Held(model, monkeypatch)
+def held(model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """The model, which does not decode until the test opens it."""
+    held = Held(model, monkeypatch)
+    yield held
+    held.open.set()
 
 
 def left_behind(disk: Path) -> list[str]:

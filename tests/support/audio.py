@@ -1,4 +1,4 @@
-"""Test audio of any kind, made with PyAV itself: no ffmpeg program is needed."""
+"""Test audio of any kind, made with PyAV, so that no ffmpeg program is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLES: Final = Path(__file__).parents[2] / "samples"
 
 
 def sine(seconds: float, *, frequency: float = 440.0, amplitude: float = 0.5) -> Samples:
-    """A tone, 16 kHz mono."""
+    """Return a tone, 16 kHz mono."""
     return _as_samples(amplitude * np.sin(2 * np.pi * frequency * _clock(seconds)))
 
 
@@ -26,7 +26,7 @@ def silence(seconds: float) -> Samples:
 
 
 def sweep(seconds: float, *, low: float = 300.0, high: float = 1_500.0) -> Samples:
-    """A tone that rises through the band of speech: alike itself at one alignment only. 16 kHz mono."""
+    """Return a tone that rises through the band of speech, 16 kHz mono. It resembles itself at one alignment only."""
     clock = _clock(seconds)
     phase = 2 * np.pi * (low * clock + (high - low) * clock**2 / (2 * seconds))
     return _as_samples(0.5 * np.sin(phase))
@@ -52,9 +52,9 @@ def encode(
     video: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """``pcm`` (16 kHz mono) in any container and codec, at another rate or with more channels if asked.
+    """Write ``pcm`` (16 kHz mono) in a container and codec, at this rate and with these channels, and return the path.
 
-    ``video`` is the codec of a small picture stream that goes along. ``options`` are the container's.
+    ``video`` is the codec of an additional small video stream. ``options`` are those of the container.
     """
     with av.open(str(path), "w", format=container, container_options=options or {}) as output:
         pictures: Any = output.add_stream(video, rate=10) if video else None
@@ -87,12 +87,12 @@ def _frames(pcm: Samples, layout: str) -> list[av.AudioFrame]:
 
 
 def read_samples(path: Path) -> Samples:
-    """Raw little-endian s16 samples, as the decoder writes them."""
+    """Read raw little-endian s16 samples, as the decoder writes them."""
     return np.fromfile(path, dtype="<i2").astype(np.int16)
 
 
 def likeness(found: Samples, expected: Samples) -> float:
-    """The normalised cross-correlation at the best alignment: 1 is the same sound, 0 another."""
+    """Return the normalised cross-correlation at the best alignment: 1 for the same audio, 0 for any other."""
     size = 1 << (len(found) + len(expected)).bit_length()
     a, b = (np.fft.rfft(signal.astype(np.float64), size) for signal in (found, expected))
     peak = float(np.abs(np.fft.irfft(a * np.conj(b), size)).max())

@@ -1,4 +1,4 @@
-"""The demo model, which works when it is let."""
+"""A model that waits until a test lets it go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """Holds a model until ``open`` is set; ``decoded`` counts the windows since."""
+    """Makes a model wait until ``open`` is set, and counts the windows that it has ``decoded`` since."""
 
     def __init__(self, model: WhisperModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
@@ -20,11 +20,11 @@ class Held:
         encode, decode = model.encode, model.decode
 
         def held_encode(windows: Any) -> None:
-            self.open.wait(30)
+            assert self.open.wait(120)
             encode(windows)
 
         def held_decode(windows: Any) -> Any:
-            self.open.wait(30)
+            assert self.open.wait(120)
             self.decoded += len(windows)
             return decode(windows)
 

@@ -1,4 +1,4 @@
-"""Files of boxes in boxes (mp4, matroska) whose tables, depths and lengths are lies or too much."""
+"""Files of nested boxes (mp4, matroska) whose tables, depths and lengths are wrong or excessive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: A file: bytes, and holes of so many zeros.
+#: The parts of a file: bytes, or a number for a hole of that many zeros.
 Parts = list[bytes | int]
 
 _RATE: Final = 16_000
@@ -18,7 +18,7 @@ _MOST: Final = 0xFFFF_FFFF
 
 
 def box(name: str, *content: bytes, size: int | None = None) -> bytes:
-    """An mp4's box; ``size`` is a lie."""
+    """Return an mp4 box, with a wrong ``size`` if given."""
     body = b"".join(content)
     return struct.pack(">I4s", (8 + len(body) if size is None else size) & _MOST, name.encode()) + body
 
@@ -43,8 +43,11 @@ _TABLES: Final = {
 
 
 def track(*, before: bytes = b"", kept_in: bytes | None = None, **tables: bytes) -> bytes:
-    """A second of silence, with other sample tables if given, and boxes ``before`` its media; ``kept_in`` says where
-    else the sound lies."""
+    """Return a track with a second of silence.
+
+    ``tables`` replace its sample tables, ``before`` are boxes before its media, and ``kept_in`` refers to another file
+    with the audio.
+    """
     chosen = _TABLES | tables
     stbl = box("stbl", _STSD, *chosen.values())
     dinf = box("dinf", full("dref", numbers(1), kept_in or box("url ", numbers(1))))
@@ -60,7 +63,7 @@ def mp4(*tracks: bytes, after: bytes = b"") -> Parts:
 
 
 def nested(name: str, depth: int) -> bytes:
-    """Boxes in a box in a box: 8 bytes for each."""
+    """Return boxes nested this deep, 8 bytes for each."""
     return b"".join(struct.pack(">I4s", 8 * (depth - level), name.encode()) for level in range(depth))
 
 
@@ -131,14 +134,14 @@ def _chapters(number: int) -> bytes:
 
 
 def external_tracks(target: str) -> Iterator[tuple[str, Parts]]:
-    """Movies whose sound lies in another file, or behind an address."""
+    """Yield movies whose audio is in another file or at an address."""
     yield "track behind a url", mp4(track(kept_in=full("url ", target.encode() + b"\0")))
     yield "track behind a urn", mp4(track(kept_in=full("urn ", b"a\0" + target.encode() + b"\0")))
     yield "track behind an alias", mp4(track(kept_in=full("alis", alias(target))))
 
 
 def alias(path: str) -> bytes:
-    """A Macintosh alias as FFmpeg reads it: fixed fields, then the absolute path as item 2."""
+    """Return a Macintosh alias as FFmpeg reads it: fixed fields, then the absolute path as item 2."""
     name = path.rpartition("/")[2].encode()
     fixed = bytes(10) + b"\x01" + b"V".ljust(27, b"\0") + bytes(12)
     fixed += bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
@@ -151,7 +154,7 @@ def _extends() -> bytes:
 
 
 def element(name: int, *content: bytes, size: int | None = None) -> bytes:
-    """A matroska element; ``size`` is a lie, and -1 the size that is not known."""
+    """Return a matroska element, with a wrong ``size`` if given; -1 stands for an unknown size."""
     body = b"".join(content)
     length = len(body) if size is None else size
     coded = b"\x01" + b"\xff" * 7 if length == -1 else (length | 1 << 56).to_bytes(8, "big")
@@ -180,7 +183,7 @@ def mkv_track(index: int = 1, *more: bytes) -> bytes:
 
 
 def mkv(*before: bytes, tracks: bytes | None = None, block: bytes = b"\x81\0\0\x80" + _SOUND) -> Parts:
-    """A second of silence in one block, with elements before its cluster."""
+    """Return a file with a second of silence in one block, and elements before its cluster."""
     info = element(_INFO, number(0x2AD7B1, 1_000_000))
     cluster = element(_CLUSTER, number(0xE7, 0), element(_BLOCK, block))
     return [
@@ -190,7 +193,7 @@ def mkv(*before: bytes, tracks: bytes | None = None, block: bytes = b"\x81\0\0\x
 
 
 def deep(name: int, depth: int) -> bytes:
-    """Elements in an element in an element, each of the length that is right."""
+    """Return elements nested this deep, each of the right length."""
     head = 8 + (name.bit_length() + 7) // 8
     return b"".join(element(name, size=head * (depth - level - 1)) for level in range(depth))
 
@@ -200,7 +203,7 @@ def _subtitles(index: int) -> bytes:
 
 
 def _packed(length: int) -> tuple[bytes, bytes]:
-    """A track whose blocks are packed by zlib, and one block of so many zeros."""
+    """Return a track whose blocks are compressed with zlib, and one block of ``length`` zeros."""
     encoding = element(0x6D80, element(0x6240, number(0x5033, 0), element(0x5034, number(0x4254, 0))))
     return mkv_track(1, encoding), b"\x81\0\0\x80" + zlib.compress(bytes(length), 9)
 
@@ -211,7 +214,7 @@ def _packed_mkv(length: int) -> Parts:
 
 
 def _stripped_mkv() -> Parts:
-    """Each block has a megabyte before it that is not in the file."""
+    """Return a file in which header stripping adds a megabyte to each block."""
     stripping = element(0x5034, number(0x4254, 3), element(0x4255, bytes(1 << 20)))
     tracks = mkv_track(1, element(0x6D80, element(0x6240, number(0x5033, 0), stripping)))
     blocks = element(_BLOCK, b"\x81\0\0\x80\0\0") * 20_000

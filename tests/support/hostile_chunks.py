@@ -1,4 +1,4 @@
-"""Files of chunks (wav, avi, aiff, caf, …) that claim too much or hold too much, and what is no sound at all."""
+"""Files of chunks (wav, avi, aiff, caf, …) that claim or hold too much, and files that hold no audio."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wav(*chunks: bytes, form: bytes = _FORM, size: int = _MOST) -> bytes:
 
 
 def chunk(name: bytes, content: bytes = b"", *, size: int | None = None) -> bytes:
-    """``size`` is a lie."""
+    """Return a RIFF chunk, with a wrong ``size`` if given."""
     return name + struct.pack("<I", len(content) if size is None else size) + content
 
 
@@ -107,7 +107,7 @@ def _aiff(rate: bytes, *, offset: int = 0) -> bytes:
 
 
 def _mpegts(programs: int) -> bytes:
-    """A table of as many programs as fit, each a packet of nothing on its own identifier."""
+    """Return a stream with this many programs, each an empty packet with its own identifier."""
     packets = []
     for pid in range(programs):
         section = b"\0\x00\xb0\x0d\0\1\xc1\0\0\0\1" + struct.pack(">H", 0xE000 | pid + 32)

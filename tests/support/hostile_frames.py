@@ -1,4 +1,4 @@
-"""Files of frames (mp3, aac, flac, ogg) that claim too much, hold too much, or hide what they hold."""
+"""Files of frames (mp3, aac, flac, ogg) that claim too much, hold too much, or hide their content."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def crc(content: bytes, *, bits: int, polynomial: int) -> bytes:
 
 
 def flac(*blocks: tuple[int, bytes, int | None], hours: float = 0.01, claimed: int = 0) -> bytes:
-    """Silence in constant frames of 65,535 samples at 8 kHz, 16 bytes each (RFC 9639), after metadata ``blocks``."""
+    """Return silence in constant frames of 65,535 samples at 8 kHz (RFC 9639), after metadata ``blocks``."""
     rate, length = 8_000, 65_535
     info = (
         struct.pack(">HH", length, length) + bytes(6) + (rate << 44 | 15 << 36 | claimed).to_bytes(8, "big") + bytes(16)
@@ -108,7 +108,7 @@ _MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def crc32(content: bytes) -> bytes:
-    """The checksum of Ogg and MPEG, by that of zlib, which is the same for mirrored bits."""
+    """Return the checksum of Ogg and MPEG. It is computed by zlib, whose checksum is the same for mirrored bits."""
     mirrored = zlib.crc32(content.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return mirrored.to_bytes(4, "little").translate(_MIRRORED)
 
@@ -141,7 +141,7 @@ def _flac_picture(length: int) -> bytes:
 
 
 def ogg_page(packets: Iterable[bytes], *, serial: int = 1, sequence: int = 0, granule: int = 0, kind: int = 0) -> bytes:
-    """Packets of fewer than 255 bytes each, at most 255 of them, in a page of its own."""
+    """Return a page of at most 255 packets, each of fewer than 255 bytes."""
     listed = list(packets)
     head = struct.pack("<4sBBqIII", b"OggS", 0, kind, granule, serial, sequence, 0)
     page = head + bytes([len(listed)]) + bytes(map(len, listed)) + b"".join(listed)
@@ -149,7 +149,7 @@ def ogg_page(packets: Iterable[bytes], *, serial: int = 1, sequence: int = 0, gr
 
 
 def opus(packets: Iterable[list[bytes]], *, serial: int = 1, tags: bytes = bytes(8), jump: int = 0) -> bytes:
-    """A stream of pages of 120 ms packets; with ``jump`` each claims to be so much later."""
+    """Return a stream of pages of 120 ms packets. The granule position of each page grows by ``jump`` samples more."""
     head = b"OpusHead\x01\x01" + struct.pack("<HIhB", 312, 48_000, 0, 0)
     pages = [ogg_page([head], serial=serial, kind=2), ogg_page([b"OpusTags" + tags], serial=serial, sequence=1)]
     granule = 0
@@ -185,7 +185,7 @@ OGGS: Final[dict[str, Callable[[], Parts]]] = {
 
 
 def vorbis(original: bytes, *, pages: int) -> bytes:
-    """The headers of a stream, then pages of packets that end before their sound begins."""
+    """Return the headers of a stream followed by pages of packets without audio."""
     headers, place = b"", 0
     while original[place + 6 : place + 14] == bytes(8):
         count = original[place + 26]

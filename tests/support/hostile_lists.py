@@ -1,4 +1,4 @@
-"""Texts and small files that point at other files and at addresses: whoever follows one has been had."""
+"""Texts and small files that refer to other files and to addresses, which no decoder may follow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import struct
 from typing import TYPE_CHECKING, Final
 
-from tests.support.foreign import loud_wav
+from tests.support.canaries import canary_wav
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ _DASH: Final = (
     "<BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>"
 )
 
-#: Each with one place, or several, for what it points at.
+#: Each has one or several placeholders for its target.
 TEMPLATES: Final = {
     "m3u": "{}\n",
     "extended m3u": "#EXTM3U\n#EXTINF:2,Song\n{}\n",
@@ -59,8 +59,8 @@ TEMPLATES: Final = {
     "html": '<html><audio src="{0}"></audio><meta http-equiv="refresh" content="0;url={0}"></html>',
 }
 
-#: What may stand before a text and leave it one, or hide it.
-DRESSINGS: Final = {
+#: Content before a text that leaves it valid, or hides it.
+PREFIXES: Final = {
     "a BOM": b"\xef\xbb\xbf",
     "blank lines": b"\r\n \n\t\n",
     "a comment": b"# nothing\n",
@@ -70,8 +70,8 @@ DRESSINGS: Final = {
     "a long line": b"#" + b" " * 5_000 + b"\n",
 }
 
-#: How to write an absolute path, so that something opens it.
-_PREFIXES: Final = (
+#: Prefixes of an absolute path with which some library opens it.
+_PATH_PREFIXES: Final = (
     *("", "file:", "file://", "concat:", "subfile,,start,0,end,0,,:", "crypto:", "cache:", "async:", "concatf:"),
     *("tee:", "lavfi:amovie=", "ipfs://", "hls+file:", "applehttp+file:", "unix:", "../../../../../../../.."),
 )
@@ -93,50 +93,50 @@ _SCHEMES: Final = (
 _DEVICES: Final = ("/proc/self/environ", "/etc/passwd", "/dev/zero", "pipe:0", "fd:1", "-", "/dev/stdin")
 
 
-#: Stand for what is known only when files are written: the folder of foreign files, and ports of the loopback.
+#: Placeholders for what is known when the files are written: the folder of canaries and the ports that listen.
 FOLDER, TCP, UDP = "@FOLDER@", "@TCP@", "@UDP@"
-#: Foreign files by their last names.
-FOREIGN: Final = ("loud.ts", "loud.wav", "loud.mp3", "secret.txt")
+#: The names of canary files.
+CANARIES: Final = ("loud.ts", "loud.wav", "loud.mp3", "secret.txt")
 
 
-def placed(content: bytes, *, folder: Path, tcp: int, udp: int) -> bytes:
-    """The list as it is sent."""
+def fill_in(content: bytes, *, folder: Path, tcp: int, udp: int) -> bytes:
+    """Replace the placeholders."""
     for name, value in ((FOLDER, folder), (TCP, tcp), (UDP, udp)):
         content = content.replace(name.encode(), str(value).encode())
     return content
 
 
 def _targets() -> Iterator[str]:
-    for name in FOREIGN:
+    for name in CANARIES:
         yield name
-        yield from (f"{prefix}{FOLDER}/{name}" for prefix in _PREFIXES)
+        yield from (f"{prefix}{FOLDER}/{name}" for prefix in _PATH_PREFIXES)
     for scheme in _SCHEMES:
         yield f"{scheme}://127.0.0.1:{UDP if scheme in {'udp', 'rtp', 'srtp'} else TCP}/a.ts"
     yield f"hls+http://127.0.0.1:{TCP}/a.m3u8"
     yield f"http://localhost:{TCP}/a.ts?@/a.ts"
-    yield "data:audio/wav;base64," + base64.b64encode(loud_wav(0.25)).decode()
+    yield "data:audio/wav;base64," + base64.b64encode(canary_wav(0.25)).decode()
     yield from _DEVICES
 
 
 def lists() -> Iterator[tuple[str, bytes]]:
-    """Every kind of list with some targets, every target in some list, every dressing before half of the lists."""
-    points_at = list(_targets())
+    """Yield every kind of list with two targets, every target in a list, and every prefix before half of the kinds."""
+    targets = list(_targets())
     kinds = list(TEMPLATES.items())
     for index, (kind, template) in enumerate(kinds):
         for turn in range(2):
-            target = points_at[(index + turn * len(points_at) // 2) % len(points_at)]
+            target = targets[(index + turn * len(targets) // 2) % len(targets)]
             yield f"{kind} to {target[:50]}", template.format(target).encode()
-        for turn, (dressing, before) in enumerate(DRESSINGS.items()):
+        for turn, (name, prefix) in enumerate(PREFIXES.items()):
             if (index + turn) % 2:
-                target = points_at[(index * 7 + turn * 5) % len(points_at)]
-                yield f"{kind} after {dressing}", before + template.format(target).encode()
+                target = targets[(index * 7 + turn * 5) % len(targets)]
+                yield f"{kind} after {name}", prefix + template.format(target).encode()
     following = [template for kind, template in kinds if kind in {"hls", "concat", "dash", "sdp"}]
-    for index, target in enumerate(points_at):
+    for index, target in enumerate(targets):
         yield f"list {index} to {target[:50]}", following[index % len(following)].format(target).encode()
 
 
 def reference_movies(target: str) -> Iterator[tuple[str, bytes]]:
-    """QuickTime's own way to point elsewhere: movies of nothing but references."""
+    """Yield QuickTime reference movies, which only refer to other files."""
     for kind, where in (("url ", target.encode() + b"\0"), ("alis", bytes(150) + target.encode())):
         reference = b"\0\0\0\0" + kind.encode() + struct.pack(">I", len(where)) + where
         rdrf = _box(b"rdrf", reference)

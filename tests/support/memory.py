@@ -1,4 +1,4 @@
-"""How much of a process is in memory, as Linux counts it."""
+"""The resident memory of a process, on Linux."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ _M_ARENA_MAX: Final = -8
 
 
 def resident_mib(pid: int | None = None) -> float:
-    """Of this process, without what it merely has not given back yet, or of another; 0 where that can't be known."""
+    """Return the resident memory of a process in MiB, or 0 if the platform does not report it.
+
+    Without ``pid`` it is that of this process, after unused memory was returned to the operating system.
+    """
     status = Path(f"/proc/{pid or os.getpid()}/status")
     if not status.exists():
         return 0.0
     if pid is None:
-        _give_back()
+        _release_unused()
     (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
 def keep_no_memory() -> None:
-    """Lets glibc give back at once what this process frees, so that what it still has is what it needs."""
+    """Make glibc return freed memory at once, so that resident memory is used memory."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 16), (_M_TRIM_THRESHOLD, 1 << 16)):
             set_option(option, value)
 
 
-def _give_back() -> None:
+def _release_unused() -> None:
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Files that nobody would send by accident: every one follows from a seed and its number alone."""
+"""Mutants of media files. Each is determined by a seed and its number alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     Change = Callable[[bytearray, Generator, "Mapping[str, bytes]"], None]
 
-#: What headers are read from, by all that matters of a file.
+#: The size of the head of a file, in which most changes are made.
 _HEAD: Final = 512
 _BYTES: Final = (0, 1, 0x7F, 0x80, 0xFE, 0xFF, 0x20, 0x0A)
 _SIZES: Final = (0, 1, -1, 7, 8, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFF8, 2**62)
 _LARGEST: Final = 1 << 20
-#: The names that sizes, tables and other structure stand beside.
+#: Names beside which sizes, tables and other structure are found.
 _MARKS: Final = (
     *(b"fmt ", b"data", b"fact", b"LIST", b"RIFF", b"COMM", b"SSND", b"desc", b"pakt", b"kuki", b"caff", b".snd"),
     *(b"moov", b"trak", b"mdia", b"stbl", b"stsd", b"stts", b"stsc", b"stsz", b"stco", b"elst", b"esds", b"dref"),
@@ -39,14 +39,14 @@ _MARKS: Final = (
 
 
 class Mutant(NamedTuple):
-    """``name`` says what it was made of."""
+    """A changed file, and a name that lists its original and the changes."""
 
     name: str
     content: bytes
 
 
-class Series:
-    """Endless mutants: three of four are of ``originals``, which are whole files, the fourth of ``others``."""
+class MutantSeries:
+    """An infinite series of mutants: three of four are made of ``originals``, the fourth of ``others``."""
 
     def __init__(self, originals: Mapping[str, bytes], others: Mapping[str, bytes], *, seed: int) -> None:
         self._originals = list(originals.items())
@@ -55,7 +55,7 @@ class Series:
         self._seed = seed
 
     def __getitem__(self, number: int) -> Mutant:
-        """One file with one to four changes."""
+        """Return the mutant of this number, with one to four changes."""
         random = np.random.default_rng((self._seed, number))
         of = self._originals if number % 4 else self._others
         kind, base = of[int(random.integers(len(of)))]
@@ -69,19 +69,19 @@ class Series:
         return Mutant(", ".join(names), bytes(content))
 
 
-def _place(content: bytearray, random: Generator) -> int:
-    """Where something is done: mostly in the head, else anywhere."""
+def _position(content: bytearray, random: Generator) -> int:
+    """Return a random position, mostly in the head."""
     end = len(content) if random.random() < 0.4 else min(len(content), _HEAD)
     return int(random.integers(end))
 
 
-def _stretch(content: bytearray, random: Generator) -> slice:
-    start = _place(content, random)
+def _random_slice(content: bytearray, random: Generator) -> slice:
+    start = _position(content, random)
     return slice(start, start + int(2 ** random.uniform(0, 13)))
 
 
 def _number(random: Generator) -> bytes:
-    """A size that a field may claim, in 2, 3, 4 or 8 bytes of either order."""
+    """Return a size that a field may claim, in 2, 3, 4 or 8 bytes of either byte order."""
     size = int(random.choice((2, 3, 4, 4, 4, 8)))
     value = _SIZES[int(random.integers(len(_SIZES)))] & (1 << 8 * size) - 1
     return value.to_bytes(size, "big" if random.random() < 0.5 else "little")
@@ -89,12 +89,12 @@ def _number(random: Generator) -> bytes:
 
 def _flip_bits(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
     for _again in range(int(random.integers(1, 30))):
-        content[_place(content, random)] ^= 1 << int(random.integers(8))
+        content[_position(content, random)] ^= 1 << int(random.integers(8))
 
 
 def _overwrite_bytes(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
     for _again in range(int(random.integers(1, 30))):
-        content[_place(content, random)] = int(random.choice(_BYTES)) if random.random() < 0.5 else _any_byte(random)
+        content[_position(content, random)] = int(random.choice(_BYTES)) if random.random() < 0.5 else _any_byte(random)
 
 
 def _any_byte(random: Generator) -> int:
@@ -102,49 +102,51 @@ def _any_byte(random: Generator) -> int:
 
 
 def _claim_a_size(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    number, place = _number(random), _place(content, random)
-    content[place : place + len(number)] = number
+    number, position = _number(random), _position(content, random)
+    content[position : position + len(number)] = number
 
 
 def _claim_a_size_at_a_mark(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    """A field beside a name that structure has: before it as in an mp4, after it as in a wav, or further on."""
+    """Overwrite a field near a known name: before it as in mp4, after it as in wav, or a little later."""
     found = [(mark, content.find(mark)) for mark in _MARKS]
-    there = [(mark, place) for mark, place in found if place >= 0]
+    there = [(mark, position) for mark, position in found if position >= 0]
     if not there:
         return
-    mark, place = there[int(random.integers(len(there)))]
+    mark, position = there[int(random.integers(len(there)))]
     number = _number(random)
-    start = max(0, place + (-len(number) if random.random() < 0.4 else len(mark) + int(random.choice((0, 4, 8, 12)))))
+    start = max(
+        0, position + (-len(number) if random.random() < 0.4 else len(mark) + int(random.choice((0, 4, 8, 12))))
+    )
     content[start : start + len(number)] = number
 
 
 def _lie_about_a_length(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    """What looks like a size in the head grows or shrinks a little."""
-    place = _place(content, random)
+    """Increase or decrease something that looks like a size a little."""
+    position = _position(content, random)
     order: Literal["big", "little"] = "big" if random.random() < 0.5 else "little"
-    value = int.from_bytes(content[place : place + 4], order)
+    value = int.from_bytes(content[position : position + 4], order)
     if value < 1 << 24:
-        content[place : place + 4] = max(0, value + int(random.integers(-64, 65))).to_bytes(4, order)
+        content[position : position + 4] = max(0, value + int(random.integers(-64, 65))).to_bytes(4, order)
 
 
 def _remove(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    del content[_stretch(content, random)]
+    del content[_random_slice(content, random)]
 
 
 def _repeat(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    part = _stretch(content, random)
+    part = _random_slice(content, random)
     times = int(random.choice((1, 2, 10, 100)))
     content[part.start : part.start] = (bytes(content[part]) * times)[:_LARGEST]
 
 
 def _insert(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    place = _place(content, random)
+    position = _position(content, random)
     length = int(2 ** random.uniform(0, 12))
-    content[place:place] = random.bytes(length) if random.random() < 0.5 else bytes([_any_byte(random)]) * length
+    content[position:position] = random.bytes(length) if random.random() < 0.5 else bytes([_any_byte(random)]) * length
 
 
 def _swap(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> None:
-    one, other = _stretch(content, random), _stretch(content, random)
+    one, other = _random_slice(content, random), _random_slice(content, random)
     content[one], content[other] = content[other], content[one]
 
 
@@ -153,15 +155,15 @@ def _truncate(content: bytearray, random: Generator, _: Mapping[str, bytes]) -> 
 
 
 def _splice(content: bytearray, random: Generator, bases: Mapping[str, bytes]) -> None:
-    """The rest becomes that of another format."""
+    """Replace the rest by that of another file."""
     other = bases[list(bases)[int(random.integers(len(bases)))]]
-    content[_place(content, random) :] = other[int(random.integers(len(other))) if random.random() < 0.5 else 0 :]
+    content[_position(content, random) :] = other[int(random.integers(len(other))) if random.random() < 0.5 else 0 :]
 
 
 def _paste(content: bytearray, random: Generator, bases: Mapping[str, bytes]) -> None:
-    """A part of another format in the middle."""
+    """Replace a part by a part of another file."""
     other = bytearray(bases[list(bases)[int(random.integers(len(bases)))]])
-    content[_stretch(content, random)] = other[_stretch(other, random)]
+    content[_random_slice(content, random)] = other[_random_slice(other, random)]
 
 
 _CHANGES: Final[tuple[Change, ...]] = (

@@ -1,4 +1,4 @@
-"""One short file of every kind that the service names, the same bytes whenever they are made."""
+"""One short file of every supported kind, with the same bytes whenever it is made."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KINDS: Final = [
 
 
 def originals(folder: Path) -> dict[str, bytes]:
-    """The files by their kinds; they are made in ``folder``, one after another."""
+    """Return the content of the files by their kinds. They are made in ``folder``, one after another."""
     return {str(kind): _original(folder / "original", kind) for kind in KINDS}
 
 
@@ -101,7 +101,7 @@ def _original(path: Path, kind: Kind) -> bytes:
 
 
 def _add_pictures(path: Path, container: str, codec: str, options: dict[str, str]) -> None:
-    """Writes the sound again, with ten black pictures before it."""
+    """Write the audio again after ten black video frames."""
     silent = path.rename(path.with_name("sound"))
     with av.open(str(silent)) as given, av.open(str(path), "w", format=container, options=options) as film:
         pictures: Any = film.add_stream(codec, rate=25)

@@ -1,4 +1,4 @@
-"""Thousands of files that were made to do harm: each is decoded or refused, and nothing else happens."""
+"""Files that were made to do harm are decoded or refused, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from app.domain.errors import UndecodableAudio
 from app.transcription.decoding import Decoder
-from tests.support.foreign import SECRET, is_heard, loud_wav, watching, write_foreign
-from tests.support.foreign_place import place
-from tests.support.gauntlet import run_gauntlet
-from tests.support.hostile_files import handmade, mutants, series
+from tests.support.canaries import SECRET, canary_wav, contains_canary, watch_opens, write_canaries
+from tests.support.fuzzing import fuzz
+from tests.support.honeypot import honeypot
+from tests.support.hostile_files import handwritten_files, mutant_series, mutants
 from tests.support.memory import resident_mib
 from tests.support.originals import KINDS, originals
 from tests.support.program import program
@@ -25,34 +25,45 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.foreign_place import Place
-    from tests.support.hostile_files import Hostile
+    from tests.support.honeypot import Honeypot
+    from tests.support.hostile_files import HostileFile
     from tests.support.program import Program
 
 pytestmark = pytest.mark.anyio
 
 SEED: Final = 20_250_309
-#: Decoded at once.
+#: The number of files that are decoded by each tier of the tests.
+FUZZED_FILES: Final = {"quick": 100, "all": 1_000, "long": 20_000}
+#: Files that are decoded at once.
 JOBS: Final = 2
 GROWTH_MIB: Final = 20.0
 
 
-def test_an_original_is_the_same_bytes_whenever_it_is_made(tmp_path: Path) -> None:
+@pytest.fixture
+def tier(request: pytest.FixtureRequest) -> str:
+    """The tier of the tests that run: ``quick``, ``all`` or ``long``."""
+    if request.config.getoption("--long"):
+        return "long"
+    return "all" if request.config.getoption("--all") else "quick"
+
+
+def test_originals_are_reproducible(tmp_path: Path) -> None:
     first, second = originals(tmp_path), originals(tmp_path)
 
     assert first == second
     assert len(first) == len(KINDS)
 
 
-def test_a_mutant_follows_from_its_seed_and_number(tmp_path: Path) -> None:
-    whole = originals(tmp_path)
-    first, again, other = (series(whole, seed=seed) for seed in (1, 1, 2))
+def test_mutant_is_determined_by_its_seed_and_number(tmp_path: Path) -> None:
+    base_files = originals(tmp_path)
+    first, same, other = (mutant_series(base_files, seed=seed) for seed in (1, 1, 2))
 
-    assert [first[number] for number in range(100)] == [again[number] for number in range(100)]
+    assert [first[number] for number in range(100)] == [same[number] for number in range(100)]
     assert len({first[number].content for number in range(100)}) > 95
     assert first[7] != other[7]
 
 
+@pytest.mark.full(reason="decodes 45 files of formats that other tests decode too")
 async def test_every_original_is_decoded(tmp_path: Path) -> None:
     decoder, at_once = Decoder(max_seconds=60), asyncio.Semaphore(JOBS)
 
@@ -62,58 +73,58 @@ async def test_every_original_is_decoded(tmp_path: Path) -> None:
         async with at_once:
             return (await decoder.decode(source, source.with_suffix(".pcm"))).duration
 
-    whole = await asyncio.to_thread(originals, tmp_path)
-    found = await asyncio.gather(*(duration(name, content) for name, content in whole.items()))
+    base_files = await asyncio.to_thread(originals, tmp_path)
+    durations = await asyncio.gather(*(duration(name, content) for name, content in base_files.items()))
 
-    assert dict(zip(whole, found, strict=True)) == pytest.approx(dict.fromkeys(whole, 1.0), abs=0.15)
+    assert dict(zip(base_files, durations, strict=True)) == pytest.approx(dict.fromkeys(base_files, 1.0), abs=0.15)
 
 
 @pytest.mark.parametrize("name", ["loud.ts", "loud.mp3", "loud.mov", "loud.wav"])
-async def test_a_foreign_sound_would_be_heard(name: str, tmp_path: Path) -> None:
-    await asyncio.to_thread(write_foreign, tmp_path)
+async def test_decoded_canary_is_detected(name: str, tmp_path: Path) -> None:
+    await asyncio.to_thread(write_canaries, tmp_path)
     await Decoder(max_seconds=60).decode(tmp_path / name, tmp_path / "pcm")
 
-    assert await asyncio.to_thread(is_heard, tmp_path / "pcm")
+    assert await asyncio.to_thread(contains_canary, tmp_path / "pcm")
 
 
-async def test_a_quarter_of_a_second_of_it_would_be_heard(tmp_path: Path) -> None:
-    await asyncio.to_thread((tmp_path / "part.wav").write_bytes, loud_wav(0.25))
+async def test_quarter_of_a_second_of_a_canary_is_detected(tmp_path: Path) -> None:
+    await asyncio.to_thread((tmp_path / "part.wav").write_bytes, canary_wav(0.25))
     await Decoder(max_seconds=60).decode(tmp_path / "part.wav", tmp_path / "pcm")
 
-    assert await asyncio.to_thread(is_heard, tmp_path / "pcm")
+    assert await asyncio.to_thread(contains_canary, tmp_path / "pcm")
 
 
-def test_a_foreign_text_would_be_heard_and_an_opened_file_be_seen(tmp_path: Path) -> None:
+def test_canary_text_and_opened_files_are_detected(tmp_path: Path) -> None:
     (tmp_path / "pcm").write_text(f"...{SECRET}...")
-    assert is_heard(tmp_path / "pcm")
+    assert contains_canary(tmp_path / "pcm")
 
-    with watching(write_foreign(tmp_path)) as watch:
+    with watch_opens(write_canaries(tmp_path)) as watch:
         if watch is None:
-            pytest.skip("only Linux tells of opened files")
+            pytest.skip("only Linux reports opened files")
         assert watch.opened == 0
         (tmp_path / "loud.ts").read_bytes()
         assert watch.opened == 1
 
 
-async def test_who_connects_would_be_counted(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        _, writer = await asyncio.open_connection("127.0.0.1", here.tcp)
+async def test_connections_are_counted(tmp_path: Path) -> None:
+    async with honeypot(tmp_path) as trap:
+        _, writer = await asyncio.open_connection("127.0.0.1", trap.tcp)
         writer.close()
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", here.udp)
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", trap.udp)
         )
         transport.sendto(b"x")
-        await eventually(lambda: here.connections == 2)
+        await eventually(lambda: trap.connections == 2)
         transport.close()
 
 
 @pytest.mark.parametrize("number", [5_207, 12_995])
-async def test_a_stream_that_comes_up_late_is_no_failure_of_the_decoder(
+async def test_stream_that_appears_midway_is_not_a_decoder_failure(
     number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = await asyncio.to_thread(originals, tmp_path)
+    base_files = await asyncio.to_thread(originals, tmp_path)
     source = tmp_path / "film.flv"
-    await asyncio.to_thread(source.write_bytes, series(whole, seed=1)[number].content)
+    await asyncio.to_thread(source.write_bytes, mutant_series(base_files, seed=1)[number].content)
 
     with contextlib.suppress(UndecodableAudio):
         await Decoder(max_seconds=60).decode(source, tmp_path / "pcm")
@@ -122,93 +133,93 @@ async def test_a_stream_that_comes_up_late_is_no_failure_of_the_decoder(
 
 
 @pytest.mark.timeout(3600)
-async def test_hostile_files_are_decoded_or_refused_and_nothing_else_happens(tmp_path: Path, *, long: bool) -> None:
-    files = 20_000 if long else 1_000
+async def test_hostile_files_are_decoded_or_refused(tmp_path: Path, tier: str) -> None:
+    files = FUZZED_FILES[tier]
     memory: list[float] = []
 
     def note(done: int) -> None:
         if done in (files * 6 // 10, files):
             memory.append(resident_mib())
 
-    found = await run_gauntlet(tmp_path, files=files, seed=SEED, jobs=JOBS, large=long, on_done=note)
+    findings = await fuzz(tmp_path, files=files, seed=SEED, jobs=JOBS, large=tier == "long", on_done=note)
 
-    assert found.breaches() == []
-    assert found.files == files
-    assert found.outcomes["decoded"] > files // 10
-    assert found.outcomes["refused"] > files // 10
-    assert found.outcomes["too long"] > 0
+    assert findings.violations() == []
+    assert findings.files == files
+    assert findings.outcomes["decoded"] > files // 10
+    assert findings.outcomes["refused"] > files // 10
+    assert findings.outcomes["too long"] > 0
     assert memory[1] - memory[0] < GROWTH_MIB
 
 
 async def send(running: Program, client: httpx.AsyncClient, path: Path, **fields: str) -> httpx.Response:
     content = await asyncio.to_thread(path.read_bytes)
     url = running.client.base_url.join("/v1/audio/transcriptions")
-    return await client.post(url, files={"file": ("a.wav", content)}, data=fields, timeout=120)
+    return await client.post(url, files={"file": ("a.wav", content)}, data=fields, timeout=300)
 
 
-def complaint(answer: httpx.Response, file: Hostile) -> str | None:
-    """What is wrong with this answer to that file."""
-    if SECRET[:20] in answer.text:
-        return f"{file.name}: a foreign file is in the answer"
-    if answer.status_code == 200 and not file.is_list:
+def complaint(response: httpx.Response, file: HostileFile) -> str | None:
+    """Return a sentence if the response to a file is wrong."""
+    if SECRET[:20] in response.text:
+        return f"{file.name}: a canary file is in the response"
+    if response.status_code == 200 and not file.is_list:
         return None
-    if not 400 <= answer.status_code < 500:
-        return f"{file.name}: {answer.status_code} {answer.text[:200]}"
-    error: dict[str, Any] = answer.json().get("error", {})
-    return None if set(error) == {"message", "type", "param", "code"} else f"{file.name}: {answer.text[:200]}"
+    if not 400 <= response.status_code < 500:
+        return f"{file.name}: {response.status_code} {response.text[:200]}"
+    error: dict[str, Any] = response.json().get("error", {})
+    return None if set(error) == {"message", "type", "param", "code"} else f"{file.name}: {response.text[:200]}"
 
 
-async def send_all(running: Program, here: Place, files: list[Hostile]) -> list[str]:
-    """Sends them, two at a time, and gives all complaints."""
+async def send_all(running: Program, trap: Honeypot, files: list[HostileFile]) -> list[str]:
+    """Send files, ``JOBS`` at a time, and return the complaints."""
     complaints: list[str] = []
-    waiting = iter(enumerate(files))
+    remaining = iter(enumerate(files))
 
-    async def work(client: httpx.AsyncClient) -> None:
-        for number, file in waiting:
-            path = await asyncio.to_thread(lambda: here.write(f"sent-{number}", file.parts()))  # noqa: B023 - awaited here
-            wrong = complaint(await send(running, client, path), file)
+    async def send_remaining(client: httpx.AsyncClient) -> None:
+        for number, file in remaining:
+            path = await asyncio.to_thread(trap.write, f"sent-{number}", file.parts())
+            sentence = complaint(await send(running, client, path), file)
             await asyncio.to_thread(path.unlink)
-            if wrong:
-                complaints.append(wrong)
+            if sentence:
+                complaints.append(sentence)
 
     async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as group:
         for _ in range(JOBS):
-            group.create_task(work(client))
+            group.create_task(send_remaining(client))
     return complaints
 
 
+@pytest.mark.full(reason="sends more than a hundred files to a service")
 @pytest.mark.timeout(900)
-async def test_the_service_answers_hostile_files_and_goes_on(
-    tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]], *, long: bool
+async def test_service_responds_to_hostile_files_and_keeps_running(
+    tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]], tier: str
 ) -> None:
     folder, data = tmp_path / "files", tmp_path / "program"
-    for made in (folder, data):
-        await asyncio.to_thread(made.mkdir)
-    whole = await asyncio.to_thread(originals, folder)
-    async with place(folder) as here:
-        made_up = mutants(series(whole, seed=SEED), range(600 if long else 40))
-        # All of them go through the decoder in another test.
-        thought_of = list(handmade(here, whole, large=long))[:: 1 if long else 4]
-        files = [*made_up, *thought_of]
-        # Those that come first have some of each kind, so that afterwards nothing is used for the first time.
+    for directory in (folder, data):
+        await asyncio.to_thread(directory.mkdir)
+    base_files = await asyncio.to_thread(originals, folder)
+    long = tier == "long"
+    async with honeypot(folder) as trap:
+        handwritten = list(handwritten_files(trap, base_files, large=long))[:: 1 if long else 4]
+        files = [*mutants(mutant_series(base_files, seed=SEED), range(600 if long else 40)), *handwritten]
+        # The first third has files of each kind, so that later ones use nothing for the first time.
         files = [*itertools.chain.from_iterable(files[start::10] for start in range(10))]
         with program(data, MAX_AUDIO_SECONDS="20") as running:
             await asyncio.to_thread(running.until_ready)
             warm = len(files) // 3
-            complaints = await send_all(running, here, files[:warm])
+            complaints = await send_all(running, trap, files[:warm])
             before = resident_mib(running.process.pid)
-            complaints += await send_all(running, here, files[warm:])
+            complaints += await send_all(running, trap, files[warm:])
             growth = resident_mib(running.process.pid) - before
 
             async with httpx.AsyncClient(trust_env=False) as client:
-                answer = await send(running, client, samples / "hello.wav", response_format="json")
+                response = await send(running, client, samples / "hello.wav", response_format="json")
             assert not running.has_ended
             log = await asyncio.to_thread(running.log.read_text)
-        opened = here.watch.opened if here.watch else 0
+        opened = trap.watch.opened if trap.watch else 0
 
     assert complaints == []
-    assert json.loads(answer.text)["text"].strip() == references["hello.wav"]["text"]
-    assert (here.connections, opened) == (0, 0)
+    assert json.loads(response.text)["text"].strip() == references["hello.wav"]["text"]
+    assert (trap.connections, opened) == (0, 0)
     assert growth < GROWTH_MIB
     assert "Traceback" not in log
     assert SECRET[:20] not in log

@@ -1,4 +1,4 @@
-"""Audio for which the model writes no token at all: an empty transcript, not a broken one."""
+"""Audio for which the model generates no tokens has an empty transcript."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def nothing(*, no_speech_prob: float) -> ScriptedResult:
     return ScriptedResult(sequences_ids=[[]], scores=[-math.inf], no_speech_prob=no_speech_prob)
 
 
-def strictly(answer: httpx.Response) -> dict[str, Any]:
-    """The body as JSON, which has no word for what is not a number."""
-    assert answer.status_code == 200, answer.text
+def strict_json(response: httpx.Response) -> dict[str, Any]:
+    """Return the body, which must not contain NaN or Infinity, because they are not JSON."""
+    assert response.status_code == 200, response.text
 
-    def refused(constant: str) -> None:
+    def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    body: dict[str, Any] = json.loads(answer.text, parse_constant=refused)
+    body: dict[str, Any] = json.loads(response.text, parse_constant=refuse)
     return body
 
 
@@ -53,8 +53,7 @@ def assert_empty(body: dict[str, Any]) -> None:
     assert body["segments"] == body["words"] == body["logprobs"] == []
 
 
-def test_text_without_tokens_has_a_score_that_is_no_number(model: WhisperModel, samples: Path) -> None:
-    """The reason for all this."""
+def test_score_of_an_empty_text_is_not_finite(model: WhisperModel, samples: Path) -> None:
     tokenizer = model._tokenizer("en", "transcribe")
     features = model.features(np.asarray(decode_audio(str(samples / "silence.wav")), np.float32))
     padded = np.pad(features, ((0, 0), (0, 3000 - features.shape[1])))[np.newaxis]
@@ -69,12 +68,10 @@ def test_text_without_tokens_has_a_score_that_is_no_number(model: WhisperModel, 
     assert not math.isfinite(written.scores[0])
 
 
-async def test_silence_that_is_not_left_out_is_an_empty_transcript(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_silence_without_vad_has_an_empty_transcript(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     wrapped, notebook = recording(model)
     async with serving(tmp_path, lambda: wrapped) as running:
-        assert_empty(strictly(await running.transcribe(samples / "silence.wav", **EVERYTHING)))
+        assert_empty(strict_json(await running.transcribe(samples / "silence.wav", **EVERYTHING)))
     (call,) = notebook.generations
     assert text_of(model, call.texts) == [""]
     assert notebook.alignments == []
@@ -84,12 +81,12 @@ async def test_silence_that_is_not_left_out_is_an_empty_transcript(
     ("no_speech_prob", "tried"),
     [pytest.param(0.9, (0.0,), id="no-speech"), pytest.param(0.1, TEMPERATURES, id="speech")],
 )
-async def test_window_without_a_token_is_an_empty_transcript(
+async def test_window_without_tokens_has_an_empty_transcript(
     tmp_path: Path, model: WhisperModel, samples: Path, no_speech_prob: float, tried: tuple[float, ...]
 ) -> None:
     wrapped, notebook = recording(model, results=repeat(nothing(no_speech_prob=no_speech_prob)))
     async with serving(tmp_path, lambda: wrapped) as running:
-        assert_empty(strictly(await running.transcribe(samples / "hello.wav", **EVERYTHING)))
+        assert_empty(strict_json(await running.transcribe(samples / "hello.wav", **EVERYTHING)))
     assert tuple(call.options.get("sampling_temperature", 0.0) for call in notebook.generations) == tried
 
 
@@ -98,20 +95,20 @@ async def test_attempt_that_wrote_nothing_gives_way_to_a_later_one(
 ) -> None:
     wrapped, notebook = recording(model, results=[nothing(no_speech_prob=0.1)])
     async with serving(tmp_path, lambda: wrapped) as running:
-        body = strictly(await running.transcribe(samples / "hello.wav", **EVERYTHING))
+        body = strict_json(await running.transcribe(samples / "hello.wav", **EVERYTHING))
     assert len(notebook.generations) >= 2
     assert body["text"]
     assert all(segment["temperature"] > 0 for segment in body["segments"])
     assert all(-10 < segment["avg_logprob"] < 0 for segment in body["segments"])
 
 
-async def test_channel_without_a_token_leaves_the_other_alone(
+async def test_channel_without_tokens_does_not_affect_the_other(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
     wrapped, notebook = recording(model, results=[nothing(no_speech_prob=0.9)])
     fields = {**EVERYTHING, "multichannel": "true"}
     async with serving(tmp_path, lambda: wrapped) as running:
-        body = strictly(await running.transcribe(samples / "two_speakers_stereo.flac", **fields))
+        body = strict_json(await running.transcribe(samples / "two_speakers_stereo.flac", **fields))
     empty, written = (text for call in notebook.generations for text in call.texts)
     assert empty == []
     assert len({segment["channel"] for segment in body["segments"]}) == 1

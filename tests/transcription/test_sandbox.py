@@ -244,7 +244,8 @@ def forbidden_calls(strace: str, folder: Path, number: int, source: Path) -> lis
 
 
 @linux_only
-@pytest.mark.timeout(300)
+@pytest.mark.full(reason="traces more than fifty decoder processes")
+@pytest.mark.timeout(600)
 def test_no_file_makes_a_decoder_call_forbidden_syscalls(tmp_path: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
