@@ -3,15 +3,15 @@
 #   docker build --tag transcription .
 #   docker build --tag transcription:cuda --target cuda .
 #
-# Another BASE needs glibc, useradd, and as python3 a Python 3.11 to 3.14 with its venv module.
+# Another BASE needs glibc, useradd, and a python3 of version 3.11 to 3.14 with its venv module.
 ARG BASE=docker.io/library/python:3.12.12-slim-bookworm
 
-# --- Packages: only what the locks name by its hash ---------------------------------------------------------------
+# --- Packages, installed from the locks with hashes -------------------------------------------------------------
 
 FROM ${BASE} AS venv
 RUN python3 -m venv /opt/venv
 
-# pip has no work after this, and what is not in the image needs no updates.
+# pip is removed afterwards: what is not in the image needs no updates.
 FROM venv AS cpu-packages
 COPY requirements/runtime.lock /tmp/
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /tmp/runtime.lock \
@@ -22,17 +22,17 @@ COPY requirements/cuda.lock /tmp/
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /tmp/cuda.lock \
     && /opt/venv/bin/pip uninstall --yes pip
 
-# --- What both images share ---------------------------------------------------------------------------------------
+# --- Shared by both images -----------------------------------------------------------------------------------------
 
 FROM ${BASE} AS service
-# A fixed number, so that volumes keep their owner. New volumes take over the owner and the mode of these folders.
+# A fixed user id, so that volumes keep their owner. New volumes inherit the owner and mode of these directories.
 RUN groupadd --gid 10001 transcription \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /models --shell /usr/sbin/nologin transcription \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data /models
 WORKDIR /opt/transcription
 COPY LICENSE ./
 COPY app ./app
-# The root file system may be read-only: what is written goes to /data (jobs), /models (the hub's cache) and /tmp.
+# The root file system can be read-only: the service writes to /data (jobs), /models (the hub's cache) and /tmp.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     ORT_DISABLE_TELEMETRY=1 \
@@ -43,7 +43,7 @@ VOLUME ["/data", "/models"]
 EXPOSE 8000
 USER 10001:10001
 STOPSIGNAL SIGTERM
-# Alive, not ready: a model may take its time to load. Without a proxy, whatever the environment says.
+# Liveness, not readiness, because a model can take long to load. Ignores proxy variables.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; \
 r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/health', timeout=8)"]
 ENTRYPOINT ["python", "-m", "app"]
@@ -52,8 +52,8 @@ LABEL org.opencontainers.image.title="Transcription service" \
 
 # --- The images ---------------------------------------------------------------------------------------------------
 
-# The driver comes from the host, through NVIDIA's container runtime, which reads these two; cuBLAS is a package of the
-# lock, which the service finds by itself. Nothing else of CUDA is needed.
+# The host provides the driver, through NVIDIA's container runtime, which reads these two variables. cuBLAS is a package
+# in the lock. Nothing else of CUDA is needed.
 FROM service AS cuda
 COPY --from=cuda-packages /opt/venv /opt/venv
 ENV NVIDIA_VISIBLE_DEVICES=all \
