@@ -28,7 +28,7 @@ from app.edge.middleware import (
     ResponseEvents,
     SecurityHeaders,
 )
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.service import POOL_TIMEOUT_SECONDS, Service, model_choice
@@ -37,7 +37,6 @@ from app.transcription.loading import load
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from app.jobs.journal import Journal
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
 
@@ -54,11 +53,11 @@ def create_app(
     journal: Journal | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> FastAPI:
-    """The application.
+    """Create the application.
 
-    ``stop`` ends the process with an exit code; ``load_model`` blocks and gives the replicas of a model by its name;
-    ``clock`` times transfers, ``service_clock`` delivery rounds and retention; ``journal`` is the one in
-    ``DATA_DIR`` unless another is given; ``grace_seconds`` is how long work goes on whose client has gone.
+    ``stop`` ends the process with an exit code; ``load_model`` blocks and returns the replicas of a model by its
+    name; ``clock`` times transfers, ``service_clock`` delivery rounds and retention; ``journal`` replaces the one in
+    ``DATA_DIR``; ``grace_seconds`` is how long a synchronous request continues after its client has gone.
     """
     service_clock = service_clock or ServiceClock()
     service = Service(
@@ -67,7 +66,7 @@ def create_app(
         stop=stop,
         clock=clock or Clock(),
         service_clock=service_clock,
-        journal=journal or SqliteJournal(settings.data_dir / "journal.sqlite3", service_clock),
+        journal=journal or Journal(settings.data_dir / "journal.sqlite3", service_clock),
         grace_seconds=grace_seconds,
     )
 
@@ -116,26 +115,25 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     transcriptions = Transcriptions(
         reader=reader,
         pool=service.pool,
-        registry=parts.registry,
-        ledger=parts.ledger,
-        runner=parts.runner,
+        store=parts.store,
+        intake=parts.intake,
         spool=parts.spool,
         estimate=parts.estimate,
-        streaming=Streaming(runner=parts.runner, spool=parts.spool, watchers=parts.watchers),
-        waiters=service.waiters,
+        streaming=Streaming(intake=parts.intake, runner=parts.runner, spool=parts.spool, segments=parts.segments),
+        sync_requests=service.sync_requests,
         max_upload_bytes=settings.max_upload_bytes,
         emit=service.emit,
     )
     jobs = Jobs(
-        registry=parts.registry,
-        runner=parts.runner,
+        store=parts.store,
+        intake=parts.intake,
         spool=parts.spool,
-        changes=parts.changes,
+        subscriptions=parts.subscriptions,
         views=parts.views,
         reader=reader,
     )
     health = Health(
-        registry=parts.registry,
+        store=parts.store,
         runner=parts.runner,
         pool=service.pool,
         recovery=parts.recovery,
@@ -147,7 +145,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             attempts=settings.upload_max_attempts,
         ),
     )
-    page = MetricsPage(render=service.metrics.render, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key)
+    page = MetricsPage(render=service.render_metrics, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key)
     for part in (transcriptions, jobs, Models(pool=service.pool), health, page):
         # include_router() would make all there is to a route anew, at the first request.
         app.router.routes.extend(part.router().routes)

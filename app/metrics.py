@@ -94,8 +94,8 @@ class Metrics:
         match event:
             case events.JobEnded(job):
                 self._ended.labels("request" if job.synchronous else "job", job.status).inc()
-            case events.JobStarted(job):
-                self._queue_wait.observe(max(0.0, (job.started_at or job.accepted_at) - job.accepted_at))
+            case events.JobStarted(job, at):
+                self._queue_wait.observe(max(0.0, at - job.accepted_at))
             case events.AudioTranscribed(_, audio_seconds, processing_seconds):
                 self._audio.inc(audio_seconds)
                 self._processing.observe(processing_seconds)

@@ -1,9 +1,10 @@
-"""The composition root: every part is made here, given what it needs, started and stopped."""
+"""The composition root and the lifespan: every part is created, wired, started and stopped here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -19,20 +20,20 @@ from app.domain.errors import ModelUnavailable, ServiceError
 from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
 from app.edge.connections import ConnectionLimits, Connections
-from app.jobs.deliveries import Deliveries
-from app.jobs.destinations import Bucket, WebhookReceiver
+from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
+from app.jobs.delivery_schedule import DeliverySchedule
 from app.jobs.estimate import Estimate
+from app.jobs.intake import Intake
 from app.jobs.pipeline import DOWNLOADS, Pipeline
 from app.jobs.recovery import Recovery
-from app.jobs.retention import Retention, Sweeper
+from app.jobs.retention import Retention
 from app.jobs.runner import Runner
 from app.jobs.serializers import JobViews
-from app.jobs.service_clock import ServiceClock
 from app.jobs.spool import Space, Spool
-from app.jobs.store import Ledger, Registry
-from app.jobs.subscriptions import Changes, Watchers
+from app.jobs.store import JobStore
+from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
+from app.jobs.sweeper import Sweeper
 from app.jobs.sync_requests import SyncRequests
-from app.jobs.transitions import Endings
 from app.transcription.decoding import Decoder
 from app.transcription.loading import ModelChoice
 from app.transcription.models import ModelRegistry
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from app.domain.access import WebhookSecret
     from app.domain.events import Event, EventSink
     from app.jobs.journal import Journal
+    from app.jobs.registry import Registry
     from app.jobs.service_clock import ServiceClock
     from app.settings import Settings
     from app.transcription.transcriber import Transcriber
@@ -57,12 +59,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POOL_TIMEOUT_SECONDS = 10.0
-#: How often the event loop's lag is measured.
+#: The time between two measurements of the event loop's lag.
 _LAG_SECONDS = 0.5
 
 
 class Service:
-    """All the parts of one running service."""
+    """All parts of a running service. ``stop`` ends the process with an exit code."""
 
     def __init__(
         self,
@@ -113,31 +115,38 @@ class Service:
             journal=journal,
             service_clock=service_clock,
             clock=clock,
-            policy=RetryPolicy(attempts=settings.upload_max_attempts),
-            schedule=RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds),
             webhook_secret=settings.webhook_secret,
             limits=job_limits(settings),
             on_death=self._job_died,
             emit=self.emit,
         )
         self.metrics.add_gauges(self._gauges)
-        self.waiters = SyncRequests(self.jobs.runner, self.jobs.registry, grace_seconds=grace_seconds)
+        self._job_counts: Counter[JobStatus] = Counter()
+        self._undelivered_count = 0
+        self.sync_requests = SyncRequests(
+            store=self.jobs.store, intake=self.jobs.intake, runner=self.jobs.runner, grace_seconds=grace_seconds
+        )
 
     def emit(self, event: Event) -> None:
-        """Passes on what happens, to those who count and trace it."""
+        """Pass an event to the metrics and the traces."""
         self.metrics(event)
         if self.traces is not None:
             self.traces(event)
 
+    async def render_metrics(self) -> bytes:
+        """Return the page for Prometheus."""
+        self._job_counts = await self.jobs.store.counts()
+        self._undelivered_count = await self.jobs.store.undelivered_count()
+        return await asyncio.to_thread(self.metrics.render)
+
     def _gauges(self) -> metrics.Gauges:
-        counts = self.jobs.registry.counts()
         return {
-            "jobs": {status.value: counts[status] for status in JobStatus},
-            "waiting_requests": self.jobs.registry.waiting_count,
+            "jobs": {status.value: self._job_counts[status] for status in JobStatus},
+            "waiting_requests": self.jobs.store.queued_count,
             "permits": self.settings.max_concurrent_requests,
             "permits_held": self.pool.active,
             "ready": self.pool.ready and not self.pool.failing and not self.jobs.runner.draining,
-            "undelivered": self.jobs.registry.undelivered_count,
+            "undelivered": self._undelivered_count,
             "spool_bytes": self.jobs.spool.space.claimed,
             "disk_free_bytes": self.jobs.spool.space.free,
             "connections": len(self.connections),
@@ -151,18 +160,18 @@ class Service:
             self.emit(LoopLagged(max(0.0, loop.time() - due)))
 
     async def drain(self) -> None:
-        """Ends the work of this process within the grace period."""
-        await self.waiters.close()
-        await self.jobs.runner.drain(self.settings.shutdown_grace_seconds)
+        """End the work of this process within the grace period."""
+        await self.sync_requests.close()
+        await self.jobs.drain(self.settings.shutdown_grace_seconds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """From the first request that may be answered to the last."""
+        """Run the service from its first request to its last."""
         async with AsyncExitStack() as stack:
             try:
                 await asyncio.to_thread(self.jobs.spool.open)
                 stack.callback(self.jobs.spool.close)
-                stack.push_async_callback(asyncio.to_thread, self.jobs.journal.close)
+                stack.push_async_callback(asyncio.to_thread, self.jobs.store.close)
                 await self.jobs.recovery.restore()
             except ServiceError as exc:
                 self._give_up(exc)
@@ -192,12 +201,12 @@ class Service:
         await self.jobs.recovery.resume(self.pool.model_registry)
 
     def _give_up(self, exc: ServiceError) -> None:
-        """What stands in the way is for the operator to change: one sentence, no trace."""
+        """Log one sentence for the operator, without a traceback, and stop."""
         logger.critical("❌ %s", exc)
         self._stop(1)
 
     def _start(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """A task of the service itself: if it dies, so does the service."""
+        """Start a task of the service itself, which stops if the task fails."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._died)
         return task
@@ -208,12 +217,12 @@ class Service:
             self._stop(70)
 
     def _job_died(self, cause: BaseException) -> None:
-        """What has been accepted can't be written down any more. A supervisor starts the process anew."""
-        logger.critical("❌ A job can't go on (%s): stopping.", cause, exc_info=cause)
+        """Stop: the state of a job can't be recorded. A process supervisor starts the service again."""
+        logger.critical("❌ A job can't continue (%s): stopping.", cause, exc_info=cause)
         self._stop(70)
 
     def _engine_died(self, _cause: BaseException) -> None:
-        """All its requests have failed by now. A supervisor starts the process anew."""
+        """Stop: all transcriptions have failed. A process supervisor starts the service again."""
         logger.critical("The transcription engine died: stopping.")
         self._stop(70)
 
@@ -226,7 +235,7 @@ class Service:
             settings.whisper_compute_type,
         )
         logger.info(
-            "Concurrency: %d on the model at once, %d may wait",
+            "Concurrency: %d GPU slots, %d requests may wait",
             settings.max_concurrent_requests,
             settings.max_queued_jobs,
         )
@@ -241,11 +250,11 @@ class Service:
             settings.shutdown_grace_seconds,
         )
         if not settings.api_keys:
-            logger.info("API_KEYS is empty: whoever reaches this server may use it")
+            logger.info("API_KEYS is empty: anyone who can reach this server can use it")
         elif short := [key.name for key in settings.api_keys if key.is_short]:
             logger.warning(
-                "⚠️ API_KEYS has keys that can be guessed (%s): use at least 16 random characters, as openssl rand -hex "
-                "24 prints",
+                "⚠️ API_KEYS has keys that are easy to guess (%s): use at least 16 random characters, for example from "
+                "openssl rand -hex 24",
                 ", ".join(short),
             )
 
@@ -256,22 +265,26 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def job_limits(settings: Settings) -> JobLimits:
-    """What the settings say of how much there may be of everything."""
+    """Return the limits of the settings for jobs."""
     return JobLimits(
         slots=settings.max_concurrent_requests,
         queued=settings.max_queued_jobs,
         file_bytes=settings.max_upload_bytes,
         spool_bytes=settings.spool_max_bytes,
         free_bytes=settings.spool_min_free_bytes,
+        attempts=RetryPolicy(attempts=settings.upload_max_attempts),
+        rounds=RoundSchedule(max_age_seconds=settings.delivery_max_age_seconds),
         upload_seconds=settings.upload_timeout_seconds,
         download_seconds=settings.download_timeout_seconds,
-        finished_seconds=settings.job_retention_seconds,
-        undelivered_seconds=settings.undelivered_retention_seconds,
+        retention=Retention(
+            finished_seconds=settings.job_retention_seconds,
+            undelivered_seconds=settings.undelivered_retention_seconds,
+        ),
     )
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
-    """What the settings say of how many clients there may be, and how slow."""
+    """Return the limits of the settings for connections."""
     return ConnectionLimits(
         total=settings.max_connections,
         per_address=settings.max_connections_per_address,
@@ -282,7 +295,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 def model_choice(settings: Settings, name: str) -> ModelChoice:
-    """How the settings want the model of that name to be loaded."""
+    """Return how the model of that name is to be loaded."""
     return ModelChoice(
         name=name,
         device=settings.whisper_device,
@@ -293,50 +306,50 @@ def model_choice(settings: Settings, name: str) -> ModelChoice:
     )
 
 
-#: Rounds of delivery that run at once; further ones wait.
+#: The number of delivery rounds that run at once; further ones wait.
 DELIVERIES: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimits:
-    """How much, how often and for how long; sizes in bytes, times in seconds, 0 for no limit of ``spool_bytes``."""
+    """How much, how often and for how long.
+
+    Sizes are in bytes, times in seconds; a ``spool_bytes`` of 0 is no limit.
+    """
 
     slots: int = 3
     queued: int = 1000
     file_bytes: int
     spool_bytes: int = 0
     free_bytes: int = 0
+    attempts: RetryPolicy
+    rounds: RoundSchedule
     upload_seconds: float = 600.0
     download_seconds: float = 3600.0
-    finished_seconds: float = 3600.0
-    undelivered_seconds: float = 604_800.0
+    retention: Retention
 
 
 class JobSystem:
-    """The parts, each made once and given what it needs. ``on_death`` is told of a job that ended as none may."""
+    """The parts that work on jobs. ``on_death`` is called with the exception of a task that must not fail."""
 
     def __init__(
         self,
         data_dir: Path,
         *,
+        journal: Journal,
         transcriber: Transcriber,
         client: httpx.AsyncClient,
-        journal: Journal,
-        service_clock: ServiceClock,
-        clock: Clock,
-        policy: RetryPolicy,
-        schedule: RoundSchedule,
         webhook_secret: WebhookSecret | None,
         limits: JobLimits,
+        service_clock: ServiceClock,
+        clock: Clock,
         on_death: Callable[[BaseException], None],
         registry: Registry | None = None,
         emit: EventSink = discard_event,
     ) -> None:
-        self.journal = journal
-        self.changes = Changes()
-        self.registry = registry or Registry(self.changes, emit=emit)
-        self.ledger = Ledger(self.registry, journal, emit=emit)
-        self.watchers = Watchers()
+        self.subscriptions = JobSubscriptions()
+        self.segments = SegmentSubscriptions()
+        self.store = JobStore(journal, registry=registry, subscriptions=self.subscriptions, emit=emit)
         self.estimate = Estimate(slots=limits.slots)
         self.spool = Spool(
             data_dir,
@@ -347,59 +360,64 @@ class JobSystem:
                 next_free_seconds=self.estimate.next_place_seconds,
             ),
         )
-        self.retention = Retention(
-            finished_seconds=limits.finished_seconds,
-            undelivered_seconds=limits.undelivered_seconds,
-            service_clock=service_clock,
+        retention = limits.retention
+        self.views = JobViews(
+            store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock
         )
-        self.views = JobViews(self.registry, self.retention, self.estimate)
-        uploads = RoundOptions(total_timeout_seconds=limits.upload_seconds, policy=policy, clock=clock, emit=emit)
+        uploads = RoundOptions(
+            total_timeout_seconds=limits.upload_seconds, policy=limits.attempts, clock=clock, emit=emit
+        )
         downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
-        endings = Endings(self.views, service_clock)
         self.pipeline = Pipeline(
-            registry=self.registry,
-            ledger=self.ledger,
+            store=self.store,
             spool=self.spool,
             transcriber=transcriber,
             downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
             estimate=self.estimate,
-            watchers=self.watchers,
-            endings=endings,
+            segments=self.segments,
+            retention=retention,
             service_clock=service_clock,
             emit=emit,
         )
         uploader = PresignedUploader(client, uploads)
         sender = None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads)
-        self.deliveries = Deliveries(
-            registry=self.registry,
-            ledger=self.ledger,
-            destinations=[
-                Bucket(spool=self.spool, uploader=uploader, endings=endings, emit=emit),
-                WebhookReceiver(sender=sender),
-            ],
-            schedule=schedule,
+        self.deliveries = DeliverySchedule(
+            store=self.store,
+            rounds=DeliveryRounds(
+                store=self.store,
+                bucket=Bucket(spool=self.spool, uploader=uploader, emit=emit),
+                webhook=WebhookReceiver(sender=sender),
+                schedule=limits.rounds,
+                retention=retention,
+                service_clock=service_clock,
+                clock=clock,
+                emit=emit,
+            ),
             service_clock=service_clock,
-            clock=clock,
-            at_once=DELIVERIES,
+            slots=DELIVERIES,
             on_death=on_death,
-            emit=emit,
         )
         self.runner = Runner(
-            registry=self.registry,
-            ledger=self.ledger,
+            store=self.store,
             spool=self.spool,
             pipeline=self.pipeline,
             deliveries=self.deliveries,
-            endings=endings,
-            estimate=self.estimate,
+            retention=retention,
             service_clock=service_clock,
-            max_queued=limits.queued,
             on_death=on_death,
         )
+        self.intake = Intake(
+            store=self.store,
+            spool=self.spool,
+            runner=self.runner,
+            deliveries=self.deliveries,
+            estimate=self.estimate,
+            retention=retention,
+            service_clock=service_clock,
+            max_queued=limits.queued,
+        )
         self.recovery = Recovery(
-            registry=self.registry,
-            ledger=self.ledger,
-            journal=journal,
+            store=self.store,
             spool=self.spool,
             pipeline=self.pipeline,
             deliveries=self.deliveries,
@@ -408,9 +426,13 @@ class JobSystem:
             clock=clock,
         )
         self.sweeper = Sweeper(
-            registry=self.registry,
+            store=self.store,
+            intake=self.intake,
             runner=self.runner,
-            ledger=self.ledger,
-            journal=journal,
-            retention=self.retention,
+            retention=retention,
+            service_clock=service_clock,
         )
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no new work, and end the work of this process within ``grace_seconds``."""
+        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)

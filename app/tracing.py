@@ -131,7 +131,7 @@ class Traces:
         if span is None:
             return
         span.set_attribute("transcription.status", job.status.value)
-        span.set_attribute("transcription.attempts", job.attempts)
+        span.set_attribute("transcription.attempts", job.starts)
         if job.audio_duration is not None:
             span.set_attribute("transcription.audio_seconds", job.audio_duration)
         if job.language is not None:

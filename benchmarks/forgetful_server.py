@@ -7,16 +7,36 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import app.main
 from app.__main__ import end, main
-from app.jobs.journal import NoJournal
+from app.jobs.journal import Journal
 from benchmarks.replacing import replace
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def _no_journal(*_: Any) -> NoJournal:
-    return NoJournal()
+    from app.domain.job import Job
+
+
+class ForgetfulJournal(Journal):
+    """A journal that keeps nothing."""
+
+    def open(self) -> Sequence[Job]:
+        return ()
+
+    async def write(self, job: Job) -> None:
+        pass
+
+    async def delete(self, job_id: str) -> None:
+        pass
+
+    async def save_service_clock(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _no_sync(_descriptor: int) -> None:
@@ -24,7 +44,7 @@ def _no_sync(_descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    replace(app.main, "SqliteJournal", _no_journal)
+    replace(app.main, "Journal", ForgetfulJournal)
     replace(os, "fsync", _no_sync)
     replace(os, "fdatasync", _no_sync)
     sys.stderr.write("Nothing that this server accepts survives its end.\n")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from app.domain.job import Job, JobStatus
 from app.domain.transcript import Segment, Task, Transcript
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
 from app.jobs.spool import Spool
 from benchmarks.registry_memory import made_job
@@ -78,7 +79,7 @@ def _start(data: Path) -> tuple[float, int]:
 async def _fill(data: Path) -> None:
     spool = Spool(data)
     spool.open()
-    journal = SqliteJournal(data / "journal.sqlite3", ServiceClock())
+    journal = Journal(data / "journal.sqlite3", ServiceClock())
     journal.open()
     jobs = [_ended(made_job(number, with_url=True)) for number in range(JOBS)]
     await asyncio.gather(*(journal.write(job) for job in jobs))
@@ -91,5 +92,5 @@ async def _fill(data: Path) -> None:
 
 
 def _ended(job: Job) -> Job:
-    begun = job.moved_to(JobStatus.PROCESSING, at=job.accepted_at).changed(has_result=True)
+    begun = replace(job.moved_to(JobStatus.PROCESSING, at=job.accepted_at), has_result=True)
     return begun.moved_to(JobStatus.COMPLETED, at=job.accepted_at + 1.0)

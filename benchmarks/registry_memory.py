@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, LiveJob, Upload
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.store import Registry
+from app.jobs.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def _bytes_per_job(*changes: Callable[[Job], Job], with_url: bool) -> float:
         job = made_job(number, with_url=with_url)
         registry.add(job)
         for change in changes:
-            registry.update(job.id, change)
+            registry.update(job.id, LiveJob.with_job, change(registry.get(job.id).job))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return size / JOBS
@@ -62,24 +63,24 @@ def made_job(number: int, *, with_url: bool) -> Job:
 
 
 def _processed(job: Job) -> Job:
-    return job.moved_to(JobStatus.PROCESSING, at=job.accepted_at + 1, audio_duration=job.accepted_at / 1e6)
+    moved = job.moved_to(JobStatus.PROCESSING, at=job.accepted_at + 1)
+    return replace(moved, audio_duration=job.accepted_at / 1e6)
 
 
 def _stored(job: Job) -> Job:
-    return job.changed(language="english", has_result=True, progress=Progress.UPLOADING)
+    return replace(job, language="english", has_result=True)
 
 
 def _delivered(job: Job) -> Job:
     """Erase the URL, which is no longer needed."""
-    return job.changed(
-        delivery=Delivery(status=DeliveryStatus.DELIVERED, attempts=1), upload=job.upload and job.upload.erased()
-    )
+    return replace(job.without_upload_url(), delivery=Delivery(status=DeliveryStatus.DELIVERED, attempts=1))
 
 
 def _put_off(job: Job) -> Job:
     error = f"HTTP 503 (attempt 3/3) to {_url(0).partition('?')[0]}"
     at = job.accepted_at + 30
-    return job.changed(delivery=Delivery(attempts=3, rounds=1, next_round=30.0, next_attempt_at=at, last_error=error))
+    state = Delivery(attempts=3, rounds=1, next_round=30.0, next_attempt_at=at, last_error=error)
+    return replace(job, delivery=state)
 
 
 def _completed(job: Job) -> Job:

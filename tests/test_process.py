@@ -53,7 +53,7 @@ def test_keys_that_can_be_guessed_are_warned_of_by_name(tmp_path: Path) -> None:
     with program(tmp_path, API_KEYS="alice:short-secret," + "k" * 32) as running:
         running.until_ready()
         log = running.log.read_text()
-    assert "API_KEYS has keys that can be guessed (alice): use at least 16 random characters" in log
+    assert "API_KEYS has keys that are easy to guess (alice): use at least 16 random characters" in log
     assert "short-secret" not in log
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_finish_in_the_grace_period_is_done_after_the_next_start_and
         assert not any(b'"failed"' in request.body for request in receiver.requests)
         with program(tmp_path, **one_thread) as running:
             running.until_ready()
-            assert "3 jobs from before" in running.log.read_text()
+            assert "3 jobs restored" in running.log.read_text()
             assert list(running.jobs()) == ids[::-1]
             for job_id in ids:
                 job = running.until(job_id, "completed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,12 @@ from app.api.schemas import HealthReport, Readiness
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from app.domain.access import ApiKeys
     from app.jobs.recovery import Recovery
     from app.jobs.runner import Runner
-    from app.jobs.store import Registry
+    from app.jobs.store import JobStore
     from app.transcription.pool import ModelPool
 
 NOTE = "These bound transfers only: transcription itself has no timeout and runs as long as it needs."
@@ -41,7 +40,7 @@ class TransferTimeouts:
 class Health:
     """What the routes need."""
 
-    registry: Registry
+    store: JobStore
     runner: Runner
     pool: ModelPool
     recovery: Recovery
@@ -83,7 +82,7 @@ class Health:
             "version": __version__,
             "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
             "models": [{"name": one.name, "loaded": one.loaded} for one in self.pool.model_registry.states],
-            "concurrency": self._concurrency(),
+            "concurrency": await self._concurrency(),
             "recovered": asdict(self.recovery.recovered),
             "timeouts": {
                 "upload_timeout_seconds": self.timeouts.upload,
@@ -109,8 +108,8 @@ class Health:
             return "draining"
         return "healthy" if self.pool.ready else "loading"
 
-    def _concurrency(self) -> dict[str, int]:
-        counts = self.registry.counts()
+    async def _concurrency(self) -> dict[str, int]:
+        counts = await self.store.counts()
         held = self.pool.active
         return {
             "max_concurrent_requests": self.slots,
@@ -126,9 +125,9 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsPage:
-    """``render`` blocks and gives the page; ``keys`` are those of METRICS_KEY."""
+    """``render`` returns the page; ``keys`` are those of METRICS_KEY."""
 
-    render: Callable[[], bytes]
+    render: Callable[[], Awaitable[bytes]]
     content_type: str
     keys: ApiKeys
 
@@ -150,4 +149,4 @@ class MetricsPage:
         """Numbers only, of all keys together. Open, unless METRICS_KEY is set."""
         if self.keys:
             self.keys.authenticate(request.headers.get("authorization", ""), setting="METRICS_KEY")
-        return Response(await asyncio.to_thread(self.render), media_type=self.content_type)
+        return Response(await self.render(), media_type=self.content_type)

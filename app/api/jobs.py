@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.api.submission import SubmissionReader
-    from app.domain.job import Job
-    from app.jobs.runner import Runner
+    from app.domain.job import Job, LiveJob
+    from app.jobs.intake import Intake
     from app.jobs.serializers import JobViews
     from app.jobs.spool import Spool
-    from app.jobs.store import Registry
-    from app.jobs.subscriptions import Changes, Signal
+    from app.jobs.store import JobStore
+    from app.jobs.subscriptions import JobSubscriptions, Subscription
 
 _MAX_BODY_BYTES: Final = 64 * 1024
 
@@ -58,10 +58,10 @@ _MAX_BODY_BYTES: Final = 64 * 1024
 class Jobs:
     """What the routes need."""
 
-    registry: Registry
-    runner: Runner
+    store: JobStore
+    intake: Intake
     spool: Spool
-    changes: Changes
+    subscriptions: JobSubscriptions
     views: JobViews
     reader: SubmissionReader
 
@@ -160,7 +160,7 @@ class Jobs:
         after: Annotated[str | None, Query(description="Go on after this job, the last of a page.")] = None,
     ) -> Response:
         """The jobs of this API key, newest first, keyed by their ids. Requests whose client waits are no jobs."""
-        page = self.registry.page(owner=request.state.owner, status=status, limit=limit, after=after)
+        page = await self.store.page(owner=request.state.owner, status=status, limit=limit, after=after)
         return await _json({"total_jobs": page.total, "jobs": self.views.many(page.jobs)})
 
     async def get_job(
@@ -171,10 +171,10 @@ class Jobs:
         include_result: Annotated[bool, Query(description="Add the transcript as `result`.")] = False,
     ) -> Response:
         """The job's state; with `include_result=true` the transcript too, once it is there."""
-        job = self.registry.find(job_id, owner=request.state.owner)
-        view = self.views.one(job)
-        if include_result and job.has_result:
-            view["result"] = await asyncio.to_thread(self._result, job)
+        live = await self.store.find(job_id, owner=request.state.owner)
+        view = self.views.one(live)
+        if include_result and live.job.has_result:
+            view["result"] = await asyncio.to_thread(self._result, live.job)
         return await _json(view)
 
     async def get_result(
@@ -189,7 +189,7 @@ class Jobs:
         highlight_words: Annotated[str | None, Query(description="Underline each word of srt or vtt.")] = None,
     ) -> Response:
         """The transcript in any format, from the one result that is stored."""
-        job = self.registry.find(job_id, owner=request.state.owner)
+        job = (await self.store.find(job_id, owner=request.state.owner)).job
         given = {
             "response_format": response_format,
             "max_line_width": max_line_width,
@@ -216,49 +216,49 @@ class Jobs:
     ) -> Response:
         """The job as server-sent events: on every change and every 15 s at least, to its end. It can be left and taken
         up again at any time. Who has seen the end already is answered 204, which tells browsers to ask no more."""
-        job = self.registry.find(job_id, owner=request.state.owner)
+        live = await self.store.find(job_id, owner=request.state.owner)
         seen = read_number(last_event_id)
-        if not job.is_active and job.revision == seen:
+        if not live.job.is_active and live.revision == seen:
             return Response(status_code=204)
         stack = ExitStack()
-        signal = stack.enter_context(self.changes.watching(job_id))
+        subscription = stack.enter_context(self.subscriptions.subscribe(job_id))
 
         async def end() -> None:
             stack.close()
 
-        return EventStream(self._events(job, seen, signal), end=end)
+        return EventStream(self._events(live, seen, subscription), end=end)
 
-    async def _events(self, job: Job, seen: int | None, signal: Signal) -> AsyncIterator[bytes]:
-        told = seen
-        place = self.views.one(job).get("queue_position")
+    async def _events(self, live: LiveJob, seen: int | None, subscription: Subscription) -> AsyncIterator[bytes]:
+        sent = seen
+        position = self.views.one(live).get("queue_position")
         due = False
         while True:
-            signal.clear()
+            subscription.clear()
             try:
-                job = self.registry.get(job.id)
+                live = await self.store.find(live.job.id, owner=live.job.owner)
             except UnknownJob:
                 return
-            view = self.views.one(job)
-            if due or told != job.revision or place != view.get("queue_position"):
-                yield event(view, number=job.revision)
-            if not job.is_active:
+            view = self.views.one(live)
+            if due or sent != live.revision or position != view.get("queue_position"):
+                yield event(view, number=live.revision)
+            if not live.job.is_active:
                 return
-            told, place = job.revision, view.get("queue_position")
-            due = not await signal.wait(KEEP_ALIVE_SECONDS)
+            sent, position = live.revision, view.get("queue_position")
+            due = not await subscription.wait(KEEP_ALIVE_SECONDS)
 
     async def redeliver(self, request: Request, job_id: str) -> dict[str, Any]:
         """PUTs the stored result of a job that has ended again: to a fresh URL, or to the one that it was submitted
         with if that is still kept and has not expired."""
-        job = self.registry.find(job_id, owner=request.state.owner)
-        upload = self.reader.fresh_upload(await _small_body(request), job)
-        return self.views.one(await self.runner.redeliver(job_id, upload))
+        live = await self.store.find(job_id, owner=request.state.owner)
+        upload = self.reader.fresh_upload(await _small_body(request), live.job)
+        return self.views.one(await self.intake.redeliver(job_id, upload))
 
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """Cancels a job that waits or runs; forgets one that has ended."""
-        job = self.registry.find(job_id, owner=request.state.owner)
-        if job.is_active:
-            return self.views.one(await self.runner.cancel(job_id))
-        await self.runner.forget(job_id)
+        live = await self.store.find(job_id, owner=request.state.owner)
+        if live.job.is_active:
+            return self.views.one(await self.intake.cancel(job_id))
+        await self.intake.forget(job_id)
         return {"job_id": job_id, "deleted": True}
 
     def _result(self, job: Job) -> dict[str, Any]:

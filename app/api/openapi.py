@@ -104,7 +104,7 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
     429: (
         "The queue is full. Retry after the time in `Retry-After`.",
         "rate_limit_error",
-        "The queue is full: 1000 requests wait and MAX_QUEUED_JOBS allows 1000. Try again later.",
+        "The queue is full: 1000 requests are waiting and MAX_QUEUED_JOBS allows 1000. Try again later.",
         None,
         "queue_full",
     ),
@@ -118,7 +118,7 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
     503: (
         "The model is being loaded, or the server is shutting down. Retry after the time in `Retry-After`.",
         "server_error",
-        "The service is shutting down and takes no new work: try again in a while.",
+        "The service is shutting down and takes no new work: try again later.",
         None,
         "draining",
     ),

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from app.domain.job import Job
     from app.domain.transcript import Segment
+    from app.jobs.intake import Intake
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
-    from app.jobs.subscriptions import Segments, Watchers
+    from app.jobs.subscriptions import Segments, SegmentSubscriptions
 
 
 #: A comment is sent when nothing else was for so long, so that nothing between closes the connection.
@@ -108,22 +109,23 @@ FIRST_EVENT_SECONDS: Final = 10.0
 class Streaming:
     """What streams need. A client that closes its connection takes its work with it, at once."""
 
+    intake: Intake
     runner: Runner
     spool: Spool
-    watchers: Watchers
+    segments: SegmentSubscriptions
 
     async def answer(self, request: Request, job: Job) -> Response:
         """What is said, as it is transcribed. What fails before anything was said is an answer like any other."""
         stack = ExitStack()
-        segments = stack.enter_context(self.watchers.watching(job.id))
+        segments = stack.enter_context(self.segments.subscribe(job.id))
         outcome = asyncio.create_task(self.runner.outcome(job.id), name=f"outcome of {job.id}")
         outcome.add_done_callback(lambda _: segments.put_nowait(None))
 
         async def end() -> None:
             stack.close()
             outcome.cancel()
-            await self.runner.cancel(job.id)
-            await self.runner.forget(job.id)
+            await self.intake.cancel(job.id)
+            await self.intake.forget(job.id)
 
         gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
         first = asyncio.create_task(segments.get())

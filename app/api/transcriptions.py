@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -20,12 +20,13 @@ from app.api.idempotency import form_digest, idempotency_key, is_resent
 from app.api.multipart import read_form, reject_empty_file
 from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.sse import client_gone
-from app.domain.concurrency import to_its_end
-from app.domain.errors import DiskFull, InvalidRequest
+from app.domain.concurrency import shielded
+from app.domain.errors import DiskFull, Draining, InvalidRequest, QueueFull
 from app.domain.events import AudioReceived, discard_event
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, speaking_of
 from app.domain.transcript import Task
+from app.jobs import transitions
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from app.api.submission import Submission, SubmissionReader
     from app.domain.events import EventSink
     from app.jobs.estimate import Estimate
-    from app.jobs.runner import Runner
+    from app.jobs.intake import Intake
     from app.jobs.spool import Spool
-    from app.jobs.store import Ledger, Registry
+    from app.jobs.store import JobStore
     from app.jobs.sync_requests import Resend, SyncRequests
     from app.transcription.pool import ModelPool
 
@@ -49,13 +50,12 @@ class Transcriptions:
 
     reader: SubmissionReader
     pool: ModelPool
-    registry: Registry
-    ledger: Ledger
-    runner: Runner
+    store: JobStore
+    intake: Intake
     spool: Spool
     estimate: Estimate
     streaming: Streaming
-    waiters: SyncRequests
+    sync_requests: SyncRequests
     max_upload_bytes: int
     emit: EventSink = discard_event
 
@@ -113,49 +113,64 @@ class Transcriptions:
     def _resend(self, request: Request) -> Resend:
         """What the request may be a second sending of."""
         if not is_resent(request.headers):
-            return self.waiters.none()
-        return self.waiters.resend(owner=request.state.owner, content_length=content_length(request.headers))
+            return self.sync_requests.first_send()
+        return self.sync_requests.resend(owner=request.state.owner, content_length=content_length(request.headers))
 
     async def _accept(self, request: Request, task: Task, resend: Resend) -> Job:
-        """Receives the body and registers its job; whatever is refused, or known already, leaves nothing behind."""
+        """Receive the body and admit its job. A request that is refused, or known already, leaves nothing behind."""
         key = idempotency_key(request.headers)
-        known = resend.is_expected or (key and self.registry.with_key(key, owner=request.state.owner))
         job_id = str(uuid4())
-        try:
-            with nullcontext() if known else self.runner.place():
+        with ExitStack() as place:
+            has_place = await self._reserve_place(place, key, resend, owner=request.state.owner)
+            try:
                 await asyncio.to_thread(self.spool.space.announce, job_id, content_length(request.headers) or 0)
                 received = await self._receive(request, job_id, task, key)
-                job = resend.joined(received.exact_digest) or await self._registered(
-                    received, resend, request, has_place=not known
-                )
-        except DiskFull as exc:
-            logger.warning("⚠️ A request was refused: %s", exc)
-            raise
-        finally:
-            if not self.registry.knows(job_id):
-                await to_its_end(self.spool.discard, job_id)
-        return job
+                joined = resend.joined(received.exact_digest)
+                return joined or await self._admit(received, resend, request, has_place=has_place)
+            except DiskFull as exc:
+                logger.warning("⚠️ A request was refused: %s", exc)
+                raise
+            finally:
+                if not self.store.knows(job_id):
+                    await shielded(asyncio.to_thread(self.spool.discard, job_id))
 
-    async def _registered(self, job: Job, resend: Resend, request: Request, *, has_place: bool) -> Job:
-        """The job itself, or the one that was made with its idempotency key before. From here on it is not lost."""
-        registered = job.idempotency_key and self.registry.with_key(job.idempotency_key, owner=job.owner)
-        if not registered:
-            with nullcontext() if has_place else self.runner.place():
+    async def _reserve_place(self, stack: ExitStack, key: str | None, resend: Resend, *, owner: str) -> bool:
+        """Reserve a place in the queue; a request that may be a replay is received without one if there is none."""
+        if resend.is_expected:
+            return False
+        try:
+            stack.enter_context(self.intake.reserved_place())
+        except (QueueFull, Draining):
+            if key is None or await self.store.with_key(key, owner=owner) is None:
+                raise
+            return False
+        return True
+
+    async def _admit(self, job: Job, resend: Resend, request: Request, *, has_place: bool) -> Job:
+        """Admit the job and return it, or the job that was submitted before with its idempotency key."""
+        known = None
+        if not has_place and job.idempotency_key is not None:
+            known = await self.store.with_key(job.idempotency_key, owner=job.owner)
+        if known is not None:
+            admitted = known.job
+        else:
+            with nullcontext() if has_place else self.intake.reserved_place():
                 if job.source_url is None:
-                    await to_its_end(self.spool.keep_audio, job.id, durably=not job.synchronous)
-                registered = await self.runner.submit(job, _trace_context(request.headers))
-        if registered is job:
+                    durably = not job.synchronous
+                    await shielded(asyncio.to_thread(self.spool.keep_audio, job.id, durably=durably))
+                admitted = await self.intake.submit(job, _trace_context(request.headers))
+        if admitted is job:
             if request.state.key_name:
                 _log_acceptance(job, key_name=request.state.key_name)
             return job
-        if registered.form_digest != job.form_digest:
+        if admitted.form_digest != job.form_digest:
             raise InvalidRequest(
-                f"Idempotency-Key was used before, for another request (job {registered.id}): send a new key with a "
+                f"Idempotency-Key was used before, for another request (job {admitted.id}): send a new key with a "
                 "new request, or the same form with this one.",
                 code="idempotency_key_reused",
             )
-        resend.is_of(registered)
-        return await self.ledger.commit(registered.id, lambda known: known.with_fresh_upload(job.upload))
+        resend.keep(admitted)
+        return (await self.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
 
     async def _receive(self, request: Request, job_id: str, task: Task, key: str | None) -> Job:
         form = await read_form(
@@ -196,7 +211,7 @@ class Transcriptions:
         if submission.upload is None or submission.upload.expires_at is None:
             return ()
         left = submission.upload.expires_at - time.time()
-        wait = self.estimate.wait_seconds(self.registry.waiting_count)
+        wait = self.estimate.wait_seconds(self.store.queued_count)
         if left > wait:
             return ()
         return (
@@ -205,18 +220,19 @@ class Transcriptions:
         )
 
     async def _wait(self, request: Request, job: Job) -> Response:
-        """The transcript, once it is there; what becomes of the work of a client that goes away, ``waiters`` know."""
-        async with self.waiters.waiting(job, content_length=content_length(request.headers)) as attended:
+        """Return the transcript once it is ready, or end if the client goes away."""
+        length = content_length(request.headers)
+        async with self.sync_requests.waiting(job, content_length=length) as sync_request:
             gone = asyncio.create_task(client_gone(request.receive), name=f"client of {job.id}")
             try:
-                await asyncio.wait({attended.outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not attended.outcome.done():
+                await asyncio.wait({sync_request.outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not sync_request.outcome.done():
                     logger.info("Job %s: its client went away", job.id)
                     return Response(status_code=CLIENT_CLOSED_REQUEST)
-                error = attended.outcome.result()
-                answer = error_response(error) if error else await transcript_answer(self.spool, job, job.rendering)
-                attended.answered = True
-                return answer
+                error = sync_request.outcome.result()
+                response = error_response(error) if error else await transcript_answer(self.spool, job, job.rendering)
+                sync_request.responded = True
+                return response
             finally:
                 gone.cancel()
 

@@ -13,7 +13,7 @@ import httpx
 from app.delivery.attempts import OnAttempt, RoundOptions, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import AttemptError, rejection, translated_failures
 from app.delivery.url_rules import form_problem, has_forbidden_character
-from app.domain.concurrency import to_its_end
+from app.domain.concurrency import shielded
 from app.domain.errors import BodyTooLarge, DownloadFailed
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class AudioDownloader:
                 async for chunk in response.aiter_raw(_CHUNK_BYTES):
                     written += len(chunk)
                     self._check_size(written)
-                    await to_its_end(file.write, chunk)
+                    await shielded(asyncio.to_thread(file.write, chunk))
         finally:
             file.close()
         return written

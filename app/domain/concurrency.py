@@ -1,24 +1,21 @@
-"""Work that is carried to its end though its job is cancelled: a file half made would be left behind."""
+"""Protection from cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``work``, which blocks, gives. When the caller is cancelled, that goes on after the work's end."""
-    return await carried_through(asyncio.to_thread(work, *args, **kwargs))
+async def shielded(work: Awaitable[T]) -> T:
+    """Await ``work`` and let it finish even if the caller is cancelled; the cancellation is raised after its end.
 
-
-async def carried_through(work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` gives. When the caller is cancelled, that goes on after the work's end."""
+    ``await shielded(asyncio.to_thread(...))`` runs blocking work that must not be left half done.
+    """
     running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)

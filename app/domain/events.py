@@ -57,9 +57,10 @@ class JobAccepted:
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """A job was granted its first slot."""
+    """A job was granted its first slot, at ``at`` in Unix seconds."""
 
     job: Job
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
-"""A job: one request to transcribe, from its acceptance to its end. It changes by becoming another value."""
+"""A job, from its acceptance to its end: what must survive a crash (`Job`), and what need not (`Progress`).
+
+Both are frozen: a change makes another value.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003  # the journal evaluates the annotations
+from collections.abc import Callable, Mapping  # noqa: TC003  # the journal evaluates the annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Concatenate, Final, ParamSpec, Self
 
 from app.domain.errors import IllegalTransition
 from app.domain.formats import Rendering  # noqa: TC001  # likewise
 from app.domain.transcript import TranscriptionOptions  # noqa: TC001  # likewise
+
+P = ParamSpec("P")
 
 
 class JobStatus(StrEnum):
@@ -25,8 +30,8 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
-#: What may follow what. A job may fail or be cancelled while it waits. The one way back is a further delivery of its
-#: result.
+#: The statuses that may follow each status. A job can fail or be cancelled while it is queued. The only way back from
+#: an end is another delivery of the result.
 TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
     {
         JobStatus.QUEUED: frozenset({JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}),
@@ -38,8 +43,8 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
 )
 
 
-class Progress(StrEnum):
-    """The phrases that a job shows."""
+class Phrase(StrEnum):
+    """The phrases that a job shows as its ``progress``."""
 
     WAITING = "Waiting for GPU availability"
     DOWNLOADING = "Downloading audio"
@@ -50,13 +55,22 @@ class Progress(StrEnum):
     CANCELLED = "Cancelled"
 
 
-_LAST_PHRASE: Final = MappingProxyType(
+#: The phrase of each status that alone determines it.
+_STATUS_PHRASES: Final = MappingProxyType(
     {
-        JobStatus.COMPLETED: Progress.DONE,
-        JobStatus.FAILED: Progress.FAILED,
-        JobStatus.CANCELLED: Progress.CANCELLED,
+        JobStatus.PROCESSING: Phrase.UPLOADING,
+        JobStatus.COMPLETED: Phrase.DONE,
+        JobStatus.FAILED: Phrase.FAILED,
+        JobStatus.CANCELLED: Phrase.CANCELLED,
     }
 )
+
+
+class DeliveryKind(StrEnum):
+    """The two things that are sent to a client: the result (or the report of its failure), and the webhook event."""
+
+    UPLOAD = "upload"
+    WEBHOOK = "webhook"
 
 
 class DeliveryStatus(StrEnum):
@@ -67,8 +81,10 @@ class DeliveryStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """Where the result is to be PUT. ``url`` is a secret, and empty once it has been erased; so are ``headers``, those
-    that were signed into it."""
+    """The presigned URL to PUT the result to, with the headers that were signed into it.
+
+    Both are secrets, and empty once they have been erased.
+    """
 
     url: str = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -85,9 +101,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Who is told of the job's end. ``url`` is a secret, and empty once it has been erased.
+    """The URL to notify of the job's end; a secret, and empty once it has been erased.
 
-    ``event_id`` and ``body`` are those of the end that is to be told, the same for every attempt.
+    ``event_id`` and ``body`` belong to the latest end and are the same for every attempt.
     """
 
     url: str = field(repr=False)
@@ -97,11 +113,11 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """How far a delivery has come.
+    """The state of a delivery.
 
-    ``rounds`` counts those that failed for a passing reason. ``since`` is when it became due and ``next_round`` when
-    the next one is, in seconds of the service clock; ``next_attempt_at`` is the latter as Unix time, as is
-    ``expires_at``, the end of the URL.
+    ``rounds`` counts the rounds that failed for a passing reason. ``since`` is when the delivery became due and
+    ``next_round`` when the next round is, both in seconds of the service clock; ``next_attempt_at`` is the latter as
+    Unix time, as is ``expires_at``, the end of the URL.
     """
 
     status: DeliveryStatus = DeliveryStatus.PENDING
@@ -113,20 +129,31 @@ class Delivery:
     last_error: str | None = None
     expires_at: float | None = None
 
+    def delivered(self) -> Self:
+        return replace(self, status=DeliveryStatus.DELIVERED, last_error=None, next_attempt_at=None)
+
+    def given_up(self, reason: str) -> Self:
+        return replace(self, status=DeliveryStatus.FAILED, last_error=reason, next_attempt_at=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One request to transcribe.
+    """Everything about a job that must survive a crash; the journal keeps it.
 
-    ``owner`` is the fingerprint of the API key that made it, empty where none is needed. ``source_url`` is None
-    when the audio came in the request, and empty once it has been fetched. ``synchronous`` jobs belong to a client
-    that waits; they are in no list. ``streamed`` ones tell it what is said as it is transcribed. ``form_digest`` is
-    the same for requests that are equal but for the queries of their URLs, ``exact_digest`` for those that are equal
-    in all, and ``idempotency_key`` the one that the client gave, if any. ``revision`` counts the changes, ``attempts``
-    how often work on the audio has begun. ``delivery`` is that of the result, or of the document of its failure, and
-    ``notification`` that of the event.
-    Times are Unix seconds but for ``ended_uptime``, the service clock at the end; ``progress_percent`` is 0 to 100;
-    ``audio_duration`` is in seconds.
+    ``owner`` is the fingerprint of the API key that submitted it, empty if no key is needed. ``source_url`` is None
+    if the audio came in the request, and empty once the audio has been downloaded. A client waits on the open
+    connection for a ``synchronous`` job, which is in no list and not journalled; a ``streamed`` one sends the text as
+    it is transcribed. ``form_digest`` is the same for requests that are equal except for the queries of their URLs,
+    ``exact_digest`` for requests that are equal in everything; ``idempotency_key`` is the client's, if it sent one.
+
+    ``status`` is queued until the result is stored: being on the model doesn't survive a crash. ``starts`` counts how
+    often work on the audio was begun. ``delivery`` is the state of the upload, of the result or of the failure
+    document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
+    and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
+    ``revision`` is the number of the last change that was journalled.
+
+    Times are Unix seconds, except ``ended_service_seconds``, the service clock at the end; ``progress_percent`` is 0
+    to 100; ``audio_duration`` is in seconds.
     """
 
     id: str
@@ -148,16 +175,15 @@ class Job:
     revision: int = field(default=0, compare=False)
 
     status: JobStatus = JobStatus.QUEUED
-    progress: Progress = Progress.WAITING
-    progress_percent: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
-    ended_uptime: float = 0.0
-    attempts: int = 0
+    ended_service_seconds: float = 0.0
+    starts: int = 0
+    progress_percent: float = 0.0
     audio_duration: float | None = None
     language: str | None = None
     delivery: Delivery | None = None
-    notification: Delivery | None = None
+    webhook_delivery: Delivery | None = None
     has_result: bool = False
     error: str | None = None
     error_type: str | None = None
@@ -167,61 +193,189 @@ class Job:
         return not self.status.is_final
 
     @property
+    def needs_transcription(self) -> bool:
+        """Whether the job has no result yet and may get one."""
+        return self.is_active and not self.has_result
+
+    @property
     def upload_has_begun(self) -> bool:
-        """Whether a further upload URL would come too late."""
+        """Whether it is too late for another upload URL."""
         tried = self.delivery is not None and self.delivery.attempts > 0
-        return tried or self.progress is Progress.UPLOADING or self.status.is_final
+        return tried or self.has_result or self.status.is_final
 
     @property
-    def upload_is_due(self) -> bool:
-        """Whether there is a result, or a failure, that has not been PUT where it belongs."""
-        if self.upload is None or self.delivery is None or self.delivery.status is not DeliveryStatus.PENDING:
-            return False
-        return self.status is JobStatus.FAILED or (self.status is JobStatus.PROCESSING and self.has_result)
-
-    @property
-    def event_is_due(self) -> bool:
-        """Whether there is an end of which the webhook has not been told."""
-        return (
-            self.status.is_final
-            and self.notification is not None
-            and self.notification.status is DeliveryStatus.PENDING
-        )
+    def has_delivery_due(self) -> bool:
+        return any(self.due_delivery(kind) is not None for kind in DeliveryKind)
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing of it is left to do."""
-        return self.status.is_final and not self.upload_is_due and not self.event_is_due
+        """Whether nothing is left to do for the job."""
+        return self.status.is_final and not self.has_delivery_due
+
+    def due_delivery(self, kind: DeliveryKind) -> Delivery | None:
+        """Return the state of a delivery that has something to send and has not ended, or None."""
+        state = self.delivery_of(kind)
+        if state is None or state.status is not DeliveryStatus.PENDING:
+            return None
+        return state if self._has_content_for(kind) else None
+
+    def delivery_of(self, kind: DeliveryKind) -> Delivery | None:
+        return self.delivery if kind is DeliveryKind.UPLOAD else self.webhook_delivery
+
+    def with_delivery(self, kind: DeliveryKind, state: Delivery) -> Self:
+        if kind is DeliveryKind.UPLOAD:
+            return replace(self, delivery=state)
+        return replace(self, webhook_delivery=state)
+
+    def _has_content_for(self, kind: DeliveryKind) -> bool:
+        if kind is DeliveryKind.WEBHOOK:
+            return self.status.is_final
+        has_document = self.status is JobStatus.FAILED or (self.status is JobStatus.PROCESSING and self.has_result)
+        return self.upload is not None and has_document
+
+    def without_upload_url(self) -> Self:
+        return self if self.upload is None else replace(self, upload=self.upload.erased())
+
+    def without_source_url(self) -> Self:
+        return self if self.source_url is None else replace(self, source_url="")
 
     def requeued(self) -> Self:
-        """The job as it waits in the line again after a restart."""
-        return replace(self, status=JobStatus.QUEUED, progress=Progress.WAITING, progress_percent=0.0, started_at=None)
+        """Return the job as it waits in the queue again after a restart, without a result."""
+        return replace(
+            self, status=JobStatus.QUEUED, progress_percent=0.0, started_at=None, ended_at=None, has_result=False
+        )
 
-    def with_fresh_upload(self, upload: Upload | None) -> Self:
-        """The job with a URL that was signed anew, unless its upload has begun."""
-        if upload is None or self.upload is None or self.upload_has_begun:
-            return self
-        return replace(self, upload=upload, delivery=Delivery(expires_at=upload.expires_at))
-
-    def changed(self, **changes: Any) -> Self:
-        """The same job with other values, its status excepted."""
-        if "status" in changes:
-            raise IllegalTransition("A job changes its status with moved_to().")
-        return replace(self, **changes)
-
-    def moved_to(self, status: JobStatus, *, at: float, **changes: Any) -> Self:
-        """The job in its next status.
+    def moved_to(self, status: JobStatus, *, at: float) -> Self:
+        """Return the job in its next status, entered at Unix time ``at``.
 
         Raises:
             IllegalTransition: ``status`` can't follow the present one.
         """
         if status not in TRANSITIONS[self.status]:
             raise IllegalTransition(f"Job {self.id} can't go from {self.status} to {status}.")
-        if status is JobStatus.PROCESSING and self.started_at is None:
-            changes.setdefault("started_at", at)
-        if status.is_final:
-            changes.setdefault("ended_at", at)
-            changes.setdefault("progress", _LAST_PHRASE[status])
+        if status is JobStatus.PROCESSING:
+            started_at = at if self.started_at is None else self.started_at
+            return replace(self, status=status, started_at=started_at, ended_at=None)
         if status is JobStatus.COMPLETED:
-            changes = {"progress_percent": 100.0, "error": None, "error_type": None, **changes}
-        return replace(self, status=status, **changes)
+            return replace(self, status=status, ended_at=at, progress_percent=100.0, error=None, error_type=None)
+        return replace(self, status=status, ended_at=at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is known of a job in this process only, and lost in a crash.
+
+    ``phrase`` is shown until the job has a result or has ended. ``started_at`` is when it first held a slot, in Unix
+    seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far. ``upload_round``
+    and ``webhook_round`` are the states of deliveries with the attempts of the round under way.
+    """
+
+    phrase: Phrase = Phrase.WAITING
+    percent: float = 0.0
+    audio_duration: float | None = None
+    language: str | None = None
+    started_at: float | None = None
+    upload_round: Delivery | None = None
+    webhook_round: Delivery | None = None
+
+    def showing(self, phrase: Phrase) -> Self:
+        return self if phrase is self.phrase else replace(self, phrase=phrase)
+
+    def decoded(self, audio_duration: float) -> Self:
+        return replace(self, audio_duration=audio_duration)
+
+    def on_model(self, *, at: float) -> Self:
+        started_at = at if self.started_at is None else self.started_at
+        return replace(self, phrase=Phrase.TRANSCRIBING, started_at=started_at)
+
+    def transcribed(self, *, language: str, percent: float | None) -> Self:
+        return replace(self, language=language, percent=self.percent if percent is None else percent)
+
+    def of_deliveries(self) -> Progress:
+        """Return what remains of it once the job has a result or has ended."""
+        if self.upload_round is None and self.webhook_round is None:
+            return NO_PROGRESS
+        return Progress(upload_round=self.upload_round, webhook_round=self.webhook_round)
+
+    def round_of(self, kind: DeliveryKind) -> Delivery | None:
+        return self.upload_round if kind is DeliveryKind.UPLOAD else self.webhook_round
+
+    def with_round(self, kind: DeliveryKind, state: Delivery | None) -> Self:
+        if kind is DeliveryKind.UPLOAD:
+            return replace(self, upload_round=state)
+        return replace(self, webhook_round=state)
+
+
+NO_PROGRESS: Final = Progress()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJob:
+    """A job with its progress, as the registry holds it. ``revision`` counts the changes of either."""
+
+    job: Job
+    progress: Progress = NO_PROGRESS
+    revision: int = field(default=0, compare=False)
+
+    @property
+    def status(self) -> JobStatus:
+        """The status that clients see: processing from the moment the job first held a slot."""
+        if self.job.status is JobStatus.QUEUED and self.progress.started_at is not None:
+            return JobStatus.PROCESSING
+        return self.job.status
+
+    @property
+    def phrase(self) -> Phrase:
+        return _STATUS_PHRASES.get(self.job.status, self.progress.phrase)
+
+    @property
+    def started_at(self) -> float | None:
+        return self.progress.started_at if self.job.started_at is None else self.job.started_at
+
+    @property
+    def percent(self) -> float:
+        return self.progress.percent if self.job.needs_transcription else self.job.progress_percent
+
+    @property
+    def audio_duration(self) -> float | None:
+        return self.job.audio_duration if self.progress.audio_duration is None else self.progress.audio_duration
+
+    @property
+    def language(self) -> str | None:
+        return self.job.language if self.progress.language is None else self.progress.language
+
+    def delivery(self, kind: DeliveryKind) -> Delivery | None:
+        """Return the state of a delivery, with the attempts of the round under way."""
+        return self.progress.round_of(kind) or self.job.delivery_of(kind)
+
+    def due_delivery(self, kind: DeliveryKind) -> Delivery | None:
+        """Return the same if the delivery is still due, else None."""
+        return None if self.job.due_delivery(kind) is None else self.delivery(kind)
+
+    def with_job(self, job: Job) -> Self:
+        """Return the value after ``job`` was committed; progress that it contains now is dropped."""
+        progress = self.progress if job.needs_transcription else self.progress.of_deliveries()
+        for kind in DeliveryKind:
+            if job.delivery_of(kind) != self.job.delivery_of(kind) and progress.round_of(kind) is not None:
+                progress = progress.with_round(kind, None)
+        return replace(self, job=job, progress=progress, revision=max(self.revision + 1, job.revision))
+
+    def progressed(
+        self, change: Callable[Concatenate[Progress, P], Progress], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Self:
+        """Return the value after progress of the transcription; unchanged once the job has a result or has ended."""
+        if not self.job.needs_transcription:
+            return self
+        progress = change(self.progress, *args, **kwargs)
+        return self if progress is self.progress else self._with_progress(progress)
+
+    def attempted(self, kind: DeliveryKind, *, attempts: int, error: str | None) -> Self:
+        """Return the value after an attempt of the round under way; unchanged if the delivery is no longer due."""
+        state = self.due_delivery(kind)
+        if state is None:
+            return self
+        state = replace(state, attempts=attempts, last_error=error, next_attempt_at=None)
+        return self._with_progress(self.progress.with_round(kind, state))
+
+    def _with_progress(self, progress: Progress) -> Self:
+        return replace(self, progress=progress, revision=self.revision + 1)

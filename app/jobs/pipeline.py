@@ -1,4 +1,4 @@
-"""What becomes of a job until it has a result: fetch → transcribe → store. Its delivery comes after."""
+"""The way of a job to its result: download, transcribe, store. Its delivery comes after."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from app.domain.concurrency import to_its_end
+from app.domain.concurrency import shielded
 from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
-from app.domain.job import Delivery, Job, JobStatus, Progress
+from app.domain.job import Phrase, Progress
 from app.domain.log_context import CurrentJob, speaking_of
+from app.jobs import transitions
 from app.jobs.fair_slots import FairSlotQueue
 from app.jobs.store import FULL_DISK_SECONDS
 from app.transcription.transcriber import FinishedWindow, Listener
@@ -22,250 +24,222 @@ if TYPE_CHECKING:
 
     from app.delivery.download import AudioDownloader
     from app.domain.events import EventSink
+    from app.domain.job import Job
     from app.domain.transcript import Transcript
     from app.jobs.estimate import Estimate
+    from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
     from app.jobs.spool import Spool
-    from app.jobs.store import Ledger, Registry
-    from app.jobs.subscriptions import Watchers
-    from app.jobs.transitions import Endings
+    from app.jobs.store import JobStore
+    from app.jobs.subscriptions import SegmentSubscriptions
     from app.transcription.transcriber import Transcriber
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: So many downloads run at once.
+#: The number of downloads that run at once.
 DOWNLOADS: Final = 8
-#: How often work on a file may begin whose end the process did not live to see.
+#: The number of starts after which a file is given up if the process died each time.
 MAX_STARTS: Final = 3
 
 
 class Pipeline:
-    """Works on jobs by their ids alone: all that it needs to know is in the registry and the spool.
+    """Works on jobs by their ids alone: everything else is in the store and the spool.
 
-    What a job has behind it is not done again: after a restart it goes on where the ledger last saw it.
+    No step is done twice: after a restart a job continues where the store last saw it.
     """
 
     def __init__(
         self,
         *,
-        registry: Registry,
-        ledger: Ledger,
+        store: JobStore,
         spool: Spool,
         transcriber: Transcriber,
         downloader: AudioDownloader,
         estimate: Estimate,
-        watchers: Watchers,
-        endings: Endings,
+        segments: SegmentSubscriptions,
+        retention: Retention,
         service_clock: ServiceClock,
         emit: EventSink = discard_event,
     ) -> None:
-        self._emit = emit
-        self._registry = registry
-        self._ledger = ledger
-        self._watchers = watchers
+        self._store = store
         self._spool = spool
         self._transcriber = transcriber
         self._downloader = downloader
         self._estimate = estimate
-        self._endings = endings
+        self._segments = segments
+        self._retention = retention
         self._service_clock = service_clock
+        self._emit = emit
         self._downloads = FairSlotQueue(DOWNLOADS)
         self._suspects = asyncio.Lock()
 
     async def process(self, job_id: str) -> None:
-        """Takes a job from its acceptance to its result, and to its success where nothing is to be delivered.
+        """Take a job from its acceptance to its result, and to its end if nothing is to be delivered.
 
         Raises:
-            Exception: whatever went wrong, for the supervisor to make a failure of.
+            Exception: anything that went wrong; the supervisor fails the job with it.
         """
-        job = self._registry.get(job_id)
+        job = self._store.get(job_id).job
         if not job.has_result:
             if job.source_url:
-                await self._with_space(job, lambda: self._fetch(job_id, job.source_url or ""))
-            await self._store(job, await self._with_space(job, lambda: self._transcribe(job_id)))
-        await to_its_end(self._spool.discard_audio, job_id)
+                await self._with_space(job, self._download, job, job.source_url)
+            await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
+        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id))
 
-    async def _with_space(self, job: Job, step: Callable[[], Awaitable[T]]) -> T:
-        """What ``step`` gives. On a full disk it is tried again and again, as long as no client waits for the job."""
+    async def commit_result(self, job_id: str, transcript: Transcript) -> None:
+        """Record that the transcript of a job is in the spool."""
+        await self._store.commit_patiently(
+            job_id,
+            transitions.result_stored,
+            transcript,
+            now=self._service_clock.now(),
+            retention=self._retention,
+        )
+
+    async def _with_space(self, job: Job, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of ``step``, which is repeated while the disk is full, unless a client is waiting."""
         while True:
             try:
-                return await step()
+                return await step(*args, **kwargs)
             except DiskFull:
                 if job.synchronous:
                     raise
                 logger.warning("⚠️ Job %s: the disk is full; waiting for space", job.id)
-            self._change(job.id, progress=Progress.WAITING)
+            self._show(job.id, Phrase.WAITING)
             await asyncio.sleep(FULL_DISK_SECONDS)
 
-    async def _fetch(self, job_id: str, url: str) -> None:
-        if not await asyncio.to_thread(self._spool.has_audio, job_id):
-            async with self._downloads.place(self._registry.get(job_id).owner):
-                logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job_id)
-                self._change(job_id, progress=Progress.DOWNLOADING)
-                try:
-                    with timed_step(self._emit, job_id, "download"):
-                        size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job_id))
-                    self._emit(AudioDownloaded(size))
-                except DiskFull:
-                    await to_its_end(self._spool.discard_audio, job_id)  # or two halves may keep each other's room
-                    raise
-                durably = not self._registry.get(job_id).synchronous
-                await to_its_end(self._spool.keep_audio, job_id, durably=durably)
-        await self._ledger.commit_patiently(job_id, _while_active(source_url="", progress=Progress.WAITING))
+    async def _download(self, job: Job, url: str) -> None:
+        if not await asyncio.to_thread(self._spool.has_audio, job.id):
+            async with self._downloads.place(job.owner):
+                await self._fetch(job, url)
+        await self._store.commit_patiently(job.id, transitions.audio_downloaded)
+        self._show(job.id, Phrase.WAITING)
+
+    async def _fetch(self, job: Job, url: str) -> None:
+        logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job.id)
+        self._show(job.id, Phrase.DOWNLOADING)
+        try:
+            with timed_step(self._emit, job.id, "download"):
+                size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job.id))
+        except DiskFull:
+            # Two incomplete downloads might otherwise wait for each other's space.
+            await shielded(asyncio.to_thread(self._spool.discard_audio, job.id))
+            raise
+        self._emit(AudioDownloaded(size))
+        await shielded(asyncio.to_thread(self._spool.keep_audio, job.id, durably=not job.synchronous))
 
     async def _transcribe(self, job_id: str) -> _Transcribed:
-        job = self._registry.get(job_id)
-        if job.attempts >= MAX_STARTS:
+        job = self._store.get(job_id).job
+        if job.starts >= MAX_STARTS:
             raise TooManyStarts(
-                f"The service died each of the {job.attempts} times that it worked on this file, which is not tried "
-                "again: convert the file, or have the server's operator look into its log."
+                f"The service died all {job.starts} times that it worked on this file, so it is not tried again: "
+                "convert the file, or ask the server's operator to look into its log."
             )
-        listener = _Progress(job, self._registry, self._ledger, self._estimate, self._watchers)
+        listener = _ProgressListener(job, self._store, self._estimate, self._segments)
         async with self._alone_if_suspect(job):
             try:
                 with self._estimate.at_work(), timed_step(self._emit, job_id, "transcribe"):
                     transcript = await self._transcriber.transcribe(
-                        self._spool.audio(job.id), job.options, listener=listener, synchronous=job.synchronous
+                        self._spool.audio(job_id), job.options, listener=listener, synchronous=job.synchronous
                     )
             except (DiskFull, asyncio.CancelledError):
-                await self._take_back(job)
+                await self._withdraw_start(job)
                 raise
             except FileNotFoundError as exc:
-                raise AudioLost("The audio of this job is not in DATA_DIR any more: submit it again.") from exc
+                raise AudioLost("The audio of this job is no longer in DATA_DIR: submit it again.") from exc
         return _Transcribed(transcript, listener.seconds_on_model)
 
-    async def _take_back(self, before: Job) -> None:
-        """The work was stopped for no fault of the file's: where it had begun, that does not count."""
-        with suppress(DiskFull, UnknownJob):  # then it counts
-            now = self._registry.get(before.id)
-            if now.is_active and now.attempts > before.attempts:
-                await self._ledger.commit(before.id, _while_active(attempts=before.attempts))
+    async def _withdraw_start(self, before: Job) -> None:
+        with suppress(DiskFull, UnknownJob):  # then the start counts
+            await self._store.commit(before.id, transitions.start_withdrawn, starts=before.starts)
 
     @asynccontextmanager
     async def _alone_if_suspect(self, job: Job) -> AsyncIterator[None]:
-        """One at a time of those whose next start is their last: what kills the process takes no other one along."""
-        if job.attempts < MAX_STARTS - 1:
+        """Run jobs whose next start is their last one at a time: one that kills the process takes no other with it."""
+        if job.starts < MAX_STARTS - 1:
             yield
             return
         async with self._suspects:
             yield
 
-    async def _store(self, job: Job, done: _Transcribed) -> None:
+    async def _store_result(self, job: Job, done: _Transcribed) -> None:
         self._estimate.finished(done.seconds, done.transcript.duration)
         self._emit(AudioTranscribed(job.id, done.transcript.duration, done.seconds))
-        await self._with_space(
-            job,
-            lambda: to_its_end(
+        await self._with_space(job, self._write_result, job, done)
+        await self.commit_result(job.id, done.transcript)
+
+    async def _write_result(self, job: Job, done: _Transcribed) -> None:
+        await shielded(
+            asyncio.to_thread(
                 self._spool.store_result,
                 job.id,
                 done.transcript,
                 processing_time=done.seconds,
                 durably=not job.synchronous,
-            ),
-        )
-        await self._ledger.commit_patiently(job.id, self.finished(done.transcript))
-
-    def finished(self, transcript: Transcript) -> Callable[[Job], Job]:
-        """What it makes of a job that its transcript is stored."""
-        at, service_clock, completed = time.time(), self._service_clock.seconds, self._endings.completed()
-
-        def change(job: Job) -> Job:
-            if not job.is_active:
-                return job
-            if job.status is JobStatus.QUEUED:  # nobody speaks in it: it never needed the model
-                job = job.moved_to(JobStatus.PROCESSING, at=at)
-            job = job.changed(
-                has_result=True,
-                language=transcript.language,
-                audio_duration=transcript.duration,
-                progress_percent=100.0,
             )
-            if job.upload is None:
-                return completed(job)
-            due = Delivery(since=service_clock, next_round=service_clock, expires_at=job.upload.expires_at)
-            return job.changed(progress=Progress.UPLOADING, delivery=due)
+        )
 
-        return change
-
-    def _change(self, job_id: str, **changes: Any) -> Job:
-        return self._registry.update(job_id, _while_active(**changes))
+    def _show(self, job_id: str, phrase: Phrase) -> None:
+        self._store.report_progress(job_id, Progress.showing, phrase)
 
 
-def _while_active(**changes: Any) -> Callable[[Job], Job]:
-    """The changes, but for a job that was cancelled meanwhile."""
-    return lambda job: job.changed(**changes) if job.is_active else job
-
-
+@dataclass(frozen=True, slots=True)
 class _Transcribed:
-    """A transcript, and how many seconds it took since the job's first slot."""
+    """A transcript, and the seconds it took since the job's first slot."""
 
-    def __init__(self, transcript: Transcript, seconds: float) -> None:
-        self.transcript = transcript
-        self.seconds = seconds
+    transcript: Transcript
+    seconds: float
 
 
-class _Progress(Listener):
-    """Writes down in the registry how the transcription goes; what comes after the job's end is not heard."""
+class _ProgressListener(Listener):
+    """Reports the progress of a transcription to the store, the estimate and subscribers."""
 
-    def __init__(self, job: Job, registry: Registry, ledger: Ledger, estimate: Estimate, watchers: Watchers) -> None:
-        self.job_id = job.id
+    def __init__(self, job: Job, store: JobStore, estimate: Estimate, segments: SegmentSubscriptions) -> None:
+        self._job_id = job.id
         self._current = CurrentJob(job.id, job.accepted_at)
-        self._watchers = watchers
-        self._registry = registry
-        self._ledger = ledger
+        self._store = store
         self._estimate = estimate
+        self._segments = segments
         self._seconds_done = 0.0
         self._has_waited = False
         self._first_slot: float | None = None
 
     @property
     def seconds_on_model(self) -> float:
-        """Since the job's first slot; 0 if it never had one."""
+        """The seconds since the job's first slot; 0 if it never had one."""
         return 0.0 if self._first_slot is None else time.monotonic() - self._first_slot
 
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
-        await self._ledger.commit_patiently(
-            self.job_id, lambda job: job.changed(attempts=job.attempts + 1) if job.is_active else job
-        )
+        await self._store.commit_patiently(self._job_id, transitions.work_started)
 
     def on_decoded(self, duration: float) -> None:
-        self._change(lambda job: job.changed(audio_duration=duration))
+        self._store.report_progress(self._job_id, Progress.decoded, duration)
 
     def on_waiting(self) -> None:
         level = logging.DEBUG if self._has_waited else logging.INFO  # a long job waits many times
         self._has_waited = True
-        logger.log(level, "⏳ Job %s waiting for GPU availability...", self.job_id)
-        self._change(lambda job: job.changed(progress=Progress.WAITING))
+        logger.log(level, "⏳ Job %s waiting for GPU availability...", self._job_id)
+        self._store.report_progress(self._job_id, Progress.showing, Phrase.WAITING)
 
     def on_slot_granted(self) -> None:
         level = logging.INFO if self._first_slot is None else logging.DEBUG
         if self._first_slot is None:
             self._first_slot = time.monotonic()
-        with speaking_of(self._current):  # this is called by the model's task
-            logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self.job_id)
-            logger.log(level, "🎙️ Job %s: Starting transcription...", self.job_id)
-        self._change(_on_the_model)
+        with speaking_of(self._current):  # the model's task calls this
+            logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self._job_id)
+            logger.log(level, "🎙️ Job %s: Starting transcription...", self._job_id)
+        self._store.report_progress(self._job_id, Progress.on_model, at=time.time())
 
     def on_window(self, window: FinishedWindow) -> None:
         if window.segments:
-            self._watchers.tell(self.job_id, window.segments)
+            self._segments.publish(self._job_id, window.segments)
         self._estimate.transcribed(max(0.0, window.seconds_done - self._seconds_done))
         self._seconds_done = window.seconds_done
-        if window.duration is None:  # it is still being decoded
-            self._change(lambda job: job.changed(language=window.language))
-            return
-        percent = round(min(100.0, 100 * window.seconds_done / window.duration), 1)
-        self._change(lambda job: job.changed(progress_percent=percent, language=window.language))
-
-    def _change(self, change: Callable[[Job], Job]) -> None:
-        with suppress(UnknownJob):  # it was forgotten while its last window was on the model
-            self._registry.update(self.job_id, lambda job: change(job) if job.is_active else job)
-
-
-def _on_the_model(job: Job) -> Job:
-    if job.status is JobStatus.QUEUED:
-        return job.moved_to(JobStatus.PROCESSING, at=time.time(), progress=Progress.TRANSCRIBING)
-    return job.changed(progress=Progress.TRANSCRIBING)
+        percent = None  # the duration is not known while the audio is still being decoded
+        if window.duration is not None:
+            percent = round(min(100.0, 100 * window.seconds_done / window.duration), 1)
+        self._store.report_progress(self._job_id, Progress.transcribed, language=window.language, percent=percent)

@@ -1,8 +1,7 @@
-"""The JSON documents that are PUT to the user's URL."""
+"""Jobs and transcripts as the JSON documents that clients receive."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from app.domain.formats import (
@@ -15,20 +14,21 @@ from app.domain.formats import (
     usage,
     word_object,
 )
-from app.domain.job import JobStatus
+from app.domain.job import DeliveryKind, JobStatus
 
 if TYPE_CHECKING:
     from app.domain.formats import Rendering
-    from app.domain.job import Delivery, Job
+    from app.domain.job import Delivery, Job, LiveJob
     from app.domain.transcript import Transcript
     from app.jobs.estimate import Backlog, Estimate
     from app.jobs.retention import Retention
+    from app.jobs.service_clock import Moment, ServiceClock
     from app.jobs.spool import Spool
-    from app.jobs.store import Registry
+    from app.jobs.store import JobStore
 
 
 def success_document(job: Job, transcript: Transcript, *, processing_time: float) -> dict[str, Any]:
-    """What tells a program of a finished job. ``processing_time`` is in seconds."""
+    """Return the document of a completed job. ``processing_time`` is in seconds."""
     document: dict[str, Any] = {
         "job_id": job.id,
         "status": "completed",
@@ -48,7 +48,7 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
 
 
 def failure_document(job: Job) -> dict[str, Any]:
-    """What tells a program of a failed job; the same each time."""
+    """Return the document of a failed job, which is the same each time."""
     processing_time = max(0.0, (job.ended_at or 0.0) - job.started_at) if job.started_at else 0.0
     document: dict[str, Any] = {
         "job_id": job.id,
@@ -61,90 +61,114 @@ def failure_document(job: Job) -> dict[str, Any]:
 
 
 def extras(job: Job) -> dict[str, Any]:
-    """What the client gave along, and what it should know; absent where there is nothing."""
-    found: dict[str, Any] = {}
+    """Return the client's ``metadata`` and the ``warnings``; what is empty is absent."""
+    members: dict[str, Any] = {}
     if job.metadata is not None:
-        found["metadata"] = dict(job.metadata)
+        members["metadata"] = dict(job.metadata)
     if job.warnings:
-        found["warnings"] = list(job.warnings)
-    return found
+        members["warnings"] = list(job.warnings)
+    return members
 
 
 def stored_body(spool: Spool, job: Job, rendering: Rendering) -> bytes:
-    """The stored result of a job in any format. Blocks."""
+    """Return the stored result of a job in any format. Blocks."""
     transcript, processing_time = spool.result(job.id)
     return body(job, rendering, transcript, processing_time=processing_time)
 
 
 def body(job: Job, rendering: Rendering, transcript: Transcript, *, processing_time: float) -> bytes:
-    """The transcript in any format."""
+    """Return a transcript in any format, with the members of its job."""
     if rendering.format is ResponseFormat.DOCUMENT:
         return to_json(success_document(job, transcript, processing_time=processing_time))
     return render(transcript, rendering, extras=extras(job))
 
 
-class JobViews:
-    """Makes the JSON of jobs; knows what a job alone does not: its place in the line and how long it is kept."""
-
-    def __init__(self, registry: Registry, retention: Retention, estimate: Estimate) -> None:
-        self._registry = registry
-        self._retention = retention
-        self._estimate = estimate
-
-    def one(self, job: Job) -> dict[str, Any]:
-        return self.many((job,))[job.id]
-
-    def many(self, jobs: tuple[Job, ...]) -> dict[str, dict[str, Any]]:
-        under_way = self._registry.under_way() if any(job.is_active for job in jobs) else []
-        waiting = (job.id for job in under_way if job.status is JobStatus.QUEUED)
-        places = {job_id: place for place, job_id in enumerate(waiting, start=1)}
-        backlog = self._estimate.backlog(_audio_left(job) for job in under_way)
-        return {job.id: self._view(job, places, backlog) for job in jobs}
-
-    def _view(self, job: Job, places: dict[str, int], backlog: Backlog) -> dict[str, Any]:
-        now = time.time()
-        view: dict[str, Any] = {
-            "job_id": job.id,
-            "status": job.status.value,
-            "progress": job.progress.value,
-            "progress_percent": job.progress_percent,
-            "start_time": job.accepted_at,
-            "elapsed_time": round(max(0.0, (job.ended_at or now) - job.accepted_at), 3),
-            "end_time": job.ended_at,
-            "queue_position": places.get(job.id),
-            "eta_seconds": self._eta(job, places.get(job.id), backlog),
-            "input_source": "file" if job.source_url is None else "url",
-            "audio_duration": job.audio_duration,
-            "language": job.language,
-            "model": job.model,
-            "attempts": job.attempts or None,
-            "delivery": _delivery(job.delivery) if job.delivery else None,
-            "webhook": _delivery(job.notification) if job.notification else None,
-            "error": job.error,
-            "error_type": job.error_type,
-            "result_available": job.has_result,
-            "result_expires_at": self._retention.expires_at(job) if job.has_result else None,
-        }
-        return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}
-
-    def _eta(self, job: Job, place: int | None, backlog: Backlog) -> float | None:
-        """Seconds until the transcript is there: from the model's speed, or else from the line."""
-        if not job.is_active or job.has_result:
-            return None
-        seconds = backlog.seconds_left(_audio_left(job))
-        if seconds is None and place is not None:
-            seconds = self._estimate.wait_seconds(place - 1)
-        return None if seconds is None else round(seconds, 1)
+def job_view(
+    live: LiveJob,
+    *,
+    now: Moment,
+    retention: Retention,
+    queue_position: int | None = None,
+    eta_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Return the JSON object of a job; what is None is absent."""
+    job = live.job
+    view: dict[str, Any] = {
+        "job_id": job.id,
+        "status": live.status.value,
+        "progress": live.phrase.value,
+        "progress_percent": live.percent,
+        "start_time": job.accepted_at,
+        "elapsed_time": round(max(0.0, (job.ended_at or now.unix) - job.accepted_at), 3),
+        "end_time": job.ended_at,
+        "queue_position": queue_position,
+        "eta_seconds": eta_seconds,
+        "input_source": "file" if job.source_url is None else "url",
+        "audio_duration": live.audio_duration,
+        "language": live.language,
+        "model": job.model,
+        "attempts": job.starts or None,
+        "delivery": _delivery_view(live.delivery(DeliveryKind.UPLOAD)),
+        "webhook": _delivery_view(live.delivery(DeliveryKind.WEBHOOK)),
+        "error": job.error,
+        "error_type": job.error_type,
+        "result_available": job.has_result,
+        "result_expires_at": retention.expires_at(job, now=now) if job.has_result else None,
+    }
+    return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}
 
 
-def _audio_left(job: Job) -> float | None:
-    """Seconds of audio that have not been transcribed; None where the length is not known yet."""
-    return None if job.audio_duration is None else job.audio_duration * (1 - job.progress_percent / 100)
-
-
-def _delivery(delivery: Delivery) -> dict[str, Any]:
+def _delivery_view(delivery: Delivery | None) -> dict[str, Any] | None:
+    if delivery is None:
+        return None
     view: dict[str, Any] = {"status": delivery.status.value, "attempts": delivery.attempts}
     for name in ("next_attempt_at", "last_error", "expires_at"):
         if (value := getattr(delivery, name)) is not None:
             view[name] = value
     return view
+
+
+class JobViews:
+    """Renders jobs as JSON objects, with their positions in the queue and the times they may take."""
+
+    def __init__(
+        self, *, store: JobStore, retention: Retention, estimate: Estimate, service_clock: ServiceClock
+    ) -> None:
+        self._store = store
+        self._retention = retention
+        self._estimate = estimate
+        self._service_clock = service_clock
+
+    def one(self, live: LiveJob) -> dict[str, Any]:
+        return self.many((live,))[live.job.id]
+
+    def many(self, jobs: tuple[LiveJob, ...]) -> dict[str, dict[str, Any]]:
+        untranscribed = self._store.untranscribed() if any(live.job.is_active for live in jobs) else []
+        queued = (live.job.id for live in untranscribed if live.status is JobStatus.QUEUED)
+        positions = {job_id: position for position, job_id in enumerate(queued, start=1)}
+        backlog = self._estimate.backlog(_audio_left(live) for live in untranscribed)
+        now = self._service_clock.now()
+        return {
+            live.job.id: job_view(
+                live,
+                now=now,
+                retention=self._retention,
+                queue_position=positions.get(live.job.id),
+                eta_seconds=self._eta(live, positions.get(live.job.id), backlog),
+            )
+            for live in jobs
+        }
+
+    def _eta(self, live: LiveJob, position: int | None, backlog: Backlog) -> float | None:
+        """Return the seconds until the transcript is ready: by the model's speed, or by the position in the queue."""
+        if not live.job.needs_transcription:
+            return None
+        seconds = backlog.seconds_left(_audio_left(live))
+        if seconds is None and position is not None:
+            seconds = self._estimate.wait_seconds(position - 1)
+        return None if seconds is None else round(seconds, 1)
+
+
+def _audio_left(live: LiveJob) -> float | None:
+    """Return the seconds of audio still to be transcribed, or None if the length is not known yet."""
+    return None if live.audio_duration is None else live.audio_duration * (1 - live.percent / 100)

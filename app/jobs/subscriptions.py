@@ -1,4 +1,4 @@
-"""Who wants to know when a job has changed, without asking again and again."""
+"""Notify subscribers when a job changes, and hand them its segments as they are transcribed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     Segments = asyncio.Queue[tuple[Segment, ...] | None]
 
 
-class Signal:
-    """Says that something has changed since it was last waited for. It belongs to the loop that made it."""
+class Subscription:
+    """A flag that is set when its job has changed. It belongs to the event loop that created it."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def give(self) -> None:
-        """From any thread."""
+    def notify(self) -> None:
+        """Set the flag. Safe to call from any thread."""
         self._loop.call_soon_threadsafe(self._event.set)
 
     def clear(self) -> None:
         self._event.clear()
 
     async def wait(self, seconds: float) -> bool:
-        """Whether something changed within ``seconds``."""
+        """Wait for a change and return whether one came within ``seconds``."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:
@@ -37,42 +37,46 @@ class Signal:
         return True
 
 
-class Changes:
-    """Passes on that a job has changed, or that the line of those that wait has moved."""
+class JobSubscriptions:
+    """The subscriptions to changes of jobs and of the queue."""
 
     def __init__(self) -> None:
-        self._signals: dict[str, list[Signal]] = {}
+        self._subscriptions: dict[str, list[Subscription]] = {}
 
     @contextmanager
-    def watching(self, job_id: str) -> Iterator[Signal]:
-        signal = Signal()
-        self._signals.setdefault(job_id, []).append(signal)
+    def subscribe(self, job_id: str) -> Iterator[Subscription]:
+        subscription = Subscription()
+        self._subscriptions.setdefault(job_id, []).append(subscription)
         try:
-            yield signal
+            yield subscription
         finally:
-            self._signals[job_id].remove(signal)
-            if not self._signals[job_id]:
-                del self._signals[job_id]
+            self._subscriptions[job_id].remove(subscription)
+            if not self._subscriptions[job_id]:
+                del self._subscriptions[job_id]
 
-    def announce(self, job_id: str) -> None:
-        for signal in tuple(self._signals.get(job_id, ())):
-            signal.give()
+    def notify(self, job_id: str) -> None:
+        for subscription in tuple(self._subscriptions.get(job_id, ())):
+            subscription.notify()
 
-    def announce_line(self) -> None:
-        """Whoever waits may have another place now."""
-        for job_id in tuple(self._signals):
-            self.announce(job_id)
+    def notify_all(self) -> None:
+        """Notify the subscribers of all jobs: positions in the queue may have changed."""
+        for job_id in tuple(self._subscriptions):
+            self.notify(job_id)
+
+    @property
+    def count(self) -> int:
+        return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
 
 
-class Watchers:
-    """Hands segments on, in order, to whoever watches their job. It belongs to the event loop."""
+class SegmentSubscriptions:
+    """The subscriptions to segments of running transcriptions. They belong to the event loop."""
 
     def __init__(self) -> None:
         self._queues: dict[str, list[Segments]] = {}
 
     @contextmanager
-    def watching(self, job_id: str) -> Iterator[Segments]:
-        """A queue of what is finished from now on."""
+    def subscribe(self, job_id: str) -> Iterator[Segments]:
+        """Yield a queue of the segments that are finished from now on, in order."""
         queue: Segments = asyncio.Queue()
         self._queues.setdefault(job_id, []).append(queue)
         try:
@@ -82,6 +86,10 @@ class Watchers:
             if not self._queues[job_id]:
                 del self._queues[job_id]
 
-    def tell(self, job_id: str, segments: tuple[Segment, ...]) -> None:
+    def publish(self, job_id: str, segments: tuple[Segment, ...]) -> None:
         for queue in self._queues.get(job_id, ()):
             queue.put_nowait(segments)
+
+    @property
+    def count(self) -> int:
+        return sum(len(queues) for queues in self._queues.values())

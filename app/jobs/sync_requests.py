@@ -1,7 +1,7 @@
-"""The clients that wait for their transcripts, and what becomes of the work when they go away.
+"""The clients that wait for their transcripts, and what happens to the work when they go away.
 
-A client that goes away may only have lost patience: OpenAI's SDKs send the whole request again after a time-out. So
-the work goes on for a while, and longer while a re-send of it arrives, which then joins it.
+A client that goes away may only have timed out: OpenAI's SDKs send the whole request again then. So the work continues
+for a while, and longer while a re-sent request arrives, which then joins it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.domain.job import Job
+    from app.jobs.intake import Intake
     from app.jobs.runner import Runner
-    from app.jobs.store import Registry
+    from app.jobs.store import JobStore
 
-#: How long work goes on when nobody waits for it any more.
+#: The time for which work continues after its last client has gone.
 GRACE_SECONDS: Final = 30.0
-#: A timer may go off so much too early.
+#: The time by which a timer may be early.
 _EARLY_SECONDS: Final = 0.01
 
 
 @dataclass(slots=True, eq=False)
 class SyncRequest:
-    """A synchronous job. ``expected`` counts re-sends that may be of it; ``deadline`` is in the loop's time.
+    """A synchronous job with the clients that wait for it.
 
-    ``outcome`` is what went wrong, or None; ``answered`` says that a client has been told.
+    ``outcome`` returns what went wrong, or None. ``expected`` counts re-sent requests on their way that may be the
+    same; ``responded`` is set once a client has its response; ``deadline`` is in the event loop's time.
     """
 
     job: Job
     content_length: int | None
     outcome: asyncio.Task[Exception | None]
-    waiters: int = 0
+    clients: int = 0
     expected: int = 0
-    answered: bool = False
+    responded: bool = False
     deadline: float | None = None
 
     @property
@@ -45,13 +47,13 @@ class SyncRequest:
 
 
 class Resend:
-    """A request that is on its way for a second time, and the jobs that it may be about, which are kept for it."""
+    """A re-sent request on its way, and the synchronous requests that it may be the same as, which are kept for it."""
 
-    def __init__(self, waiters: SyncRequests, candidates: list[SyncRequest]) -> None:
-        self._waiters = waiters
+    def __init__(self, sync_requests: SyncRequests, candidates: list[SyncRequest]) -> None:
+        self._sync_requests = sync_requests
         self._kept = candidates
-        for one in candidates:
-            one.expected += 1
+        for candidate in candidates:
+            candidate.expected += 1
 
     def __enter__(self) -> Self:
         return self
@@ -61,116 +63,116 @@ class Resend:
 
     @property
     def is_expected(self) -> bool:
-        """Whether there is a job that it may be about."""
+        """Whether there is a request that it may be the same as."""
         return bool(self._kept)
 
     def joined(self, exact_digest: str) -> Job | None:
-        """The job that it is about, now that all of it is known; the others are kept no longer."""
-        found = next((one for one in self._kept if self._is_there(one) and one.job.exact_digest == exact_digest), None)
-        self._keep([] if found is None else [found])
-        return None if found is None else found.job
+        """Return the job of the same request, or None; the other candidates are no longer kept for it."""
+        same = next((each for each in self._kept if self._can_be_joined(each, exact_digest)), None)
+        self._keep([] if same is None else [same])
+        return None if same is None else same.job
 
-    def is_of(self, job: Job) -> None:
-        """It is known to be about ``job``, which is kept for it, if a client waits for such jobs at all."""
-        attended = self._waiters.attended(job.id)
-        if attended is not None:
-            attended.expected += 1
-            self._kept.append(attended)
+    def keep(self, job: Job) -> None:
+        """Keep ``job``, which is known to be the same by its idempotency key, if it is synchronous."""
+        request = self._sync_requests.find(job.id)
+        if request is not None:
+            request.expected += 1
+            self._kept.append(request)
 
-    def _is_there(self, one: SyncRequest) -> bool:
-        """Whether it can still be joined: it has not failed, and was not ended by a shutdown."""
-        return not one.has_failed and self._waiters.attended(one.job.id) is one
+    def _can_be_joined(self, request: SyncRequest, exact_digest: str) -> bool:
+        is_there = not request.has_failed and self._sync_requests.find(request.job.id) is request
+        return is_there and request.job.exact_digest == exact_digest
 
-    def _keep(self, wanted: list[SyncRequest]) -> None:
-        dropped = [one for one in self._kept if one not in wanted]
-        self._kept = wanted
-        for one in dropped:
-            one.expected -= 1
-            self._waiters.look_after(one)
+    def _keep(self, kept: list[SyncRequest]) -> None:
+        dropped = [request for request in self._kept if request not in kept]
+        self._kept = kept
+        for request in dropped:
+            request.expected -= 1
+            self._sync_requests.end_if_abandoned(request)
 
 
 class SyncRequests:
-    """Ends synchronous jobs: at once when their client has its answer, after a while when it has gone."""
+    """Ends synchronous jobs: at once when a client has its response, after a grace period when all have gone."""
 
-    def __init__(self, runner: Runner, registry: Registry, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, *, store: JobStore, intake: Intake, runner: Runner, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        self._store = store
+        self._intake = intake
         self._runner = runner
-        self._registry = registry
         self._grace_seconds = grace_seconds
-        self._attended: dict[str, SyncRequest] = {}
+        self._requests: dict[str, SyncRequest] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def waiting(self, job: Job, *, content_length: int | None) -> AsyncIterator[SyncRequest]:
-        """While a client waits for ``job``; others may wait for it too."""
-        attended = self._attended.get(job.id) or self._attend(job, content_length)
-        attended.waiters += 1
-        attended.deadline = None
+        """Count a client that waits for ``job``; several may wait for the same one."""
+        request = self._requests.get(job.id) or self._add(job, content_length)
+        request.clients += 1
+        request.deadline = None
         try:
-            yield attended
+            yield request
         finally:
-            attended.waiters -= 1
-            if not attended.waiters:
-                await self._left(attended)
+            request.clients -= 1
+            if not request.clients:
+                await self._last_client_left(request)
 
-    def attended(self, job_id: str) -> SyncRequest | None:
-        return self._attended.get(job_id)
+    def find(self, job_id: str) -> SyncRequest | None:
+        return self._requests.get(job_id)
 
     def resend(self, *, owner: str, content_length: int | None) -> Resend:
-        """A request that its client sends again begins to arrive."""
-        return Resend(
-            self,
-            [
-                one
-                for one in self._attended.values()
-                if content_length is not None and one.content_length == content_length and one.job.owner == owner
-            ],
-        )
+        """Return a re-sent request that begins to arrive, with its candidates."""
+        candidates = [
+            request
+            for request in self._requests.values()
+            if content_length is not None and request.content_length == content_length and request.job.owner == owner
+        ]
+        return Resend(self, candidates)
 
-    def none(self) -> Resend:
-        """A request that is sent for the first time."""
+    def first_send(self) -> Resend:
+        """Return a request that is sent for the first time, without candidates."""
         return Resend(self, [])
 
-    def look_after(self, attended: SyncRequest) -> None:
-        """Ends a job that nobody waits for any more, nor may come to wait for."""
-        if attended.waiters or attended.expected or attended.deadline is None:
+    def end_if_abandoned(self, request: SyncRequest) -> None:
+        """End a job that no client waits for and that no re-sent request may join."""
+        if request.clients or request.expected or request.deadline is None:
             return
-        if attended.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time():
-            self._end_in_background(attended)
+        if request.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time():
+            self._end_in_background(request)
 
     async def close(self) -> None:
-        """Ends what nobody waits for at once: no re-send will come to this process."""
-        for attended in list(self._attended.values()):
-            if not attended.waiters:
-                self._end_in_background(attended)
+        """End all jobs that no client waits for: no re-sent request will come to this process."""
+        for request in list(self._requests.values()):
+            if not request.clients:
+                self._end_in_background(request)
         await asyncio.gather(*self._endings)
 
-    def _attend(self, job: Job, content_length: int | None) -> SyncRequest:
+    def _add(self, job: Job, content_length: int | None) -> SyncRequest:
         outcome = asyncio.create_task(self._runner.outcome(job.id), name=f"outcome of {job.id}")
-        attended = self._attended[job.id] = SyncRequest(job, content_length, outcome)
-        return attended
+        request = self._requests[job.id] = SyncRequest(job, content_length, outcome)
+        return request
 
-    async def _left(self, attended: SyncRequest) -> None:
-        """The last client that waited has its answer, or has gone."""
-        if attended.answered and not attended.expected:
-            if self._take_out(attended):
-                await self._end(attended.job.id)
+    async def _last_client_left(self, request: SyncRequest) -> None:
+        if request.responded and not request.expected:
+            if self._remove(request):
+                await self._end(request.job.id)
             return
         loop = asyncio.get_running_loop()
-        attended.deadline = loop.time() + (0 if attended.answered else self._grace_seconds)
-        loop.call_at(attended.deadline, self.look_after, attended)
+        request.deadline = loop.time() + (0 if request.responded else self._grace_seconds)
+        loop.call_at(request.deadline, self.end_if_abandoned, request)
 
-    def _end_in_background(self, attended: SyncRequest) -> None:
-        if not self._take_out(attended):
+    def _end_in_background(self, request: SyncRequest) -> None:
+        if not self._remove(request):
             return
-        ending = asyncio.create_task(self._end(attended.job.id), name=f"end of {attended.job.id}")
+        ending = asyncio.create_task(self._end(request.job.id), name=f"end of {request.job.id}")
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
-    def _take_out(self, attended: SyncRequest) -> bool:
-        """From here on nobody joins it: the same request would find what is half gone. Whether it was still there."""
-        self._registry.release_key(attended.job.id)
-        return self._attended.pop(attended.job.id, None) is not None
+    def _remove(self, request: SyncRequest) -> bool:
+        """Prevent further requests from joining, by their key too; return whether the request was still there."""
+        self._store.release_key(request.job.id)
+        return self._requests.pop(request.job.id, None) is not None
 
     async def _end(self, job_id: str) -> None:
-        await self._runner.cancel(job_id)
-        await self._runner.forget(job_id)
+        await self._intake.cancel(job_id)
+        await self._intake.forget(job_id)

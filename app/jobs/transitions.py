@@ -1,93 +1,220 @@
-"""The end of a job, whichever way it comes, with the event that its webhook is to be told."""
+"""The durable changes of a job, each a pure function for `JobStore.commit`.
+
+Each takes the job as it is, with its progress, and returns the job as it is to be. A change that comes too late, for
+example because the job was cancelled meanwhile, returns the job unchanged.
+"""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from app.domain.errors import InvalidRequest
 from app.domain.formats import to_json
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus
+from app.domain.job import Delivery, DeliveryKind, JobStatus, LiveJob
 from app.domain.redaction import without_queries
+from app.jobs.serializers import job_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from app.jobs.serializers import JobViews
-    from app.jobs.service_clock import ServiceClock
-
-    Change = Callable[[Job], Job]
+    from app.domain.job import Job, Upload
+    from app.domain.transcript import Transcript
+    from app.jobs.retention import Retention
+    from app.jobs.service_clock import Moment
 
 
-class Endings:
-    """Makes changes that end jobs, for the ledger; a job that has ended stays as it is. The moment of the end is that
-    of the call."""
+# Before the result.
 
-    def __init__(self, views: JobViews, service_clock: ServiceClock) -> None:
-        self._views = views
-        self._service_clock = service_clock
 
-    def completed(self, **changes: Any) -> Change:
-        return self._ending(JobStatus.COMPLETED, lambda job: job.changed(**changes))
+def work_started(live: LiveJob) -> Job:
+    """Count a start of the work on the audio."""
+    job = live.job
+    return replace(job, starts=job.starts + 1) if job.is_active else job
 
-    def cancelled(self) -> Change:
-        return self._ending(JobStatus.CANCELLED, _undelivered)
 
-    def failed(self, error: Exception) -> Change:
-        """The document of the failure is due from now on, where there is a place for it."""
-        due = Delivery(since=self._service_clock.seconds, next_round=self._service_clock.seconds)
-        return self._failing(error, lambda job: job.delivery and replace(due, expires_at=job.delivery.expires_at))
+def start_withdrawn(live: LiveJob, *, starts: int) -> Job:
+    """Set the number of starts back to ``starts``: the work was stopped through no fault of the file."""
+    job = live.job
+    return replace(job, starts=starts) if job.is_active and job.starts > starts else job
 
-    def undeliverable(self, error: Exception) -> Change:
-        """The result is there, and has not arrived."""
-        return self._failing(error, lambda job: given_up(job.delivery, error))
 
-    def _failing(self, error: Exception, state: Callable[[Job], Delivery | None]) -> Change:
-        return self._ending(
-            JobStatus.FAILED,
-            lambda job: job.changed(
-                delivery=state(job),
-                error=message_of(error),
-                error_type=type(error).__name__,
-                source_url=job.source_url and "",
-            ),
+def audio_downloaded(live: LiveJob) -> Job:
+    job = live.job
+    return job.without_source_url() if job.is_active else job
+
+
+def model_replaced(live: LiveJob, *, name: str) -> Job:
+    """Use the model ``name`` instead of one that is no longer served, and say so in a warning."""
+    job = live.job
+    warning = f"The model {job.model} is no longer served here: {name} was used instead."
+    options = replace(job.options, model=name)
+    return replace(job, model=name, options=options, warnings=(*job.warnings, warning))
+
+
+def upload_replaced(live: LiveJob, *, upload: Upload | None) -> Job:
+    """Use the upload URL of a replayed request, unless the upload has begun."""
+    job = live.job
+    if upload is None or job.upload is None or job.upload_has_begun:
+        return job
+    return replace(job, upload=upload, delivery=Delivery(expires_at=upload.expires_at))
+
+
+def result_stored(live: LiveJob, transcript: Transcript, *, now: Moment, retention: Retention) -> Job:
+    """Record that the transcript is in the spool. The job is complete if nothing is to be uploaded."""
+    if not live.job.is_active:
+        return live.job
+    job = _with_progress(live)
+    if job.status is JobStatus.QUEUED:
+        job = job.moved_to(JobStatus.PROCESSING, at=now.unix)
+    job = replace(
+        job,
+        has_result=True,
+        language=transcript.language,
+        audio_duration=transcript.duration,
+        progress_percent=100.0,
+    )
+    if job.upload is None:
+        return _ended(job, JobStatus.COMPLETED, now=now, retention=retention)
+    return replace(job, delivery=_due(now, expires_at=job.upload.expires_at))
+
+
+# The end.
+
+
+def cancelled(live: LiveJob, *, now: Moment, retention: Retention) -> Job:
+    """End the job without a delivery, except that of its webhook event."""
+    if not live.job.is_active:
+        return live.job
+    state = live.delivery(DeliveryKind.UPLOAD)
+    job = _with_progress(live).without_upload_url().without_source_url()
+    job = replace(job, delivery=state and state.given_up("The job was cancelled."))
+    return _ended(job, JobStatus.CANCELLED, now=now, retention=retention)
+
+
+def failed(live: LiveJob, error: Exception, *, now: Moment, retention: Retention) -> Job:
+    """End the job without a result. The failure document is due from now on if there is an upload URL."""
+    if not live.job.is_active:
+        return live.job
+    job = _with_progress(live)
+    job = replace(job, delivery=job.delivery and _due(now, expires_at=job.delivery.expires_at))
+    return _failed(job, error, now=now, retention=retention)
+
+
+# Deliveries.
+
+
+def round_postponed(live: LiveJob, kind: DeliveryKind, *, error: str, next_round: Moment, will_be_tried: bool) -> Job:
+    """Record a round that failed for a passing reason, and when the next one is due."""
+    state = live.due_delivery(kind)
+    if state is None:
+        return live.job
+    later = replace(
+        state,
+        rounds=state.rounds + 1,
+        next_round=next_round.service_seconds,
+        next_attempt_at=next_round.unix if will_be_tried else None,
+        last_error=error,
+    )
+    return live.job.with_delivery(kind, later)
+
+
+def delivered(live: LiveJob, kind: DeliveryKind, *, now: Moment, retention: Retention) -> Job:
+    """Record a delivery that arrived. A result that arrived completes its job."""
+    state = live.due_delivery(kind)
+    if state is None:
+        return live.job
+    job = live.job.with_delivery(kind, state.delivered())
+    if kind is DeliveryKind.WEBHOOK:
+        return _without_event(job)
+    job = job.without_upload_url()
+    return _ended(job, JobStatus.COMPLETED, now=now, retention=retention) if job.is_active else job
+
+
+def delivery_given_up(
+    live: LiveJob, kind: DeliveryKind, error: Exception, *, url_expired: bool, now: Moment, retention: Retention
+) -> Job:
+    """Record a delivery that will not be tried again. A result that can't be delivered fails its job."""
+    state = live.due_delivery(kind)
+    if state is None:
+        return live.job
+    job = live.job.with_delivery(kind, state.given_up(message_of(error)))
+    if kind is DeliveryKind.WEBHOOK:
+        return _without_event(job)
+    if url_expired or not job.has_result:  # nothing will be delivered there again
+        job = job.without_upload_url()
+    return _failed(job, error, now=now, retention=retention) if job.is_active else job
+
+
+def redelivered(live: LiveJob, *, upload: Upload | None, now: Moment) -> Job:
+    """Make the stored result of an ended job due again: at ``upload``, or at the URL that it was submitted with.
+
+    Raises:
+        InvalidRequest: the job has no result or has not ended, or there is no URL that can still be used.
+    """
+    job, chosen = live.job, upload or live.job.upload
+    if job.is_active:
+        raise InvalidRequest(
+            f"Job {job.id} has not ended: wait until its status is completed or failed, then try again.",
+            code="job_not_ended",
         )
-
-    def _ending(self, status: JobStatus, prepared: Change) -> Change:
-        at, service_clock, event_id = time.time(), self._service_clock.seconds, f"msg_{uuid4().hex}"
-
-        def end(job: Job) -> Job:
-            if not job.is_active:
-                return job
-            spoken = replace(job.options, prompt=None, hotwords=None)  # needed no more, and as long as the client likes
-            ended = prepared(job).moved_to(status, at=at, ended_uptime=service_clock, options=spoken)
-            if ended.webhook is None or not ended.webhook.url:
-                return ended
-            body = to_json({"type": f"job.{status.value}", "data": self._views.one(ended)}).decode()
-            return ended.changed(
-                webhook=replace(ended.webhook, event_id=event_id, body=body),
-                notification=Delivery(since=service_clock, next_round=service_clock),
-            )
-
-        return end
+    if job.status is JobStatus.CANCELLED:
+        raise InvalidRequest(f"Job {job.id} was cancelled: submit it again.", code="job_cancelled")
+    if not job.has_result:
+        raise InvalidRequest(f"Job {job.id} has no result to deliver: submit it again.", code="no_result")
+    if chosen is None or not chosen.is_kept or (chosen.expires_at is not None and chosen.expires_at <= now.unix):
+        raise InvalidRequest(
+            "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "
+            '{"upload_presigned_url": "https://…"}.',
+            param="upload_presigned_url",
+        )
+    job = job.moved_to(JobStatus.PROCESSING, at=now.unix)
+    return replace(job, upload=chosen, delivery=_due(now, expires_at=chosen.expires_at), webhook_delivery=None)
 
 
-def _undelivered(job: Job) -> Job:
-    """Nothing is PUT for it any more."""
-    state = job.delivery and replace(
-        job.delivery, status=DeliveryStatus.FAILED, last_error="The job was cancelled.", next_attempt_at=None
-    )
-    return job.changed(delivery=state, upload=job.upload and job.upload.erased(), source_url=job.source_url and "")
-
-
-def given_up(state: Delivery | None, error: Exception) -> Delivery:
-    """A delivery that will not be tried again."""
-    return replace(
-        state or Delivery(), status=DeliveryStatus.FAILED, last_error=message_of(error), next_attempt_at=None
-    )
+def upload_url_erased(live: LiveJob) -> Job:
+    return live.job.without_upload_url()
 
 
 def message_of(error: Exception) -> str:
-    """What a person is told of it."""
+    """Return the message of an error without the queries of URLs, or the name of its class if it has none."""
     return without_queries(str(error)) or type(error).__name__
+
+
+def _with_progress(live: LiveJob) -> Job:
+    """Return the job with what is known of its transcription, which is final now."""
+    return replace(
+        live.job,
+        started_at=live.started_at,
+        progress_percent=live.percent,
+        audio_duration=live.audio_duration,
+        language=live.language,
+    )
+
+
+def _failed(job: Job, error: Exception, *, now: Moment, retention: Retention) -> Job:
+    job = replace(job.without_source_url(), error=message_of(error), error_type=type(error).__name__)
+    return _ended(job, JobStatus.FAILED, now=now, retention=retention)
+
+
+def _ended(job: Job, status: JobStatus, *, now: Moment, retention: Retention) -> Job:
+    """End the job, with the webhook event that reports its end."""
+    # The prompt and the keywords are no longer needed, and may be long.
+    options = replace(job.options, prompt=None, hotwords=None)
+    job = replace(job, options=options, ended_service_seconds=now.service_seconds).moved_to(status, at=now.unix)
+    if job.webhook is None or not job.webhook.url:
+        return job
+    event = {"type": f"job.{status.value}", "data": job_view(LiveJob(job), now=now, retention=retention)}
+    webhook = replace(job.webhook, event_id=f"msg_{uuid4().hex}", body=to_json(event).decode())
+    return replace(job, webhook=webhook, webhook_delivery=_due(now))
+
+
+def _due(now: Moment, *, expires_at: float | None = None) -> Delivery:
+    return Delivery(since=now.service_seconds, next_round=now.service_seconds, expires_at=expires_at)
+
+
+def _without_event(job: Job) -> Job:
+    """Erase the webhook event, and its URL unless the result may be delivered again, which ends the job again."""
+    if job.webhook is None:
+        return job
+    may_end_again = job.status is JobStatus.FAILED and job.has_result
+    return replace(job, webhook=replace(job.webhook, body="", url=job.webhook.url if may_end_again else ""))

@@ -90,7 +90,7 @@ async def test_invalid_field_is_rejected_with_a_message(
     assert error["param"] == param
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
-    assert not running.service.jobs.registry.everything()
+    assert not running.service.jobs.store.live_jobs()
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 

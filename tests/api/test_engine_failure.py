@@ -53,7 +53,7 @@ async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and
             job_id = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
             await eventually(lambda: running.server.exit_code == 70)
             await eventually(lambda: not running.service.jobs.runner.is_running(job_id))
-            job = running.service.jobs.registry.get(job_id)
+            job = running.service.jobs.store.get(job_id).job
             assert (job.is_active, job.error) == (True, None)
         assert receiver.connections == 0
         async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running:

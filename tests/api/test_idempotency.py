@@ -116,7 +116,7 @@ async def test_url_that_comes_after_the_upload_has_begun_changes_nothing(
         await submit(
             running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/key?Signature=second")
         )
-        upload = running.service.jobs.registry.get(job_id).upload
+        upload = running.service.jobs.store.get(job_id).job.upload
         assert upload is not None
         assert upload.url.endswith("first")
         await running.client.delete(f"/v1/jobs/{job_id}")
@@ -145,11 +145,11 @@ async def test_two_keys_of_the_api_may_use_one_idempotency_key(
 
 async def test_waiting_client_with_a_key_joins_its_own_work(running: Running, samples: Path, held: Held) -> None:
     both = [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(2)]
-    await eventually(lambda: [one.waiters for one in running.service.waiters._attended.values()] == [2])
+    await eventually(lambda: [one.clients for one in running.service.sync_requests._requests.values()] == [2])
     held.open.set()
     assert [(await one).json()["text"].split()[0] for one in both] == ["hello", "hello"]
     assert held.decoded == 1
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
@@ -170,7 +170,7 @@ async def test_waiting_clients_with_one_key_all_get_their_answer_however_they_me
         answers += await asyncio.gather(*both)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["text"] for answer in answers}) == 1
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def test_full_queue_does_not_refuse_what_was_accepted_before(
@@ -189,7 +189,7 @@ async def test_full_queue_does_not_refuse_what_was_accepted_before(
 
 async def test_each_stream_is_work_of_its_own_whatever_its_key(running: Running, samples: Path, held: Held) -> None:
     both = [asyncio.create_task(submit(running, samples / "hello.wav", "one", stream="true")) for _ in range(2)]
-    await eventually(lambda: len(running.service.jobs.registry.everything()) == 2)
+    await eventually(lambda: len(running.service.jobs.store.live_jobs()) == 2)
     held.open.set()
     for answer in await asyncio.gather(*both):
         assert '"type":"transcript.text.done"' in answer.text

@@ -81,10 +81,10 @@ async def test_who_comes_again_hears_only_what_is_new(running: Running, samples:
     async with following(running, job_id) as events:
         event = await events.next()
         assert event is not None
-    await eventually(lambda: not running.service.jobs.changes._signals)
+    await eventually(lambda: not running.service.jobs.subscriptions.count)
     async with following(running, job_id, seen=event[0]) as events:
         coming = asyncio.create_task(events.rest())
-        await eventually(lambda: bool(running.service.jobs.changes._signals))
+        await eventually(lambda: bool(running.service.jobs.subscriptions.count))
         held.open.set()
         found = await coming
     assert all(number > event[0] for number, _ in found)
@@ -164,7 +164,7 @@ async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(running: Runn
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     async with following(running, job_id) as events:
         await events.next()
-        assert running.service.jobs.changes._signals
-    await eventually(lambda: not running.service.jobs.changes._signals)
+        assert running.service.jobs.subscriptions.count
+    await eventually(lambda: not running.service.jobs.subscriptions.count)
     held.open.set()
     assert (await running.finished(job_id))["status"] == "completed"

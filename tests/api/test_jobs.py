@@ -203,7 +203,7 @@ async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, 
     assert job["delivery"].items() >= {"status": "failed", "last_error": "The job was cancelled."}.items()
     assert "next_attempt_at" not in job["delivery"]
     assert "error" not in job
-    kept = running.service.jobs.registry.get(job_id).upload
+    kept = running.service.jobs.store.get(job_id).job.upload
     assert kept is not None
     assert not kept.is_kept
 
@@ -273,7 +273,7 @@ async def test_full_disk_refuses_to_forget_and_to_deliver_again_and_changes_noth
 async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, job_retention_seconds=0.2) as running:
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
-        await eventually(lambda: not running.service.jobs.registry.everything())
+        await eventually(lambda: not running.service.jobs.store.live_jobs())
         assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
         await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 

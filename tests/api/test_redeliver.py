@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NEEDS_FRESH_URL: Final = (
-    "The URL that this job was submitted with is not kept any more, or has expired: send a fresh one as "
+    "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "
     '{"upload_presigned_url": "https://…"}.'
 )
 NOT_AN_OBJECT: Final = 'The body must be a JSON object such as {"upload_presigned_url": "https://…"}, or empty.'
@@ -91,7 +91,7 @@ async def test_unknown_job_and_job_of_another_key_are_404(tmp_path: Path, model:
 
 async def test_job_without_a_finished_result_is_rejected(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
-    not_ended = f"Job {job_id} has not ended: wait until its status is completed or failed, then ask again."
+    not_ended = f"Job {job_id} has not ended: wait until its status is completed or failed, then try again."
     for body in (None, {"upload_presigned_url": "https://b.example/k"}):
         check_rejected(await redeliver(running, job_id, body), not_ended, code="job_not_ended")
     await running.client.delete(f"/v1/jobs/{job_id}")
@@ -107,7 +107,7 @@ async def test_job_without_a_finished_result_is_rejected(running: Running, sampl
     assert before["status"] == "failed"
     check_rejected(
         await redeliver(running, job_id, {"upload_presigned_url": "https://b.example/k"}),
-        f"Job {job_id} has no result that could be delivered: submit it again.",
+        f"Job {job_id} has no result to deliver: submit it again.",
         code="no_result",
     )
     assert await running.job(job_id) == before

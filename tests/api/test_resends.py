@@ -35,15 +35,15 @@ AGAIN = {"x-stainless-retry-count": "1"}
 async def abandoned(running: Running, file: Path, **fields: Any) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """A request under way whose client goes away at the end of the block."""
     first = asyncio.create_task(send(running, file, **fields))
-    await eventually(lambda: len(running.service.jobs.registry.everything()) == 1)
+    await eventually(lambda: len(running.service.jobs.store.live_jobs()) == 1)
     yield first
     first.cancel()
     await asyncio.wait([first])
-    await eventually(lambda: not attended(running)[0].waiters)
+    await eventually(lambda: not attended(running)[0].clients)
 
 
 def attended(running: Running) -> list[Any]:
-    return list(running.service.waiters._attended.values())
+    return list(running.service.sync_requests._requests.values())
 
 
 async def send(running: Running, file: Path, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
@@ -65,11 +65,11 @@ async def test_openais_client_that_lost_patience_joins_its_own_work(
         client.audio.transcriptions.create(model="whisper-1", file=samples / "hello.wav", response_format="json")
     )
     await eventually(lambda: bool(attended(running)) and attended(running)[0].deadline is not None)
-    await eventually(lambda: bool(attended(running)[0].waiters))  # it has come again
+    await eventually(lambda: bool(attended(running)[0].clients))  # it has come again
     held.open.set()
     assert (await asking).text == SAID
     assert held.decoded == 1
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
     await client.close()
 
 
@@ -81,7 +81,7 @@ async def test_resend_takes_the_result_that_was_finished_meanwhile(running: Runn
     answer = await send(running, samples / "hello.wav", headers=AGAIN)
     assert answer.json()["text"] == SAID
     assert held.decoded == 1
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def test_resend_beside_a_client_that_still_waits_answers_both(
@@ -90,11 +90,11 @@ async def test_resend_beside_a_client_that_still_waits_answers_both(
     first = asyncio.create_task(send(running, samples / "hello.wav"))
     await eventually(lambda: len(attended(running)) == 1)
     second = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
-    await eventually(lambda: attended(running)[0].waiters == 2)
+    await eventually(lambda: attended(running)[0].clients == 2)
     held.open.set()
     assert [(await one).json()["text"] for one in (first, second)] == [SAID, SAID]
     assert held.decoded == 1
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ async def test_work_is_kept_while_a_resend_arrives_and_cancelled_where_it_proves
         await eventually(lambda: work not in attended(running))
         held.open.set()
         assert (await asking).json()["text"] == SAID
-        await eventually(lambda: not running.service.jobs.registry.everything())
+        await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def body(file: Path, boundary: str, **fields: Any) -> bytes:
@@ -197,7 +197,7 @@ async def test_full_queue_does_not_refuse_a_resend(
         refused = await send(running, samples / "hello.wav")
         assert refused.status_code == 429
         joined = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
-        await eventually(lambda: bool(attended(running)[0].waiters))
+        await eventually(lambda: bool(attended(running)[0].clients))
         held.open.set()
         assert (await joined).json()["text"] == SAID
         await running.finished(job_id)
@@ -245,4 +245,4 @@ async def test_shutdown_does_not_wait_for_work_that_nobody_waits_for(
         held.open.set()
         async with asyncio.timeout(10):
             await running.service.drain()
-        assert running.service.jobs.registry.everything() == []
+        assert running.service.jobs.store.live_jobs() == []

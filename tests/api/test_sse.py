@@ -43,8 +43,8 @@ async def test_deltas_make_up_the_text_of_the_last_event(running: Running, sampl
     assert "".join(event["delta"] for event in deltas) == done["text"]
     assert done["text"].startswith("good morning and welcome")
     assert done["usage"] == {"type": "duration", "seconds": 77}
-    await eventually(lambda: not running.service.jobs.registry.everything())
-    assert not running.service.jobs.watchers._queues
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
+    assert not running.service.jobs.segments.count
 
 
 async def test_silence_is_one_event(running: Running, samples: Path) -> None:
@@ -69,7 +69,7 @@ async def test_what_fails_before_anything_is_said_has_its_status(running: Runnin
     (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
     answer = await running.transcribe(tmp_path / "song.mp3", stream="true")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_audio")
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def test_failure_in_the_middle_is_an_event(
@@ -96,9 +96,9 @@ async def test_closing_the_connection_cancels_the_work(running: Running, samples
         )
         answer = await running.client.send(request, stream=True)
     await answer.aclose()
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
     await eventually(lambda: running.service.pool.active == 0)
-    assert not running.service.jobs.watchers._queues
+    assert not running.service.jobs.segments.count
 
 
 def test_space_at_the_end_waits_until_something_follows() -> None:

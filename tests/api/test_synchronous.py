@@ -129,7 +129,7 @@ async def test_ignored_fields_are_said_in_warnings(running: Running, samples: Pa
 
 async def test_nothing_of_a_synchronous_request_is_left(running: Running, samples: Path, tmp_path: Path) -> None:
     await running.transcribe(samples / "hello.wav")
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
     assert not list((tmp_path / "data" / "jobs").iterdir())
     assert (await running.client.get("/v1/jobs")).json() == {"total_jobs": 0, "jobs": {}}
 
@@ -141,7 +141,7 @@ async def test_work_of_a_client_that_went_away_is_cancelled_after_the_grace(
         waiting = asyncio.create_task(running.transcribe(samples / "long.opus"))
         await eventually(lambda: running.service.pool.active == 1)
         waiting.cancel()
-        await eventually(lambda: not running.service.pool.active and not running.service.jobs.registry.everything())
+        await eventually(lambda: not running.service.pool.active and not running.service.jobs.store.live_jobs())
         await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
 

@@ -389,7 +389,7 @@ async def test_stream_may_be_left_in_the_middle(
     first = await client.call(anext if isinstance(stream, openai.AsyncStream) else next, stream)
     assert type(first) is TranscriptionTextDeltaEvent
     await client.call(stream.close)
-    await eventually(lambda: not running.service.jobs.registry.everything())
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
     assert (await client.transcribe(hello)).text == HELLO
 
 
@@ -576,11 +576,11 @@ async def test_blocking_client_that_lost_patience_joins_its_own_work(
 ) -> None:
     async with client_of(running, openai.OpenAI, key, max_retries=4, timeout=1.0) as client:
         asking = asyncio.create_task(client.transcribe(samples / "hello.wav"))
-        work = running.service.waiters._attended
+        work = running.service.sync_requests._requests
         await eventually(lambda: any(one.deadline is not None for one in work.values()))  # it has gone away
-        await eventually(lambda: any(one.waiters for one in work.values()))  # it has come again
+        await eventually(lambda: any(one.clients for one in work.values()))  # it has come again
         assert len(work) == 1
         gate.set()
         assert (await asking).text == HELLO
         assert client.sent >= 2
-        await eventually(lambda: not running.service.jobs.registry.everything())
+        await eventually(lambda: not running.service.jobs.store.live_jobs())

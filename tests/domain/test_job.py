@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from itertools import product
 from typing import Final
 
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 
 from app.domain.errors import IllegalTransition
 from app.domain.formats import Rendering
-from app.domain.job import Job, JobStatus, Progress, Upload
+from app.domain.job import Delivery, DeliveryKind, Job, JobStatus, LiveJob, Phrase, Progress, Upload
 from app.domain.transcript import TranscriptionOptions
 from tests.domain.strategies import unhurried
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+UPLOAD = DeliveryKind.UPLOAD
 
 #: Written down again, so that a slip in the table of the code is seen.
 ALLOWED: Final = {
@@ -90,35 +92,62 @@ def test_only_three_statuses_are_final(status: JobStatus) -> None:
 
 @pytest.mark.parametrize(("status", "phrase"), FINAL.items())
 def test_ended_job_shows_its_final_phrase_and_time(status: JobStatus, phrase: str) -> None:
-    job = a_job(PROCESSING).changed(progress=Progress.UPLOADING).moved_to(status, at=142.5)
-    assert (job.progress, job.ended_at) == (phrase, 142.5)
+    live = LiveJob(a_job(PROCESSING)).progressed(Progress.showing, Phrase.WAITING)
+    live = live.with_job(live.job.moved_to(status, at=142.5))
+    assert (live.phrase, live.job.ended_at) == (phrase, 142.5)
 
 
-def test_completed_job_is_at_a_hundred_percent_and_a_failed_one_stays_where_it_was() -> None:
-    job = a_job(PROCESSING).changed(progress_percent=40.0)
+def test_completed_job_is_at_a_hundred_percent() -> None:
+    job = replace(a_job(PROCESSING), progress_percent=40.0)
     assert job.moved_to(COMPLETED, at=1.0).progress_percent == 100.0
     assert job.moved_to(FAILED, at=1.0).progress_percent == 40.0
     assert job.moved_to(CANCELLED, at=1.0).progress_percent == 40.0
 
 
-def test_start_is_the_time_of_the_first_permit() -> None:
-    job = a_job().moved_to(PROCESSING, at=120.0, progress=Progress.TRANSCRIBING)
-    assert (job.started_at, job.ended_at, job.progress) == (120.0, None, "Transcribing audio")
+def test_job_is_processing_from_its_first_slot() -> None:
+    live = LiveJob(a_job())
+    assert (live.status, live.phrase) == (QUEUED, "Waiting for GPU availability")
+    live = live.progressed(Progress.on_model, at=120.0)
+    assert (live.status, live.phrase, live.started_at) == (PROCESSING, "Transcribing audio", 120.0)
+    live = live.progressed(Progress.showing, Phrase.WAITING).progressed(Progress.on_model, at=130.0)
+    assert (live.status, live.started_at, live.job.status) == (PROCESSING, 120.0, QUEUED)
 
 
-def test_values_given_along_with_a_move_go_before_the_usual_ones() -> None:
-    job = a_job().moved_to(FAILED, at=120.0, error="No.", error_type="UndecodableAudio", ended_at=119.0)
-    assert (job.error, job.error_type, job.ended_at) == ("No.", "UndecodableAudio", 119.0)
+def test_job_with_a_result_shows_that_it_is_uploaded() -> None:
+    live = LiveJob(a_job()).progressed(Progress.on_model, at=120.0)
+    live = live.with_job(replace(live.job.moved_to(PROCESSING, at=130.0), has_result=True, progress_percent=100.0))
+    assert (live.status, live.phrase, live.percent) == (PROCESSING, "Uploading results", 100.0)
 
 
-def test_change_that_names_the_status_is_refused() -> None:
-    with pytest.raises(IllegalTransition, match="moved_to"):
-        a_job().changed(status=COMPLETED)
+def test_progress_after_the_result_is_ignored() -> None:
+    live = LiveJob(replace(a_job(PROCESSING), has_result=True))
+    assert live.progressed(Progress.decoded, 10.0) is live
+
+
+def test_attempts_of_the_round_under_way_are_shown_until_its_outcome_is_committed() -> None:
+    due = replace(a_job(PROCESSING), has_result=True, delivery=Delivery(attempts=3, rounds=1, next_attempt_at=5.0))
+    live = LiveJob(due).attempted(UPLOAD, attempts=4, error="HTTP 503")
+    assert live.delivery(UPLOAD) == Delivery(attempts=4, rounds=1, last_error="HTTP 503")
+    assert live.job == due
+    committed = live.with_job(due.with_delivery(UPLOAD, Delivery(attempts=4, rounds=2)))
+    assert committed.delivery(UPLOAD) == Delivery(attempts=4, rounds=2)
+
+
+def test_attempt_of_a_delivery_that_is_no_longer_due_is_ignored() -> None:
+    live = LiveJob(a_job(CANCELLED))
+    assert live.attempted(UPLOAD, attempts=1, error=None) is live
+
+
+def test_every_change_has_its_revision() -> None:
+    live = LiveJob(a_job()).progressed(Progress.decoded, 10.0)
+    assert live.revision == 1
+    assert live.progressed(Progress.showing, Phrase.WAITING) is live
+    assert live.with_job(replace(live.job, revision=2)).revision == 2
 
 
 def test_change_makes_another_job_and_leaves_the_first() -> None:
     job = a_job()
-    other = job.changed(language="german")
+    other = replace(job, language="german")
     assert (job.language, other.language) == (None, "german")
     with pytest.raises(dataclasses.FrozenInstanceError):
         job.language = "german"  # type: ignore[misc]  # what is refused
@@ -129,7 +158,7 @@ def test_repr_of_a_job_shows_no_presigned_url_and_no_header() -> None:
 
 
 def test_phrases_are_those_of_the_contract() -> None:
-    assert [progress.value for progress in Progress] == [
+    assert [phrase.value for phrase in Phrase] == [
         "Waiting for GPU availability",
         "Downloading audio",
         "Transcribing audio",

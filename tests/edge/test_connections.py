@@ -177,7 +177,7 @@ async def test_slow_body_is_rejected_and_leaves_nothing(tmp_path: Path, model: W
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"1024 bytes a second" in received
         assert await cuts(running, CutReason.SLOW_BODY) == 1
-        await eventually(lambda: not running.service.jobs.runner._arriving)
+        await eventually(lambda: not running.service.jobs.intake.arriving_count())
         assert running.service.jobs.spool.space.claimed == 0
         writer.close()
 
@@ -263,7 +263,7 @@ async def test_excess_connection_gets_503_and_idle_ones_make_room(tmp_path: Path
         uploads = [await connect(running) for _ in range(3)]
         for _, writer in uploads:
             writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
-        await eventually(lambda: running.service.jobs.runner._arriving == 3)
+        await eventually(lambda: running.service.jobs.intake.arriving_count() == 3)
         reader, writer = await connect(running)
         response = await until_closed(reader)
         assert response.startswith(b"HTTP/1.1 503 ")

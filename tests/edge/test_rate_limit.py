@@ -132,7 +132,7 @@ async def test_client_behind_a_proxy_has_a_limit_on_concurrent_requests(
             return response.status_code
 
         waiting = [asyncio.create_task(transcribe("2001:db8::1")) for _ in range(2)]
-        await eventually(lambda: running.service.jobs.registry.waiting_count + running.service.pool.active == 2)
+        await eventually(lambda: running.service.jobs.store.queued_count + running.service.pool.active == 2)
         assert await transcribe("2001:db8::2") == 503
         others = asyncio.create_task(transcribe("2001:db8:0:1::1"))
         held.open.set()

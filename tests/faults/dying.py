@@ -59,12 +59,13 @@ class FatalFile(Step):
 
 
 _SPOOL: Final = "app.jobs.spool:Spool"
-_JOURNAL: Final = "app.jobs.journal:SqliteJournal"
-_LEDGER: Final = "app.jobs.store:Ledger"
+_JOURNAL: Final = "app.jobs.journal:Journal"
+_STORE: Final = "app.jobs.store:JobStore"
 _RUNNER: Final = "app.jobs.runner:Runner"
+_INTAKE: Final = "app.jobs.intake:Intake"
 _PIPELINE: Final = "app.jobs.pipeline:Pipeline"
 _RECOVERY: Final = "app.jobs.recovery:Recovery"
-_DELIVERIES: Final = "app.jobs.deliveries:Deliveries"
+_ROUNDS: Final = "app.jobs.deliveries:DeliveryRounds"
 _UPLOADER: Final = "app.delivery.upload:PresignedUploader"
 _SENDER: Final = "app.delivery.webhooks:WebhookSender"
 _DOWNLOADER: Final = "app.delivery.download:AudioDownloader"
@@ -80,17 +81,17 @@ STEPS: Final[dict[str, Step]] = {
     "the audio's folders are synced": Step(_SPOOL, "keep_audio", AFTER),
     "the job is to be committed": Step(_JOURNAL, "_commit", BEFORE),
     "the job is committed": Step(_JOURNAL, "write", AFTER),
-    "the job is registered": Step("app.jobs.store:Registry", "add", AFTER),
-    "the client is to be answered": Step(_RUNNER, "submit", AFTER),
+    "the job is registered": Step("app.jobs.registry:Registry", "add", AFTER),
+    "the client is to be answered": Step(_INTAKE, "submit", AFTER),
     # Its audio is fetched.
     "the download is to begin": Step(_DOWNLOADER, "fetch", BEFORE),
     "the download has begun": Step("app.jobs.spool:AudioFile", "write", AFTER),
     "the download has ended": Step(_DOWNLOADER, "fetch", AFTER),
     "the download has its name": Step(_SPOOL, "keep_audio", AFTER),
-    "the download is committed": Step(_PIPELINE, "_fetch", AFTER),
+    "the download is committed": Step(_PIPELINE, "_download", AFTER),
     # It is transcribed.
-    "the start is to be committed": Step("app.jobs.pipeline:_Progress", "on_start", BEFORE),
-    "the start is committed": Step("app.jobs.pipeline:_Progress", "on_start", AFTER),
+    "the start is to be committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", BEFORE),
+    "the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", AFTER),
     "the decoder is to start": Step("asyncio", "create_subprocess_exec", BEFORE),
     "the decoder has started": Step("asyncio", "create_subprocess_exec", AFTER),
     "the decoder has ended": Step(_DECODER, "decode", AFTER),
@@ -105,35 +106,35 @@ STEPS: Final[dict[str, Step]] = {
     "the result is written": Step("pathlib:Path", "replace", BEFORE, about="result.partial"),
     "the result has its name": Step("pathlib:Path", "replace", AFTER, about="result.partial"),
     "the result is stored": Step(_SPOOL, "store_result", AFTER),
-    "the result is committed": Step(_PIPELINE, "_store", AFTER),
+    "the result is committed": Step(_PIPELINE, "_store_result", AFTER),
     "the audio is to be removed": Step(_SPOOL, "discard_audio", BEFORE),
     "the audio is removed": Step(_SPOOL, "discard_audio", AFTER),
     # It is delivered.
     "the PUT is to begin": Step(_UPLOADER, "put", BEFORE),
     "the PUT has been answered": Step(_UPLOADER, "put", AFTER),
-    "the delivery is committed": Step(_DELIVERIES, "_round", AFTER),
+    "the delivery is committed": Step(_ROUNDS, "run", AFTER),
     "the webhook is to be told": Step(_SENDER, "post", BEFORE),
     "the webhook has answered": Step(_SENDER, "post", AFTER),
-    "the notification is committed": Step(_DELIVERIES, "_round", AFTER, nth=2),
-    "the log is to be emptied of URLs": Step(_JOURNAL, "_empty_log", BEFORE),
-    "the log is emptied of URLs": Step(_JOURNAL, "_empty_log", AFTER),
+    "the notification is committed": Step(_ROUNDS, "run", AFTER, nth=2),
+    "the log is to be emptied of URLs": Step(_JOURNAL, "_truncate_log", BEFORE),
+    "the log is emptied of URLs": Step(_JOURNAL, "_truncate_log", AFTER),
     # It fails.
     "the failure is to be committed": Step(_RUNNER, "_fail", BEFORE),
     "the failure is committed": Step(_RUNNER, "_fail", AFTER),
     "the failure is to be reported": Step(_UPLOADER, "put", BEFORE),
     "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
     # It is cancelled, forgotten, delivered again; the service is told to end.
-    "the cancellation is to be committed": Step(_RUNNER, "cancel", BEFORE, held=True),
+    "the cancellation is to be committed": Step(_INTAKE, "cancel", BEFORE, held=True),
     "the cancellation is committed": Step(_RUNNER, "stop", BEFORE, held=True),
     "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER, held=True),
-    "the cancelled job's audio is removed": Step(_RUNNER, "_discard", AFTER, held=True),
-    "the job is to be forgotten": Step(_LEDGER, "forget", BEFORE),
-    "the job is forgotten": Step(_LEDGER, "forget", AFTER),
+    "the cancelled job's audio is removed": Step(_RUNNER, "discard_files", AFTER, held=True),
+    "the job is to be forgotten": Step(_STORE, "forget", BEFORE),
+    "the job is forgotten": Step(_STORE, "forget", AFTER),
     "the forgotten job's files are removed": Step(_SPOOL, "discard", AFTER),
-    "the redelivery is to be committed": Step(_RUNNER, "redeliver", BEFORE),
-    "the redelivery is committed": Step(_RUNNER, "redeliver", AFTER),
-    "the start is to be taken back": Step(_PIPELINE, "_take_back", BEFORE, held=True),
-    "the start is taken back": Step(_PIPELINE, "_take_back", AFTER, held=True),
+    "the redelivery is to be committed": Step(_INTAKE, "redeliver", BEFORE),
+    "the redelivery is committed": Step(_INTAKE, "redeliver", AFTER),
+    "the start is to be taken back": Step(_PIPELINE, "_withdraw_start", BEFORE, held=True),
+    "the start is taken back": Step(_PIPELINE, "_withdraw_start", AFTER, held=True),
     "the journal is to be closed": Step(_JOURNAL, "close", BEFORE, held=True),
     "the journal is closed": Step(_JOURNAL, "close", AFTER, held=True),
     # The next process starts.
@@ -142,8 +143,8 @@ STEPS: Final[dict[str, Step]] = {
     "the journal is read": Step(_JOURNAL, "open", AFTER),
     "the spool is to be swept": Step(_SPOOL, "sweep", BEFORE),
     "the spool is swept": Step(_SPOOL, "sweep", AFTER),
-    "a found result is to be committed": Step(_LEDGER, "commit_patiently", BEFORE),
-    "a found result is committed": Step(_LEDGER, "commit_patiently", AFTER),
+    "a found result is to be committed": Step(_STORE, "commit_patiently", BEFORE),
+    "a found result is committed": Step(_STORE, "commit_patiently", AFTER),
     "everything is restored": Step(_RECOVERY, "restore", AFTER),
     "work is to be resumed": Step(_RECOVERY, "resume", BEFORE),
     "work is resumed": Step(_RECOVERY, "resume", AFTER),

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from app.domain.job import JobStatus, Webhook
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from tests.jobs.rig import Rig, open_rig, upload_to
 from tests.support.fault_server import fault_server, response_head
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Receiver:
 
 
 def a_rig(root: Path) -> AbstractAsyncContextManager[Rig]:
-    service_clock = FakeUptime()
-    journal = SqliteJournal(root / "journal.sqlite3", service_clock)
+    service_clock = FakeServiceClock()
+    journal = Journal(root / "journal.sqlite3", service_clock)
     return open_rig(root, journal=journal, service_clock=service_clock, max_age_seconds=DAY_SECONDS, forget=False)
 
 
@@ -70,7 +70,7 @@ async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
     )
     await asyncio.sleep(seconds)
     if rig.now(job).is_active:
-        await rig.runner.cancel(job_id)
+        await rig.intake.cancel(job_id)
     return await rig.put_off(job, rounds=1)
 
 
@@ -82,7 +82,7 @@ async def usual_seconds(rig: Rig, server: FaultServer) -> float:
     await asyncio.gather(*(rig.ended(job) for job in jobs))
     seconds = loop.time() - began
     for job in jobs:
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
     return seconds
 
 
@@ -103,8 +103,8 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
         async with a_rig(tmp_path) as rig:
             rig.service_clock.advance(60)
             await eventually(lambda: len(receiver.taken) == number)
-            await eventually(lambda: all(job.is_settled for job in rig.registry.everything()))
-            reopened = {job.id: job.status for job in rig.registry.everything()}
+            await eventually(lambda: all(job.is_settled for job in rig.jobs()))
+            reopened = {job.id: job.status for job in rig.jobs()}
     assert ends == {job_id: [status] for job_id, status in reopened.items()}
     counts = Counter(reopened.values())
     assert counts[JobStatus.COMPLETED] + counts[JobStatus.CANCELLED] == number

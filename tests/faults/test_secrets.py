@@ -12,6 +12,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from app.domain.errors import DiskFull
 from app.domain.formats import Rendering
 from app.domain.job import Upload
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
 from tests.faults.echoing import FAULTS, SILENT_FAULTS, places
 from tests.faults.secretive import Secretive
@@ -120,7 +121,7 @@ def check_course(log: str) -> None:
     """What was to be provoked has been."""
     for wanted in (
         *("Too many open files", "can't be written (no such table", "DEBUG", "Invalid HTTP request received."),
-        *("jobs from before", "Header format invalid!", "Failed to export", "The cause:", "Traceback (most recent"),
+        *("jobs restored", "Header format invalid!", "Failed to export", "The cause:", "Traceback (most recent"),
         *("❌ All 2 upload attempts failed", "❌ All 2 download attempts failed", "❌ All 2 webhook attempts failed"),
         *("next round of upload attempts", "goes back to the queue", "Messages of the decoder", "cancelled"),
     ):
@@ -170,9 +171,9 @@ def test_journal_that_is_not_understood_is_refused_without_the_secrets_in_it(tmp
 
 
 @contextmanager
-def in_journal(folder: Path) -> Iterator[SqliteJournal]:
+def in_journal(folder: Path) -> Iterator[Journal]:
     folder.mkdir(exist_ok=True)
-    journal = SqliteJournal(folder / "journal.sqlite3", ServiceClock())
+    journal = Journal(folder / "journal.sqlite3", ServiceClock())
     journal.open()
     try:
         yield journal
@@ -187,7 +188,7 @@ def a_job_with(secrets: Secrets) -> Job:
 
 
 def without_upload(job: Job) -> Job:
-    return job.changed(upload=job.upload and job.upload.erased())
+    return replace(job, upload=job.upload and job.upload.erased())
 
 
 def test_what_was_erased_just_before_a_crash_is_gone_soon_after_the_next_start(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_what_was_erased_just_before_a_crash_is_gone_soon_after_the_next_start(t
 
 def test_what_a_full_disk_refused_is_soon_in_none_of_the_files(tmp_path: Path) -> None:
     secrets = Secrets()
-    refused = a_job_with(secrets).changed(metadata={"a": "b" * 100_000})
+    refused = replace(a_job_with(secrets), metadata={"a": "b" * 100_000})
     with small_disk(tmp_path / "small", size="1m") as disk, in_journal(disk) as journal:
         with filled(disk, leaving=8192), pytest.raises(DiskFull):
             asyncio.run(journal.write(refused))

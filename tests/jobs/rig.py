@@ -7,7 +7,7 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 from uuid import uuid4
 
 from app.delivery.attempts import Clock
@@ -17,25 +17,31 @@ from app.domain.access import AllowedHosts, WebhookSecret
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, Upload
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.journal import Journal, NoJournal
-from app.jobs.store import Registry
+from app.jobs.registry import Registry
+from app.jobs.retention import Retention
 from app.service import JobLimits, JobSystem
 from tests.support.fake_transcriber import FakeTranscriber
-from tests.support.service_clock import FakeUptime
+from tests.support.scripted_journal import ScriptedJournal
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from app.jobs.deliveries import Deliveries
+    from app.domain.job import LiveJob
+    from app.jobs.delivery_schedule import DeliverySchedule
     from app.jobs.estimate import Estimate
+    from app.jobs.intake import Intake
+    from app.jobs.journal import Journal
     from app.jobs.pipeline import Pipeline
     from app.jobs.recovery import Recovery
-    from app.jobs.retention import Sweeper
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
-    from app.jobs.store import Ledger
+    from app.jobs.store import JobStore
+    from app.jobs.sweeper import Sweeper
+
+P = ParamSpec("P")
 
 AUDIO = b"RIFF and so on"
 
@@ -61,35 +67,37 @@ def upload_to(url: str, response_format: ResponseFormat = ResponseFormat.DOCUMEN
 
 
 class RecordingRegistry(Registry):
-    """Remembers every value that a job has had; ``removed`` is set once one is forgotten."""
+    """Keeps every value that a job has had; ``removed`` is set once a job is forgotten."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.history: dict[str, list[Job]] = {}
+        self.history: dict[str, list[LiveJob]] = {}
         self.removed = asyncio.Event()
 
-    def add(self, job: Job) -> Job:
-        registered = super().add(job)
-        if registered is job:
-            self.history[job.id] = [job]
-        return registered
+    def add(self, job: Job) -> LiveJob:
+        live = super().add(job)
+        self.history[job.id] = [live]
+        return live
 
-    def update(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        job = super().update(job_id, change)
-        self.history[job_id].append(job)
-        return job
+    def update(
+        self, job_id: str, change: Callable[Concatenate[LiveJob, P], LiveJob], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[LiveJob, LiveJob]:
+        before, after = super().update(job_id, change, *args, **kwargs)
+        self.history[job_id].append(after)
+        return before, after
 
     def remove(self, job_id: str) -> None:
         super().remove(job_id)
         self.removed.set()
 
     def statuses(self, job_id: str) -> list[JobStatus]:
-        """The statuses that a job has had, each named once where it stayed the same."""
-        seen = [job.status for job in self.history[job_id]]
+        """Return the statuses that a job has had, without repetitions."""
+        seen = [live.status for live in self.history[job_id]]
         return [status for before, status in zip([None, *seen], seen, strict=False) if status is not before]
 
     def phrases(self, job_id: str) -> list[str]:
-        seen = [job.progress.value for job in self.history[job_id]]
+        """Return the phrases that a job has shown, without repetitions."""
+        seen = [live.phrase.value for live in self.history[job_id]]
         return [phrase for before, phrase in zip(["", *seen], seen, strict=False) if phrase != before]
 
 
@@ -97,16 +105,17 @@ class RecordingRegistry(Registry):
 class Rig:
     root: Path
     registry: RecordingRegistry
-    ledger: Ledger
+    store: JobStore
     spool: Spool
     transcriber: FakeTranscriber
     estimate: Estimate
     pipeline: Pipeline
-    deliveries: Deliveries
+    deliveries: DeliverySchedule
     runner: Runner
+    intake: Intake
     recovery: Recovery
     sweeper: Sweeper
-    service_clock: FakeUptime
+    service_clock: FakeServiceClock
     waits: list[float] = field(default_factory=list)
     deaths: list[BaseException] = field(default_factory=list)
 
@@ -114,12 +123,12 @@ class Rig:
         """A job that runs, with its audio in the spool unless it comes from a URL."""
         job = a_job(**changes)
         if audio is not None and job.source_url is None:
-            await asyncio.to_thread(self.store, job.id, audio)
-        await self.runner.submit(job)
+            await asyncio.to_thread(self.put_audio, job.id, audio)
+        await self.intake.submit(job)
         return job
 
-    def store(self, job_id: str, audio: bytes) -> None:
-        """Puts audio into the spool as the API does. Blocks."""
+    def put_audio(self, job_id: str, audio: bytes) -> None:
+        """Write audio to the spool as the API does. Blocks."""
         file = self.spool.create_audio(job_id)
         file.write(audio)
         file.close()
@@ -136,14 +145,29 @@ class Rig:
         """The job once so many rounds of a delivery have failed."""
 
         def has_failed() -> bool:
-            states = (self.now(job).delivery, self.now(job).notification)
+            states = (self.now(job).delivery, self.now(job).webhook_delivery)
             return any(state is not None and state.rounds == rounds for state in states)
 
         await eventually(lambda: has_failed() and not self.runner.is_running(job.id), seconds=10)
         return self.now(job)
 
+    def live(self, job: Job) -> LiveJob:
+        return self.store.get(job.id)
+
     def now(self, job: Job) -> Job:
-        return self.registry.get(job.id)
+        """Return the durable value of a job as it is now."""
+        return self.store.get(job.id).job
+
+    def jobs(self) -> list[Job]:
+        """Return the durable values of all jobs."""
+        return [live.job for live in self.store.live_jobs()]
+
+    def queued(self) -> list[str]:
+        """Return the ids of the jobs that wait for their first slot, oldest first."""
+        return [live.job.id for live in self.store.live_jobs() if live.status is JobStatus.QUEUED]
+
+    async def drain(self, grace_seconds: float) -> None:
+        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)
 
     async def files(self, job: Job) -> list[str]:
         """The names of all that the job has on disk."""
@@ -162,7 +186,7 @@ async def open_rig(
     attempts: int = 3,
     max_age_seconds: float = 0.0,
     journal: Journal | None = None,
-    service_clock: FakeUptime | None = None,
+    service_clock: FakeServiceClock | None = None,
     now: Callable[[], float] = time.time,
     webhook_secret: WebhookSecret | None = SECRET,
     file_bytes: int = 1_000_000,
@@ -171,7 +195,7 @@ async def open_rig(
 ) -> AsyncIterator[Rig]:
     """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
     ``forget`` everything stays as it is at the end, for another rig in the same folder."""
-    journal, service_clock = journal or NoJournal(), service_clock or FakeUptime()
+    journal, service_clock = journal or ScriptedJournal(), service_clock or FakeServiceClock()
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -194,16 +218,17 @@ async def open_rig(
             journal=journal,
             service_clock=service_clock,
             clock=Clock(sleep=sleep, now=now, random=lambda: 0.5),
-            policy=RetryPolicy(attempts=attempts),
-            schedule=RoundSchedule(max_age_seconds=max_age_seconds),
             webhook_secret=webhook_secret,
             limits=JobLimits(
                 slots=slots,
                 queued=max_queued,
                 file_bytes=file_bytes,
                 spool_bytes=spool_bytes,
+                attempts=RetryPolicy(attempts=attempts),
+                rounds=RoundSchedule(max_age_seconds=max_age_seconds),
                 upload_seconds=60.0,
                 download_seconds=60.0,
+                retention=Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0),
             ),
             on_death=deaths.append,
             registry=registry,
@@ -212,13 +237,14 @@ async def open_rig(
         rig = Rig(
             root=root,
             registry=registry,
-            ledger=jobs.ledger,
+            store=jobs.store,
             spool=jobs.spool,
             transcriber=transcriber,
             estimate=jobs.estimate,
             pipeline=jobs.pipeline,
             deliveries=jobs.deliveries,
             runner=jobs.runner,
+            intake=jobs.intake,
             recovery=jobs.recovery,
             sweeper=jobs.sweeper,
             service_clock=service_clock,
@@ -230,9 +256,9 @@ async def open_rig(
             await jobs.recovery.restore()
             yield rig
         finally:
-            for job in registry.everything():
+            for job in rig.jobs():
                 if forget:
-                    await jobs.runner.forget(job.id)
+                    await jobs.intake.forget(job.id)
                 else:
                     await jobs.runner.stop(job.id)
             running.cancel()

@@ -13,7 +13,7 @@ import pytest
 from app.domain.errors import InvalidRequest, UndecodableAudio
 from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.service import DELIVERIES
 from tests.jobs.rig import SECRET, open_rig, upload_to
 from tests.support.fault_server import (
@@ -24,7 +24,7 @@ from tests.support.fault_server import (
     reset_before_status,
     response_head,
 )
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ DOCUMENT: Final = Rendering(format=ResponseFormat.DOCUMENT)
 
 def a_days_rig(root: Path, **changes: Any) -> AbstractAsyncContextManager[Rig]:
     """Rounds of one attempt each, for a day; the wall clock goes on with the service_clock."""
-    service_clock = changes.setdefault("service_clock", FakeUptime())
+    service_clock = changes.setdefault("service_clock", FakeServiceClock())
     values: dict[str, Any] = {"max_age_seconds": DAY, "attempts": 1, "now": lambda: START + service_clock.seconds}
     return open_rig(root, **values | changes)
 
 
-def journalled(root: Path, service_clock: FakeUptime) -> SqliteJournal:
+def journalled(root: Path, service_clock: FakeServiceClock) -> Journal:
     root.mkdir(exist_ok=True)
-    return SqliteJournal(root / "journal.sqlite3", service_clock)
+    return Journal(root / "journal.sqlite3", service_clock)
 
 
 def expiring(url: str, *, at: float) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def delivery_of(job: Job) -> Delivery:
     return job.delivery
 
 
-def notification_of(job: Job) -> Delivery:
-    assert job.notification is not None
-    return job.notification
+def webhook_delivery_of(job: Job) -> Delivery:
+    assert job.webhook_delivery is not None
+    return job.webhook_delivery
 
 
 def url_of(job: Job) -> str:
@@ -131,7 +131,7 @@ async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_trie
     async with a_days_rig(tmp_path, attempts=3) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key?sig=secret")))
         now = await rig.put_off(job, rounds=1)
-        assert (now.status, now.progress, now.has_result) == (PROCESSING, "Uploading results", True)
+        assert (now.status, rig.live(job).phrase, now.has_result) == (PROCESSING, "Uploading results", True)
         assert (now.error, now.ended_at) == (None, None)
         state = delivery_of(now)
         assert (state.attempts, state.rounds, state.next_attempt_at) == (3, 1, START + 30)
@@ -325,10 +325,10 @@ async def test_event_is_told_in_rounds_with_one_id_and_one_body_and_new_times(tm
         job = await rig.submit(**told_at(hook.url("/hook?token=secret")))
         for number, wait in enumerate((30, 120), start=1):
             now = await rig.put_off(job, rounds=number)
-            assert (now.status, notification_of(now).status) == (COMPLETED, PENDING)
+            assert (now.status, webhook_delivery_of(now).status) == (COMPLETED, PENDING)
             rig.service_clock.advance(wait)
         now = await rig.ended(job)
-    assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 3)
+    assert (webhook_delivery_of(now).status, webhook_delivery_of(now).attempts) == (DELIVERED, 3)
     assert now.webhook is not None
     assert (now.webhook.url, now.webhook.body) == ("", "")
     assert len({(request.headers["webhook-id"], request.body) for request in hook.requests}) == 1
@@ -348,8 +348,8 @@ async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path:
         now = await rig.ended(job)
     assert (now.status, now.error) == (COMPLETED, None)
     cause = f"HTTP 503 (attempt 1/1) to {hook.url('/hook')}"
-    assert notification_of(now).status is GIVEN_UP
-    assert notification_of(now).last_error == f"{cause}; given up after 1 attempt in 1 round"
+    assert webhook_delivery_of(now).status is GIVEN_UP
+    assert webhook_delivery_of(now).last_error == f"{cause}; given up after 1 attempt in 1 round"
     assert now.webhook is not None
     assert now.webhook.url == ""
 
@@ -357,8 +357,8 @@ async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path:
 async def test_event_whose_secret_is_not_set_any_more_is_given_up(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path, webhook_secret=None) as rig, fault_server(answer(200)) as hook:
         now = await rig.ended(await rig.submit(**told_at(hook.url())))
-    assert (now.status, notification_of(now).status) == (COMPLETED, GIVEN_UP)
-    assert notification_of(now).last_error == "WEBHOOK_SECRET is not set any more"
+    assert (now.status, webhook_delivery_of(now).status) == (COMPLETED, GIVEN_UP)
+    assert webhook_delivery_of(now).last_error == "WEBHOOK_SECRET is no longer set"
     assert hook.connections == 0
 
 
@@ -373,13 +373,13 @@ async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp
     ):
         job = await rig.submit(**upload_to(target.url()), **told_at(hook.url()))
         await eventually(lambda: len(hook.requests) == 1)
-        await rig.runner.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+        await rig.intake.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
         await eventually(lambda: rig.now(job).status is COMPLETED)
         heard.set()
         now = await rig.ended(job)
     assert [json.loads(request.body)["type"] for request in hook.requests] == ["job.failed", "job.completed"]
     assert len({request.headers["webhook-id"] for request in hook.requests}) == 2
-    assert (notification_of(now).status, notification_of(now).attempts) == (DELIVERED, 1)
+    assert (webhook_delivery_of(now).status, webhook_delivery_of(now).attempts) == (DELIVERED, 1)
 
 
 async def test_webhook_is_kept_as_long_as_the_job_may_end_again(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ async def test_webhook_is_kept_as_long_as_the_job_may_end_again(tmp_path: Path) 
         assert (await rig.ended(job)).webhook == Webhook(
             url=hook.url(), event_id=hook.requests[0].headers["webhook-id"]
         )
-        await rig.runner.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, None)
         now = await rig.ended(job)
     assert now.webhook is not None
     assert (now.webhook.url, now.webhook.body) == ("", "")
@@ -409,9 +409,9 @@ async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
         await eventually(lambda: all(rig.now(job).has_result for job in jobs) and target.connections == DELIVERIES)
         assert rig.deliveries.running == DELIVERIES
         assert all(rig.runner.is_running(job.id) for job in jobs)  # the last ones are due, and wait for a place
-        under_way = [job for job in jobs if rig.deliveries.is_busy(job.id)]
+        under_way = [job for job in jobs if rig.deliveries.is_running(job.id)]
         for number, job in enumerate(under_way[:3], start=1):
-            await rig.runner.cancel(job.id)
+            await rig.intake.cancel(job.id)
             await eventually(lambda number=number: target.connections == DELIVERIES + number)  # type: ignore[misc]  # likewise
             assert rig.deliveries.running == DELIVERIES
 
@@ -423,12 +423,12 @@ async def test_client_whose_stores_never_answer_keeps_no_other_from_delivering(t
         other = await rig.submit(**upload_to(good.url()), owner="b")
         assert (await rig.ended(other)).status == "completed"
         assert rig.deliveries.running == 48
-        for number, job in enumerate([job for job in slow if rig.deliveries.is_busy(job.id)][:5], start=1):
-            await rig.runner.cancel(job.id)
+        for number, job in enumerate([job for job in slow if rig.deliveries.is_running(job.id)][:5], start=1):
+            await rig.intake.cancel(job.id)
             await eventually(lambda number=number: stuck.connections == 48 + number)  # type: ignore[misc]  # a loop's variable
         for job in slow:
             if rig.now(job).is_active:
-                await rig.runner.cancel(job.id)
+                await rig.intake.cancel(job.id)
         await eventually(lambda: rig.deliveries.running == 0)
 
 
@@ -437,12 +437,12 @@ async def test_stopped_delivery_is_still_due_and_goes_on_when_it_is_attended_to(
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
         await rig.deliveries.stop(job.id)
-        assert not rig.deliveries.is_busy(job.id)
-        assert rig.now(job).upload_is_due
-        rig.deliveries.attend(job.id)
+        assert not rig.deliveries.is_running(job.id)
+        assert rig.now(job).has_delivery_due
+        rig.deliveries.add(job.id)
         assert (await rig.ended(job)).status is COMPLETED
-        rig.deliveries.attend(job.id)
-        rig.deliveries.attend("one that never was")
+        rig.deliveries.add(job.id)
+        rig.deliveries.add("one that never was")
         await nothing_begins(rig)
 
 
@@ -452,7 +452,7 @@ async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(t
         later = await rig.submit(**upload_to(target.url("/later")))
         await rig.put_off(later, rounds=1)
         job = await rig.submit(**upload_to(target.url("/now")))
-        await eventually(lambda: rig.deliveries.is_busy(job.id))
+        await eventually(lambda: rig.deliveries.is_running(job.id))
         draining = asyncio.create_task(rig.deliveries.drain(asyncio.get_running_loop().time() + 30))
         await asyncio.sleep(0)
         heard.set()
@@ -461,7 +461,7 @@ async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(t
         assert rig.now(job).status is COMPLETED
         rig.service_clock.advance(30)
         await nothing_begins(rig)
-        assert rig.now(later).upload_is_due
+        assert rig.now(later).has_delivery_due
 
 
 async def test_drain_breaks_off_what_does_not_end_in_time_and_leaves_it_due(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ async def test_drain_breaks_off_what_does_not_end_in_time_and_leaves_it_due(tmp_
         async with asyncio.timeout(5):
             await rig.deliveries.drain(asyncio.get_running_loop().time() + 0.05)
         assert rig.deliveries.running == 0
-        assert rig.now(job).upload_is_due
+        assert rig.now(job).has_delivery_due
         assert (rig.now(job).status, delivery_of(rig.now(job)).rounds) == (PROCESSING, 0)
 
 
@@ -479,7 +479,7 @@ async def test_cancelled_job_is_tried_no_more(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
-        now = await rig.runner.cancel(job.id)
+        now = (await rig.intake.cancel(job.id)).job
         assert (now.status, delivery_of(now).status, url_of(now)) == (CANCELLED, GIVEN_UP, "")
         assert delivery_of(now).last_error == "The job was cancelled."
         rig.service_clock.advance(DAY)
@@ -491,7 +491,7 @@ async def test_forgotten_job_is_tried_no_more(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
         rig.service_clock.advance(DAY)
         await nothing_begins(rig)
         assert rig.deaths == []
@@ -514,7 +514,7 @@ def down_until(event: asyncio.Event) -> Behaviour:
 async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_service_is_started_anew(
     tmp_path: Path,
 ) -> None:
-    up, service_clock, again = asyncio.Event(), FakeUptime(), FakeUptime()
+    up, service_clock, again = asyncio.Event(), FakeServiceClock(), FakeServiceClock()
     async with fault_server(down_until(up)) as target, fault_server(down_until(up)) as hook:
         async with a_days_rig(
             tmp_path, service_clock=service_clock, journal=journalled(tmp_path, service_clock), forget=False
@@ -540,7 +540,7 @@ async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_ser
             assert second.transcriber.calls == []
     assert [job.status for job in found] == [COMPLETED, COMPLETED, FAILED]
     assert [delivery_of(job).status for job in found] == [DELIVERED] * 3
-    assert [notification_of(job).status for job in found] == [DELIVERED] * 3
+    assert [webhook_delivery_of(job).status for job in found] == [DELIVERED] * 3
     assert [url_of(job) for job in found] == [""] * 3
     for path, count in (("/result", 2), ("/failure", 1)):
         bodies = {request.body for request in target.requests if request.target.startswith(path)}
@@ -550,17 +550,17 @@ async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_ser
 
 
 async def failed_over_a_restart(
-    root: Path, url: str, *, expires_at: float | None, between: Callable[[FakeUptime], float]
+    root: Path, url: str, *, expires_at: float | None, between: Callable[[FakeServiceClock], float]
 ) -> tuple[Job, AbstractAsyncContextManager[Rig]]:
     """A job whose first round failed in one process, and the next process, whose clock says what ``between`` gives."""
-    service_clock = FakeUptime()
+    service_clock = FakeServiceClock()
     async with a_days_rig(
         root, service_clock=service_clock, journal=journalled(root, service_clock), forget=False
     ) as first:
         wanted = upload_to(url) if expires_at is None else expiring(url, at=expires_at)
         job = await first.submit(**wanted)
         await first.put_off(job, rounds=1)
-    again = FakeUptime()
+    again = FakeServiceClock()
     return job, a_days_rig(root, service_clock=again, journal=journalled(root, again), now=lambda: between(again))
 
 
@@ -579,8 +579,8 @@ async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delive
             cause = f"HTTP 503 (attempt 1/1) to {target.url('/key')}"
             assert now.error == f"{cause}; given up after {attempts} attempts in {attempts} rounds"
             assert target.connections == attempts
-            again = await rig.runner.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
-            assert (again.status, again.progress) == (PROCESSING, "Uploading results")
+            again = await rig.intake.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            assert (again.status, again.phrase) == (PROCESSING, "Uploading results")
             now = await rig.ended(job)
             assert (now.status, now.error, now.error_type) == (COMPLETED, None, None)
             assert (delivery_of(now).status, delivery_of(now).attempts) == (DELIVERED, 1)
@@ -602,9 +602,9 @@ async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(
             assert (now.error or "").startswith("upload_presigned_url expired at 2026-09-21 16:13:20 UTC: sign a new ")
             assert target.connections == 1
             with pytest.raises(InvalidRequest, match="send a fresh one as"):
-                await rig.runner.redeliver(job.id, None)
+                await rig.intake.redeliver(job.id, None)
             assert rig.now(job) == now
-            await rig.runner.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            await rig.intake.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
             now = await rig.ended(job)
             assert (now.status, now.error, url_of(now)) == (COMPLETED, None, "")
             assert rig.transcriber.calls == []
@@ -627,9 +627,9 @@ async def test_redelivery_that_fails_leaves_the_job_failed_and_can_be_asked_for_
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(403), answer(200)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         assert (await rig.ended(job)).status is FAILED
-        await rig.runner.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, None)
         assert (await rig.ended(job)).status is FAILED
-        await rig.runner.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, None)
         now = await rig.ended(job)
     assert (now.status, now.error, target.connections) == (COMPLETED, None, 3)
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, FAILED, PROCESSING, FAILED, PROCESSING, COMPLETED]
@@ -642,7 +642,7 @@ async def test_redelivery_has_its_own_patience(tmp_path: Path) -> None:
         await rig.put_off(job, rounds=1)
         rig.service_clock.advance(DAY)
         assert (await rig.ended(job)).status is FAILED
-        await rig.runner.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, None)
         state = delivery_of(await rig.put_off(job, rounds=1))
         assert (state.status, state.attempts, state.next_attempt_at) == (PENDING, 1, START + DAY + 30)
 
@@ -651,10 +651,10 @@ async def test_redelivery_that_is_cancelled_stays_cancelled(tmp_path: Path) -> N
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         assert (await rig.ended(job)).status is FAILED
-        await rig.runner.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, None)
         await rig.put_off(job, rounds=1)
-        assert (await rig.runner.cancel(job.id)).status is CANCELLED
+        assert (await rig.intake.cancel(job.id)).status is CANCELLED
         with pytest.raises(InvalidRequest, match="was cancelled: submit it again"):
-            await rig.runner.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+            await rig.intake.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
         rig.service_clock.advance(DAY)
         await nothing_begins(rig)

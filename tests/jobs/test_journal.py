@@ -10,7 +10,7 @@ import threading
 import types
 from collections.abc import Mapping
 from contextlib import closing, contextmanager
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin, get_type_hints
 
@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
 from app.domain.formats import Rendering
 from app.domain.job import Delivery, Job, JobStatus, Upload, Webhook
-from app.jobs.journal import Journal, NoJournal, SqliteJournal
+from app.jobs.journal import Journal
 from tests.domain.strategies import NUMBERS, TEXTS
 from tests.jobs.rig import a_job
 from tests.support.disks import filled, small_disk
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, service_clock: FakeUptime | None = None) -> Iterator[tuple[SqliteJournal, list[Job]]]:
+def opened(path: Path, service_clock: FakeServiceClock | None = None) -> Iterator[tuple[Journal, list[Job]]]:
     """A journal, and the jobs that were found in it."""
-    journal = SqliteJournal(path, service_clock or FakeUptime())
+    journal = Journal(path, service_clock or FakeServiceClock())
     found = list(journal.open())
     try:
         yield journal, found
@@ -71,7 +71,7 @@ def delete(journal: Journal, job_id: str) -> None:
 def refusal(path: Path) -> str:
     """The sentence with which it is not opened."""
     with pytest.raises(ServiceError) as caught:
-        SqliteJournal(path, FakeUptime()).open()
+        Journal(path, FakeServiceClock()).open()
     return str(caught.value)
 
 
@@ -79,14 +79,11 @@ def stored_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
 
 
-# Any journal.
-
-
-@pytest.fixture(params=[SqliteJournal, NoJournal])
-def journal(request: pytest.FixtureRequest, path: Path) -> Iterator[Journal]:
-    made: Journal = SqliteJournal(path, FakeUptime()) if request.param is SqliteJournal else NoJournal()
-    yield made
-    made.close()
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    journal = Journal(path, FakeServiceClock())
+    yield journal
+    journal.close()
 
 
 def test_new_journal_holds_no_jobs(journal: Journal) -> None:
@@ -99,7 +96,7 @@ def test_whatever_is_written_or_deleted_is_taken(journal: Journal) -> None:
         await journal.delete(job.id)
         await journal.write(job)
         await journal.write(job.moved_to(JobStatus.PROCESSING, at=1.0))
-        await asyncio.gather(*(journal.write(a_job()) for _ in range(20)), journal.beat())
+        await asyncio.gather(*(journal.write(a_job()) for _ in range(20)), journal.save_service_clock())
         await journal.delete(job.id)
 
     journal.open()
@@ -163,7 +160,7 @@ def test_jobs_come_back_in_the_order_of_their_acceptance_whatever_changes_later(
     jobs = [a_job() for _ in range(5)]
     with opened(path) as (journal, _):
         write(journal, *jobs)
-        write(journal, *(job.changed(language="english") for job in reversed(jobs)))
+        write(journal, *(replace(job, language="english") for job in reversed(jobs)))
     found = found_in(path)
     assert [job.id for job in found] == [job.id for job in jobs]
     assert {job.language for job in found} == {"english"}
@@ -182,13 +179,13 @@ def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path
     """The files as they are while the journal is open, without anything that closing does."""
     jobs = [a_job(upload=Upload(url="https://b.example/k", rendering=Rendering())) for _ in range(20)]
     crashed = tmp_path / "crashed"
-    with opened(path, FakeUptime(41.0)) as (journal, _):
+    with opened(path, FakeServiceClock(41.0)) as (journal, _):
         write(journal, *jobs)
         delete(journal, jobs[0].id)
         crashed.mkdir()
         for file in tmp_path.glob("journal.*"):
             shutil.copy(file, crashed)
-    service_clock = FakeUptime()
+    service_clock = FakeServiceClock()
     with opened(crashed / path.name, service_clock) as (_, found):
         assert found == jobs[1:]
         assert service_clock.seconds == 41.0
@@ -206,15 +203,15 @@ def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path
 
 
 def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
-    with opened(path, FakeUptime(100.0)) as (journal, _):
-        asyncio.run(journal.beat())
-    service_clock = FakeUptime()
+    with opened(path, FakeServiceClock(100.0)) as (journal, _):
+        asyncio.run(journal.save_service_clock())
+    service_clock = FakeServiceClock()
     with opened(path, service_clock) as (journal, _):
         assert service_clock.seconds == 100.0
         service_clock.advance(50.0)
         write(journal, a_job())  # every commit tells
         service_clock.advance(7.0)  # and so does the end
-    service_clock = FakeUptime()
+    service_clock = FakeServiceClock()
     with opened(path, service_clock):
         assert service_clock.seconds == 157.0
 
@@ -225,7 +222,7 @@ def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
 def test_writes_that_come_together_share_their_transactions(path: Path) -> None:
     jobs = [a_job() for _ in range(200)]
 
-    async def all_at_once(journal: SqliteJournal) -> None:
+    async def all_at_once(journal: Journal) -> None:
         await asyncio.gather(*(journal.write(job) for job in jobs))
 
     with opened(path) as (journal, _):
@@ -237,12 +234,12 @@ def test_writes_that_come_together_share_their_transactions(path: Path) -> None:
 def test_changes_of_one_job_that_come_together_stay_in_order(path: Path) -> None:
     job = a_job()
 
-    async def all_at_once(journal: SqliteJournal) -> None:
-        await asyncio.gather(*(journal.write(job.changed(attempts=number)) for number in range(50)))
+    async def all_at_once(journal: Journal) -> None:
+        await asyncio.gather(*(journal.write(replace(job, starts=number)) for number in range(50)))
 
     with opened(path) as (journal, _):
         asyncio.run(all_at_once(journal))
-    assert [found.attempts for found in found_in(path)] == [49]
+    assert [found.starts for found in found_in(path)] == [49]
 
 
 def test_journal_is_readable_by_its_owner_only(path: Path, tmp_path: Path) -> None:
@@ -273,13 +270,14 @@ def test_journal_of_a_later_version_is_left_alone(path: Path) -> None:
     with opened(path) as (journal, _):
         write(journal, job)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=2")
+        connection.execute("PRAGMA user_version=3")
     assert refusal(path) == (
-        f"The journal {path} was written by a later version of this service: start that one, or name another DATA_DIR."
+        f"The journal {path} was written by a later version of this service: start that version, or use another "
+        "DATA_DIR."
     )
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
-        connection.execute("PRAGMA user_version=1")
+        connection.execute("PRAGMA user_version=2")
     assert found_in(path) == [job]
 
 
@@ -310,9 +308,7 @@ def test_file_that_is_no_journal_is_refused_in_one_sentence(path: Path, make: Ca
     threads = threading.active_count()
     sentence = refusal(path)
     assert sentence.startswith(f"The journal {path} can't be read (")
-    assert sentence.endswith(
-        "put a backup of DATA_DIR in its place, or move the folder away to begin without the jobs in it."
-    )
+    assert sentence.endswith("replace it by a backup of DATA_DIR, or move the folder away to start without its jobs.")
     assert "\n" not in sentence
     assert threading.active_count() == threads
 
@@ -332,13 +328,13 @@ def test_row_that_is_not_understood_is_refused_in_one_sentence_that_quotes_nothi
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO jobs (id, job) VALUES ('1', ?)", (row,))
     sentence = refusal(path)
-    assert "a job in it is not understood" in sentence
+    assert "it has an invalid job" in sentence
     assert SECRET not in sentence
     assert "\n" not in sentence
 
 
 def test_closed_journal_takes_nothing(path: Path) -> None:
-    journal = SqliteJournal(path, FakeUptime())
+    journal = Journal(path, FakeServiceClock())
     with pytest.raises(JournalFailed, match="closed"):
         write(journal, a_job())
     journal.open()
@@ -348,12 +344,12 @@ def test_closed_journal_takes_nothing(path: Path) -> None:
     with pytest.raises(JournalFailed, match="closed"):
         delete(journal, "1")
     with pytest.raises(JournalFailed, match="closed"):
-        asyncio.run(journal.beat())
+        asyncio.run(journal.save_service_clock())
 
 
 @pytest.mark.anyio
 async def test_what_came_before_the_end_is_written_and_what_comes_in_its_midst_is_refused(path: Path) -> None:
-    journal = SqliteJournal(path, FakeUptime())
+    journal = Journal(path, FakeServiceClock())
     await asyncio.to_thread(journal.open)
     before = [a_job() for _ in range(3)]
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -377,7 +373,7 @@ def test_trouble_that_will_not_pass_has_its_own_name_and_changes_nothing(path: P
     with opened(path) as (journal, _):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("ALTER TABLE jobs RENAME TO others")
-        with pytest.raises(JournalFailed, match=r"can't be written \(no such table: .*\): see to the disk"):
+        with pytest.raises(JournalFailed, match=r"can't be written \(no such table: .*\): check the disk"):
             write(journal, a_job())
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("ALTER TABLE others RENAME TO jobs")
@@ -401,7 +397,7 @@ def a_secretive_job(size: int) -> Job:
 
 
 def without_secrets(job: Job) -> Job:
-    return job.changed(source_url="", upload=job.upload and job.upload.erased(), webhook=Webhook(url=""))
+    return replace(job, source_url="", upload=job.upload and job.upload.erased(), webhook=Webhook(url=""))
 
 
 def test_erased_secret_is_soon_in_none_of_the_files(path: Path, tmp_path: Path) -> None:
@@ -439,7 +435,7 @@ def test_full_disk_refuses_what_is_new_and_writes_go_on_once_there_is_space(tmp_
             refused = 0
             with filled(disk):
                 for number in range(20):  # the log may have room for a few
-                    larger = job.changed(attempts=number + 1, metadata={"a": "b" * 2000})
+                    larger = replace(job, starts=number + 1, metadata={"a": "b" * 2000})
                     try:
                         write(journal, larger)
                         job = larger

@@ -19,7 +19,7 @@ from app.domain.errors import (
     UndecodableAudio,
 )
 from app.domain.formats import ResponseFormat
-from app.domain.job import DeliveryStatus, JobStatus
+from app.domain.job import DeliveryKind, DeliveryStatus, JobStatus
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.retention import Retention
 from app.jobs.serializers import success_document
@@ -102,10 +102,10 @@ async def test_job_goes_through_the_phrases_and_statuses_of_the_contract(rig: Ri
 async def test_finished_job_says_what_it_is_and_keeps_its_result_only(rig: Rig) -> None:
     async with fault_server(answer(200)) as target:
         job = await run(rig, **upload_to(target.url()))
-    assert (job.status, job.progress, job.progress_percent) == (COMPLETED, "Done", 100.0)
+    assert (job.status, rig.live(job).phrase, job.progress_percent) == (COMPLETED, "Done", 100.0)
     assert (job.language, job.audio_duration, job.has_result) == ("german", 10.0, True)
     assert (job.error, job.error_type) == (None, None)
-    assert job.attempts == 1
+    assert job.starts == 1
     assert job.delivery is not None
     assert (job.delivery.status, job.delivery.attempts, job.delivery.last_error) == (DeliveryStatus.DELIVERED, 1, None)
     assert job.accepted_at <= (job.started_at or 0) <= (job.ended_at or 0)
@@ -179,11 +179,11 @@ async def test_progress_is_the_share_of_the_audio_that_is_finished(rig: Rig) -> 
     rig.transcriber.finishing.hold()
     job = await rig.submit()
     await rig.transcriber.finishing.reached()
-    seen = [value.progress_percent for value in rig.registry.history[job.id]]
+    seen = [value.percent for value in rig.registry.history[job.id]]
     assert sorted(set(seen)) == [0.0, 40.0, 95.0]
     assert seen == sorted(seen)
-    assert (rig.now(job).status, rig.now(job).progress) == (PROCESSING, "Transcribing audio")
-    assert (rig.now(job).language, rig.now(job).audio_duration) == ("german", 10.0)
+    assert (rig.live(job).status, rig.live(job).phrase) == (PROCESSING, "Transcribing audio")
+    assert (rig.live(job).language, rig.live(job).audio_duration) == ("german", 10.0)
     rig.transcriber.finishing.release()
     await rig.ended(job)
 
@@ -193,8 +193,8 @@ async def test_job_waits_in_the_queue_until_its_first_permit(rig: Rig) -> None:
     jobs = [await rig.submit() for _ in range(5)]
     await rig.transcriber.on_model.reached(3)
     await rig.transcriber.decoding.reached(5)
-    assert [rig.now(job).status for job in jobs] == [PROCESSING] * 3 + [QUEUED] * 2
-    assert rig.registry.waiting() == [job.id for job in jobs[3:]]
+    assert [rig.live(job).status for job in jobs] == [PROCESSING] * 3 + [QUEUED] * 2
+    assert rig.queued() == [job.id for job in jobs[3:]]
     rig.transcriber.on_model.release()
     assert [(await rig.ended(job)).status for job in jobs] == [COMPLETED] * 5
     assert rig.transcriber.most_active == 3
@@ -206,8 +206,8 @@ async def test_passing_trouble_with_the_upload_is_overcome(rig: Rig, caplog: pyt
     assert job.status is COMPLETED
     assert job.delivery is not None
     assert (job.delivery.status, job.delivery.attempts, job.delivery.last_error) == (DeliveryStatus.DELIVERED, 3, None)
-    deliveries = [value.delivery for value in rig.registry.history[job.id] if value.delivery]
-    assert (2, "HTTP 503") in [(delivery.attempts, delivery.last_error) for delivery in deliveries]
+    deliveries = [value.delivery(DeliveryKind.UPLOAD) for value in rig.registry.history[job.id]]
+    assert (2, "HTTP 503") in [(delivery.attempts, delivery.last_error) for delivery in deliveries if delivery]
     assert [line for line in lines(caplog) if "Attempt" in line or "Retry" in line] == [
         "⚠️ Attempt 1/3: HTTP 503",
         "🔄 Retry attempt 2/3 after 2s delay...",
@@ -222,8 +222,8 @@ async def test_upload_holds_no_permit(rig: Rig) -> None:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
         assert rig.transcriber.active == 0
-        assert (rig.now(job).status, rig.now(job).progress) == (PROCESSING, "Uploading results")
-        await rig.runner.cancel(job.id)
+        assert (rig.live(job).status, rig.live(job).phrase) == (PROCESSING, "Uploading results")
+        await rig.intake.cancel(job.id)
 
 
 # Failure.
@@ -238,7 +238,7 @@ async def test_expected_failure_is_one_line_with_its_trace_at_debug(rig: Rig, ca
     assert traces(caplog, level=logging.ERROR) == []
     assert traces(caplog, level=logging.DEBUG) == [UndecodableAudio]
     assert (job.status, job.error, job.error_type) == (FAILED, "The file is no audio.", "UndecodableAudio")
-    assert (job.progress, job.has_result) == ("Failed", False)
+    assert (rig.live(job).phrase, job.has_result) == ("Failed", False)
     assert job.ended_at is not None
     assert await rig.files(job) == []
 
@@ -295,7 +295,7 @@ async def test_job_is_failed_while_its_failure_is_still_being_reported(rig: Rig)
         await target.came.wait()
         assert rig.now(job).status is FAILED
         assert rig.runner.is_running(job.id)
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
 
 
 async def test_failure_that_can_not_be_reported_is_logged_and_the_delivery_failed(
@@ -311,7 +311,7 @@ async def test_failure_that_can_not_be_reported_is_logged_and_the_delivery_faile
     assert job.delivery.last_error == f"HTTP 403 (attempt 1/3) to {address}"
     assert len(target.requests) == 1
     assert lines(caplog, least=logging.ERROR)[-1] == (
-        f"Job {job.id}: its failure could not be reported to the user's URL: {job.delivery.last_error}"
+        f"Job {job.id}: its failure document could not be delivered: {job.delivery.last_error}"
     )
     assert traces(caplog, level=logging.ERROR) == []
     assert "secret" not in caplog.text
@@ -333,8 +333,8 @@ async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, capl
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
     assert job.upload is not None
     assert job.upload.is_kept  # it may be delivered again
-    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK, service_clock=rig.service_clock)
-    assert retention.expires_at(job) == (job.ended_at or 0) + WEEK
+    retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK)
+    assert retention.expires_at(job, now=rig.service_clock.now()) == (job.ended_at or 0) + WEEK
     assert lines(caplog, least=logging.ERROR) == [
         "❌ All 3 upload attempts failed",
         f"❌ Background job {job.id} failed: DeliveryFailed: {job.error}",
@@ -383,11 +383,11 @@ async def test_at_most_eight_downloads_run_at_once(rig: Rig) -> None:
         jobs = [await rig.submit(source_url=source.url()) for _ in range(10)]
         async with asyncio.timeout(10):
             await asked.reached(8)
-        phrases = Counter(rig.now(job).progress.value for job in jobs)  # those that come together begin in any order
+        phrases = Counter(rig.live(job).phrase.value for job in jobs)  # those that come together begin in any order
         assert phrases == {"Downloading audio": 8, "Waiting for GPU availability": 2}
         assert source.connections == 8
         for job in jobs:
-            await rig.runner.cancel(job.id)
+            await rig.intake.cancel(job.id)
 
 
 async def test_time_on_the_model_is_what_the_estimate_learns(rig: Rig) -> None:
@@ -404,9 +404,9 @@ async def test_window_that_comes_after_the_end_of_its_job_is_not_heard(rig: Rig,
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    await rig.runner.cancel(job.id)
+    await rig.intake.cancel(job.id)
     if forgotten:
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
     else:
         before = rig.now(job)
     (call,) = rig.transcriber.calls

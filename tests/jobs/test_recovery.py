@@ -14,15 +14,15 @@ from uuid import uuid4
 import pytest
 
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload, Webhook
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.domain.transcript import TranscriptionOptions
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fake_transcriber import GREETING
 from tests.support.fault_server import answer, fault_server
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def left(tmp_path: Path) -> Left:
 
 
 def started(job: Job) -> Job:
-    return job.moved_to(PROCESSING, at=1.0, progress=Progress.TRANSCRIBING, progress_percent=40.0, attempts=1)
+    return replace(job.moved_to(PROCESSING, at=1.0), progress_percent=40.0, starts=1)
 
 
 def document_of(body: bytes) -> dict[str, Any]:
@@ -94,20 +94,20 @@ def document_of(body: bytes) -> dict[str, Any]:
 async def test_jobs_that_waited_go_on_in_the_order_of_their_acceptance_once_the_model_is_there(left: Left) -> None:
     jobs = [left.job() for _ in range(5)]
     async with left.found(slots=1) as rig:
-        assert rig.registry.waiting() == [job.id for job in jobs]
+        assert rig.queued() == [job.id for job in jobs]
         assert rig.transcriber.calls == []
         await rig.recovery.resume(MODELS)
         assert [(await rig.ended(job)).status for job in jobs] == [COMPLETED] * 5
         assert [call.source.parent.name for call in rig.transcriber.calls] == [job.id for job in jobs]
-        assert [rig.now(job).attempts for job in jobs] == [1] * 5
+        assert [rig.now(job).starts for job in jobs] == [1] * 5
 
 
 async def test_job_that_was_on_the_model_waits_again_and_is_done_again(left: Left) -> None:
     job = left.job()
     left.journal.kept[job.id] = started(job)
     async with left.found() as rig:
-        now = rig.now(job)
-        assert (now.status, now.progress, now.progress_percent, now.started_at) == (
+        now = rig.live(job)
+        assert (now.status, now.phrase, now.percent, now.started_at) == (
             QUEUED,
             "Waiting for GPU availability",
             0.0,
@@ -115,7 +115,7 @@ async def test_job_that_was_on_the_model_waits_again_and_is_done_again(left: Lef
         )
         await rig.recovery.resume(MODELS)
         assert (await rig.ended(job)).status is COMPLETED
-        assert rig.now(job).attempts == 2
+        assert rig.now(job).starts == 2
 
 
 async def test_job_whose_audio_is_gone_fails_and_its_failure_is_delivered(left: Left) -> None:
@@ -125,7 +125,7 @@ async def test_job_whose_audio_is_gone_fails_and_its_failure_is_delivered(left: 
             await rig.recovery.resume(MODELS)
             now = await rig.ended(job)
     assert (now.status, now.error_type) == (FAILED, "AudioLost")
-    assert now.error == "The audio of this job is not in DATA_DIR any more: submit it again."
+    assert now.error == "The audio of this job is no longer in DATA_DIR: submit it again."
     assert now.delivery is not None
     assert now.delivery.status is DELIVERED
     assert document_of(target.requests[0].body)["error_type"] == "AudioLost"
@@ -187,7 +187,7 @@ async def test_result_of_a_job_that_is_delivered_nowhere_completes_it_at_once(le
 async def test_result_that_was_not_delivered_is_delivered_before_the_model_is_loaded(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
-        left.journal.kept[job.id] = started(job).changed(has_result=True, progress=Progress.UPLOADING)
+        left.journal.kept[job.id] = replace(started(job), has_result=True)
         left.file(job, result_json=RESULT)
         async with left.found() as rig:
             assert (await rig.ended(job)).status is COMPLETED
@@ -201,7 +201,7 @@ async def test_result_that_is_gone_is_made_again_if_the_audio_is_there(
     left: Left, audio: bytes | None, end: JobStatus
 ) -> None:
     job = left.job(audio=audio)
-    left.journal.kept[job.id] = started(job).changed(has_result=True, progress=Progress.UPLOADING)
+    left.journal.kept[job.id] = replace(started(job), has_result=True)
     async with left.found() as rig:
         assert (rig.now(job).status, rig.now(job).has_result) == (QUEUED, False)
         await rig.recovery.resume(MODELS)
@@ -214,13 +214,13 @@ async def test_result_that_is_gone_is_made_again_if_the_audio_is_there(
 
 async def test_job_that_has_ended_stays_as_it_was_and_keeps_its_result_only(left: Left) -> None:
     job = left.job(idempotency_key="one")
-    ended = started(job).changed(has_result=True).moved_to(COMPLETED, at=2.0)
+    ended = replace(started(job), has_result=True).moved_to(COMPLETED, at=2.0)
     left.journal.kept[job.id] = ended
     left.file(job, result_json=RESULT, audio_pcm=b"x")
     async with left.found() as rig:
         await rig.recovery.resume(MODELS)
         assert rig.now(job) == ended
-        assert rig.registry.with_key("one", owner="") == ended
+        assert await rig.store.with_key("one", owner="") == rig.live(job)
         assert await rig.files(job) == ["result.json"]
         assert rig.transcriber.calls == []
         assert left.journal.changes == []
@@ -228,7 +228,7 @@ async def test_job_that_has_ended_stays_as_it_was_and_keeps_its_result_only(left
 
 async def test_job_that_has_ended_and_whose_result_is_gone_does_not_promise_one(left: Left) -> None:
     job = left.row()
-    left.journal.kept[job.id] = started(job).changed(has_result=True).moved_to(COMPLETED, at=2.0)
+    left.journal.kept[job.id] = replace(started(job), has_result=True).moved_to(COMPLETED, at=2.0)
     async with left.found() as rig:
         assert (rig.now(job).status, rig.now(job).has_result) == (COMPLETED, False)
 
@@ -237,20 +237,20 @@ async def test_end_that_was_not_told_is_told_with_its_id_and_body(left: Left) ->
     async with fault_server(answer(200)) as hook:
         job = left.row()
         webhook = Webhook(url=hook.url(), event_id="msg_1", body='{"type":"job.cancelled"}')
-        ended = job.moved_to(CANCELLED, at=2.0).changed(webhook=webhook, notification=Delivery())
+        ended = replace(job.moved_to(CANCELLED, at=2.0), webhook=webhook, webhook_delivery=Delivery())
         left.journal.kept[job.id] = ended
         async with left.found() as rig:
             now = await rig.ended(job)
     (request,) = hook.requests
     assert (request.headers["webhook-id"], request.body) == ("msg_1", b'{"type":"job.cancelled"}')
-    assert now.notification is not None
-    assert now.notification.status is DELIVERED
+    assert now.webhook_delivery is not None
+    assert now.webhook_delivery.status is DELIVERED
 
 
 async def test_failure_that_was_not_reported_is_reported(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
-        failed = job.changed(error="No.", error_type="UndecodableAudio").moved_to(FAILED, at=2.0)
+        failed = replace(job, error="No.", error_type="UndecodableAudio").moved_to(FAILED, at=2.0)
         left.journal.kept[job.id] = failed
         async with left.found() as rig:
             assert (await rig.ended(job)).status is FAILED
@@ -273,7 +273,7 @@ async def test_files_that_are_nobodys_are_removed_and_so_is_what_was_not_finishe
         assert await rig.files(job) == ["audio"]
         folders = {path.name for path in await asyncio.to_thread(list, (left.root / "jobs").iterdir())}
         assert folders == {job.id, "not a job"}
-    assert "Removed what was left of 1 submissions that had not been accepted" in caplog.messages
+    assert "Removed the files of 1 submissions that had not been accepted" in caplog.messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +298,7 @@ class Case:
             assert (now.status, now.has_result) == (COMPLETED, True)
         else:
             assert (now.status, now.error_type) == (FAILED, "AudioLost")
-        for wanted, state in ((self.job.upload, now.delivery), (self.job.webhook, now.notification)):
+        for wanted, state in ((self.job.upload, now.delivery), (self.job.webhook, now.webhook_delivery)):
             assert (state and state.status) == (wanted and DELIVERED)
 
 
@@ -322,14 +322,15 @@ async def test_everything_that_can_be_on_the_disk_comes_to_its_end(left: Left) -
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:
         cases = list(every_case(left, target.url(), hook.url()))
         async with left.found() as rig:
-            assert [job.id for job in rig.registry.everything()] == [case.job.id for case in cases]
+            assert [job.id for job in rig.jobs()] == [case.job.id for case in cases]
             await rig.recovery.resume(MODELS)
             for case in cases:
                 now = await rig.ended(case.job)
                 case.check(now)
                 assert await rig.files(case.job) == case.files
                 # A result that is gone is missed at each start.
-                assert left.journal.kept[case.job.id].changed(has_result=now.has_result) == now
+                kept = left.journal.kept[case.job.id]
+                assert replace(kept, has_result=now.has_result) == now
             made = {call.source.parent.name for call in rig.transcriber.calls}
             assert made == {case.job.id for case in cases if case.job.is_active and not case.result}
             assert rig.deaths == []
@@ -341,7 +342,7 @@ async def test_process_that_dies_at_once_leaves_everything_as_it_found_it(left: 
     before = dict(left.journal.kept)
     for _ in range(3):
         async with left.found(forget=False) as rig:
-            assert rig.registry.waiting() == [job.id for job in jobs]
+            assert rig.queued() == [job.id for job in jobs]
     assert left.journal.kept == before
 
 
@@ -357,59 +358,59 @@ async def test_file_that_kills_the_process_is_given_up_after_three_starts_and_it
                 await rig.recovery.resume(MODELS)
                 await rig.transcriber.on_model.reached()
                 dead = dict(left.journal.kept)
-                assert dead[job.id].attempts == starts
+                assert dead[job.id].starts == starts
             left.journal.kept = dead  # what ends in order is put right; who dies does nothing more
             left.file(job, audio=AUDIO)
         async with left.found() as rig:
             await rig.recovery.resume(MODELS)
             now = await rig.ended(job)
             assert rig.transcriber.calls == []
-    assert (now.status, now.error_type, now.attempts) == (FAILED, "TooManyStarts", 3)
+    assert (now.status, now.error_type, now.starts) == (FAILED, "TooManyStarts", 3)
     assert now.error == (
-        "The service died each of the 3 times that it worked on this file, which is not tried again: convert the file, "
-        "or have the server's operator look into its log."
+        "The service died all 3 times that it worked on this file, so it is not tried again: convert the file, or ask "
+        "the server's operator to look into its log."
     )
     assert document_of(target.requests[0].body)["error_type"] == "TooManyStarts"
 
 
 async def test_job_before_its_last_start_is_alone_among_its_like_and_others_go_on_beside_it(left: Left) -> None:
-    suspects = [left.job(attempts=2) for _ in range(3)]
-    others = [left.job(attempts=1) for _ in range(2)]
+    suspects = [left.job(starts=2) for _ in range(3)]
+    others = [left.job(starts=1) for _ in range(2)]
     async with left.found(slots=10) as rig:
         rig.transcriber.on_model.hold()
         await rig.recovery.resume(MODELS)
         await rig.transcriber.on_model.reached(3)
         at_work = {call.source.parent.name for call in rig.transcriber.calls}
         assert at_work == {suspects[0].id, *(job.id for job in others)}
-        assert rig.now(suspects[0]).attempts == 3
-        assert [rig.now(job).attempts for job in suspects[1:]] == [2, 2]  # they are not to pay for the first
+        assert rig.now(suspects[0]).starts == 3
+        assert [rig.now(job).starts for job in suspects[1:]] == [2, 2]  # they are not to pay for the first
         rig.transcriber.on_model.release()
         assert [(await rig.ended(job)).status for job in (*suspects, *others)] == [COMPLETED] * 5
 
 
 async def test_work_that_is_stopped_in_order_is_no_start_that_counts(left: Left) -> None:
-    jobs = [left.job(attempts=2), left.job()]
+    jobs = [left.job(starts=2), left.job()]
     async with left.found(forget=False) as rig:
         rig.transcriber.on_model.hold()
         await rig.recovery.resume(MODELS)
         await rig.transcriber.on_model.reached(2)
-        assert [left.journal.kept[job.id].attempts for job in jobs] == [3, 1]
-        await rig.runner.drain(0)
-    assert [left.journal.kept[job.id].attempts for job in jobs] == [2, 0]
+        assert [left.journal.kept[job.id].starts for job in jobs] == [3, 1]
+        await rig.drain(0)
+    assert [left.journal.kept[job.id].starts for job in jobs] == [2, 0]
     assert [left.journal.kept[job.id].is_active for job in jobs] == [True, True]
 
 
 async def test_work_that_is_stopped_while_its_start_is_written_down_is_no_start_that_counts(left: Left) -> None:
     job = left.job()
     async with left.found(forget=False) as rig:
-        left.journal.hold(lambda job: job is not None and job.attempts == 1)
+        left.journal.hold(lambda job: job is not None and job.starts == 1)
         await rig.recovery.resume(MODELS)
         await left.journal.arrived.wait()
-        draining = asyncio.create_task(rig.runner.drain(0))
+        draining = asyncio.create_task(rig.drain(0))
         await asyncio.sleep(0.01)
         left.journal.release()
         await draining
-    assert left.journal.kept[job.id].attempts == 0
+    assert left.journal.kept[job.id].starts == 0
 
 
 # Models that come and go.
@@ -430,7 +431,7 @@ async def test_job_whose_model_is_served_no_more_is_done_with_the_default_and_sa
             (options,) = [call.options for call in rig.transcriber.calls if call.source.parent.name == gone.id]
     assert models == {gone.id: "small", served.id: "tiny", alias.id: "whisper-1", unnamed.id: None}
     assert options == TranscriptionOptions(model="small", beam_size=2)
-    warning = "The model large-v2 is not served here any more: small was used instead."
+    warning = "The model large-v2 is no longer served here: small was used instead."
     assert [job.warnings for job in found] == [(warning,), (), (), ()]
     document = document_of(target.requests[0].body)
     assert (document["model"], document["warnings"]) == ("small", [warning])
@@ -450,7 +451,7 @@ async def test_it_says_how_much_it_found(left: Left, caplog: pytest.LogCaptureFi
         async with left.found() as rig:
             recovered = rig.recovery.recovered
             assert (recovered.jobs, recovered.requeued, recovered.undelivered) == (3, 1, 1)
-    assert "♻️ 3 jobs from before: 1 go back to the queue, 1 have something to deliver" in caplog.messages
+    assert "♻️ 3 jobs restored: 1 go back to the queue, 1 have something to deliver" in caplog.messages
 
 
 async def test_nothing_is_said_where_nothing_was(left: Left, caplog: pytest.LogCaptureFixture) -> None:
@@ -465,7 +466,7 @@ async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before
     job = left.job(revision=3)
     before = int(1000 * time.time())
     async with left.found() as rig:
-        assert rig.now(job).revision >= before
+        assert rig.live(job).revision >= before
 
 
 # Clocks that jump.
@@ -475,10 +476,10 @@ async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before
 async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_nothing_off(
     tmp_path: Path, shift: float
 ) -> None:
-    def journalled(service_clock: FakeUptime) -> SqliteJournal:
-        return SqliteJournal(tmp_path / "journal.sqlite3", service_clock)
+    def journalled(service_clock: FakeServiceClock) -> Journal:
+        return Journal(tmp_path / "journal.sqlite3", service_clock)
 
-    service_clock, again = FakeUptime(), FakeUptime()
+    service_clock, again = FakeServiceClock(), FakeServiceClock()
     document = Rendering(format=ResponseFormat.DOCUMENT)
     async with fault_server(answer(503), answer(403), answer(200)) as target:
         async with open_rig(
@@ -510,7 +511,7 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
             for _ in range(3):
                 await second.sweeper.sweep()
             jobs = (put_off, refused, finished, waiting)
-            assert [job.id for job in second.registry.everything()] == [job.id for job in jobs]
+            assert [job.id for job in second.jobs()] == [job.id for job in jobs]
             assert (await second.ended(waiting)).status is COMPLETED
             state = second.now(put_off).delivery
             assert state is not None
@@ -519,7 +520,7 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
                 assert state.next_attempt_at - (time.time() + shift) <= 30
             second.service_clock.advance(30)
             assert (await second.ended(put_off)).status is COMPLETED
-            await second.runner.redeliver(refused.id, Upload(url=target.url("/fresh"), rendering=document))
+            await second.intake.redeliver(refused.id, Upload(url=target.url("/fresh"), rendering=document))
             assert (await second.ended(refused)).status is COMPLETED
             for job in jobs:
                 assert second.now(job).has_result
@@ -527,8 +528,8 @@ async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_not
             # They are forgotten when they are due, by the seconds that the service ran.
             second.service_clock.advance(HOUR - 100)
             await second.sweeper.sweep()
-            assert len(second.registry.everything()) == 4
+            assert len(second.jobs()) == 4
             second.service_clock.advance(200)
             await second.sweeper.sweep()
-            assert second.registry.everything() == []
+            assert second.jobs() == []
             await eventually(lambda: not list((tmp_path / "jobs").iterdir()))

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from app.domain.errors import DiskFull, UndecodableAudio, UnknownJob
 from app.domain.formats import Rendering
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
-from app.jobs.journal import NoJournal
-from app.jobs.retention import Retention, Sweeper
+from app.jobs.retention import Retention
+from app.jobs.sweeper import Sweeper
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -34,13 +34,9 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 SLACK = 6.0
 
 
-def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, service_clock: float = 0.0, **changes: Any) -> Job:
-    return (
-        a_job(**changes)
-        .changed(has_result=changes.get("has_result", False))
-        .moved_to(PROCESSING, at=1.0)
-        .moved_to(status, at=at, ended_uptime=service_clock)
-    )
+def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, service_seconds: float = 0.0, **changes: Any) -> Job:
+    job = a_job(**changes).moved_to(PROCESSING, at=1.0).moved_to(status, at=at)
+    return replace(job, ended_service_seconds=service_seconds)
 
 
 def with_delivery(status: DeliveryStatus, *, has_result: bool = True, **changes: Any) -> Job:
@@ -49,22 +45,23 @@ def with_delivery(status: DeliveryStatus, *, has_result: bool = True, **changes:
 
 def kept_seconds(job: Job, *, finished: float = HOUR, undelivered: float = WEEK) -> float:
     """Return how many seconds of the service clock a job is kept."""
-    service_clock = FakeUptime()
-    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, service_clock=service_clock)
+    service_clock = FakeServiceClock()
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered)
     for seconds in sorted({finished, undelivered}):
         service_clock.continue_from(seconds - 0.001)
-        assert not retention.is_over(job)
+        assert not retention.is_over(job, service_seconds=service_clock.seconds)
         service_clock.continue_from(seconds)
-        if retention.is_over(job):
+        if retention.is_over(job, service_seconds=service_clock.seconds):
             return seconds
     raise AssertionError
 
 
 def test_job_that_runs_or_waits_never_expires() -> None:
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=FakeUptime(1e12))
+    service_clock = FakeServiceClock(1e12)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
     for job in (a_job(), a_job().moved_to(PROCESSING, at=1.0)):
-        assert retention.expires_at(job) is None
-        assert not retention.is_over(job)
+        assert retention.expires_at(job, now=service_clock.now()) is None
+        assert not retention.is_over(job, service_seconds=service_clock.seconds)
 
 
 @pytest.mark.parametrize("status", [COMPLETED, FAILED, CANCELLED])
@@ -73,12 +70,12 @@ def test_finished_job_is_kept_from_its_end(status: JobStatus) -> None:
 
 
 def test_retention_begins_with_the_end_and_not_with_the_service() -> None:
-    service_clock = FakeUptime(5000.0 + HOUR - 0.001)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
-    job = ended(service_clock=5000.0)
-    assert not retention.is_over(job)
+    service_clock = FakeServiceClock(5000.0 + HOUR - 0.001)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+    job = ended(service_seconds=5000.0)
+    assert not retention.is_over(job, service_seconds=service_clock.seconds)
     service_clock.advance(0.001)
-    assert retention.is_over(job)
+    assert retention.is_over(job, service_seconds=service_clock.seconds)
 
 
 def test_result_that_could_not_be_delivered_is_kept_longer() -> None:
@@ -95,43 +92,49 @@ def test_undelivered_result_is_kept_no_shorter_than_others() -> None:
 
 
 def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
-    retention = Retention(finished_seconds=0, undelivered_seconds=0, service_clock=FakeUptime(1e12))
+    service_clock = FakeServiceClock(1e12)
+    retention = Retention(finished_seconds=0, undelivered_seconds=0)
     reported = ended(FAILED, **upload_to("https://a.example/key"))
-    told = ended(webhook=Webhook(url="https://a.example/hook"), notification=Delivery())
+    told = ended(webhook=Webhook(url="https://a.example/hook"), webhook_delivery=Delivery())
     for job in (reported, told):
-        assert not retention.is_over(job)
-    assert retention.is_over(reported.changed(delivery=Delivery(status=DeliveryStatus.DELIVERED)))
-    assert retention.is_over(told.changed(notification=Delivery(status=DeliveryStatus.FAILED)))
+        assert not retention.is_over(job, service_seconds=service_clock.seconds)
+    assert retention.is_over(
+        replace(reported, delivery=Delivery(status=DeliveryStatus.DELIVERED)), service_seconds=service_clock.seconds
+    )
+    assert retention.is_over(
+        replace(told, webhook_delivery=Delivery(status=DeliveryStatus.FAILED)), service_seconds=service_clock.seconds
+    )
 
 
 def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
     """It ran for a hundred seconds since the end, and was down for a day."""
     now = time.time()
-    job = ended(at=now - 100 - DAY, service_clock=7.0)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=FakeUptime(107.0))
-    assert not retention.is_over(job)
-    assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
+    job = ended(at=now - 100 - DAY, service_seconds=7.0)
+    service_clock = FakeServiceClock(107.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+    assert not retention.is_over(job, service_seconds=service_clock.seconds)
+    assert retention.expires_at(job, now=service_clock.now()) == pytest.approx(now + HOUR - 100, abs=SLACK)
 
 
 @pytest.mark.parametrize("set_forward", [-10 * 365 * DAY, 10 * 365 * DAY])
 def test_clock_that_jumps_makes_no_job_vanish_or_stay(set_forward: float) -> None:
     now = time.time()
-    job = ended(at=now - set_forward - 100, service_clock=0.0)
-    service_clock = FakeUptime(100.0)
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
-    assert not retention.is_over(job)
-    assert retention.expires_at(job) == pytest.approx(now + HOUR - 100, abs=SLACK)
+    job = ended(at=now - set_forward - 100)
+    service_clock = FakeServiceClock(100.0)
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+    assert not retention.is_over(job, service_seconds=service_clock.seconds)
+    assert retention.expires_at(job, now=service_clock.now()) == pytest.approx(now + HOUR - 100, abs=SLACK)
     service_clock.advance(HOUR - 100)
-    assert retention.is_over(job)
+    assert retention.is_over(job, service_seconds=service_clock.seconds)
 
 
 def test_expiry_that_is_told_stays_the_same_while_the_clock_is_only_corrected() -> None:
-    service_clock = FakeUptime()
-    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK, service_clock=service_clock)
+    service_clock = FakeServiceClock()
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
     job = ended(at=time.time())
     for correction in (-3.0, 0.0, 3.0):
         service_clock.continue_from(correction)
-        assert retention.expires_at(job) == (job.ended_at or 0) + HOUR
+        assert retention.expires_at(job, now=service_clock.now()) == (job.ended_at or 0) + HOUR
 
 
 @unhurried
@@ -153,16 +156,16 @@ def test_job_is_over_when_it_was_told_to_be_and_never_before_its_retention(
     status: JobStatus,
     delivery: DeliveryStatus | None,
 ) -> None:
-    service_clock = FakeUptime(end + later)
-    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered, service_clock=service_clock)
+    service_clock = FakeServiceClock(end + later)
+    retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered)
     job = ended(
-        status, at=clock, service_clock=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None
+        status, at=clock, service_seconds=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None
     )
-    expires_at = retention.expires_at(job)
+    expires_at = retention.expires_at(job, now=service_clock.now())
     assert expires_at is not None
     left = expires_at - time.time()
     assert left >= finished - later - SLACK
-    if retention.is_over(job):
+    if retention.is_over(job, service_seconds=service_clock.seconds):
         assert left <= SLACK
     else:
         assert left >= -SLACK
@@ -177,10 +180,10 @@ async def test_sweep_forgets_what_is_over_with_its_files(rig: Rig) -> None:
 
     rig.service_clock.advance(HOUR - 0.001)
     await rig.sweeper.sweep()
-    assert len(rig.registry.everything()) == 3
+    assert len(rig.jobs()) == 3
     rig.service_clock.advance(0.001)
     await rig.sweeper.sweep()
-    assert rig.registry.everything() == []
+    assert rig.jobs() == []
     assert [await rig.files(job) for job in jobs] == [[], [], []]
     with pytest.raises(UnknownJob):
         rig.now(jobs[0])
@@ -195,7 +198,7 @@ async def test_sweep_leaves_jobs_that_run_and_those_of_waiting_clients(rig: Rig)
     await rig.transcriber.on_model.reached(2)
     rig.service_clock.advance(1e12)
     await rig.sweeper.sweep()
-    assert {job.id for job in rig.registry.everything()} == {waited_for.id, running.id}
+    assert {job.id for job in rig.jobs()} == {waited_for.id, running.id}
     rig.transcriber.on_model.release()
     assert (await rig.ended(running)).status is COMPLETED
 
@@ -210,7 +213,7 @@ async def test_sweep_leaves_a_failed_job_whose_failure_is_still_being_reported(r
         await rig.sweeper.sweep()
         assert rig.now(job).status is FAILED
         assert rig.runner.is_running(job.id)
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
 
 
 @pytest.mark.anyio
@@ -246,14 +249,14 @@ async def test_sweep_erases_the_url_of_a_failed_delivery_once_it_has_expired(tmp
             assert bool(known.upload.headers) == (expires_in > 0)
 
 
-def without_retention(rig: Rig, journal: ScriptedJournal | None = None) -> Sweeper:
-    """One that has nothing to wait for, and looks often."""
+def without_retention(rig: Rig) -> Sweeper:
+    """Return a sweeper for which every retention is over, and which sweeps often."""
     return Sweeper(
-        registry=rig.registry,
+        store=rig.store,
+        intake=rig.intake,
         runner=rig.runner,
-        ledger=rig.ledger,
-        journal=journal or NoJournal(),
-        retention=Retention(finished_seconds=0, undelivered_seconds=0, service_clock=rig.service_clock),
+        retention=Retention(finished_seconds=0, undelivered_seconds=0),
+        service_clock=rig.service_clock,
     )
 
 
@@ -263,7 +266,7 @@ async def test_sweeper_forgets_without_being_asked(rig: Rig) -> None:
     sweeping = asyncio.create_task(without_retention(rig).run())
     async with asyncio.timeout(10):
         await rig.registry.removed.wait()
-    assert rig.registry.everything() == []
+    assert rig.jobs() == []
     assert not sweeping.done()
     sweeping.cancel()
     await asyncio.wait([sweeping])
@@ -281,8 +284,8 @@ async def test_sweeper_bears_a_full_disk_and_forgets_later(tmp_path: Path, caplo
         job = await rig.submit()
         await rig.ended(job)
         journal.failures.append(DiskFull("The disk is full.", retry_after_seconds=60))
-        sweeping = asyncio.create_task(without_retention(rig, journal).run())
-        await eventually(lambda: "what is over is forgotten later" in caplog.text)
+        sweeping = asyncio.create_task(without_retention(rig).run())
+        await eventually(lambda: "expired jobs will be forgotten later" in caplog.text)
         async with asyncio.timeout(10):
             await rig.registry.removed.wait()
         assert journal.kept == {}

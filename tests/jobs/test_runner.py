@@ -14,12 +14,12 @@ import pytest
 from app.domain.errors import DiskFull, Draining, EngineFailed, QueueFull, ShutDown, UndecodableAudio, UnknownJob
 from app.domain.job import DeliveryStatus, JobStatus
 from app.domain.log_context import current_job
-from app.jobs.journal import SqliteJournal
+from app.jobs.journal import Journal
 from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.scripted_journal import ScriptedJournal
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 @asynccontextmanager
 async def open_journalled(root: Path, *, slots: int = 3) -> AsyncIterator[Rig]:
     """A rig that leaves everything behind for the next one in the same folder."""
-    service_clock = FakeUptime()
-    journal = SqliteJournal(root / "journal.sqlite3", service_clock)
+    service_clock = FakeServiceClock()
+    journal = Journal(root / "journal.sqlite3", service_clock)
     async with open_rig(root, slots=slots, journal=journal, service_clock=service_clock, forget=False) as rig:
         yield rig
 
 
 async def check_cancelled(rig: Rig, job: Job) -> None:
     """Cancelled for good: nothing of it runs, holds a slot, or lies on the disk."""
-    now = rig.now(job)
-    assert (now.status, now.progress) == (CANCELLED, "Cancelled")
-    assert now.ended_at is not None
+    now = rig.live(job)
+    assert (now.status, now.phrase) == (CANCELLED, "Cancelled")
+    assert now.job.ended_at is not None
     assert not rig.runner.is_running(job.id)
     assert rig.transcriber.active == 0
     assert await rig.files(job) == []
@@ -60,7 +60,7 @@ async def check_cancelled(rig: Rig, job: Job) -> None:
 async def test_job_cancelled_at_once_is_cancelled_and_leaves_nothing(rig: Rig) -> None:
     rig.transcriber.decoding.hold()
     job = await rig.submit()
-    answered = await rig.runner.cancel(job.id)
+    answered = (await rig.intake.cancel(job.id)).job
     assert answered.status is CANCELLED
     await check_cancelled(rig, job)
     assert rig.now(job) == answered
@@ -68,8 +68,8 @@ async def test_job_cancelled_at_once_is_cancelled_and_leaves_nothing(rig: Rig) -
 
 
 async def test_job_stopped_before_its_first_step_leaves_no_task_and_goes_on_when_it_is_started(rig: Rig) -> None:
-    job = await rig.ledger.admit(a_job())
-    await asyncio.to_thread(rig.store, job.id, AUDIO)
+    job = await rig.store.admit(a_job())
+    await asyncio.to_thread(rig.put_audio, job.id, AUDIO)
     rig.runner.start(job.id)
     await rig.runner.stop(job.id)
     assert not rig.runner.is_running(job.id)
@@ -86,8 +86,8 @@ async def test_job_cancelled_in_the_line_leaves_it(tmp_path: Path) -> None:
         await rig.transcriber.on_model.reached()
         second, third = await rig.submit(), await rig.submit()
         await rig.transcriber.decoding.reached(3)
-        await rig.runner.cancel(second.id)
-        assert rig.registry.waiting() == [third.id]
+        await rig.intake.cancel(second.id)
+        assert rig.queued() == [third.id]
         rig.transcriber.on_model.release()
         assert [(await rig.ended(job)).status for job in (first, second, third)] == [COMPLETED, CANCELLED, COMPLETED]
         await check_cancelled(rig, second)
@@ -100,7 +100,7 @@ async def test_job_cancelled_in_the_transcriber_puts_nothing_and_frees_its_slot(
     async with fault_server(answer(200)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await checkpoint.reached()
-        assert (await rig.runner.cancel(job.id)).status is CANCELLED
+        assert (await rig.intake.cancel(job.id)).status is CANCELLED
         assert rig.transcriber.cancelled == 1
         await check_cancelled(rig, job)
         checkpoint.release()
@@ -112,7 +112,7 @@ async def test_job_cancelled_while_downloading_hangs_up(rig: Rig) -> None:
     async with fault_server(never_answer()) as source:
         job = await rig.submit(source_url=source.url())
         await source.came.wait()
-        await rig.runner.cancel(job.id)
+        await rig.intake.cancel(job.id)
         await check_cancelled(rig, job)
     assert rig.transcriber.calls == []
 
@@ -121,7 +121,7 @@ async def test_job_cancelled_while_uploading_is_cancelled_and_tried_no_more(rig:
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
-        cancelled = await rig.runner.cancel(job.id)
+        cancelled = (await rig.intake.cancel(job.id)).job
         assert cancelled.status is CANCELLED
         assert not rig.runner.is_running(job.id)
         assert target.connections == 1
@@ -144,7 +144,7 @@ async def test_cancelling_is_logged_and_is_no_failure(rig: Rig, caplog: pytest.L
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    await rig.runner.cancel(job.id)
+    await rig.intake.cancel(job.id)
     assert caplog.messages[-1] == f"🛑 Job {job.id} cancelled"
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
@@ -152,21 +152,21 @@ async def test_cancelling_is_logged_and_is_no_failure(rig: Rig, caplog: pytest.L
 async def test_finished_job_stays_as_it_is_when_cancelled(rig: Rig) -> None:
     job = await rig.submit()
     before = await rig.ended(job)
-    assert await rig.runner.cancel(job.id) == before
+    assert (await rig.intake.cancel(job.id)).job == before
     assert rig.now(job) == before
     assert await rig.files(job) == ["result.json"]
 
 
 async def test_unknown_job_can_not_be_cancelled(rig: Rig) -> None:
     with pytest.raises(UnknownJob):
-        await rig.runner.cancel("4f0c")
+        await rig.intake.cancel("4f0c")
 
 
 async def test_cancelled_twice_at_once_is_cancelled(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    both = await asyncio.gather(rig.runner.cancel(job.id), rig.runner.cancel(job.id))
+    both = await asyncio.gather(rig.intake.cancel(job.id), rig.intake.cancel(job.id))
     assert [each.status for each in both] == [CANCELLED, CANCELLED]
     await check_cancelled(rig, job)
 
@@ -174,18 +174,18 @@ async def test_cancelled_twice_at_once_is_cancelled(rig: Rig) -> None:
 async def test_work_that_begins_while_its_job_is_cancelled_changes_nothing_of_it(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
-        job = await rig.ledger.admit(a_job())
-        await asyncio.to_thread(rig.store, job.id, AUDIO)
+        job = await rig.store.admit(a_job())
+        await asyncio.to_thread(rig.put_audio, job.id, AUDIO)
         journal.hold(lambda job: job is not None and job.status is CANCELLED)
-        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        cancelling = asyncio.create_task(rig.intake.cancel(job.id))
         await journal.arrived.wait()
         rig.runner.start(job.id)
         await eventually(lambda: len(rig.transcriber.calls) == 1)
         journal.release()
-        answered = await cancelling
-        assert (answered.status, answered.attempts) == (CANCELLED, 0)
+        answered = (await cancelling).job
+        assert (answered.status, answered.starts) == (CANCELLED, 0)
         assert rig.now(job) == journal.kept[job.id] == answered
-        assert rig.now(job).revision == answered.revision
+        assert rig.live(job).revision == answered.revision
         await check_cancelled(rig, job)
 
 
@@ -200,7 +200,7 @@ async def test_download_that_ends_while_its_job_is_cancelled_changes_nothing_of_
         job = await rig.submit(source_url=source.url())
         await source.came.wait()
         journal.hold(lambda job: job is not None and job.status is CANCELLED)
-        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        cancelling = asyncio.create_task(rig.intake.cancel(job.id))
         await journal.arrived.wait()
         sending.set()
 
@@ -209,9 +209,9 @@ async def test_download_that_ends_while_its_job_is_cancelled_changes_nothing_of_
 
         await eventually(has_arrived)
         journal.release()
-        answered = await cancelling
+        answered = (await cancelling).job
         assert rig.now(job) == journal.kept[job.id] == answered
-        assert rig.now(job).revision == answered.revision
+        assert rig.live(job).revision == answered.revision
         await check_cancelled(rig, job)
 
 
@@ -227,7 +227,7 @@ async def test_cancel_that_races_with_the_end_leaves_exactly_one_final_status(ri
             job = await rig.submit(**upload_to(target.url()))
             task = asyncio.create_task(rig.ended(job))
             await asyncio.sleep(usual * 2 * number / rounds)
-            answered = await rig.runner.cancel(job.id)
+            answered = (await rig.intake.cancel(job.id)).job
             assert await task == rig.now(job) == answered
             statuses = rig.registry.statuses(job.id)
             assert [status for status in statuses if status.is_final] == [answered.status]
@@ -245,20 +245,20 @@ async def test_cancel_that_races_with_the_end_leaves_exactly_one_final_status(ri
 async def test_forgotten_job_leaves_no_trace(rig: Rig) -> None:
     job = await rig.submit()
     await rig.ended(job)
-    await rig.runner.forget(job.id)
+    await rig.intake.forget(job.id)
     with pytest.raises(UnknownJob):
         rig.now(job)
     assert await rig.files(job) == []
-    await rig.runner.forget(job.id)
+    await rig.intake.forget(job.id)
 
 
 async def test_forgetting_stops_what_still_runs(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    await rig.runner.forget(job.id)
+    await rig.intake.forget(job.id)
     assert rig.transcriber.cancelled == 1
-    assert rig.registry.everything() == []
+    assert rig.jobs() == []
     assert not rig.runner.is_running(job.id)
     assert await rig.files(job) == []
 
@@ -273,24 +273,24 @@ async def test_full_queue_is_refused_with_a_time_to_come_again(tmp_path: Path) -
         await rig.transcriber.on_model.reached()
         jobs = [await rig.submit(synchronous=number == 0) for number in range(2)]
         with (
-            pytest.raises(QueueFull, match="2 requests wait and MAX_QUEUED_JOBS allows 2") as caught,
-            rig.runner.place(),
+            pytest.raises(QueueFull, match="2 requests are waiting and MAX_QUEUED_JOBS allows 2") as caught,
+            rig.intake.reserved_place(),
         ):
             pass
         assert caught.value.retry_after_seconds == 10
-        await rig.runner.cancel(jobs[0].id)
-        with rig.runner.place():
+        await rig.intake.cancel(jobs[0].id)
+        with rig.intake.reserved_place():
             pass
 
 
 async def test_places_are_taken_while_requests_arrive_and_given_back_whatever_becomes_of_them(tmp_path: Path) -> None:
     async with open_rig(tmp_path, max_queued=2) as rig:
-        with rig.runner.place():
-            with suppress(LookupError), rig.runner.place():
-                with pytest.raises(QueueFull), rig.runner.place():
+        with rig.intake.reserved_place():
+            with suppress(LookupError), rig.intake.reserved_place():
+                with pytest.raises(QueueFull), rig.intake.reserved_place():
                     pass
                 raise LookupError
-            with rig.runner.place():
+            with rig.intake.reserved_place():
                 pass
 
 
@@ -300,14 +300,14 @@ async def test_time_to_come_again_comes_from_the_queue_and_is_one_to_120_seconds
 ) -> None:
     async with open_rig(tmp_path, slots=1, max_queued=1) as rig:
         rig.estimate.finished(seconds)
-        with rig.runner.place(), pytest.raises(QueueFull) as caught, rig.runner.place():
+        with rig.intake.reserved_place(), pytest.raises(QueueFull) as caught, rig.intake.reserved_place():
             pass
         assert caught.value.retry_after_seconds == retry
 
 
 async def test_draining_service_takes_no_new_work(rig: Rig) -> None:
-    await rig.runner.drain(1.0)
-    with pytest.raises(Draining, match="shutting down") as caught, rig.runner.place():
+    await rig.drain(1.0)
+    with pytest.raises(Draining, match="shutting down") as caught, rig.intake.reserved_place():
         pass
     assert 1 <= caught.value.retry_after_seconds <= 120
 
@@ -352,7 +352,7 @@ async def test_waiter_of_a_cancelled_job_does_not_hang(rig: Rig) -> None:
         job = await rig.submit(synchronous=True)
         waiter = asyncio.create_task(rig.runner.outcome(job.id))
         await asyncio.sleep(0)
-        await rig.runner.cancel(job.id)
+        await rig.intake.cancel(job.id)
         async with asyncio.timeout(10):
             assert isinstance(await waiter, ShutDown)
     async with asyncio.timeout(10):
@@ -380,7 +380,7 @@ async def test_drain_lets_jobs_finish_that_can(rig: Rig) -> None:
     async with fault_server(answer(200)) as target:
         jobs = [await rig.submit(**upload_to(target.url())) for _ in range(2)]
         await rig.transcriber.on_model.reached(2)
-        drained = asyncio.create_task(rig.runner.drain(30.0))
+        drained = asyncio.create_task(rig.drain(30.0))
         await asyncio.sleep(0)
         assert rig.runner.draining
         rig.transcriber.on_model.release()
@@ -392,7 +392,7 @@ async def test_drain_lets_jobs_finish_that_can(rig: Rig) -> None:
 
 async def test_drain_of_an_idle_service_takes_no_time(rig: Rig) -> None:
     async with asyncio.timeout(5):
-        await rig.runner.drain(600.0)
+        await rig.drain(600.0)
 
 
 async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the_model(tmp_path: Path) -> None:
@@ -414,14 +414,14 @@ async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the
         await transcriber.decoding.reached(3)
         queued.append(await rig.submit(source_url=source.url(), **upload_to(target.url())))
         await source.came.wait()
-        drained = asyncio.create_task(rig.runner.drain(600.0))
+        drained = asyncio.create_task(rig.drain(600.0))
         async with asyncio.timeout(5):
             await asyncio.gather(*(rig.runner.outcome(job.id) for job in queued))
         assert not drained.done()
         for job in queued:
             assert not rig.runner.is_running(job.id)
             for known in (rig.now(job), journal.kept[job.id]):
-                assert (known.status, known.attempts, known.error) == (QUEUED, 0, None)
+                assert (known.status, known.starts, known.error) == (QUEUED, 0, None)
                 assert known.upload_has_begun is False
         transcriber.on_model.release()
         async with asyncio.timeout(5):
@@ -444,7 +444,7 @@ async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered
             jobs.append(await rig.submit(**upload_to(target.url())))
             await rig.transcriber.decoding.reached(2)
             async with asyncio.timeout(5):
-                await rig.runner.drain(0.3)
+                await rig.drain(0.3)
             for job in jobs:
                 assert not rig.runner.is_running(job.id)
                 assert rig.now(job).is_active
@@ -453,12 +453,10 @@ async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered
         assert target.requests == []
         assert [record for record in caplog.records if record.levelno > logging.INFO] == []
         async with open_journalled(tmp_path, slots=1) as rig:
-            assert [(job.id, job.status, job.attempts) for job in rig.registry.everything()] == [
-                (job.id, QUEUED, 0) for job in jobs
-            ]
+            assert [(job.id, job.status, job.starts) for job in rig.jobs()] == [(job.id, QUEUED, 0) for job in jobs]
             await rig.recovery.resume(ModelRegistry("small"))
             for job in jobs:
-                assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 1)
+                assert ((await rig.ended(job)).status, rig.now(job).starts) == (COMPLETED, 1)
     assert sorted(json.loads(put.body)["job_id"] for put in target.requests) == sorted(job.id for job in jobs)
 
 
@@ -469,10 +467,10 @@ async def test_drain_leaves_a_delivery_that_hangs_to_the_next_start(tmp_path: Pa
             job = await rig.submit(**upload_to(target.url()))
             await eventually(lambda: len(target.requests) == 1)
             async with asyncio.timeout(5):
-                await rig.runner.drain(grace)
+                await rig.drain(grace)
             assert not rig.runner.is_running(job.id)
             assert (rig.now(job).status, rig.now(job).has_result) == (PROCESSING, True)
-            assert rig.now(job).upload_is_due
+            assert rig.now(job).has_delivery_due
         async with open_journalled(tmp_path) as rig:
             assert (await rig.ended(job)).status is COMPLETED
             assert rig.transcriber.calls == []
@@ -484,10 +482,10 @@ async def test_drain_without_grace_ends_at_once_and_gives_the_start_back(rig: Ri
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    assert rig.now(job).attempts == 1
+    assert rig.now(job).starts == 1
     async with asyncio.timeout(5):
-        await rig.runner.drain(0)
-    assert (rig.now(job).status, rig.now(job).attempts, rig.now(job).error) == (PROCESSING, 0, None)
+        await rig.drain(0)
+    assert (rig.live(job).status, rig.now(job).starts, rig.now(job).error) == (PROCESSING, 0, None)
     assert not rig.runner.is_running(job.id)
     assert rig.transcriber.active == 0
 
@@ -498,7 +496,7 @@ async def test_drain_ends_the_requests_of_waiting_clients_in_time(rig: Rig, capl
     rig.transcriber.decoding.hold()
     job = await rig.submit(synchronous=True)
     await rig.transcriber.decoding.reached()
-    drained = asyncio.create_task(rig.runner.drain(0.6))
+    drained = asyncio.create_task(rig.drain(0.6))
     await asyncio.sleep(0.1)
     assert rig.now(job).is_active
     async with asyncio.timeout(5):
@@ -515,7 +513,7 @@ async def test_waiter_of_a_request_that_the_drain_ends_does_not_hang(rig: Rig) -
     job = await rig.submit(synchronous=True)
     await rig.transcriber.on_model.reached()
     waiter = asyncio.create_task(rig.runner.outcome(job.id))
-    await rig.runner.drain(0.1)
+    await rig.drain(0.1)
     async with asyncio.timeout(10):
         assert isinstance(await waiter, ShutDown)
 
@@ -527,9 +525,9 @@ async def test_job_cancelled_while_the_drain_gives_it_up_stays_cancelled(
     rig.transcriber.leaving.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
-    drained = asyncio.create_task(rig.runner.drain(0.3))
+    drained = asyncio.create_task(rig.drain(0.3))
     await rig.transcriber.leaving.reached()
-    cancelled = asyncio.create_task(rig.runner.cancel(job.id))
+    cancelled = asyncio.create_task(rig.intake.cancel(job.id))
     await asyncio.sleep(0)
     rig.transcriber.leaving.release()
     await asyncio.gather(drained, cancelled)
@@ -544,15 +542,15 @@ async def test_request_that_arrives_during_the_drain_is_ended_too(
 ) -> None:
     """Its place was taken before the drain began, its body came later."""
     rig.transcriber.on_model.hold()
-    with rig.runner.place():
+    with rig.intake.reserved_place():
         first = await rig.submit(synchronous=True)
         await rig.transcriber.on_model.reached()
-        drained = asyncio.create_task(rig.runner.drain(0.5))
+        drained = asyncio.create_task(rig.drain(0.5))
         await eventually(lambda: rig.runner.draining)
         late = await rig.submit(synchronous=synchronous)
         await rig.transcriber.on_model.reached(2)
     await drained
-    assert [rig.now(job).status for job in (first, late)] == [FAILED, status]
+    assert [rig.live(job).status for job in (first, late)] == [FAILED, status]
     assert not rig.runner.is_running(late.id)
 
 
@@ -562,21 +560,21 @@ async def test_request_that_arrives_during_the_drain_is_ended_too(
 async def test_submitted_job_is_known_and_runs(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = a_job()
-    assert await rig.runner.submit(job) is job
+    assert await rig.intake.submit(job) is job
     assert rig.now(job).id == job.id
     assert rig.runner.is_running(job.id)
-    await rig.runner.cancel(job.id)
+    await rig.intake.cancel(job.id)
 
 
 async def test_job_whose_client_goes_away_while_it_is_written_down_runs_all_the_same(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         job = a_job()
-        await asyncio.to_thread(rig.store, job.id, AUDIO)
+        await asyncio.to_thread(rig.put_audio, job.id, AUDIO)
         journal.hold()
-        submitting = asyncio.create_task(rig.runner.submit(job))
+        submitting = asyncio.create_task(rig.intake.submit(job))
         await journal.arrived.wait()
-        assert rig.registry.everything() == []
+        assert rig.jobs() == []
         submitting.cancel()
         journal.release()
         await asyncio.wait([submitting])
@@ -590,8 +588,8 @@ async def test_job_that_can_not_be_written_down_is_not_taken(tmp_path: Path) -> 
     async with open_rig(tmp_path, journal=journal) as rig:
         job = a_job()
         with pytest.raises(DiskFull):
-            await rig.runner.submit(job)
-        assert rig.registry.everything() == []
+            await rig.intake.submit(job)
+        assert rig.jobs() == []
         assert not rig.runner.is_running(job.id)
 
 
@@ -599,7 +597,7 @@ async def test_job_with_a_known_idempotency_key_is_the_first_one_and_starts_noth
     first = await rig.submit(idempotency_key="one")
     await rig.ended(first)
     again = a_job(idempotency_key="one")
-    assert (await rig.runner.submit(again)).id == first.id
+    assert (await rig.intake.submit(again)).id == first.id
     assert not rig.runner.is_running(again.id)
     assert len(rig.transcriber.calls) == 1
 
@@ -620,15 +618,15 @@ async def test_dead_engine_fails_waiting_clients_and_leaves_background_jobs_to_t
             outcomes = await asyncio.gather(*(rig.runner.outcome(one.id) for one in (waiting, job)))
             assert outcomes == [rig.transcriber.error] * 2
             assert (rig.now(waiting).status, rig.now(waiting).error_type) == (FAILED, "EngineFailed")
-            assert (rig.now(job).status, rig.now(job).error) == (PROCESSING, None)
+            assert (rig.live(job).status, rig.now(job).error) == (PROCESSING, None)
             assert await rig.files(job) == ["audio"]
             assert not rig.runner.is_running(job.id)
             assert f"Job {job.id} goes back to the queue, for the next start: The engine died." in caplog.messages
         assert target.connections == 0
         async with open_journalled(tmp_path) as rig:
-            assert [known.id for known in rig.registry.everything()] == [job.id]
+            assert [known.id for known in rig.jobs()] == [job.id]
             await rig.recovery.resume(ModelRegistry("small"))
             # The file may have been what killed it: that start counts.
-            assert ((await rig.ended(job)).status, rig.now(job).attempts) == (COMPLETED, 2)
+            assert ((await rig.ended(job)).status, rig.now(job).starts) == (COMPLETED, 2)
     (put,) = target.requests
     assert json.loads(put.body)["status"] == "completed"

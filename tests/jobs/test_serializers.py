@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -19,11 +20,8 @@ SUCCESS = ["job_id", "status", "task", "language", "duration", "text", "segments
 
 def failed(*, at: float) -> Job:
     """A job that came onto the model at 1000."""
-    return (
-        a_job(id=ID)
-        .moved_to(JobStatus.PROCESSING, at=1000.0)
-        .moved_to(JobStatus.FAILED, at=at, error="No audio.", error_type="UndecodableAudio")
-    )
+    job = a_job(id=ID, error="No audio.", error_type="UndecodableAudio")
+    return job.moved_to(JobStatus.PROCESSING, at=1000.0).moved_to(JobStatus.FAILED, at=at)
 
 
 def test_success_document_has_exactly_the_keys_of_the_contract() -> None:
@@ -65,13 +63,13 @@ def test_failure_document_has_exactly_the_keys_of_the_contract() -> None:
         "error_type": "UndecodableAudio",
         "processing_time": 0.5,
     }
-    assert failure_document(job.changed(metadata={"call": "17"}))["metadata"] == {"call": "17"}
+    assert failure_document(replace(job, metadata={"call": "17"}))["metadata"] == {"call": "17"}
 
 
 def test_failure_document_counts_from_the_first_permit_to_the_end_whenever_it_is_made() -> None:
     assert failure_document(failed(at=1002.34567))["processing_time"] == 2.346
     assert failure_document(failed(at=990.0))["processing_time"] == 0.0  # the clock was set back
-    never_on_the_model = a_job(id=ID).moved_to(JobStatus.FAILED, at=1002.0, error="No audio.", error_type="Oops")
+    never_on_the_model = a_job(id=ID, error="No audio.", error_type="Oops").moved_to(JobStatus.FAILED, at=1002.0)
     assert failure_document(never_on_the_model)["processing_time"] == 0.0
 
 

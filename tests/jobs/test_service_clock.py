@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.jobs.service_clock import ServiceClock
-from tests.support.service_clock import FakeUptime
+from tests.support.service_clock import FakeServiceClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=[ServiceClock, FakeUptime])
+@pytest.fixture(params=[ServiceClock, FakeServiceClock])
 def service_clock(request: pytest.FixtureRequest) -> ServiceClock:
     make: Callable[[], ServiceClock] = request.param
     return make()

@@ -1,72 +1,76 @@
-"""The end of a job, made of the job alone, with the event that tells of it."""
+"""The durable changes of a job, and the webhook event that reports its end."""
 
 from __future__ import annotations
 
 import json
-import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.domain.errors import DeliveryFailed, UndecodableAudio
 from app.domain.formats import Rendering
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Progress, Upload, Webhook
-from app.jobs.estimate import Estimate
+from app.domain.job import (
+    Delivery,
+    DeliveryKind,
+    DeliveryStatus,
+    Job,
+    JobStatus,
+    LiveJob,
+    Phrase,
+    Progress,
+    Upload,
+    Webhook,
+)
+from app.jobs import transitions
 from app.jobs.retention import Retention
-from app.jobs.serializers import JobViews
-from app.jobs.store import Registry
-from app.jobs.transitions import Endings, message_of
-from tests.domain.strategies import unhurried
+from app.jobs.serializers import job_view
+from app.jobs.service_clock import Moment
+from app.jobs.transitions import message_of
 from tests.jobs.rig import a_job
-from tests.support.service_clock import FakeUptime
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Change = Callable[[Job], Job]
+from tests.support.fake_transcriber import GREETING
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
 URL: Final = "https://b.example/k?X-Amz-Signature=secret"
 
 
-class Ends:
-    """Endings at an service_clock of 100 s, and the views that they take their events from."""
+NOW: Final = Moment(unix=5000.0, service_seconds=100.0)
+RETENTION: Final = Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0)
+UPLOAD, WEBHOOK = DeliveryKind
+REFUSED: Final = DeliveryFailed("HTTP 403", attempts=1, retryable=False)
 
-    def __init__(self) -> None:
-        self.service_clock = FakeUptime(100.0)
-        retention = Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0, service_clock=self.service_clock)
-        self.views = JobViews(Registry(), retention, Estimate(slots=1))
-        self.made = Endings(self.views, self.service_clock)
-
-    def each(self) -> dict[JobStatus, list[Change]]:
-        """Every kind of end, by the status that it gives."""
-        return {
-            COMPLETED: [self.made.completed(language="english")],
-            CANCELLED: [self.made.cancelled()],
-            FAILED: [
-                self.made.failed(UndecodableAudio("No.")),
-                self.made.undeliverable(DeliveryFailed("HTTP 403", attempts=1, retryable=False)),
-            ],
-        }
-
-
-@pytest.fixture
-def ends() -> Ends:
-    return Ends()
+End = Callable[[LiveJob], Job]
+COMPLETE: Final[End] = partial(transitions.delivered, kind=UPLOAD, now=NOW, retention=RETENTION)
+CANCEL: Final[End] = partial(transitions.cancelled, now=NOW, retention=RETENTION)
+FAIL: Final[End] = partial(transitions.failed, error=UndecodableAudio("No."), now=NOW, retention=RETENTION)
+GIVE_UP: Final[End] = partial(
+    transitions.delivery_given_up, kind=UPLOAD, error=REFUSED, url_expired=False, now=NOW, retention=RETENTION
+)
+#: Every way to end, with a job that can end this way.
+ENDS: Final[list[tuple[JobStatus, End, bool]]] = [
+    (COMPLETED, COMPLETE, True),
+    (CANCELLED, CANCEL, False),
+    (CANCELLED, CANCEL, True),
+    (FAILED, FAIL, False),
+    (FAILED, GIVE_UP, True),
+]
+every_end = pytest.mark.parametrize(("status", "end", "has_result"), ENDS)
 
 
-def running(**changes: Any) -> Job:
-    """A job that everything is wanted of, at work."""
+def running(**changes: Any) -> LiveJob:
+    """Return a job on the model, with everything that a client can ask for."""
     values: dict[str, Any] = {
         "source_url": URL,
         "upload": Upload(url=URL, headers=(("x-amz-meta", "secret"),), rendering=Rendering(), expires_at=9e9),
         "delivery": Delivery(expires_at=9e9),
         "webhook": Webhook(url=URL),
     }
-    return a_job(**values | changes).moved_to(PROCESSING, at=1.0)
+    job = a_job(**values | changes)
+    if job.has_result:
+        job = job.moved_to(PROCESSING, at=1.0)
+    return LiveJob(job).progressed(Progress.on_model, at=1.0)
 
 
 def event_of(job: Job) -> dict[str, Any]:
@@ -75,107 +79,127 @@ def event_of(job: Job) -> dict[str, Any]:
     return event
 
 
-def test_every_end_has_its_time_and_its_event(ends: Ends) -> None:
-    before = time.time()
-    for status, changes in ends.each().items():
-        for change in changes:
-            job = change(running())
-            assert (job.status, job.ended_uptime) == (status, 100.0)
-            assert before <= (job.ended_at or 0) <= time.time()
-            assert job.notification == Delivery(since=100.0, next_round=100.0)
-            assert job.webhook is not None
-            assert job.webhook.url == URL
-            assert job.webhook.event_id.startswith("msg_")
+@every_end
+def test_every_end_has_its_time_and_its_event(status: JobStatus, end: End, *, has_result: bool) -> None:
+    job = end(running(has_result=has_result))
+    assert (job.status, job.ended_at, job.ended_service_seconds, job.started_at) == (status, 5000.0, 100.0, 1.0)
+    assert job.webhook_delivery == Delivery(since=100.0, next_round=100.0)
+    assert job.webhook is not None
+    assert job.webhook.url == URL
+    assert job.webhook.event_id.startswith("msg_")
 
 
-def test_event_is_the_job_as_it_then_is(ends: Ends) -> None:
-    for status, changes in ends.each().items():
-        for change in changes:
-            job = change(running(metadata={"name": "Grüße 😀"}))
-            view = ends.views.one(job)
-            del view["webhook"]  # told of nobody yet
-            assert event_of(job) == {"type": f"job.{status.value}", "data": view}
-            assert "secret" not in json.dumps(event_of(job))
+@every_end
+def test_event_is_the_job_as_it_then_is(status: JobStatus, end: End, *, has_result: bool) -> None:
+    job = end(running(has_result=has_result, metadata={"name": "Grüße 😀"}))
+    view = job_view(LiveJob(job), now=NOW, retention=RETENTION)
+    del view["webhook"]  # not sent yet
+    assert event_of(job) == {"type": f"job.{status.value}", "data": view}
+    assert "secret" not in json.dumps(event_of(job))
 
 
-def test_event_fits_in_the_strictest_json(ends: Ends) -> None:
-    job = ends.made.completed()(running(metadata={"name": "\u2028</script>\\"}))
+def test_event_fits_in_the_strictest_json() -> None:
+    job = COMPLETE(running(has_result=True, metadata={"name": "\u2028</script>\\"}))
     assert job.webhook is not None
     assert event_of(job)["data"]["metadata"] == {"name": "\u2028</script>\\"}
     assert "\n" not in job.webhook.body
 
 
-def test_job_without_a_webhook_has_no_event(ends: Ends) -> None:
-    for changes in ends.each().values():
-        for change in changes:
-            for webhook in (None, Webhook(url="")):
-                job = change(running(webhook=webhook))
-                assert (job.notification, job.webhook) == (None, webhook)
+@every_end
+@pytest.mark.parametrize("webhook", [None, Webhook(url="")])
+def test_job_without_a_webhook_has_no_event(
+    status: JobStatus, end: End, webhook: Webhook | None, *, has_result: bool
+) -> None:
+    job = end(running(has_result=has_result, webhook=webhook))
+    assert (job.status, job.webhook_delivery, job.webhook) == (status, None, webhook)
 
 
-def test_change_is_the_same_each_time_that_it_is_made(ends: Ends) -> None:
-    """It is made for the journal, and again for the registry."""
-    job = running()
-    for changes in ends.each().values():
-        for change in changes:
-            assert change(job) == change(job)
-    first, second = ends.made.completed()(job), ends.made.completed()(job)
+def test_every_end_has_its_own_event_id() -> None:
+    first, second = CANCEL(running()), CANCEL(running())
     assert first.webhook is not None
     assert second.webhook is not None
-    assert first.webhook.event_id != second.webhook.event_id  # two ends are two events
+    assert first.webhook.event_id != second.webhook.event_id
 
 
-@unhurried
-@given(st.sampled_from([COMPLETED, FAILED, CANCELLED]), st.integers(min_value=0, max_value=3))
-def test_job_that_has_ended_stays_as_it_is(end: JobStatus, second: int) -> None:
-    ends = Ends()
-    ended = ends.each()[end][0](running())
-    later = [change for changes in ends.each().values() for change in changes][second]
-    assert later(ended) is ended
+@every_end
+@pytest.mark.parametrize("later", [CANCEL, FAIL])
+def test_job_that_has_ended_stays_as_it_is(status: JobStatus, end: End, later: End, *, has_result: bool) -> None:
+    ended = LiveJob(end(running(has_result=has_result)))
+    assert later(ended) is ended.job
+    assert ended.status is status
 
 
-def test_completed_job_is_done_and_has_no_error(ends: Ends) -> None:
-    job = ends.made.completed(language="english")(running(error="HTTP 503", error_type="DeliveryFailed"))
-    assert (job.progress, job.progress_percent, job.language) == (Progress.DONE, 100.0, "english")
+def test_stored_result_is_due_for_upload() -> None:
+    live = running(delivery=Delivery(attempts=2, expires_at=9e9))
+    job = transitions.result_stored(live, GREETING, now=NOW, retention=RETENTION)
+    assert (job.status, job.has_result, job.started_at, job.progress_percent) == (PROCESSING, True, 1.0, 100.0)
+    assert (job.language, job.audio_duration) == (GREETING.language, GREETING.duration)
+    assert job.delivery == Delivery(since=100.0, next_round=100.0, expires_at=9e9)
+
+
+def test_stored_result_without_an_upload_completes_the_job() -> None:
+    live = LiveJob(a_job())  # silence never needs the model
+    job = transitions.result_stored(live, GREETING, now=NOW, retention=RETENTION)
+    assert (job.status, job.started_at, job.ended_at) == (COMPLETED, 5000.0, 5000.0)
+
+
+def test_completed_job_has_no_error_and_no_upload_url() -> None:
+    job = COMPLETE(running(has_result=True, error="HTTP 503", error_type="DeliveryFailed"))
+    assert (LiveJob(job).phrase, job.progress_percent) == (Phrase.DONE, 100.0)
     assert (job.error, job.error_type) == (None, None)
+    assert job.upload is not None
+    assert (job.upload.url, job.upload.headers) == ("", ())
 
 
-def test_failure_is_to_be_reported_from_now_on_and_its_audio_is_wanted_no_more(ends: Ends) -> None:
-    job = ends.made.failed(UndecodableAudio("No."))(running(delivery=Delivery(attempts=2, expires_at=9e9)))
-    assert (job.error, job.error_type, job.progress) == ("No.", "UndecodableAudio", Progress.FAILED)
+def test_failure_document_is_due_at_once_and_the_source_url_erased() -> None:
+    job = FAIL(running(delivery=Delivery(attempts=2, expires_at=9e9)))
+    assert (job.error, job.error_type, LiveJob(job).phrase) == ("No.", "UndecodableAudio", Phrase.FAILED)
     assert job.delivery == Delivery(since=100.0, next_round=100.0, expires_at=9e9)
     assert job.upload is not None
     assert (job.upload.url, job.source_url) == (URL, "")
-    assert job.upload_is_due
+    assert job.due_delivery(UPLOAD) == job.delivery
     assert not job.is_settled
 
 
-def test_failure_of_a_job_that_is_delivered_nowhere_is_reported_nowhere(ends: Ends) -> None:
-    job = ends.made.failed(UndecodableAudio("No."))(running(upload=None, delivery=None, webhook=None))
-    assert (job.delivery, job.upload_is_due, job.is_settled) == (None, False, True)
+def test_failure_keeps_the_progress_that_was_shown() -> None:
+    live = running().progressed(Progress.decoded, 10.0)
+    live = live.progressed(Progress.transcribed, language="german", percent=40.0)
+    job = FAIL(live)
+    assert (job.audio_duration, job.language, job.progress_percent) == (10.0, "german", 40.0)
 
 
-def test_result_that_did_not_arrive_is_kept_with_what_was_tried(ends: Ends) -> None:
-    error = DeliveryFailed("HTTP 503 (attempt 3/3)", attempts=3, retryable=True)
+def test_failure_of_a_job_without_an_upload_is_settled() -> None:
+    job = FAIL(running(upload=None, delivery=None, webhook=None))
+    assert (job.delivery, job.due_delivery(UPLOAD), job.is_settled) == (None, None, True)
+
+
+def test_result_that_can_not_be_delivered_keeps_its_attempts() -> None:
     before = Delivery(attempts=6, rounds=2, next_attempt_at=5.0, last_error="HTTP 500")
-    job = ends.made.undeliverable(error)(running(has_result=True, delivery=before))
-    assert (job.status, job.error, job.has_result) == (FAILED, "HTTP 503 (attempt 3/3)", True)
-    assert job.delivery is not None
-    assert (job.delivery.status, job.delivery.attempts, job.delivery.rounds) == (GIVEN_UP, 6, 2)
-    assert (job.delivery.last_error, job.delivery.next_attempt_at) == (job.error, None)
-    assert not job.upload_is_due
+    live = running(has_result=True, delivery=before).attempted(UPLOAD, attempts=7, error="HTTP 403")
+    job = GIVE_UP(live)
+    assert (job.status, job.error, job.has_result) == (FAILED, "HTTP 403", True)
+    assert job.delivery == Delivery(status=GIVEN_UP, attempts=7, rounds=2, last_error="HTTP 403")
+    assert job.due_delivery(UPLOAD) is None
 
 
-def test_cancelled_job_puts_nothing_and_keeps_no_secret_but_that_of_its_event(ends: Ends) -> None:
-    job = ends.made.cancelled()(running())
+@pytest.mark.parametrize("url_expired", [True, False])
+def test_upload_url_is_kept_for_another_delivery_unless_it_expired(*, url_expired: bool) -> None:
+    job = transitions.delivery_given_up(
+        running(has_result=True), UPLOAD, REFUSED, url_expired=url_expired, now=NOW, retention=RETENTION
+    )
+    assert job.upload is not None
+    assert job.upload.is_kept is not url_expired
+
+
+def test_cancelled_job_uploads_nothing_and_keeps_only_the_webhook_url() -> None:
+    job = CANCEL(running())
     assert job.upload is not None
     assert (job.upload.url, job.upload.headers, job.source_url) == ("", (), "")
     assert job.delivery is not None
     assert (job.delivery.status, job.delivery.last_error) == (GIVEN_UP, "The job was cancelled.")
-    assert not job.upload_is_due
-    assert job.event_is_due
-    queued = a_job()
-    assert ends.made.cancelled()(queued).source_url is None  # it had its audio in the request
+    assert job.due_delivery(UPLOAD) is None
+    assert job.due_delivery(WEBHOOK) is not None
+    assert CANCEL(LiveJob(a_job())).source_url is None  # the audio was in the request
 
 
 @pytest.mark.parametrize(
@@ -186,7 +210,7 @@ def test_cancelled_job_puts_nothing_and_keeps_no_secret_but_that_of_its_event(en
         (RuntimeError(f"GET {URL} broke"), "GET https://b.example/k?… broke"),
     ],
 )
-def test_error_is_told_in_a_sentence_without_secrets(ends: Ends, error: Exception, message: str) -> None:
+def test_error_message_has_no_secrets(error: Exception, message: str) -> None:
     assert message_of(error) == message
-    job = ends.made.failed(error)(running())
+    job = transitions.failed(running(), error, now=NOW, retention=RETENTION)
     assert (job.error, event_of(job)["data"]["error"]) == (message, message)

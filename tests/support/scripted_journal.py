@@ -1,10 +1,15 @@
-"""A journal in memory that does as the test says: it holds what comes, or fails it."""
+"""A journal in memory that the test can hold up or let fail."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from app.jobs.journal import Journal
+from app.jobs.service_clock import ServiceClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -12,14 +17,16 @@ if TYPE_CHECKING:
     from app.domain.job import Job
 
 
-class ScriptedJournal:
-    """``changes`` is all that was written, in order, None for a job that was deleted; ``kept`` the last of each job.
+class ScriptedJournal(Journal):
+    """A journal without a file.
 
-    While it is held, whatever comes waits, and ``arrived`` is set once something does; ``failures`` are raised one
-    after another, before anything is kept.
+    ``changes`` is everything that was written, in order, with None for a job that was deleted; ``kept`` is the last
+    value of each job. While the journal is held, changes wait, and ``arrived`` is set once one does. ``failures`` are
+    raised one after another, before anything is kept.
     """
 
     def __init__(self) -> None:
+        super().__init__(Path(os.devnull), ServiceClock())
         self.changes: list[tuple[str, Job | None]] = []
         self.kept: dict[str, Job] = {}
         self.failures: deque[Exception] = deque()
@@ -29,7 +36,7 @@ class ScriptedJournal:
         self._free.set()
 
     def hold(self, which: Callable[[Job | None], bool] = lambda _: True) -> None:
-        """Keeps changes to such values waiting."""
+        """Hold up changes to values for which ``which`` returns true."""
         self._held = which
         self.arrived.clear()
         self._free.clear()
@@ -39,8 +46,8 @@ class ScriptedJournal:
         self._free.set()
 
     def written(self, job_id: str) -> list[Job]:
-        """Every value of the job that was written."""
-        return [job for one, job in self.changes if one == job_id and job is not None]
+        """Return every value of the job that was written."""
+        return [job for each, job in self.changes if each == job_id and job is not None]
 
     def open(self) -> Sequence[Job]:
         return tuple(self.kept.values())
@@ -55,7 +62,7 @@ class ScriptedJournal:
         self.changes.append((job_id, None))
         self.kept.pop(job_id, None)
 
-    async def beat(self) -> None:
+    async def save_service_clock(self) -> None:
         await self._take(None)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""An service_clock that goes on when the test says so."""
+"""A service clock that the test moves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class FakeUptime(ServiceClock):
-    """Stands still until it is moved on. Waiting takes no time once its moment has come."""
+class FakeServiceClock(ServiceClock):
+    """A clock that stands still until it is advanced. A wait ends as soon as its time has come."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FakeUptime(ServiceClock):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """So much time has passed."""
+        """Move the clock forward."""
         self._now += seconds
         for event in self._moved:
             event.set()

@@ -1,4 +1,4 @@
-"""Where any exception of a job is caught: it becomes the job's failure, and a line of the log."""
+"""The one place where any exception of a job is caught: it becomes a failure of the job and a line in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 async def caught(step: Awaitable[None]) -> Exception | None:
-    """What a step raised, or None."""
+    """Await ``step`` and return the exception that it raised, or None."""
     try:
         await step
     except Exception as exc:  # noqa: BLE001  # the one place, see above
@@ -25,7 +25,7 @@ async def caught(step: Awaitable[None]) -> Exception | None:
 
 
 def log_failure(job: Job, error: Exception, message: str) -> None:
-    """One line; the trace of what was not expected stands below it, that of anything else at DEBUG."""
+    """Log one line, followed by the traceback: at ERROR if the exception was not expected, else at DEBUG."""
     logger.error("❌ %s %s failed: %s: %s", kind_of(job), job.id, type(error).__name__, message)
     log_cause(error)
 
@@ -40,5 +40,5 @@ def kind_of(job: Job) -> str:
 
 
 def forget_frames(error: Exception) -> None:
-    """They keep what the job has used in memory."""
+    """Drop the traceback and the causes, which keep the memory that the job has used."""
     error.__traceback__ = error.__cause__ = error.__context__ = None

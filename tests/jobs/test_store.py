@@ -1,4 +1,4 @@
-"""Jobs are written down before anybody sees them change, and what can't be written down does not happen."""
+"""The store: journalled before it is visible, and unchanged if the journal fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.errors import DiskFull, IllegalTransition, JournalFailed, UnknownJob
-from app.domain.job import Job, JobStatus
+from app.domain.job import Job, JobStatus, LiveJob, Progress
+from app.jobs import transitions
+from app.jobs.registry import Registry
 from app.jobs.spool import disk_full
-from app.jobs.store import Ledger, Registry
+from app.jobs.store import JobStore
 from tests.jobs.rig import a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server
 from tests.support.scripted_journal import ScriptedJournal
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-    from app.jobs.journal import Journal
 
 pytestmark = pytest.mark.anyio
 
@@ -29,18 +30,18 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
 class Books:
-    """A ledger with its registry and a journal that does as it is told."""
+    """A store with its registry and a scripted journal."""
 
     def __init__(self) -> None:
         self.journal = ScriptedJournal()
         self.registry = Registry()
-        self.ledger = Ledger(self.registry, self._as_protocol())
-
-    def _as_protocol(self) -> Journal:
-        return self.journal
+        self.store = JobStore(self.journal, registry=self.registry)
 
     async def with_job(self, **changes: Any) -> Job:
-        return await self.ledger.admit(a_job(**changes))
+        return await self.store.admit(a_job(**changes))
+
+    def now(self, job_id: str) -> Job:
+        return self.store.get(job_id).job
 
 
 @pytest.fixture
@@ -56,8 +57,20 @@ async def started(books: Books, work: Coroutine[Any, Any, Any]) -> asyncio.Task[
     return task
 
 
-def processing(job: Job) -> Job:
+def moved(job: Job) -> Job:
     return job.moved_to(PROCESSING, at=1.0)
+
+
+def processing(live: LiveJob) -> Job:
+    return moved(live.job)
+
+
+def completed(live: LiveJob) -> Job:
+    return live.job.moved_to(COMPLETED, at=1.0)
+
+
+def unchanged(live: LiveJob) -> Job:
+    return live.job
 
 
 # The journal comes first.
@@ -65,62 +78,83 @@ def processing(job: Job) -> Job:
 
 async def test_new_job_is_in_the_journal_before_anybody_knows_it(books: Books) -> None:
     job = a_job()
-    task = await started(books, books.ledger.admit(job))
-    assert not books.registry.knows(job.id)
+    task = await started(books, books.store.admit(job))
+    assert not books.store.knows(job.id)
     books.journal.release()
     assert await task is job
-    assert books.registry.get(job.id) == books.journal.kept[job.id] == job
+    assert books.now(job.id) == books.journal.kept[job.id] == job
 
 
 async def test_change_is_in_the_journal_before_anybody_sees_it(books: Books) -> None:
     job = await books.with_job()
-    task = await started(books, books.ledger.commit(job.id, processing))
-    assert books.registry.get(job.id).status is QUEUED
+    task = await started(books, books.store.commit(job.id, processing))
+    assert books.now(job.id).status is QUEUED
     books.journal.release()
     assert (await task).status is PROCESSING
-    assert books.registry.get(job.id) == books.journal.kept[job.id] == processing(job)
+    assert books.now(job.id) == books.journal.kept[job.id] == moved(job)
 
 
 async def test_job_is_forgotten_by_the_journal_first(books: Books) -> None:
     job = await books.with_job()
-    task = await started(books, books.ledger.forget(job.id))
-    assert books.registry.knows(job.id)
+    task = await started(books, books.store.forget(job.id))
+    assert books.store.knows(job.id)
     books.journal.release()
     await task
-    assert not books.registry.knows(job.id)
+    assert not books.store.knows(job.id)
     assert books.journal.kept == {}
 
 
-async def test_change_is_made_of_the_job_as_it_is_by_then_and_undoes_nothing(books: Books) -> None:
-    """Progress is told to the registry alone, also while the journal writes."""
+async def test_progress_during_a_commit_is_not_lost(books: Books) -> None:
     job = await books.with_job()
-    task = await started(books, books.ledger.commit(job.id, lambda job: job.changed(attempts=1)))
-    books.registry.update(job.id, lambda job: job.changed(progress_percent=50.0))
+    task = await started(books, books.store.commit(job.id, transitions.work_started))
+    books.store.report_progress(job.id, Progress.decoded, 10.0)
     books.journal.release()
     await task
-    now = books.registry.get(job.id)
-    assert (now.attempts, now.progress_percent) == (1, 50.0)
+    live = books.store.get(job.id)
+    assert (live.job.starts, live.audio_duration) == (1, 10.0)
+
+
+async def test_change_is_computed_once(books: Books) -> None:
+    job, calls = await books.with_job(), 0
+
+    def counted(live: LiveJob) -> Job:
+        nonlocal calls
+        calls += 1
+        return moved(live.job)
+
+    await books.store.commit(job.id, counted)
+    assert calls == 1
+
+
+async def test_commit_passes_arguments_on_to_its_change(books: Books) -> None:
+    job = await books.with_job(starts=2)
+    await books.store.commit(job.id, transitions.start_withdrawn, starts=1)
+    assert books.now(job.id).starts == 1
+
+
+async def test_revisions_count_progress_and_commits(books: Books) -> None:
+    job = await books.with_job()
+    books.store.report_progress(job.id, Progress.decoded, 10.0)
+    live = await books.store.commit(job.id, processing)
+    assert (live.revision, live.job.revision, books.journal.kept[job.id].revision) == (2, 2, 2)
 
 
 async def test_changes_of_one_job_wait_for_each_other_and_those_of_others_do_not(books: Books) -> None:
     one, other = await books.with_job(), await books.with_job()
     books.journal.hold(lambda job: job is not None and job.id == one.id)
-    changes = [
-        asyncio.create_task(books.ledger.commit(one.id, lambda job: job.changed(attempts=job.attempts + 1)))
-        for _ in range(30)
-    ]
+    changes = [asyncio.create_task(books.store.commit(one.id, transitions.work_started)) for _ in range(30)]
     await books.journal.arrived.wait()
-    await books.ledger.commit(other.id, processing)
+    await books.store.commit(other.id, processing)
     assert not any(change.done() for change in changes)
     books.journal.release()
     await asyncio.gather(*changes)
-    assert books.registry.get(one.id).attempts == 30
-    assert [job.attempts for job in books.journal.written(one.id)] == list(range(31))
+    assert books.now(one.id).starts == 30
+    assert [job.starts for job in books.journal.written(one.id)] == list(range(31))
 
 
 async def test_change_that_changes_nothing_writes_nothing(books: Books) -> None:
     job = await books.with_job()
-    assert await books.ledger.commit(job.id, lambda job: job) is job
+    assert await books.store.commit(job.id, unchanged) is books.store.get(job.id)
     assert len(books.journal.changes) == 1
 
 
@@ -132,32 +166,32 @@ async def test_failing_journal_changes_nothing(books: Books, failure: Exception)
     job = await books.with_job(idempotency_key="one")
     books.journal.failures.extend([failure] * 3)
     for work in (
-        books.ledger.admit(a_job(idempotency_key="two")),
-        books.ledger.commit(job.id, processing),
-        books.ledger.forget(job.id),
+        books.store.admit(a_job(idempotency_key="two")),
+        books.store.commit(job.id, processing),
+        books.store.forget(job.id),
     ):
         with pytest.raises(type(failure)):
             await work
-    assert books.registry.everything() == [job]
-    assert books.registry.get(job.id).revision == job.revision
-    assert books.registry.with_key("two", owner="") is None
+    assert [live.job for live in books.store.live_jobs()] == [job]
+    assert books.store.get(job.id).revision == job.revision
+    assert await books.store.with_key("two", owner="") is None
     assert books.journal.kept == {job.id: job}
-    assert (await books.ledger.commit(job.id, processing)).status is PROCESSING
+    assert (await books.store.commit(job.id, processing)).status is PROCESSING
 
 
 async def test_change_that_is_not_allowed_is_not_written(books: Books) -> None:
     job = await books.with_job()
     with pytest.raises(IllegalTransition):
-        await books.ledger.commit(job.id, lambda job: job.moved_to(COMPLETED, at=1.0))
-    assert books.registry.get(job.id) == job
+        await books.store.commit(job.id, completed)
+    assert books.now(job.id) == job
     assert len(books.journal.changes) == 1
 
 
 async def test_unknown_job_can_not_be_changed_or_forgotten(books: Books) -> None:
     with pytest.raises(UnknownJob):
-        await books.ledger.commit("4f0c", processing)
+        await books.store.commit("4f0c", processing)
     with pytest.raises(UnknownJob):
-        await books.ledger.forget("4f0c")
+        await books.store.forget("4f0c")
     assert books.journal.changes == []
 
 
@@ -165,8 +199,8 @@ async def test_caller_that_is_cancelled_leaves_the_registry_and_the_journal_of_o
     job, new = await books.with_job(), a_job()
     books.journal.hold()
     tasks = [
-        asyncio.create_task(books.ledger.commit(job.id, processing)),
-        asyncio.create_task(books.ledger.admit(new)),
+        asyncio.create_task(books.store.commit(job.id, processing)),
+        asyncio.create_task(books.store.admit(new)),
     ]
     await books.journal.arrived.wait()
     for task in tasks:
@@ -174,8 +208,8 @@ async def test_caller_that_is_cancelled_leaves_the_registry_and_the_journal_of_o
     books.journal.release()
     await asyncio.wait(tasks)
     assert all(task.cancelled() for task in tasks)
-    assert {known.id: known for known in books.registry.everything()} == books.journal.kept
-    assert books.journal.kept == {job.id: processing(job), new.id: new}
+    assert {live.job.id: live.job for live in books.store.live_jobs()} == books.journal.kept
+    assert books.journal.kept == {job.id: moved(job), new.id: new}
 
 
 # One key, two requests.
@@ -183,8 +217,8 @@ async def test_caller_that_is_cancelled_leaves_the_registry_and_the_journal_of_o
 
 async def test_two_requests_with_one_key_that_come_at_once_are_one_job(books: Books) -> None:
     first, second = a_job(idempotency_key="one"), a_job(idempotency_key="one")
-    task = await started(books, books.ledger.admit(first))
-    meeting = asyncio.create_task(books.ledger.admit(second))
+    task = await started(books, books.store.admit(first))
+    meeting = asyncio.create_task(books.store.admit(second))
     await asyncio.sleep(0)
     books.journal.release()
     assert await task is first
@@ -195,7 +229,7 @@ async def test_two_requests_with_one_key_that_come_at_once_are_one_job(books: Bo
 async def test_request_whose_key_was_used_by_one_that_could_not_be_written_is_taken_itself(books: Books) -> None:
     first, second = a_job(idempotency_key="one"), a_job(idempotency_key="one")
     books.journal.failures.append(disk_full())
-    results = await asyncio.gather(books.ledger.admit(first), books.ledger.admit(second), return_exceptions=True)
+    results = await asyncio.gather(books.store.admit(first), books.store.admit(second), return_exceptions=True)
     assert isinstance(results[0], DiskFull)
     assert results[1] is second
     assert list(books.journal.kept) == [second.id]
@@ -203,8 +237,8 @@ async def test_request_whose_key_was_used_by_one_that_could_not_be_written_is_ta
 
 async def test_one_key_of_two_owners_is_two_jobs(books: Books) -> None:
     jobs = [a_job(idempotency_key="one", owner=owner) for owner in ("alpha", "beta")]
-    task = await started(books, books.ledger.admit(jobs[0]))
-    other = asyncio.create_task(books.ledger.admit(jobs[1]))
+    task = await started(books, books.store.admit(jobs[0]))
+    other = asyncio.create_task(books.store.admit(jobs[1]))
     books.journal.release()
     assert [await task, await other] == jobs
 
@@ -219,12 +253,12 @@ async def test_synchronous_request_is_never_journalled(tmp_path: Path) -> None:
             rig.transcriber.error = error
             job = await rig.submit(synchronous=True, idempotency_key="one")
             await rig.runner.outcome(job.id)
-            await rig.runner.forget(job.id)
+            await rig.intake.forget(job.id)
         rig.transcriber.error = None
         rig.transcriber.on_model.hold()
         job = await rig.submit(synchronous=True)
         await rig.transcriber.on_model.reached(3)
-        await rig.runner.cancel(job.id)
+        await rig.intake.cancel(job.id)
         assert journal.changes == []
 
 
@@ -234,9 +268,9 @@ async def test_every_step_of_a_background_job_is_journalled(tmp_path: Path) -> N
         job = await rig.submit(**upload_to(target.url()))
         now = await rig.ended(job)
         assert journal.kept[job.id] == now
-        steps = [(value.attempts, value.has_result, value.status.is_final) for value in journal.written(job.id)]
+        steps = [(value.starts, value.has_result, value.status.is_final) for value in journal.written(job.id)]
         assert steps == [(0, False, False), (1, False, False), (1, True, False), (1, True, True)]
-        await rig.runner.forget(job.id)
+        await rig.intake.forget(job.id)
         assert journal.kept == {}
 
 
@@ -249,7 +283,7 @@ async def test_job_cancelled_while_its_completion_is_written_is_completed(tmp_pa
         journal.hold(lambda job: job is not None and job.status is COMPLETED)
         job = await rig.submit()
         await journal.arrived.wait()
-        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        cancelling = asyncio.create_task(rig.intake.cancel(job.id))
         await asyncio.sleep(0)
         journal.release()
         assert (await cancelling).status is COMPLETED
@@ -265,7 +299,7 @@ async def test_job_completed_while_its_cancellation_is_written_is_cancelled(tmp_
         job = await rig.submit()
         await rig.transcriber.finishing.reached()
         journal.hold(lambda job: job is not None and job.status is CANCELLED)
-        cancelling = asyncio.create_task(rig.runner.cancel(job.id))
+        cancelling = asyncio.create_task(rig.intake.cancel(job.id))
         await journal.arrived.wait()
         rig.transcriber.finishing.release()
         await eventually(lambda: (rig.root / "jobs" / job.id / "result.json").exists())
@@ -301,7 +335,7 @@ async def test_work_that_was_accepted_waits_for_space(books: Books, caplog: pyte
     job = await books.with_job()
     books.journal.failures.append(disk_full())
     async with asyncio.timeout(10):
-        assert (await books.ledger.commit_patiently(job.id, processing)).status is PROCESSING
+        assert (await books.store.commit_patiently(job.id, processing)).status is PROCESSING
     assert caplog.messages == [f"⚠️ Job {job.id}: the disk is full; waiting for space for the journal"]
     assert books.journal.kept[job.id].status is PROCESSING
 
@@ -309,19 +343,19 @@ async def test_work_that_was_accepted_waits_for_space(books: Books, caplog: pyte
 async def test_wait_for_space_can_be_cancelled(books: Books) -> None:
     job = await books.with_job()
     books.journal.failures.extend([disk_full()] * 100)
-    task = asyncio.create_task(books.ledger.commit_patiently(job.id, processing))
+    task = asyncio.create_task(books.store.commit_patiently(job.id, processing))
     await eventually(lambda: len(books.journal.failures) < 100)
     task.cancel()
     async with asyncio.timeout(1):
         await asyncio.wait([task])
     assert task.cancelled()
-    assert books.registry.get(job.id) == job
+    assert books.now(job.id) == job
     books.journal.failures.clear()
-    assert (await books.ledger.commit(job.id, processing)).status is PROCESSING
+    assert (await books.store.commit(job.id, processing)).status is PROCESSING
 
 
 async def test_trouble_that_will_not_pass_is_not_waited_for(books: Books) -> None:
     job = await books.with_job()
     books.journal.failures.append(JournalFailed("No."))
     with pytest.raises(JournalFailed):
-        await books.ledger.commit_patiently(job.id, processing)
+        await books.store.commit_patiently(job.id, processing)
