@@ -40,7 +40,7 @@ _THREADS: Final = 4
 
 
 class Grant(Enum):
-    """How much of its file an admitted transcription may decode."""
+    """The part of its file that an admitted transcription may decode."""
 
     WHOLE_FILE = auto()
     PREVIEW = auto()

@@ -174,7 +174,7 @@ class PcmWriter:
 
         Raises:
             UnusableFile: the frame has an absurd shape, or the audio is too long.
-            StopReached: no more audio is wanted.
+            StopReached: as much as was asked for has been written.
             OSError: the disk is full.
         """
         if not frame.samples:

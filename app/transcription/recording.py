@@ -52,7 +52,7 @@ class Recording:
         self.grow(samples, channels)
 
     async def wait_beyond(self, position: int) -> int:
-        """Wait until more than ``position`` samples can be read, or there are no more. Return how many can be read."""
+        """Wait until more than ``position`` samples can be read or the recording is complete. Return their number."""
         while self.samples <= position and not self.is_complete:
             await self._grown.wait()
         return self.samples

@@ -33,7 +33,7 @@ async def test_number_of_completely_decoded_files_is_limited() -> None:
     assert [grant(candidate) for candidate in following] == [Grant.WHOLE_FILE, Grant.PREVIEW]
 
 
-async def test_long_file_keeps_its_place_in_the_queue_after_its_preview() -> None:
+async def test_long_file_keeps_its_queue_position_after_its_preview() -> None:
     admission = Admission(slots=1)
     admitted = [admission.enqueue(synchronous=False) for _ in range(3)]
     long = admission.enqueue(synchronous=False)

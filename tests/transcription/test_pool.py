@@ -59,7 +59,7 @@ class Gate:
 
     def pass_by(self) -> None:
         self.arrived.set()
-        assert self._open.wait(30)
+        assert self._open.wait(120)
 
 
 class EnglishModel(WhisperModel):
@@ -674,7 +674,7 @@ async def test_every_request_ends_under_random_load(
                 await asyncio.sleep(0)
             if random.random() < 0.3:  # noqa: S311
                 random.choice(tasks).cancel()  # noqa: S311
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         kinds = {type(outcome) for outcome in outcomes}
         assert kinds <= {Transcript, ModelUnavailable, asyncio.CancelledError}

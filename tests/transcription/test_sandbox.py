@@ -60,7 +60,7 @@ def try_everything(folder: Path, how: str) -> subprocess.CompletedProcess[bytes]
         str(folder),
         str(os.getpid()),
     )
-    return subprocess.run(command, capture_output=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, check=False, timeout=240)
 
 
 def outcomes(folder: Path, how: str) -> dict[str, Any]:
@@ -217,7 +217,7 @@ _PROCESS: Final = re.compile(r"\bclone3?\((?!.*CLONE_THREAD).* = \d+$")
 
 def whole(trace: Path) -> list[str]:
     """Return the lines of a trace once the tracer has written all of it, which is later than the process ends."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (
         (lines := trace.read_text(errors="replace").splitlines()) and has_ended(trace, int(lines[0].split()[0]))
     ):
@@ -287,11 +287,12 @@ def test_everything_is_imported_before_entering_the_sandbox() -> None:
 
 
 @linux_only
-@pytest.mark.parametrize("running", [6], indirect=True)
+@pytest.mark.full(reason="waits for fifteen seconds")
+@pytest.mark.parametrize("running", [15], indirect=True)
 async def test_decoder_without_progress_is_stopped(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     os.kill(running.pid, signal.SIGSTOP)
 
-    with pytest.raises(UndecodableAudio, match=r"no progress for 6 s\): convert it to wav"):
+    with pytest.raises(UndecodableAudio, match=r"no progress for 15 s\): convert it to wav"):
         await running.task
 
     assert not is_alive(running.pid)
@@ -307,7 +308,7 @@ async def test_source_that_never_opens_times_out(tmp_path: Path) -> None:
     with pytest.raises(UndecodableAudio, match=r"no progress for 0\.3 s"):
         await Decoder(max_seconds=3600, stall_seconds=0.3).decode(source, tmp_path / "pcm")
 
-    assert not decoders_of(os.getpid())
+    await eventually(lambda: not decoders_of(os.getpid()))
     assert not await asyncio.to_thread((tmp_path / "pcm").exists)
 
 

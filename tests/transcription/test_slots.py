@@ -403,7 +403,7 @@ class Rig:
 async def rig(*models: Sequence[Any], slots: int, encodes_apart: bool = False) -> AsyncIterator[Rig]:
     made = Rig(models, slots=slots, encodes_apart=encodes_apart)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             yield made
     finally:
         for batcher in made.batchers:
@@ -466,7 +466,7 @@ async def test_cancelled_transcription_releases_its_slot_when_its_batch_ends() -
 
     def hold() -> None:
         started.set()
-        go_on.wait(30)
+        go_on.wait(120)
 
     async with rig([Replica(hold)], [Replica()], slots=1) as running:
         first = asyncio.create_task(running.transcribe(0, *range(8)))
@@ -503,7 +503,7 @@ async def test_model_removed_during_a_batch_wakes_the_other() -> None:
 
     def hold() -> None:
         started.set()
-        go_on.wait(30)
+        go_on.wait(120)
 
     async with rig([Replica(hold)], [Replica()], slots=1) as running:
         first = asyncio.create_task(running.transcribe(0, 0))
