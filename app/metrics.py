@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 
 from app.domain import events
-from app.domain.events import CutReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +74,7 @@ class Metrics:
         for round_outcome in events.DeliveryOutcome:
             for destination in ("upload", "webhook"):
                 self._rounds.labels(destination, round_outcome)
-        for reason in CutReason:
+        for reason in events.CutReason:
             self._cut.labels(reason)
         for job_kind in ("job", "request"):
             for status in ("completed", "failed", "cancelled"):

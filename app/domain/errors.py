@@ -152,7 +152,7 @@ class TranscriptionFailed(ServiceError):
 
 
 class TooManyStarts(ServiceError):
-    """The process died each time it worked on this job, which is not started again."""
+    """The process died each time it worked on this job, so the job is not started again."""
 
 
 class AudioLost(ServiceError):

@@ -149,7 +149,7 @@ def test_settings_that_are_wrong_are_refused_without_the_secrets_in_them(tmp_pat
         URL_ALLOWED_HOSTS=f"https://user:{secret('password')}@127.0.0.1/key?token={secret('token')}",
         FORWARDED_ALLOW_IPS=f"http://user:{secret('password')}@127.0.0.1",
     )
-    assert said.count(b" is wrong: ") == 5
+    assert said.count(b": correct it in the environment") == 5
     assert secrets.hits("what was said", said) == []
 
 
