@@ -183,6 +183,11 @@ def test_readme_has_at_most_1200_words() -> None:
     assert len(text_of(README).split()) <= 1200
 
 
+def test_readme_links_to_every_page() -> None:
+    pages = {name_of(path) for path in ROOT.glob("docs/*.md")}
+    assert pages <= {link.partition("#")[0] for link in _LINK.findall(text_of(README))}
+
+
 def test_timeout_document_lists_every_limit_in_seconds_with_its_default() -> None:
     rows = setting_rows(text_of(TIMEOUTS))
     limits = frozenset(name for name in SETTINGS if name.endswith("_SECONDS") and name != "MAX_AUDIO_SECONDS")
