@@ -13,7 +13,6 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
 
 _CHUNK_BYTES: Final = 32 * 1024
@@ -73,11 +72,6 @@ async def get_asset(name: str) -> Response:
     if name not in _MEDIA_TYPES:
         raise HTTPException(404)
     return _ChunkedResponse(_ASSETS[name], media_type=_MEDIA_TYPES[name])
-
-
-def install(app: FastAPI) -> None:
-    """Add the page to an application."""
-    app.router.routes.extend(router.routes)
 
 
 def _script_hash(page: str) -> str:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from app.api.forms import URL_NAMES
-from app.api.headers import read_number
+from app.api.requests import parse_number
 from app.domain.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -49,4 +49,4 @@ def idempotency_key(headers: Headers) -> str | None:
 
 def is_resent(headers: Headers) -> bool:
     """Return True if OpenAI's SDK marks the request as a retry."""
-    return bool(read_number(headers.get("x-stainless-retry-count")))
+    return bool(parse_number(headers.get("x-stainless-retry-count")))

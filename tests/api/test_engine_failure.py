@@ -1,4 +1,4 @@
-"""What clients and supervisors see when the transcription engine itself dies."""
+"""The death of the transcription engine, as clients and process supervisors see it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def _broken() -> None:
     raise ZeroDivisionError
 
 
-async def test_dead_engine_fails_its_requests_turns_red_and_ends_the_process_with_70(
+async def test_dead_engine_fails_its_requests_and_stops_the_process(
     tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
         engine = running.service.pool._models["demo"].engine
         assert engine is not None
         engine._batcher.scheduler.next_batch = _broken  # type: ignore[method-assign]
-        told = await running.transcribe(samples / "hello.wav")
-        assert (told.status_code, told.headers["retry-after"]) == (503, "10")
-        assert "the server is restarting: send the file again" in told.json()["error"]["message"]
+        response = await running.transcribe(samples / "hello.wav")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "10")
+        assert "the server is restarting: send the file again" in response.json()["error"]["message"]
         await eventually(lambda: running.server.exit_code == 70)
         transport = httpx.ASGITransport(app=running.server.config.app)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as directly:
-            assert (await directly.get("/health")).json()["status"] == "failing"
-            assert (await directly.get("/health/ready")).status_code == 503
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            assert (await client.get("/health")).json()["status"] == "failing"
+            assert (await client.get("/health/ready")).status_code == 503
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and_delivered_once(
+async def test_jobs_of_a_dead_engine_are_done_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
     async with fault_server(answer(200)) as receiver:
@@ -63,7 +63,7 @@ async def test_background_jobs_of_a_dead_engine_are_done_by_the_next_process_and
     assert json.loads(put.body)["text"] == "hello this is a test the job is complete now"
 
 
-async def test_model_that_raises_fails_only_what_it_raised_at(
+async def test_model_error_fails_only_its_own_job(
     tmp_path: Path, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = model.decode

@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: the same request twice is one job."""
+"""``Idempotency-Key``: the same request sent twice is one job."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.fault_server import answer as answering
-from tests.support.fault_server import fault_server, never_answer
+from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -33,11 +32,11 @@ async def submit(
         files={"file": (file.name, content)},
         data=fields,
         headers={"Idempotency-Key": key},
-        timeout=30,
+        timeout=60,
     )
 
 
-async def test_same_form_with_the_same_key_gives_the_first_job_again(
+async def test_same_form_with_the_same_key_returns_the_first_job(
     running: Running, samples: Path, tmp_path: Path
 ) -> None:
     first = await submit(running, samples / "hello.wav", "one", stored_output="true", language="en")
@@ -61,7 +60,7 @@ async def test_same_form_with_the_same_key_gives_the_first_job_again(
         ("hello.wav", "transcriptions", {"timestamp_granularities[]": "word"}),
     ],
 )
-async def test_another_form_with_the_same_key_is_refused_and_leaves_nothing(
+async def test_other_form_with_the_same_key_is_rejected(
     running: Running, samples: Path, tmp_path: Path, file: str, path: str, fields: dict[str, str]
 ) -> None:
     first = await submit(running, samples / "hello.wav", "one", stored_output="true")
@@ -72,19 +71,17 @@ async def test_another_form_with_the_same_key_is_refused_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [first.json()["job_id"]]
 
 
-async def test_ten_at_once_with_one_key_are_one_job(running: Running, samples: Path) -> None:
-    answers = await asyncio.gather(
+async def test_ten_concurrent_requests_with_one_key_are_one_job(running: Running, samples: Path) -> None:
+    responses = await asyncio.gather(
         *(submit(running, samples / "hello.wav", "one", stored_output="true") for _ in range(10))
     )
-    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    assert len({response.json()["job_id"] for response in responses}) == 1
     assert (await running.client.get("/v1/jobs")).json()["total_jobs"] == 1
 
 
-async def test_url_that_was_signed_anew_takes_the_place_of_the_first(
-    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
-) -> None:
+async def test_replay_replaces_the_upload_url(tmp_path: Path, model: WhisperModel, samples: Path, held: Held) -> None:
     async with (
-        fault_server(answering(200)) as target,
+        fault_server(answer(200)) as target,
         serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running,
     ):
         old, new = (target.url(f"/bucket/key?Signature={name}") for name in ("first", "second"))
@@ -95,15 +92,13 @@ async def test_url_that_was_signed_anew_takes_the_place_of_the_first(
         assert (await running.finished(first.json()["job_id"]))["status"] == "completed"
         (put,) = target.requests
         assert "Signature=second" in put.target
-        elsewhere = await submit(
+        other = await submit(
             running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/other?Signature=third")
         )
-        assert elsewhere.status_code == 400
+        assert other.status_code == 400
 
 
-async def test_url_that_comes_after_the_upload_has_begun_changes_nothing(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_replay_during_the_upload_changes_nothing(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with (
         fault_server(never_answer()) as target,
         serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as running,
@@ -122,7 +117,7 @@ async def test_url_that_comes_after_the_upload_has_begun_changes_nothing(
         await running.client.delete(f"/v1/jobs/{job_id}")
 
 
-async def test_key_is_free_again_when_its_job_is_forgotten(running: Running, samples: Path) -> None:
+async def test_key_can_be_reused_when_its_job_is_forgotten(running: Running, samples: Path) -> None:
     first = await running.finished(
         (await submit(running, samples / "hello.wav", "k", stored_output="1")).json()["job_id"]
     )
@@ -132,9 +127,7 @@ async def test_key_is_free_again_when_its_job_is_forgotten(running: Running, sam
     assert second.json()["job_id"] != first["job_id"]
 
 
-async def test_two_keys_of_the_api_may_use_one_idempotency_key(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_idempotency_keys_belong_to_an_api_key(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
         ids = set()
         for key in ("sk-one", "sk-two"):
@@ -143,39 +136,35 @@ async def test_two_keys_of_the_api_may_use_one_idempotency_key(
         assert len(ids) == 2
 
 
-async def test_waiting_client_with_a_key_joins_its_own_work(running: Running, samples: Path, held: Held) -> None:
-    both = [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(2)]
-    await eventually(lambda: [one.clients for one in running.service.sync_requests._requests.values()] == [2])
+async def test_synchronous_replay_joins_the_running_request(running: Running, samples: Path, held: Held) -> None:
+    requests = [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(2)]
+    await eventually(lambda: [request.clients for request in running.service.sync_requests._requests.values()] == [2])
     held.open.set()
-    assert [(await one).json()["text"].split()[0] for one in both] == ["hello", "hello"]
+    assert [(await request).json()["text"].split()[0] for request in requests] == ["hello", "hello"]
     assert held.decoded == 1
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-async def test_key_of_a_wrong_length_is_refused(running: Running, samples: Path, key: str) -> None:
-    answer = await submit(running, samples / "hello.wav", key, stored_output="true")
-    assert answer.status_code == 400
-    assert "1 to 255 are allowed" in answer.json()["error"]["message"]
+async def test_key_of_invalid_length_is_rejected(running: Running, samples: Path, key: str) -> None:
+    response = await submit(running, samples / "hello.wav", key, stored_output="true")
+    assert response.status_code == 400
+    assert "must have 1 to 255 characters" in response.json()["error"]["message"]
 
 
-async def test_waiting_clients_with_one_key_all_get_their_answer_however_they_meet(
-    running: Running, samples: Path
-) -> None:
-    answers = []
+async def test_synchronous_requests_with_one_key_all_get_the_transcript(running: Running, samples: Path) -> None:
+    responses = []
     for _ in range(6):
-        both = [asyncio.create_task(submit(running, samples / "hello.wav", "one"))]
-        await asyncio.wait(both, timeout=0.3)
-        both += [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(4)]
-        answers += await asyncio.gather(*both)
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.json()["text"] for answer in answers}) == 1
+        requests = [asyncio.create_task(submit(running, samples / "hello.wav", "one"))]
+        await asyncio.wait(requests, timeout=0.3)
+        requests += [asyncio.create_task(submit(running, samples / "hello.wav", "one")) for _ in range(4)]
+        responses += await asyncio.gather(*requests)
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.json()["text"] for response in responses}) == 1
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
-async def test_full_queue_does_not_refuse_what_was_accepted_before(
-    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
-) -> None:
+async def test_full_queue_accepts_a_replay(tmp_path: Path, model: WhisperModel, samples: Path, held: Held) -> None:
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
         first = await submit(running, samples / "hello.wav", "one", stored_output="true")
         await running.until_progress(first.json()["job_id"], "Transcribing audio")
@@ -187,9 +176,9 @@ async def test_full_queue_does_not_refuse_what_was_accepted_before(
         await running.finished(second.json()["job_id"])
 
 
-async def test_each_stream_is_work_of_its_own_whatever_its_key(running: Running, samples: Path, held: Held) -> None:
-    both = [asyncio.create_task(submit(running, samples / "hello.wav", "one", stream="true")) for _ in range(2)]
+async def test_streams_ignore_the_key(running: Running, samples: Path, held: Held) -> None:
+    requests = [asyncio.create_task(submit(running, samples / "hello.wav", "one", stream="true")) for _ in range(2)]
     await eventually(lambda: len(running.service.jobs.store.live_jobs()) == 2)
     held.open.set()
-    for answer in await asyncio.gather(*both):
-        assert '"type":"transcript.text.done"' in answer.text
+    for response in await asyncio.gather(*requests):
+        assert '"type":"transcript.text.done"' in response.text

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.anyio
 class Events:
     """The events of one connection, as (number, job)."""
 
-    def __init__(self, answer: httpx.Response) -> None:
-        self.answer = answer
-        self._lines = answer.aiter_lines()
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.aiter_lines()
 
     async def next(self) -> tuple[int, dict[str, Any]] | None:
         number = None
@@ -44,38 +44,38 @@ class Events:
         return None
 
     async def rest(self) -> list[tuple[int, dict[str, Any]]]:
-        found = []
+        received = []
         while (event := await self.next()) is not None:
-            found.append(event)
-        return found
+            received.append(event)
+        return received
 
 
 @asynccontextmanager
 async def following(running: Running, job_id: str, *, seen: int | None = None) -> AsyncIterator[Events]:
     headers = {} if seen is None else {"Last-Event-ID": str(seen)}
-    async with running.client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=30) as answer:
-        yield Events(answer)
+    async with running.client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=60) as response:
+        yield Events(response)
 
 
-async def test_job_is_followed_with_real_progress_to_its_end(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_job_is_followed_with_its_progress_to_the_end(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, whisper_batch_size="1") as running:
         job_id = await running.submit(samples / "long.opus", stored_output="true")
         async with following(running, job_id) as events:
-            assert events.answer.headers["content-type"].startswith("text/event-stream")
-            found = await events.rest()
-    numbers = [number for number, _ in found]
+            assert events.response.headers["content-type"].startswith("text/event-stream")
+            received = await events.rest()
+    numbers = [number for number, _ in received]
     assert numbers == sorted(set(numbers))
-    percents = [job["progress_percent"] for _, job in found]
+    percents = [job["progress_percent"] for _, job in received]
     assert percents == sorted(percents)
     assert any(0 < percent < 100 for percent in percents)
-    assert all(job["job_id"] == job_id for _, job in found)
-    assert [job["status"] for _, job in found if job["status"] in ("completed", "failed", "cancelled")] == ["completed"]
-    assert found[-1][1]["progress"] == "Done"
+    assert all(job["job_id"] == job_id for _, job in received)
+    assert [job["status"] for _, job in received if job["status"] in ("completed", "failed", "cancelled")] == [
+        "completed"
+    ]
+    assert received[-1][1]["progress"] == "Done"
 
 
-async def test_who_comes_again_hears_only_what_is_new(running: Running, samples: Path, held: Held) -> None:
+async def test_reconnected_client_receives_only_new_events(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     await running.until_progress(job_id, "Transcribing audio")
     async with following(running, job_id) as events:
@@ -83,31 +83,33 @@ async def test_who_comes_again_hears_only_what_is_new(running: Running, samples:
         assert event is not None
     await eventually(lambda: not running.service.jobs.subscriptions.count)
     async with following(running, job_id, seen=event[0]) as events:
-        coming = asyncio.create_task(events.rest())
+        rest = asyncio.create_task(events.rest())
         await eventually(lambda: bool(running.service.jobs.subscriptions.count))
         held.open.set()
-        found = await coming
-    assert all(number > event[0] for number, _ in found)
-    assert found[-1][1]["status"] == "completed"
+        received = await rest
+    assert all(number > event[0] for number, _ in received)
+    assert received[-1][1]["status"] == "completed"
     async with following(running, job_id) as events:
         assert [job["status"] for _, job in await events.rest()] == ["completed"]
-    async with following(running, job_id, seen=found[-1][0]) as events:
-        assert events.answer.status_code == 204
+    async with following(running, job_id, seen=received[-1][0]) as events:
+        assert events.response.status_code == 204
 
 
-async def test_place_in_the_line_is_told_when_it_changes(
+async def test_change_of_queue_position_is_an_event(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, max_concurrent_requests=1) as running:
         first = await running.submit(samples / "numbers.mp3", stored_output="true")
-        await running.until_progress(first, "Transcribing audio")  # of several, whose audio is decoded first goes first
+        await running.until_progress(
+            first, "Transcribing audio"
+        )  # among several, the first whose audio is decoded gets the slot
         second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(2)]
         async with following(running, third) as events:
             event = await events.next()
             assert event is not None
             assert event[1]["queue_position"] == 2
             await running.client.delete(f"/v1/jobs/{second}")
-            while event is not None and event[1]["queue_position"] == 2:  # its audio may be decoded meanwhile
+            while event is not None and event[1]["queue_position"] == 2:  # other changes are events too
                 event = await events.next()
             assert event is not None
             assert event[1]["queue_position"] == 1
@@ -125,7 +127,7 @@ async def test_cancelled_job_ends_its_stream(running: Running, samples: Path, he
         assert (await events.rest())[-1][1]["status"] == "cancelled"
 
 
-async def test_nothing_new_is_told_again_after_a_while(
+async def test_unchanged_job_is_repeated_to_keep_the_connection_alive(
     running: Running, samples: Path, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "KEEP_ALIVE_SECONDS", 0.1)
@@ -141,26 +143,26 @@ async def test_nothing_new_is_told_again_after_a_while(
         await events.rest()
 
 
-async def test_unknown_job_and_anothers_are_404(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+async def test_unknown_job_and_job_of_another_key_are_404(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
         running.client.headers["Authorization"] = "Bearer sk-one"
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
         running.client.headers["Authorization"] = "Bearer sk-two"
         for path in (job_id, "none"):
-            answer = await running.client.get(f"/v1/jobs/{path}/events")
-            assert answer.status_code == 404
-            assert answer.json()["error"]["code"] == "job_not_found"
+            response = await running.client.get(f"/v1/jobs/{path}/events")
+            assert response.status_code == 404
+            assert response.json()["error"]["code"] == "job_not_found"
 
 
 @pytest.mark.parametrize("seen", ["9" * 5000, "-1", "1.5", "²"])
-async def test_number_that_is_none_of_ours_is_passed_over(running: Running, samples: Path, seen: str) -> None:
+async def test_invalid_last_event_id_is_ignored(running: Running, samples: Path, seen: str) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     await running.finished(job_id)
-    answer = await running.client.get(f"/v1/jobs/{job_id}/events", headers={b"Last-Event-ID": seen.encode()})
-    assert answer.status_code == 200
+    response = await running.client.get(f"/v1/jobs/{job_id}/events", headers={b"Last-Event-ID": seen.encode()})
+    assert response.status_code == 200
 
 
-async def test_client_that_leaves_is_forgotten_and_the_job_goes_on(running: Running, samples: Path, held: Held) -> None:
+async def test_disconnected_client_leaves_no_subscription(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     async with following(running, job_id) as events:
         await events.next()

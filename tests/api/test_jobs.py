@@ -1,4 +1,4 @@
-"""Asynchronous jobs, from the submission to the object in the bucket."""
+"""Asynchronous jobs, from submission to the object in the bucket."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ HELLO = "hello this is a test the job is complete now"
 
 
 async def stored(store: LocalS3, key: str) -> bytes:
-    found = await asyncio.to_thread(lambda: store.client().get_object(Bucket="results", Key=key)["Body"].read())
-    return bytes(found)
+    content = await asyncio.to_thread(lambda: store.client().get_object(Bucket="results", Key=key)["Body"].read())
+    return bytes(content)
 
 
-async def test_result_is_put_into_the_bucket(running: Running, store: LocalS3, samples: Path) -> None:
+async def test_result_is_uploaded_to_the_bucket(running: Running, store: LocalS3, samples: Path) -> None:
     accepted = await running.transcribe(
         samples / "hello.wav",
         upload_presigned_url=store.presign_put("results", "job.json"),
@@ -84,16 +84,16 @@ async def test_result_is_put_into_the_bucket(running: Running, store: LocalS3, s
         ({"response_format": "verbose_json"}, b'{"job_id":"'),
     ],
 )
-async def test_upload_format_follows_the_response_format_unless_it_is_named(
-    running: Running, store: LocalS3, samples: Path, fields: dict[str, str], begins: bytes
+async def test_upload_has_the_requested_format(
+    shared: Running, store: LocalS3, samples: Path, fields: dict[str, str], begins: bytes
 ) -> None:
     url = store.presign_put("results", "format")
-    job_id = await running.submit(samples / "hello.wav", upload_presigned_url=url, **fields)
-    assert (await running.finished(job_id))["status"] == "completed"
+    job_id = await shared.submit(samples / "hello.wav", upload_presigned_url=url, **fields)
+    assert (await shared.finished(job_id))["status"] == "completed"
     assert (await stored(store, "format")).startswith(begins)
 
 
-async def test_stored_output_is_kept_here_and_can_be_forgotten(running: Running, samples: Path) -> None:
+async def test_stored_output_is_kept_until_it_is_deleted(running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     job = await running.finished(job_id)
     assert job["status"] == "completed"
@@ -106,7 +106,7 @@ async def test_stored_output_is_kept_here_and_can_be_forgotten(running: Running,
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 
-async def test_audio_is_fetched_from_a_presigned_url(running: Running, store: LocalS3, samples: Path) -> None:
+async def test_audio_is_downloaded_from_a_presigned_url(running: Running, store: LocalS3, samples: Path) -> None:
     await asyncio.to_thread(store.client().upload_file, str(samples / "numbers.mp3"), "results", "numbers.mp3")
     url = store.presign_get("results", "numbers.mp3")
     job_id = await running.submit(s3_presigned_url=url.replace("&", "\\u0026"), stored_output="true")
@@ -117,7 +117,7 @@ async def test_audio_is_fetched_from_a_presigned_url(running: Running, store: Lo
     assert waited.json()["text"].startswith("my number is seven")
 
 
-async def test_failed_transcription_is_told_to_the_users_url(
+async def test_failure_document_is_uploaded(
     running: Running, store: LocalS3, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"\0" * 5000)
@@ -142,7 +142,7 @@ async def test_failed_transcription_is_told_to_the_users_url(
     assert "X-Amz-Signature" not in caplog.text
 
 
-async def test_log_lines_are_those_that_people_look_for(
+async def test_log_lines_are_those_of_the_contract(
     running: Running, store: LocalS3, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await asyncio.to_thread(store.client().upload_file, str(samples / "hello.wav"), "results", "hello.wav")
@@ -165,8 +165,8 @@ async def test_log_lines_are_those_that_people_look_for(
     assert re.fullmatch(rf"✅ Background job {job_id} completed successfully in \d+\.\d+s", lines[-1])
 
 
-async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running, samples: Path, tmp_path: Path) -> None:
-    long = tmp_path / "long.wav"  # so long that no job ends while the others are submitted
+async def test_jobs_beyond_the_slots_are_queued(running: Running, samples: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.wav"  # long enough that no job ends while others are submitted
     with wave.open(str(samples / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
         target.setparams(source.getparams())
         target.writeframes(source.readframes(source.getnframes()) * 60)
@@ -177,8 +177,8 @@ async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running,
     assert health["available_slots"] == 0
     assert health["active_jobs"] == health["queued"] + health["processing"]
     jobs = (await running.client.get("/v1/jobs", params={"status": "queued"})).json()
-    places = sorted(job["queue_position"] for job in jobs["jobs"].values())
-    assert places == list(range(1, jobs["total_jobs"] + 1))
+    positions = sorted(job["queue_position"] for job in jobs["jobs"].values())
+    assert positions == list(range(1, jobs["total_jobs"] + 1))
     assert all(job["eta_seconds"] > 0 for job in jobs["jobs"].values())
     everything = (await running.client.get("/v1/jobs", params={"limit": 4})).json()
     assert list(everything["jobs"]) == ids[:-5:-1]
@@ -190,7 +190,7 @@ async def test_three_jobs_are_on_the_model_and_the_others_wait(running: Running,
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 
-async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, samples: Path) -> None:
+async def test_cancelled_job_uploads_nothing(running: Running, store: LocalS3, samples: Path) -> None:
     url = store.presign_put("results", "cancelled.json")
     job_id = await running.submit(samples / "long.opus", upload_presigned_url=url)
     await running.until(job_id, "processing")
@@ -203,30 +203,32 @@ async def test_cancelled_job_delivers_nothing(running: Running, store: LocalS3, 
     assert job["delivery"].items() >= {"status": "failed", "last_error": "The job was cancelled."}.items()
     assert "next_attempt_at" not in job["delivery"]
     assert "error" not in job
-    kept = running.service.jobs.store.get(job_id).job.upload
-    assert kept is not None
-    assert not kept.is_kept
+    upload = running.service.jobs.store.get(job_id).job.upload
+    assert upload is not None
+    assert not upload.is_kept
 
 
-async def test_health_counts_what_an_earlier_process_left(
+async def test_health_counts_the_jobs_of_an_earlier_process(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, held: Held
 ) -> None:
-    """One job that has ended, one that waits for its receiver, and two without a result; a client's that waited is
-    gone with it."""
+    """The earlier process leaves an ended job, an undelivered one and two without a result.
+
+    A synchronous request does not survive its process.
+    """
     settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1"}
     async with fault_server(answer(503)) as receiver:
         async with serving(tmp_path / "data", lambda: model, clock=clock, **settings) as running:
-            found = (await running.client.get("/health")).json()
-            assert found["recovered"] == {"jobs": 0, "requeued": 0, "undelivered": 0}
+            health = (await running.client.get("/health")).json()
+            assert health["recovered"] == {"jobs": 0, "requeued": 0, "undelivered": 0}
             held.open.set()
             await running.finished(await running.submit(samples / "hello.wav", stored_output="true"))
-            put_off = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
-            await eventually(lambda: is_put_off(running, put_off))
+            undelivered = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/key"))
+            await eventually(lambda: is_postponed(running, undelivered))
             held.open.clear()
             waiting = asyncio.create_task(running.transcribe(samples / "hello.wav"))
             await eventually(lambda: running.service.pool.active == 1)
-            left = [await running.submit(samples / "hello.wav", stored_output="true") for _ in range(2)]
-        with pytest.raises(httpx.TransportError):  # its client was closed before the service was
+            unfinished = [await running.submit(samples / "hello.wav", stored_output="true") for _ in range(2)]
+        with pytest.raises(httpx.TransportError):  # the client was closed before the service
             await waiting
         async with serving(
             tmp_path / "data", lambda: model, clock=clock, **settings, max_concurrent_requests=1
@@ -235,18 +237,16 @@ async def test_health_counts_what_an_earlier_process_left(
             assert health["recovered"] == {"jobs": 4, "requeued": 2, "undelivered": 1}
             assert health["concurrency"].items() >= {"active_jobs": 3, "completed": 1, "failed": 0}.items()
             held.open.set()
-            for job_id in left:
+            for job_id in unfinished:
                 await running.finished(job_id)
             assert (await running.client.get("/health")).json()["recovered"] == health["recovered"]
 
 
-async def is_put_off(running: Running, job_id: str) -> bool:
+async def is_postponed(running: Running, job_id: str) -> bool:
     return "next_attempt_at" in (await running.job(job_id))["delivery"]
 
 
-async def test_full_disk_refuses_to_forget_and_to_deliver_again_and_changes_nothing(
-    tmp_path: Path, model: WhisperModel, samples: Path
-) -> None:
+async def test_full_disk_rejects_deletion_and_redelivery(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1", "spool_min_free_bytes": 0}
     with small_disk(tmp_path / "disk", size="4m") as disk:
         async with (
@@ -257,12 +257,12 @@ async def test_full_disk_refuses_to_forget_and_to_deliver_again_and_changes_noth
             job = await running.finished(job_id)
             body = {"upload_presigned_url": receiver.url("/key")}
             with filled(disk):
-                for refused in (
+                for rejected in (
                     await running.client.delete(f"/v1/jobs/{job_id}"),
                     await running.client.post(f"/v1/jobs/{job_id}/redeliver", json=body),
                 ):
-                    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
-                    assert 1 <= int(refused.headers["Retry-After"]) <= 120
+                    assert (rejected.status_code, rejected.json()["error"]["code"]) == (507, "disk_full")
+                    assert 1 <= int(rejected.headers["Retry-After"]) <= 120
                 assert await running.job(job_id) == job
                 assert receiver.connections == 0
             assert (await running.client.post(f"/v1/jobs/{job_id}/redeliver", json=body)).status_code == 200
@@ -270,7 +270,9 @@ async def test_full_disk_refuses_to_forget_and_to_deliver_again_and_changes_noth
             assert (await running.client.delete(f"/v1/jobs/{job_id}")).json() == {"job_id": job_id, "deleted": True}
 
 
-async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+async def test_finished_jobs_are_forgotten_after_their_retention(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
     async with serving(tmp_path / "data", lambda: model, job_retention_seconds=0.2) as running:
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
         await eventually(lambda: not running.service.jobs.store.live_jobs())
@@ -278,7 +280,7 @@ async def test_finished_jobs_leave_after_their_retention(tmp_path: Path, model: 
         await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
 
-async def test_undelivered_result_stays_longer_than_others(
+async def test_undelivered_result_is_kept_longer(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
     settings: dict[str, Any] = {"job_retention_seconds": 0.1, "url_allowed_hosts": "127.0.0.1"}
@@ -298,25 +300,27 @@ async def test_undelivered_result_stays_longer_than_others(
         assert len(receiver.requests) == 1
 
 
-async def test_expired_within_the_queue_time_is_a_warning(running: Running, samples: Path, store: LocalS3) -> None:
+async def test_url_that_expires_within_the_queue_time_is_a_warning(
+    running: Running, samples: Path, store: LocalS3
+) -> None:
     running.service.jobs.estimate.finished(500.0)
     url = store.presign_put("results", "soon.json", expires_in=60)
-    answer = await running.transcribe(samples / "hello.wav", upload_presigned_url=url)
-    (warning,) = answer.json()["warnings"]
+    response = await running.transcribe(samples / "hello.wav", upload_presigned_url=url)
+    (warning,) = response.json()["warnings"]
     assert "sign URLs for at least an hour" in warning
-    assert (await running.finished(answer.json()["job_id"]))["warnings"] == [warning]
+    assert (await running.finished(response.json()["job_id"]))["warnings"] == [warning]
 
 
-async def test_answer_comes_while_the_model_is_busy(running: Running, samples: Path) -> None:
+async def test_submission_is_accepted_while_the_model_is_busy(running: Running, samples: Path) -> None:
     busy = [await running.submit(samples / "long.opus", stored_output="true") for _ in range(3)]
     await running.until(busy[0], "processing")
-    answers = [await running.transcribe(samples / "hello.wav", stored_output="true") for _ in range(3)]
-    assert [accepted.status_code for accepted in answers] == [200] * 3
-    for accepted in answers:
+    responses = [await running.transcribe(samples / "hello.wav", stored_output="true") for _ in range(3)]
+    assert [accepted.status_code for accepted in responses] == [200] * 3
+    for accepted in responses:
         assert (await running.finished(accepted.json()["job_id"]))["status"] == "completed"
 
 
-async def test_stored_result_is_there_in_every_format_later(running: Running, samples: Path) -> None:
+async def test_stored_result_is_available_in_every_format(running: Running, samples: Path) -> None:
     granularities = {"timestamp_granularities[]": "word,segment"}
     job_id = await running.submit(samples / "hello.wav", stored_output="true", **granularities)
     await running.finished(job_id)
@@ -326,7 +330,7 @@ async def test_stored_result_is_there_in_every_format_later(running: Running, sa
         assert later.status_code == 200
         assert later.headers["content-type"] == waited.headers["content-type"]
         if name == "json":
-            warnings = ["timestamp_granularities is for response_format=verbose_json and was ignored."]
+            warnings = ["`timestamp_granularities` requires `response_format=verbose_json` and was ignored."]
             assert waited.json() == {**later.json(), "warnings": warnings}
         elif name == "verbose_json":  # probabilities may differ in their last digits
             assert later.json().keys() == waited.json().keys()
@@ -338,7 +342,7 @@ async def test_stored_result_is_there_in_every_format_later(running: Running, sa
     assert document.json()["words"][0]["word"] == "hello"
 
 
-async def test_result_that_is_not_there_is_400_with_the_state(running: Running, samples: Path) -> None:
+async def test_missing_result_is_400_with_the_state(running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "long.opus", stored_output="true")
     early = await running.client.get(f"/v1/jobs/{job_id}/result")
     assert early.status_code == 400

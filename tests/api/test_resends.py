@@ -1,4 +1,4 @@
-"""A synchronous request that its client sends again joins the work that is already running."""
+"""A synchronous request that is sent again after a timeout joins the transcription that is already running."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-SAID = "hello this is a test the job is complete now"
-AGAIN = {"x-stainless-retry-count": "1"}
+HELLO = "hello this is a test the job is complete now"
+RETRY = {"x-stainless-retry-count": "1"}
 
 
 @asynccontextmanager
 async def abandoned(running: Running, file: Path, **fields: Any) -> AsyncIterator[asyncio.Task[httpx.Response]]:
-    """A request under way whose client goes away at the end of the block."""
+    """Send a request, and disconnect its client at the end of the block."""
     first = asyncio.create_task(send(running, file, **fields))
     await eventually(lambda: len(running.service.jobs.store.live_jobs()) == 1)
     yield first
     first.cancel()
     await asyncio.wait([first])
-    await eventually(lambda: not attended(running)[0].clients)
+    await eventually(lambda: not sync_requests(running)[0].clients)
 
 
-def attended(running: Running) -> list[Any]:
+def sync_requests(running: Running) -> list[Any]:
     return list(running.service.sync_requests._requests.values())
 
 
@@ -53,46 +53,44 @@ async def send(running: Running, file: Path, *, headers: dict[str, str] | None =
         files={"file": ("audio.wav", content)},
         data={"model": "whisper-1", **fields},
         headers=headers,
-        timeout=30,
+        timeout=60,
     )
 
 
-async def test_openais_client_that_lost_patience_joins_its_own_work(
+async def test_openais_client_joins_its_own_request_after_a_timeout(
     running: Running, samples: Path, held: Held
 ) -> None:
     client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=4, timeout=1.0)
-    asking = asyncio.create_task(
+    request = asyncio.create_task(
         client.audio.transcriptions.create(model="whisper-1", file=samples / "hello.wav", response_format="json")
     )
-    await eventually(lambda: bool(attended(running)) and attended(running)[0].deadline is not None)
-    await eventually(lambda: bool(attended(running)[0].clients))  # it has come again
+    await eventually(lambda: bool(sync_requests(running)) and sync_requests(running)[0].deadline is not None)
+    await eventually(lambda: bool(sync_requests(running)[0].clients))  # the client has retried
     held.open.set()
-    assert (await asking).text == SAID
+    assert (await request).text == HELLO
     assert held.decoded == 1
     await eventually(lambda: not running.service.jobs.store.live_jobs())
     await client.close()
 
 
-async def test_resend_takes_the_result_that_was_finished_meanwhile(running: Running, samples: Path, held: Held) -> None:
+async def test_retry_gets_the_result_that_was_finished_meanwhile(running: Running, samples: Path, held: Held) -> None:
     async with abandoned(running, samples / "hello.wav"):
         pass
     held.open.set()
-    await eventually(lambda: attended(running)[0].outcome.done())
-    answer = await send(running, samples / "hello.wav", headers=AGAIN)
-    assert answer.json()["text"] == SAID
+    await eventually(lambda: sync_requests(running)[0].outcome.done())
+    response = await send(running, samples / "hello.wav", headers=RETRY)
+    assert response.json()["text"] == HELLO
     assert held.decoded == 1
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
-async def test_resend_beside_a_client_that_still_waits_answers_both(
-    running: Running, samples: Path, held: Held
-) -> None:
+async def test_retry_and_waiting_client_both_get_the_transcript(running: Running, samples: Path, held: Held) -> None:
     first = asyncio.create_task(send(running, samples / "hello.wav"))
-    await eventually(lambda: len(attended(running)) == 1)
-    second = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
-    await eventually(lambda: attended(running)[0].clients == 2)
+    await eventually(lambda: len(sync_requests(running)) == 1)
+    second = asyncio.create_task(send(running, samples / "hello.wav", headers=RETRY))
+    await eventually(lambda: sync_requests(running)[0].clients == 2)
     held.open.set()
-    assert [(await one).json()["text"] for one in (first, second)] == [SAID, SAID]
+    assert [(await request).json()["text"] for request in (first, second)] == [HELLO, HELLO]
     assert held.decoded == 1
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
@@ -102,22 +100,22 @@ async def test_resend_beside_a_client_that_still_waits_answers_both(
     [
         ({}, {}),
         ({"x-stainless-retry-count": "0"}, {}),
-        (AGAIN, {"language": "en"}),
-        (AGAIN, {"temperature": "0"}),
+        (RETRY, {"language": "en"}),
+        (RETRY, {"temperature": "0"}),
     ],
 )
-async def test_request_that_is_another_one_or_the_first_is_work_of_its_own(
+async def test_different_or_first_request_is_transcribed_on_its_own(
     running: Running, samples: Path, held: Held, headers: dict[str, str], fields: dict[str, str]
 ) -> None:
     async with abandoned(running, samples / "hello.wav"):
         pass
     held.open.set()
-    answer = await send(running, samples / "hello.wav", headers=headers, **fields)
-    assert answer.json()["text"] == SAID
+    response = await send(running, samples / "hello.wav", headers=headers, **fields)
+    assert response.json()["text"] == HELLO
     await eventually(lambda: held.decoded == 2)
 
 
-async def test_same_length_with_other_bytes_is_another_request(
+async def test_same_length_with_other_bytes_is_a_different_request(
     running: Running, samples: Path, tmp_path: Path, held: Held
 ) -> None:
     content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
@@ -126,43 +124,43 @@ async def test_same_length_with_other_bytes_is_another_request(
     async with abandoned(running, samples / "hello.wav"):
         pass
     held.open.set()
-    assert (await send(running, other, headers=AGAIN)).json()["text"] == SAID
+    assert (await send(running, other, headers=RETRY)).json()["text"] == HELLO
     await eventually(lambda: held.decoded == 2)
 
 
-async def test_work_is_kept_while_a_resend_arrives_and_cancelled_where_it_proves_another(
+async def test_request_is_kept_while_a_retry_arrives_and_then_cancelled(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, grace_seconds=0.2) as running:
         async with abandoned(running, samples / "hello.wav", prompt="one"):
-            (work,) = attended(running)
+            (abandoned_request,) = sync_requests(running)
         boundary = "b" * 32
-        whole = await body(samples / "hello.wav", boundary, prompt="two")
+        content = await body(samples / "hello.wav", boundary, prompt="two")
         arrived = asyncio.Event()
 
         async def slowly() -> AsyncIterator[bytes]:
-            yield whole[:1000]
+            yield content[:1000]
             await arrived.wait()
-            yield whole[1000:]
+            yield content[1000:]
 
-        headers = {**AGAIN, "Content-Type": f"multipart/form-data; boundary={boundary}"}
-        headers["Content-Length"] = str(work.content_length)
-        asking = asyncio.create_task(
-            running.client.post("/v1/audio/transcriptions", content=slowly(), headers=headers, timeout=30)
+        headers = {**RETRY, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+        headers["Content-Length"] = str(abandoned_request.content_length)
+        request = asyncio.create_task(
+            running.client.post("/v1/audio/transcriptions", content=slowly(), headers=headers, timeout=60)
         )
-        await eventually(lambda: work.expected == 1)
-        await eventually(lambda: asyncio.get_running_loop().time() > work.deadline + 0.2)
-        assert attended(running) == [work]
-        assert len(whole) == work.content_length
+        await eventually(lambda: abandoned_request.expected == 1)
+        await eventually(lambda: asyncio.get_running_loop().time() > abandoned_request.deadline + 0.2)
+        assert sync_requests(running) == [abandoned_request]
+        assert len(content) == abandoned_request.content_length
         arrived.set()
-        await eventually(lambda: work not in attended(running))
+        await eventually(lambda: abandoned_request not in sync_requests(running))
         held.open.set()
-        assert (await asking).json()["text"] == SAID
+        assert (await request).json()["text"] == HELLO
         await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def body(file: Path, boundary: str, **fields: Any) -> bytes:
-    """What ``send`` sends, with another boundary of the same length."""
+    """Return the body that ``send`` would send, with another boundary of the same length."""
     content = await asyncio.to_thread(file.read_bytes)
     request = httpx.Request(
         "POST",
@@ -174,7 +172,7 @@ async def body(file: Path, boundary: str, **fields: Any) -> bytes:
     return request.read()
 
 
-async def test_resend_with_another_key_does_not_join(
+async def test_retry_with_another_api_key_does_not_join(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
@@ -183,28 +181,26 @@ async def test_resend_with_another_key_does_not_join(
             pass
         held.open.set()
         running.client.headers["Authorization"] = "Bearer sk-two"
-        assert (await send(running, samples / "hello.wav", headers=AGAIN)).status_code == 200
+        assert (await send(running, samples / "hello.wav", headers=RETRY)).status_code == 200
         await eventually(lambda: held.decoded == 2)
 
 
-async def test_full_queue_does_not_refuse_a_resend(
-    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
-) -> None:
+async def test_full_queue_accepts_a_retry(tmp_path: Path, model: WhisperModel, samples: Path, held: Held) -> None:
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
         async with abandoned(running, samples / "hello.wav"):
             await eventually(lambda: running.service.pool.active == 1)
         job_id = await running.submit(samples / "numbers.mp3", stored_output="true")
-        refused = await send(running, samples / "hello.wav")
-        assert refused.status_code == 429
-        joined = asyncio.create_task(send(running, samples / "hello.wav", headers=AGAIN))
-        await eventually(lambda: bool(attended(running)[0].clients))
+        rejected = await send(running, samples / "hello.wav")
+        assert rejected.status_code == 429
+        joined = asyncio.create_task(send(running, samples / "hello.wav", headers=RETRY))
+        await eventually(lambda: bool(sync_requests(running)[0].clients))
         held.open.set()
-        assert (await joined).json()["text"] == SAID
+        assert (await joined).json()["text"] == HELLO
         await running.finished(job_id)
 
 
-def test_two_recordings_behind_one_path_are_two_requests() -> None:
-    """Their URLs differ in what stands behind the question mark, which for an idempotency key is a signature."""
+def test_urls_with_different_queries_are_different_requests() -> None:
+    """Their URLs differ only in the query, which an idempotency key takes for a signature."""
     one, other = (
         ReceivedForm(fields={"url": [f"https://media.example/get?recording={number}"]}) for number in ("1111", "2222")
     )
@@ -214,7 +210,7 @@ def test_two_recordings_behind_one_path_are_two_requests() -> None:
     assert exact[0] == exact[2]
 
 
-async def test_work_that_failed_is_not_joined(
+async def test_failed_request_is_not_joined(
     running: Running, samples: Path, model: WhisperModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = threading.Event()
@@ -231,18 +227,18 @@ async def test_work_that_failed_is_not_joined(
         pass
     broken.set()
     monkeypatch.setattr(model, "decode", decode)
-    await eventually(lambda: attended(running)[0].outcome.done())
-    answer = await send(running, samples / "hello.wav", headers=AGAIN)
-    assert answer.json()["text"] == SAID
+    await eventually(lambda: sync_requests(running)[0].outcome.done())
+    response = await send(running, samples / "hello.wav", headers=RETRY)
+    assert response.json()["text"] == HELLO
 
 
-async def test_shutdown_does_not_wait_for_work_that_nobody_waits_for(
+async def test_shutdown_does_not_wait_for_abandoned_requests(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, shutdown_grace_seconds=60) as running:
         async with abandoned(running, samples / "hello.wav"):
             pass
         held.open.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             await running.service.drain()
         assert running.service.jobs.store.live_jobs() == []

@@ -1,4 +1,4 @@
-"""``stream=true``: what is said, as it is transcribed, for OpenAI's own client and over the wire."""
+"""``stream=true``: the transcript as server-sent events, read by OpenAI's client and as raw bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from app.api.sse import TextDeltas
+from app.api.transcript_stream import TextDeltas
 from tests.support.fake_transcriber import a_segment
 from tests.support.service import serving
 from tests.support.waiting import eventually
@@ -25,17 +25,17 @@ pytestmark = pytest.mark.anyio
 
 async def events_of(running: Running, file: Path, **fields: str) -> list[dict[str, Any]]:
     with file.open("rb") as audio:
-        answer = await running.client.post(
+        response = await running.client.post(
             "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true", **fields}, timeout=60
         )
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in answer.text.split("\n\n") if line and not line.startswith(":")]
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
     assert all(line.startswith("data: ") for line in lines)
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-async def test_deltas_make_up_the_text_of_the_last_event(running: Running, samples: Path) -> None:
+async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, samples: Path) -> None:
     *deltas, done = await events_of(running, samples / "long.opus")
     assert {event["type"] for event in deltas} == {"transcript.text.delta"}
     assert len(deltas) >= 2
@@ -47,7 +47,7 @@ async def test_deltas_make_up_the_text_of_the_last_event(running: Running, sampl
     assert not running.service.jobs.segments.count
 
 
-async def test_silence_is_one_event(running: Running, samples: Path) -> None:
+async def test_silence_is_a_single_event(running: Running, samples: Path) -> None:
     (done,) = await events_of(running, samples / "silence.wav")
     assert (done["type"], done["text"]) == ("transcript.text.done", "")
 
@@ -57,22 +57,22 @@ async def test_openais_client_reads_the_stream(running: Running, samples: Path) 
     audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
     stream = await client.audio.transcriptions.create(model="whisper-1", file=("hello.wav", audio), stream=True)
     kinds = []
-    async for one in stream:
-        kinds.append(one.type)
-        if one.type == "transcript.text.done":
-            assert one.text == "hello this is a test the job is complete now"
+    async for event in stream:
+        kinds.append(event.type)
+        if event.type == "transcript.text.done":
+            assert event.text == "hello this is a test the job is complete now"
     assert kinds == ["transcript.text.delta", "transcript.text.done"]
     await client.close()
 
 
-async def test_what_fails_before_anything_is_said_has_its_status(running: Running, tmp_path: Path) -> None:
+async def test_failure_before_the_first_event_has_its_status(running: Running, tmp_path: Path) -> None:
     (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
-    answer = await running.transcribe(tmp_path / "song.mp3", stream="true")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_audio")
+    response = await running.transcribe(tmp_path / "song.mp3", stream="true")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_audio")
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
-async def test_failure_in_the_middle_is_an_event(
+async def test_failure_during_the_stream_is_an_event(
     tmp_path: Path, model: WhisperModel, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = model.decode
@@ -89,21 +89,21 @@ async def test_failure_in_the_middle_is_an_event(
     assert last["error"]["type"] == "server_error"
 
 
-async def test_closing_the_connection_cancels_the_work(running: Running, samples: Path) -> None:
+async def test_disconnect_cancels_the_transcription(running: Running, samples: Path) -> None:
     with (samples / "long.opus").open("rb") as audio:
         request = running.client.build_request(
             "POST", "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true"}
         )
-        answer = await running.client.send(request, stream=True)
-    await answer.aclose()
+        response = await running.client.send(request, stream=True)
+    await response.aclose()
     await eventually(lambda: not running.service.jobs.store.live_jobs())
     await eventually(lambda: running.service.pool.active == 0)
     assert not running.service.jobs.segments.count
 
 
-def test_space_at_the_end_waits_until_something_follows() -> None:
+def test_trailing_space_is_held_back_until_text_follows() -> None:
     deltas = TextDeltas()
     texts = ["  ", " one ", "two  ", "", " three "]
-    pieces = [deltas.of((a_segment(0, text, start=0, end=1),)) for text in texts]
+    pieces = [deltas.add((a_segment(0, text, start=0, end=1),)) for text in texts]
     assert "".join(pieces) == "".join(texts).strip()
     assert pieces[0] == ""

@@ -1,0 +1,88 @@
+"""The parts of the service that routes use, as a FastAPI dependency.
+
+The composition root puts one ``Parts`` into ``app.state``. The routes are plain functions of their modules, made once
+for all applications.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app.api.submission import SubmissionReader
+    from app.domain.access import ApiKeys
+    from app.domain.events import EventSink
+    from app.jobs.estimate import Estimate
+    from app.jobs.intake import Intake
+    from app.jobs.recovery import Recovery
+    from app.jobs.runner import Runner
+    from app.jobs.serializers import JobViews
+    from app.jobs.spool import Spool
+    from app.jobs.store import JobStore
+    from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
+    from app.jobs.sync_requests import SyncRequests
+    from app.transcription.pool import ModelPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobParts:
+    """The parts that handle jobs."""
+
+    store: JobStore
+    intake: Intake
+    runner: Runner
+    recovery: Recovery
+    spool: Spool
+    estimate: Estimate
+    views: JobViews
+    subscriptions: JobSubscriptions
+    segments: SegmentSubscriptions
+    sync_requests: SyncRequests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferTimeouts:
+    """Timeouts in seconds, and the number of attempts."""
+
+    upload: float
+    connect: float
+    pool: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsPage:
+    """The page ``/metrics``; ``keys`` are those of METRICS_KEY."""
+
+    render: Callable[[], Awaitable[bytes]]
+    content_type: str
+    keys: ApiKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that routes use. ``started_at`` is in Unix seconds."""
+
+    pool: ModelPool
+    jobs: JobParts
+    reader: SubmissionReader
+    metrics: MetricsPage
+    timeouts: TransferTimeouts
+    slots: int
+    max_upload_bytes: int
+    started_at: int
+    emit: EventSink
+
+
+async def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+#: The annotation of a route's parameter. FastAPI runs a dependency that is not a coroutine in a thread.
+ServiceParts = Annotated[Parts, Depends(_parts)]
