@@ -1,4 +1,4 @@
-"""A receiver on the loopback that takes every result and event, keeps them all, and lends recordings."""
+"""A server on the loopback that accepts all results and webhook events, and serves the samples."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from tests.support.fault_server import Behaviour, Connection, FaultServer, SeenRequest
 
-#: What stands in the query of every URL, and is to be erased when the URL is needed no more.
+#: The secret in the query of every URL. The service must erase it when it no longer needs the URL.
 SIGNATURE: Final = "secret-signature"
 
 
 class Receiver:
-    """What has arrived so far, by the path of its URL and in the order of arrival."""
+    """The requests received so far, by the path of their URL and in order of arrival."""
 
     def __init__(self, server: FaultServer) -> None:
         self._server = server
@@ -29,14 +29,14 @@ class Receiver:
         return self._server.url(f"{path}?X-Amz-Signature={SIGNATURE}")
 
     def results(self, path: str) -> list[bytes]:
-        """The body of every PUT."""
-        return [request.body for request in self._arrived("PUT", path)]
+        """Return the bodies of all PUT requests to ``path``."""
+        return [request.body for request in self._received("PUT", path)]
 
     def events(self, path: str) -> list[SeenRequest]:
-        """Every POST."""
-        return self._arrived("POST", path)
+        """Return all POST requests to ``path``."""
+        return self._received("POST", path)
 
-    def _arrived(self, method: str, path: str) -> list[SeenRequest]:
+    def _received(self, method: str, path: str) -> list[SeenRequest]:
         return [
             request
             for request in list(self._server.requests)
@@ -46,14 +46,13 @@ class Receiver:
 
 @contextmanager
 def receiver(samples: Path, *, seconds: float = 0.0) -> Iterator[Receiver]:
-    """Answers 200 to whatever comes, after so many seconds, until the block ends; to a GET with the sample of that
-    name."""
+    """Answer every request with 200 after this many seconds, and GET requests with the sample of that name."""
     files = {path.name: path.read_bytes() for path in samples.iterdir()}
-    with fault_server_in_thread(_taking(files, seconds)) as server:
+    with fault_server_in_thread(_accepting(files, seconds)) as server:
         yield Receiver(server)
 
 
-def _taking(files: Mapping[str, bytes], seconds: float) -> Behaviour:
+def _accepting(files: Mapping[str, bytes], seconds: float) -> Behaviour:
     async def behave(connection: Connection) -> None:
         request = await connection.read_request()
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""A job is deleted while it completes: it comes to one end, the same everywhere, and its webhook is told of that."""
+"""Jobs that are deleted while they complete: each has one final status, which its webhook event agrees with."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="deletes a hundred jobs in mid-flight")]
 
-#: How many jobs are under way at once; each is deleted within about as long as they take.
+#: Jobs at once. Each is deleted at a random moment of the time that they take.
 TOGETHER: Final = 20
 DAY_SECONDS: Final = 86_400.0
 
 
 class Receiver:
-    """Takes results at once, and events when it is up; what it has refused is kept too."""
+    """A receiver that accepts results, and webhook events once ``takes_events`` is set. It records refused ones too."""
 
     def __init__(self) -> None:
         self.takes_events = False
         self.results: Counter[str] = Counter()
-        self.told: defaultdict[str, set[tuple[str, bytes]]] = defaultdict(set)
+        self.events: defaultdict[str, set[tuple[str, bytes]]] = defaultdict(set)
         self.taken: Counter[str] = Counter()
 
     async def __call__(self, connection: Connection) -> None:
@@ -48,7 +48,7 @@ class Receiver:
         if request.method == "PUT":
             self.results[job_id] += 1
         else:
-            self.told[job_id].add((request.headers["webhook-id"], request.body))
+            self.events[job_id].add((request.headers["webhook-id"], request.body))
             self.taken[job_id] += self.takes_events
             status = 200 if self.takes_events else 503
         await connection.send(response_head(status, {"Content-Length": "0", "Connection": "close"}))
@@ -61,7 +61,7 @@ def a_rig(root: Path) -> AbstractAsyncContextManager[Rig]:
 
 
 async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
-    """A job that is deleted so long after it was accepted, if it has not ended by then; as it is in the end."""
+    """Submit a job, delete it after ``seconds`` unless it has ended, and return its final state."""
     job_id = str(uuid4())
     job = await rig.submit(
         id=job_id,
@@ -75,7 +75,7 @@ async def race(rig: Rig, server: FaultServer, seconds: float) -> Job:
 
 
 async def usual_seconds(rig: Rig, server: FaultServer) -> float:
-    """How long so many jobs take on this machine as it is now."""
+    """Return how many seconds as many jobs take on this machine at the moment."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     jobs = await asyncio.gather(*(rig.submit(**upload_to(server.url("/usual"))) for _ in range(TOGETHER)))
@@ -86,9 +86,9 @@ async def usual_seconds(rig: Rig, server: FaultServer) -> float:
     return seconds
 
 
-async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path, *, long: bool) -> None:
+async def test_job_deleted_while_it_completes_has_one_final_status(tmp_path: Path, *, long: bool) -> None:
     number = 1000 if long else 100
-    chance = Random(0)  # noqa: S311  # when each is deleted
+    chance = Random(0)  # noqa: S311  # no cryptography
     receiver = Receiver()
     async with fault_server(receiver) as server:
         async with a_rig(tmp_path) as rig:
@@ -98,7 +98,7 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
                 moments = [chance.uniform(0, latest) for _ in range(TOGETHER)]
                 ended += await asyncio.gather(*(race(rig, server, seconds) for seconds in moments))
             ends = {job.id: [status for status in rig.registry.statuses(job.id) if status.is_final] for job in ended}
-        first_told = {job_id: set(events) for job_id, events in receiver.told.items()}
+        first_events = {job_id: set(events) for job_id, events in receiver.events.items()}
         receiver.takes_events = True
         async with a_rig(tmp_path) as rig:
             rig.service_clock.advance(60)
@@ -108,11 +108,11 @@ async def test_job_that_is_deleted_while_it_completes_has_one_end(tmp_path: Path
     assert ends == {job_id: [status] for job_id, status in reopened.items()}
     counts = Counter(reopened.values())
     assert counts[JobStatus.COMPLETED] + counts[JobStatus.CANCELLED] == number
-    assert min(counts[JobStatus.COMPLETED], counts[JobStatus.CANCELLED]) > 0, f"That was hardly a race: {counts}"
+    assert min(counts[JobStatus.COMPLETED], counts[JobStatus.CANCELLED]) > 0, f"All jobs have the same status: {counts}"
     for job_id, status in reopened.items():
         assert receiver.results[job_id] == 1 or (status is JobStatus.CANCELLED and receiver.results[job_id] <= 1)
         assert receiver.taken[job_id] == 1
-        ((_, body),) = receiver.told[job_id]
-        assert receiver.told[job_id] == first_told[job_id]
-        told = json.loads(body)
-        assert (told["type"], told["data"]["status"]) == (f"job.{status}", status)
+        ((_, body),) = receiver.events[job_id]
+        assert receiver.events[job_id] == first_events[job_id]
+        event = json.loads(body)
+        assert (event["type"], event["data"]["status"]) == (f"job.{status}", status)

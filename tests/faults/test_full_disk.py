@@ -1,4 +1,4 @@
-"""A disk that is full at each step: what is answered, what is left behind, and that accepted work goes on later."""
+"""A disk that is full at each step of a job: refused submissions leave nothing, accepted jobs wait for space."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def left_behind(disk: Path) -> list[str]:
     return sorted(str(path.relative_to(disk)) for path in (disk / "data" / "jobs").rglob("*"))
 
 
-def check_refused(answered: httpx.Response) -> None:
-    assert answered.status_code == 507
-    assert answered.json()["error"]["code"] == "disk_full"
-    assert 1 <= int(answered.headers["Retry-After"]) <= 120
+def check_refused(response: httpx.Response) -> None:
+    assert response.status_code == 507
+    assert response.json()["error"]["code"] == "disk_full"
+    assert 1 <= int(response.headers["Retry-After"]) <= 120
 
 
 async def jobs_of(running: Running) -> dict[str, Any]:
@@ -62,9 +62,7 @@ async def jobs_of(running: Running) -> dict[str, Any]:
     return jobs
 
 
-async def test_full_disk_refuses_a_submission_and_keeps_nothing_of_it(
-    running: Running, disk: Path, samples: Path
-) -> None:
+async def test_refused_submission_leaves_nothing_on_a_full_disk(running: Running, disk: Path, samples: Path) -> None:
     with filled(disk):
         for fields in ({"stored_output": "true"}, {}):
             check_refused(await running.transcribe(samples / "hello.wav", **fields))
@@ -73,14 +71,14 @@ async def test_full_disk_refuses_a_submission_and_keeps_nothing_of_it(
     assert (await running.transcribe(samples / "hello.wav")).json()["text"] == HELLO
 
 
-async def test_disk_that_fills_up_in_mid_upload_refuses_it_and_keeps_nothing_of_it(
+async def test_upload_that_fills_the_disk_is_refused_and_leaves_nothing(
     running: Running, disk: Path, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.wav"
     await asyncio.to_thread(large.write_bytes, bytes(8_000_000))
 
     async def body() -> AsyncIterator[bytes]:
-        """Without a length, so that it is not known before."""
+        """Yield a body whose length is unknown beforehand."""
         yield b'--b\r\nContent-Disposition: form-data; name="stored_output"\r\n\r\ntrue\r\n'
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
         for _ in range(80):
@@ -94,41 +92,40 @@ async def test_disk_that_fills_up_in_mid_upload_refuses_it_and_keeps_nothing_of_
     assert await jobs_of(running) == {}
 
 
-async def test_disk_without_space_for_the_journal_refuses_or_accepts_but_never_in_between(
+async def test_submission_is_accepted_or_refused_whole_on_an_almost_full_disk(
     running: Running, disk: Path, samples: Path, held: Held
 ) -> None:
-    """The less is left, the earlier it fails: at the file, at its folder, at the commit."""
+    """The less space is left, the earlier it fails: at the file, at its folder, at the commit."""
     accepted, refused = [], 0
     size = (samples / "upload.ogg").stat().st_size
     for spare in range(0, 60_000, 4096):
         with filled(disk, leaving=size + spare):
-            answered = await running.transcribe(samples / "upload.ogg", stored_output="true", metadata='{"a": "b"}')
-            if answered.status_code == 200:
-                accepted.append(answered.json()["job_id"])
+            response = await running.transcribe(samples / "upload.ogg", stored_output="true", metadata='{"a": "b"}')
+            if response.status_code == 200:
+                accepted.append(response.json()["job_id"])
                 await running.client.delete(f"/v1/jobs/{accepted[-1]}")
             else:
-                check_refused(answered)
+                check_refused(response)
                 refused += 1
-        known = set(await jobs_of(running))
-        assert known == set(accepted)
-        assert [name for name in left_behind(disk) if not any(one in name for one in accepted)] == []
+        assert set(await jobs_of(running)) == set(accepted)
+        assert [name for name in left_behind(disk) if not any(job_id in name for job_id in accepted)] == []
     held.open.set()
     assert accepted
     assert refused
 
 
-async def test_accepted_job_waits_for_space_to_decode_store_and_write_down_its_result(
+async def test_accepted_job_waits_for_space_for_its_audio_and_result(
     running: Running, disk: Path, samples: Path, held: Held, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fault_server(answer(200)) as receiver:
         first = await running.submit(samples / "hello.wav", upload_presigned_url=receiver.url("/first"))
-        await running.until_progress(first, "Transcribing audio")  # on the model, and decoded
+        await running.until_progress(first, "Transcribing audio")  # decoded to PCM, held at the model
         second = await running.submit(samples / "numbers.mp3", upload_presigned_url=receiver.url("/second"))
         with filled(disk):
             held.open.set()
             for job_id in (first, second):
-                said = f"Job {job_id}: the disk is full"
-                await eventually(lambda said=said: said in caplog.text)  # type: ignore[misc]
+                message = f"Job {job_id}: the disk is full"
+                await eventually(lambda message=message: message in caplog.text)  # type: ignore[misc]
         for job_id in (first, second):
             assert (await running.finished(job_id))["status"] == "completed"
     texts = {request.target: json.loads(request.body)["text"] for request in receiver.requests}

@@ -1,4 +1,4 @@
-"""The process dies before or after each step of a job's way, and the next one goes on as if nothing had happened."""
+"""The process is killed before or after each step of a job, and the next one continues the job."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
-from tests.faults.clients import (
+from tests.faults.crash_clients import (
     WEBHOOK_SECRET,
-    Cancelling,
+    CancellingClient,
     Client,
-    Fetched,
-    Forgetting,
-    Leaving,
-    Mistaken,
+    DeletingClient,
+    DownloadClient,
+    InvalidAudioClient,
     Outcome,
-    Redelivering,
-    Stopping,
+    RedeliveringClient,
+    StoppingClient,
+    UnretainedClient,
 )
-from tests.faults.dying import FATAL_BEAMS, FATAL_FILE, STEPS
-from tests.faults.findings import files_with, leftovers, settled
-from tests.faults.forked import MISSED, ForkedProgram
+from tests.faults.crash_points import FATAL_BEAMS, FATAL_FILE, STEPS
+from tests.faults.final_state import files_with, leftovers, settled
+from tests.faults.forked_program import MISSED, ForkedProgram
 from tests.faults.receiver import SIGNATURE, receiver
 from tests.support.program import free_port
 
@@ -43,9 +43,9 @@ DELIVERED, STORED, CANCELLED, FORGOTTEN, FAILED = Outcome
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A client acts on a process that dies at the first of ``steps``; the next one dies at the second, and so on.
+    """A client and the steps at which one process after another is killed.
 
-    In the end work on a job that is delivered has begun ``attempts`` times, None where that depends on the machine.
+    ``attempts`` is how often a delivered job was started, None if that depends on the machine.
     """
 
     client: type[Client]
@@ -57,7 +57,7 @@ class Scenario:
 def each(
     client: type[Client], outcome: Outcome, *steps: str, after: str | None = None, attempts: int | None = 1
 ) -> dict[str, Scenario]:
-    """A scenario for each step; ``after`` is where an earlier process has died."""
+    """Return a scenario for each step. ``after`` is the step at which an earlier process is killed."""
     before = () if after is None else (after,)
     return {step: Scenario(client, (*before, step), outcome, attempts) for step in steps}
 
@@ -112,7 +112,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     **each(Client, DELIVERED, "the log is to be emptied of URLs", "the log is emptied of URLs", attempts=None),
     **each(
-        Fetched,
+        DownloadClient,
         DELIVERED,
         "the download is to begin",
         "the download has begun",
@@ -121,29 +121,29 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the download is committed",
     ),
     **each(
-        Mistaken,
+        InvalidAudioClient,
         FAILED,
         "the failure is to be committed",
         "the failure is committed",
         "the failure is to be reported",
         "the report of the failure has been answered",
     ),
-    **each(Cancelling, DELIVERED, "the cancellation is to be committed", attempts=2),
+    **each(CancellingClient, DELIVERED, "the cancellation is to be committed", attempts=2),
     **each(
-        Cancelling,
+        CancellingClient,
         CANCELLED,
         "the cancellation is committed",
         "the cancelled job has stopped",
         "the cancelled job's audio is removed",
     ),
-    **each(Forgetting, DELIVERED, "the job is to be forgotten"),
-    **each(Forgetting, FORGOTTEN, "the job is forgotten"),
-    **each(Leaving, FORGOTTEN, "the forgotten job's files are removed"),
-    **each(Redelivering, STORED, "the redelivery is to be committed"),
-    **each(Redelivering, DELIVERED, "the redelivery is committed"),
-    **each(Stopping, DELIVERED, "the start is to be taken back", attempts=2),
+    **each(DeletingClient, DELIVERED, "the job is to be forgotten"),
+    **each(DeletingClient, FORGOTTEN, "the job is forgotten"),
+    **each(UnretainedClient, FORGOTTEN, "the forgotten job's files are removed"),
+    **each(RedeliveringClient, STORED, "the redelivery is to be committed"),
+    **each(RedeliveringClient, DELIVERED, "the redelivery is committed"),
+    **each(StoppingClient, DELIVERED, "the start is to be taken back", attempts=2),
     **each(
-        Stopping,
+        StoppingClient,
         DELIVERED,
         "the start is taken back",
         "the journal is to be closed",
@@ -171,7 +171,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 
-#: Where something has just become durable, or is about to; --long plays all others too.
+#: The steps just before or after something becomes durable. The others run with --long only.
 ALWAYS: Final = frozenset(
     {
         "the last byte has arrived",
@@ -206,7 +206,7 @@ MARKS: Final = {
 
 
 class Stage:
-    """A folder and a receiver for one play."""
+    """The folder of a service, and the settings of all processes that run in it."""
 
     def __init__(self, folder: Path, samples: Path, references: dict[str, dict[str, Any]]) -> None:
         self.folder = folder
@@ -217,11 +217,12 @@ class Stage:
             "DATA_DIR": str(self.data),
             "PORT": free_port(),
             "SPOOL_MIN_FREE_BYTES": "0",
-            "WHISPER_CPU_THREADS": "1",  # others run beside it
+            "WHISPER_CPU_THREADS": "1",  # other tests use the other cores
             "WEBHOOK_SECRET": WEBHOOK_SECRET,
         }
 
     def play(self, scenario: Scenario) -> None:
+        """Crash at each step, restart, and check that the job reaches its outcome and leaves nothing behind."""
         with receiver(self.samples) as store:
             client = scenario.client(store, self.samples, self.references)
             self.die(scenario.steps[0], client.act, **client.settings)
@@ -229,7 +230,7 @@ class Stage:
                 self.die(step, None)
             with closing(ForkedProgram(self.folder, **self.settings)) as running:
                 running.until_ready()
-                client.go_on(running)
+                client.resume(running)
                 jobs = settled(running)
                 assert running.stop() == 0
             client.check(jobs, scenario.outcome)
@@ -239,13 +240,13 @@ class Stage:
         assert files_with(SIGNATURE, self.data) == []
 
     def die(self, step: str, act: Callable[[Program], None] | None, **settings: str) -> None:
-        """Has a process come to that step, and waits for its end there."""
+        """Run the service until it kills itself at ``step``, while ``act`` sends requests."""
         with self.dying(step, **settings) as running:
             running.eventually(lambda: running.has_ended or running.is_ready())
             if act is not None and not running.has_ended:
-                with suppress(httpx.TransportError):  # it dies meanwhile
+                with suppress(httpx.TransportError):  # the service crashes
                     act(running)
-            assert running.ends_with(30) in (-signal.SIGKILL, MISSED)
+            assert running.ends_with() in (-signal.SIGKILL, MISSED)
 
     def dying(self, step: str, **settings: str) -> AbstractContextManager[Program]:
         return closing(ForkedProgram(self.folder, step, **self.settings, **settings))
@@ -259,12 +260,12 @@ def test_job_continues_after_the_process_died_when(
 
 
 @pytest.mark.smoke
-def test_every_step_is_played() -> None:
+def test_every_step_has_a_scenario() -> None:
     assert STEPS.keys() - SCENARIOS.keys() == {FATAL_FILE}
     assert SCENARIOS.keys() >= ALWAYS
 
 
-def test_file_that_kills_the_process_each_time_fails_and_takes_no_other_along(
+def test_file_that_kills_every_process_fails_alone(
     tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]]
 ) -> None:
     stage = Stage(tmp_path, samples, references)
@@ -288,12 +289,12 @@ def test_file_that_kills_the_process_each_time_fails_and_takes_no_other_along(
             running.until_ready()
             jobs = settled(running)
             assert running.stop() == 0
-        arrived = {name: [json.loads(body) for body in set(store.results(f"/{name}"))] for name in ids}
+        documents = {name: [json.loads(body) for body in set(store.results(f"/{name}"))] for name in ids}
         events = [json.loads(event.body)["type"] for event in store.events("/event")]
-    ends = {name: jobs[job_id]["status"] for name, job_id in ids.items()}
-    assert ends == {**dict.fromkeys(others, "completed"), "fatal": "failed"}
-    (failure,) = arrived.pop("fatal")
+    statuses = {name: jobs[job_id]["status"] for name, job_id in ids.items()}
+    assert statuses == {**dict.fromkeys(others, "completed"), "fatal": "failed"}
+    (failure,) = documents.pop("fatal")
     assert (failure["status"], failure["error_type"], events) == ("failed", "TooManyStarts", ["job.failed"])
-    for (document,) in arrived.values():
+    for (document,) in documents.values():
         assert document["text"].startswith(references["long.opus"]["text"][:40])
     assert leftovers(stage.data, jobs) == []

@@ -1,4 +1,4 @@
-"""What is on the disk when something is promised, seen from the kernel: a loss of power in between undoes nothing."""
+"""The order of writes, syncs and responses, traced in the kernel: nothing is promised before it is durable."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.findings import settled
+from tests.faults.final_state import settled
 from tests.faults.receiver import receiver
-from tests.faults.tracing import Call, Trace, has_ended, traced
+from tests.faults.strace import Call, Trace, has_ended, traced
 from tests.support.program import PROGRAM, program
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full(reason="runs the service under strace")
 
 
-class Seen:
-    """The trace of a service with one job, whose folder did not exist before."""
+class JobTrace:
+    """The trace of a service that started in a new folder and processed one job."""
 
     def __init__(self, trace: Trace, data: Path, job_id: str) -> None:
         self.trace = trace
@@ -38,18 +38,18 @@ class Seen:
     def synced(self, path: Path, *, after: Call) -> Call:
         return self.trace.first("fsync fdatasync", _of(path), after=after)
 
-    def written_down(self, what: str, *, after: Call) -> Call:
-        """The row of a job, on its way into the journal."""
-        return self.trace.first("pwrite64", f"{_of(self.log)}.*{what}", after=after)
+    def journalled(self, text: str, *, after: Call) -> Call:
+        """Return the write of a row with this text to the journal's log."""
+        return self.trace.first("pwrite64", f"{_of(self.log)}.*{text}", after=after)
 
 
 def _of(path: Path) -> str:
-    """The descriptor of that file."""
+    """Return a pattern for a descriptor of this file."""
     return rf"^\d+<{re.escape(str(path))}>"
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Seen:
+def job_trace(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> JobTrace:
     folder = tmp_path_factory.mktemp("traced")
     path, data = folder / "trace", folder / "new" / "data"
     with (
@@ -61,55 +61,59 @@ def seen(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Seen:
         settled(running)
         assert running.stop() == 0
         running.eventually(lambda: has_ended(path, running.process.pid))
-    return Seen(Trace(path), data, job_id)
+    return JobTrace(Trace(path), data, job_id)
 
 
 def check_order(*calls: Call) -> None:
-    """Each had ended, well, before the next one began."""
+    """Check that each call succeeded and ended before the next one began."""
     for call in calls:
         assert not re.search(r"= -1 (?!EINPROGRESS)", call.text), call
     for before, after in pairwise(calls):
         assert before.ended < after.begun, (before, after)
 
 
-def test_client_is_answered_when_the_audio_its_name_and_the_job_are_on_the_disk(seen: Seen) -> None:
-    partial = seen.folder / "audio.partial"
-    written = seen.last_write(partial)
-    renamed = seen.renamed(partial, "audio")
-    row = seen.written_down(seen.job_id, after=renamed)
-    answered = seen.trace.first("sendto", rf'"job_id.{{5}}{seen.job_id}.*in_progress', after=row)
-    for folder in (seen.folder, seen.data / "jobs"):
-        check_order(written, seen.synced(partial, after=written), renamed, seen.synced(folder, after=renamed), row)
-    check_order(row, seen.synced(seen.log, after=row), answered)
+def test_response_follows_the_sync_of_audio_folders_and_journal(job_trace: JobTrace) -> None:
+    partial = job_trace.folder / "audio.partial"
+    written = job_trace.last_write(partial)
+    renamed = job_trace.renamed(partial, "audio")
+    row = job_trace.journalled(job_trace.job_id, after=renamed)
+    answered = job_trace.trace.first("sendto", rf'"job_id.{{5}}{job_trace.job_id}.*in_progress', after=row)
+    for folder in (job_trace.folder, job_trace.data / "jobs"):
+        check_order(
+            written, job_trace.synced(partial, after=written), renamed, job_trace.synced(folder, after=renamed), row
+        )
+    check_order(row, job_trace.synced(job_trace.log, after=row), answered)
 
 
-def test_upload_begins_when_the_result_its_name_and_its_commit_are_on_the_disk(seen: Seen) -> None:
-    partial = seen.folder / "result.partial"
-    written = seen.last_write(partial)
-    renamed = seen.renamed(partial, "result.json")
-    folder_synced = seen.synced(seen.folder, after=renamed)
-    row = seen.written_down(r"has_result\\?\":true", after=folder_synced)
-    connected = seen.trace.first("connect", "sin_port", after=row)
-    sent = seen.trace.first("sendto", '"PUT /result', after=connected)
-    check_order(written, seen.synced(partial, after=written), renamed, folder_synced, row)
-    check_order(row, seen.synced(seen.log, after=row), connected, sent)
+def test_delivery_follows_the_sync_of_result_folder_and_journal(job_trace: JobTrace) -> None:
+    partial = job_trace.folder / "result.partial"
+    written = job_trace.last_write(partial)
+    renamed = job_trace.renamed(partial, "result.json")
+    folder_synced = job_trace.synced(job_trace.folder, after=renamed)
+    row = job_trace.journalled(r"has_result\\?\":true", after=folder_synced)
+    connected = job_trace.trace.first("connect", "sin_port", after=row)
+    sent = job_trace.trace.first("sendto", '"PUT /result', after=connected)
+    check_order(written, job_trace.synced(partial, after=written), renamed, folder_synced, row)
+    check_order(row, job_trace.synced(job_trace.log, after=row), connected, sent)
 
 
-def test_audio_is_removed_when_the_result_is_committed(seen: Seen) -> None:
-    row = seen.written_down(r"has_result\\?\":true", after=seen.renamed(seen.folder / "result.partial", "result.json"))
-    removed = seen.trace.first("unlink", f'"{seen.folder / "audio"}"')
-    check_order(row, seen.synced(seen.log, after=row), removed)
+def test_audio_is_removed_after_the_result_is_committed(job_trace: JobTrace) -> None:
+    row = job_trace.journalled(
+        r"has_result\\?\":true", after=job_trace.renamed(job_trace.folder / "result.partial", "result.json")
+    )
+    removed = job_trace.trace.first("unlink", f'"{job_trace.folder / "audio"}"')
+    check_order(row, job_trace.synced(job_trace.log, after=row), removed)
 
 
-def test_log_of_the_journal_is_emptied_when_its_content_is_on_the_disk_elsewhere(seen: Seen) -> None:
-    (first, *_) = seen.trace.all("ftruncate", f"{_of(seen.log)}, 0")
-    database = seen.data / "journal.sqlite3"
-    moved = [call for call in seen.trace.all("pwrite64", _of(database)) if call.begun < first.begun][-1]
-    check_order(moved, seen.synced(database, after=moved), first)
+def test_journal_log_is_truncated_after_the_database_is_synced(job_trace: JobTrace) -> None:
+    (first, *_) = job_trace.trace.all("ftruncate", f"{_of(job_trace.log)}, 0")
+    database = job_trace.data / "journal.sqlite3"
+    moved = [call for call in job_trace.trace.all("pwrite64", _of(database)) if call.begun < first.begun][-1]
+    check_order(moved, job_trace.synced(database, after=moved), first)
 
 
-def test_folders_are_on_the_disk_before_anything_is_accepted(seen: Seen) -> None:
-    received = seen.trace.first("openat", f'"{seen.folder / "audio.partial"}"')
-    for folder in (seen.data.parent, seen.data, seen.data / "jobs"):
-        made = seen.trace.first("mkdir", f'"{folder}"')
-        check_order(made, seen.synced(folder.parent, after=made), received)
+def test_folders_are_synced_before_audio_is_received(job_trace: JobTrace) -> None:
+    received = job_trace.trace.first("openat", f'"{job_trace.folder / "audio.partial"}"')
+    for folder in (job_trace.data.parent, job_trace.data, job_trace.data / "jobs"):
+        made = job_trace.trace.first("mkdir", f'"{folder}"')
+        check_order(made, job_trace.synced(folder.parent, after=made), received)

@@ -115,7 +115,7 @@ def never_speak() -> Behaviour:
 
 
 def never_read() -> Behaviour:
-    """Don't read the request, so that a large body fills all buffers on its way."""
+    """Leave the request unread, so that a large body fills all buffers on its way."""
 
     async def behave(connection: Connection) -> None:
         connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket's transport

@@ -1,4 +1,4 @@
-"""Secrets that nobody mistakes for other text, and the search for them in whatever the service has said or kept."""
+"""Recognizable secrets, and the search for them in output and files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-#: So much of a document is shown around what was found in it.
-_AROUND: Final = 90
+#: Bytes of the document that are shown on either side of a hit.
+_CONTEXT_BYTES: Final = 90
 
 
 class Secrets:
-    """Makes secrets that all begin with one random mark, of letters and digits that no encoding of text changes.
+    """A factory of secrets that begin with one random mark, whose letters and digits survive every text encoding.
 
-    ``made`` are all secrets so far, those included that others made and that were ``added``.
+    ``made`` are all secrets, including those from ``add()``.
     """
 
     def __init__(self) -> None:
@@ -31,40 +31,40 @@ class Secrets:
         self._forms = _forms(self._mark)
 
     def make(self, purpose: str = "") -> str:
-        """A further one, told from the others by its ``purpose``, which is of letters and digits, and its number."""
-        made = f"{self._mark}{purpose}{next(self._numbers):04}{secrets.token_hex(6)}"
-        self.made.append(made)
-        return made
+        """Return a new secret with its number and ``purpose``, which has letters and digits only."""
+        secret = f"{self._mark}{purpose}{next(self._numbers):04}{secrets.token_hex(6)}"
+        self.made.append(secret)
+        return secret
 
     def webhook_secret(self) -> str:
-        """One as ``WEBHOOK_SECRET`` is to be."""
+        """Return a value for ``WEBHOOK_SECRET``."""
         return f"whsec_{base64.b64encode(self.make('webhooksecret').encode()).decode()}"
 
     def add(self, value: str) -> None:
-        """Has one that was made elsewhere searched for as well, as a whole."""
+        """Search for this secret too, as a whole."""
         self.made.append(value)
         self._forms |= _forms(value)
 
     def hits(self, name: str, document: bytes) -> list[str]:
-        """Where secrets stand in a document, in upper or lower case and in whichever encoding, with what is around."""
+        """Return the surroundings of secrets in a document, in any case and in all encodings."""
         lowered = document.lower()
         return [f"{name}: {_surroundings(document, lowered, form)}" for form in self._forms if form in lowered]
 
     def hits_below(self, folder: Path) -> list[str]:
-        """The same for every file in a folder. A file that is removed meanwhile holds nothing."""
-        found: list[str] = []
+        """Return the hits in all files below a folder. Files that vanish meanwhile have none."""
+        hits: list[str] = []
         for path in sorted(folder.rglob("*")):
             try:
                 content = path.read_bytes() if path.is_file() else b""
             except FileNotFoundError:
                 continue
-            found += self.hits(str(path.relative_to(folder)), content)
-        return found
+            hits += self.hits(str(path.relative_to(folder)), content)
+        return hits
 
 
 def _forms(text: str) -> frozenset[bytes]:
-    """How a text may be written, in lower case."""
-    written = {
+    """Return all encodings of a text, in lower case."""
+    encodings = {
         text,
         quote(text, safe=""),
         quote(quote(text, safe=""), safe=""),
@@ -75,12 +75,12 @@ def _forms(text: str) -> frozenset[bytes]:
         repr(text)[1:-1],
         *_in_base64(text.encode()),
     }
-    encoded = {form.encode() for form in written} | {text.encode("utf-16-le")[:-1], text.encode().hex().encode()}
+    encoded = {form.encode() for form in encodings} | {text.encode("utf-16-le")[:-1], text.encode().hex().encode()}
     return frozenset(form.lower() for form in encoded)
 
 
 def _in_base64(content: bytes) -> Iterable[str]:
-    """What is the same of it in base64 whatever stands before and after it, for each of three places to begin."""
+    """Yield the part of its base64 that depends on nothing before or after it, for each of three offsets."""
     for before, unknown in ((0, 0), (1, 2), (2, 3)):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             known = (before + len(content)) * 8 // 6
@@ -89,4 +89,4 @@ def _in_base64(content: bytes) -> Iterable[str]:
 
 def _surroundings(document: bytes, lowered: bytes, form: bytes) -> str:
     at = lowered.index(form)
-    return repr(document[max(0, at - _AROUND) : at + len(form) + _AROUND])
+    return repr(document[max(0, at - _CONTEXT_BYTES) : at + len(form) + _CONTEXT_BYTES])

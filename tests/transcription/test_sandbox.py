@@ -25,7 +25,7 @@ from app.domain.errors import UndecodableAudio
 from app.transcription import decoding
 from app.transcription.decoding import Decoder
 from app.transcription.sandbox import NOBODY
-from tests.faults.tracing import has_ended
+from tests.faults.strace import has_ended
 from tests.support import escape_attempts
 from tests.support.audio import SAMPLES
 from tests.support.hostile_boxes import MATROSKA

@@ -1,7 +1,6 @@
-"""The program in processes that start at once: they are forked from one that has imported everything.
+"""The service in processes that start quickly, because they are forked from one that has imported everything.
 
-Of the second that a start takes, most is the import of libraries; a test that starts it a hundred times can't wait
-for that.
+Imports take most of the second that a start needs, which adds up in tests that start the service a hundred times.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import signal
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.dying import STEPS, install
+from tests.faults.crash_points import STEPS, install
 from tests.support.program import Program
 
 if TYPE_CHECKING:
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FORKSERVER: Final = get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["app.__main__", "faster_whisper", "tests.faults.forked"])
+_FORKSERVER.set_forkserver_preload(["app.__main__", "faster_whisper", "tests.faults.forked_program"])
 
 
-#: What multiprocessing gives for a process whose end it has missed.
+#: The exit code that multiprocessing returns if it missed the end of a process.
 MISSED: Final = 255
 
 
 class Child:
-    """A process with the methods of ``subprocess.Popen`` that are needed here."""
+    """A forked process with the methods of ``subprocess.Popen`` that ``Program`` uses."""
 
     def __init__(self, environment: dict[str, str], *, folder: Path, log: Path, step: str | None) -> None:
         self._process = _FORKSERVER.Process(target=_serve, args=(environment, str(folder), str(log), step))
@@ -43,7 +42,7 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
-        assert self._process.exitcode is not None, f"It has not ended after {timeout} s."
+        assert self._process.exitcode is not None, f"The process still runs after {timeout} s."
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -54,7 +53,7 @@ class Child:
 
 
 class ForkedProgram(Program):
-    """The service, which dies at ``step`` if one is given."""
+    """The service in a forked process, which kills itself at ``step`` if there is one."""
 
     def __init__(self, folder: Path, step: str | None = None, **environment: str) -> None:
         self._step = step

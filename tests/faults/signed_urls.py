@@ -1,4 +1,4 @@
-"""URLs as those who sign them make them, each with secrets of its own in every place that holds one."""
+"""Presigned URLs of several kinds, with new secrets in every part that holds one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _HOUR: Final = 3600
 
 
 class Signer(StrEnum):
+    """A signature scheme."""
+
     V2 = "v2"
     V2_TYPE = "v2type"
     V4 = "v4"
@@ -27,7 +29,7 @@ class Signer(StrEnum):
 
 
 def signed(base: str, signer: Signer, secrets: Secrets, *, lasts: int = _HOUR) -> str:
-    """``base`` with a query that holds for ``lasts`` seconds, or has not held for so long where that is negative."""
+    """Return ``base`` with a signed query that expires in ``lasts`` seconds, or did so before if that is negative."""
     now = datetime.now(UTC)
     start = (now if lasts > 0 else now + timedelta(seconds=2 * lasts)).strftime("%Y%m%dT%H%M%SZ")
 
@@ -62,7 +64,7 @@ def signed(base: str, signer: Signer, secrets: Secrets, *, lasts: int = _HOUR) -
 
 
 def malformed(secrets: Secrets) -> dict[str, str]:
-    """URLs that no field takes, by what is wrong with them."""
+    """Return URLs that no field accepts, by a description."""
 
     def query() -> str:
         return f"X-Amz-Signature={secrets.make('malformed')}&token={secrets.make('malformedtoken')}"
@@ -104,11 +106,11 @@ def malformed(secrets: Secrets) -> dict[str, str]:
 
 
 def unusable(base: str, secrets: Secrets) -> dict[str, str]:
-    """URLs that no upload can go to, whose host may be asked, by what is wrong with them."""
-    wrong = {f"expired {signer}": signed(base, signer, secrets, lasts=-60) for signer in Signer}
+    """Return URLs of an allowed host that cannot be uploaded to, by a description."""
+    expired = {f"expired {signer}": signed(base, signer, secrets, lasts=-60) for signer in Signer}
     secret = secrets.make
     return {
-        **wrong,
+        **expired,
         "no date": f"{base}?X-Amz-Date={secret()}&X-Amz-Expires={secret()}&X-Amz-Signature={secret()}",
         "no lifetime": f"{base}?X-Amz-Date=20300101T000000Z&X-Amz-Expires={secret()}&X-Amz-Signature={secret()}",
         "no date for Google": f"{base}?X-Goog-Date={secret()}&X-Goog-Signature={secret()}",
@@ -118,7 +120,7 @@ def unusable(base: str, secrets: Secrets) -> dict[str, str]:
 
 
 def unfit_for_uploads(base: str, secrets: Secrets) -> dict[str, str]:
-    """URLs that can be read from, and not be written to."""
+    """Return URLs that can be downloaded from but not uploaded to, by a description."""
     secret = secrets.make
     return {
         "a checksum": f"{base}?x-amz-checksum-crc32={secret()}&X-Amz-Signature={secret()}",

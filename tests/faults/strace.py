@@ -1,4 +1,4 @@
-"""The system calls of a process in their order, as strace saw them."""
+"""The system calls of a process in order, recorded by strace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CALLS: Final = (
     *("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "sendto", "writev"),
     *("sendmsg", "unlink", "ftruncate", "mkdir", "connect"),
 )
-#: More than a page of the journal.
+#: Longer than a page of the journal.
 _LONGEST_TEXT: Final = 5000
 _BEGUN: Final = re.compile(r"(?P<thread>\d+) +(?P<name>\w+)\((?P<text>.*)")
 _RESUMED: Final = re.compile(r"(?P<thread>\d+) +<\.\.\. \w+ resumed>(?P<text>.*)")
@@ -26,20 +26,23 @@ _UNFINISHED: Final = " <unfinished ...>"
 
 
 def traced(command: tuple[str, ...], trace: Path) -> tuple[str, ...]:
-    """``command`` with a tracer beside it, which writes to the file ``trace``; skips the test where there is none."""
+    """Return ``command`` under strace, which writes to the file ``trace``. Skip the test if strace is not usable."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
     if subprocess.run([strace, "-D", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine lets nobody trace a process")
+        pytest.skip("this machine does not allow tracing processes")
     options = ("-D", "-f", "-yy", "-s", str(_LONGEST_TEXT), "-e", f"trace={','.join(_CALLS)}", "-o", str(trace))
     return (strace, *options, *command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """``begun`` and ``ended`` are lines of the trace. ``text`` is that of the arguments, with the paths and addresses
-    of descriptors beside them, and the result."""
+    """A system call.
+
+    ``begun`` and ``ended`` are line numbers of the trace. ``text`` has the arguments, with the path or address of each
+    descriptor, and the result.
+    """
 
     name: str
     text: str
@@ -48,25 +51,26 @@ class Call:
 
 
 class Trace:
-    """What was traced until the process ended."""
+    """The trace of a process that has ended."""
 
     def __init__(self, path: Path) -> None:
         self._calls = list(_read(path))
 
     def all(self, names: str, pattern: str, *, after: Call | None = None) -> list[Call]:
-        """The calls of any of ``names`` in whose text ``pattern`` is found, begun when ``after`` had ended."""
+        """Return the calls of any of ``names`` that match ``pattern`` and began after ``after`` had ended."""
         start = -1 if after is None else after.ended
-        wanted, found = names.split(), re.compile(pattern)
-        return [call for call in self._calls if call.begun > start and call.name in wanted and found.search(call.text)]
+        chosen, text = names.split(), re.compile(pattern)
+        return [call for call in self._calls if call.begun > start and call.name in chosen and text.search(call.text)]
 
     def first(self, names: str, pattern: str, *, after: Call | None = None) -> Call:
+        """Return the first of these calls."""
         calls = self.all(names, pattern, after=after)
-        assert calls, f"There was no {names} of {pattern} after {after}."
+        assert calls, f"No call of {names} matches {pattern} after {after}."
         return calls[0]
 
 
 def _read(path: Path) -> Iterator[Call]:
-    """In the order of their ends."""
+    """Yield the calls in the order in which they ended."""
     open_calls: dict[str, Call] = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines()):
         if (resumed := _RESUMED.fullmatch(line)) is not None:
@@ -82,5 +86,5 @@ def _read(path: Path) -> Iterator[Call]:
 
 
 def has_ended(path: Path, process: int) -> bool:
-    """Whether the trace is complete: the last line is about the process itself."""
+    """Return whether the trace is complete: its last line says that the process exited."""
     return re.search(rf"^{process} +\+\+\+ exited.*\n\Z", path.read_text(errors="replace"), re.MULTILINE) is not None

@@ -1,6 +1,6 @@
-"""The steps at which the service can be made to kill itself.
+"""The steps at which a test makes the service kill itself.
 
-Nothing of the service knows of it: a step is a call of one of its methods, which is wrapped before the service starts.
+A step is a call of a method of the service, which is wrapped before the service starts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
-#: Files that are asked for with this many beams are fatal to the step :data:`FATAL_FILE`.
+#: At the step ``FATAL_FILE``, files submitted with this beam size kill the process.
 FATAL_BEAMS: Final = 7
-FATAL_FILE: Final = "the model has a fatal file"
+FATAL_FILE: Final = "the model decodes a fatal file"
 #: Longer than any test.
 _HELD_SECONDS: Final = 1000
 
@@ -33,10 +33,10 @@ BEFORE, AFTER = When.BEFORE, When.AFTER
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Before or after call number ``nth`` of a function, ``owner`` (a module, or ``module:Class``) and ``name``.
+    """The moment before or after the ``nth`` call of the function ``name`` of ``owner``.
 
-    Only calls count of which ``about`` is the name of the first argument's file, where it is given. Where the model is
-    ``held``, it comes to no end of what it has begun, so that a job stays on it.
+    ``owner`` is a module or ``module:Class``. With ``about``, only calls whose first argument is a path of that name
+    count. With ``held``, the model never finishes decoding, so that the job remains in processing.
     """
 
     owner: str
@@ -51,7 +51,7 @@ class Step:
 
 
 class FatalFile(Step):
-    """Whenever a window of a fatal file is to be decoded by the model."""
+    """The moment before the model decodes a window of a fatal file."""
 
     def counts(self, arguments: tuple[Any, ...]) -> bool:
         _model, windows = arguments
@@ -123,7 +123,7 @@ STEPS: Final[dict[str, Step]] = {
     "the failure is committed": Step(_RUNNER, "_fail", AFTER),
     "the failure is to be reported": Step(_UPLOADER, "put", BEFORE),
     "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
-    # It is cancelled, forgotten, delivered again; the service is told to end.
+    # It is cancelled, forgotten, delivered again; the service is stopped.
     "the cancellation is to be committed": Step(_INTAKE, "cancel", BEFORE, held=True),
     "the cancellation is committed": Step(_RUNNER, "stop", BEFORE, held=True),
     "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER, held=True),
@@ -152,33 +152,33 @@ STEPS: Final[dict[str, Step]] = {
 
 
 def install(step: Step) -> None:
-    """Has this process die when it comes to that step."""
+    """Make this process kill itself at ``step``."""
     if step.held:
         _owner(_MODEL).decode = _decode_endlessly
     owner = _owner(step.owner)
     original = getattr(owner, step.name)
     calls = count(1)
 
-    def dies_now(arguments: tuple[Any, ...], when: When) -> bool:
+    def is_reached(arguments: tuple[Any, ...], when: When) -> bool:
         return when is step.when and step.counts(arguments) and next(calls) == step.nth
 
     @wraps(original)
     async def awaited(*arguments: Any, **options: Any) -> Any:
-        if dies_now(arguments, BEFORE):
+        if is_reached(arguments, BEFORE):
             die()
-        found = await original(*arguments, **options)
-        if dies_now(arguments, AFTER):
+        result = await original(*arguments, **options)
+        if is_reached(arguments, AFTER):
             die()
-        return found
+        return result
 
     @wraps(original)
     def called(*arguments: Any, **options: Any) -> Any:
-        if dies_now(arguments, BEFORE):
+        if is_reached(arguments, BEFORE):
             die()
-        found = original(*arguments, **options)
-        if dies_now(arguments, AFTER):
+        result = original(*arguments, **options)
+        if is_reached(arguments, AFTER):
             die()
-        return found
+        return result
 
     setattr(owner, step.name, awaited if inspect.iscoroutinefunction(original) else called)
 

@@ -1,4 +1,4 @@
-"""Requests that are refused, with a secret in every part of them that may hold one."""
+"""Invalid requests with a secret in every part that can hold one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import base64
 import json
 import socket
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
-from tests.faults.signing import Signer, malformed, signed, unfit_for_uploads, unusable
+from tests.faults.signed_urls import Signer, malformed, signed, unfit_for_uploads, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,31 +20,31 @@ if TYPE_CHECKING:
     Form = dict[str, Any]
 
 TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
-#: Fields of the form that hold no URL, and are to be told apart from ones that do.
+#: Fields that do not hold a URL.
 _OTHER_FIELDS: Final = (
     *("model", "language", "response_format", "temperature", "beam_size", "vad_filter", "stream", "include[]"),
     *("timestamp_granularities[]", "multichannel", "stored_output", "task", "chunking_strategy", "metadata"),
     *("chunking_strategy[threshold]", "max_line_width", "highlight_words", "word_timestamps"),
 )
-_ANSWER_SECONDS: Final = 5.0
+_RESPONSE_SECONDS: Final = 5.0
 
 
 def wrong_forms(secrets: Secrets, base: str) -> Iterator[tuple[str, Form]]:
-    """Forms that are answered 400, each with what is wrong with it; a file goes with those without a URL of one."""
+    """Yield invalid forms, each with a description. Those without a URL of the audio need a file."""
     for field in ("s3_presigned_url", "audio_url", "upload_presigned_url", "webhook_url"):
-        for what, url in malformed(secrets).items():
-            yield f"{field}: {what}", {field: url}
+        for case, url in malformed(secrets).items():
+            yield f"{field}: {case}", {field: url}
     for field in ("url", "upload_presigned_url"):
-        for what, url in unusable(base, secrets).items():
-            yield f"{field}: {what}", {field: url}
-    for what, url in unfit_for_uploads(base, secrets).items():
-        yield f"upload_presigned_url: {what}", {"upload_presigned_url": url}
+        for case, url in unusable(base, secrets).items():
+            yield f"{field}: {case}", {field: url}
+    for case, url in unfit_for_uploads(base, secrets).items():
+        yield f"upload_presigned_url: {case}", {"upload_presigned_url": url}
     for field in _OTHER_FIELDS:
         for url in (f"http://a/?sig={secrets.make()}", signed(base, Signer.V4, secrets)):
             yield f"a URL in {field}", {field: url}
-    for what, headers in _wrong_headers(secrets):
+    for case, headers in _wrong_headers(secrets):
         url = signed(base, Signer.OWN, secrets)
-        yield f"upload_headers: {what}", {"upload_presigned_url": url, "upload_headers": headers}
+        yield f"upload_headers: {case}", {"upload_presigned_url": url, "upload_headers": headers}
     for field in ("upload_headers", "upload_format"):
         yield (
             f"{field} with a URL in it",
@@ -76,7 +77,7 @@ def _wrong_headers(secrets: Secrets) -> Iterator[tuple[str, str]]:
 
 
 def wrong_bodies(secrets: Secrets, base: str) -> Iterator[tuple[str, str, bytes]]:
-    """What is no form: each with its type."""
+    """Yield bodies that are not valid forms, each with a description and a content type."""
     url = signed(base, Signer.V4, secrets)
     part = f'--b\r\nContent-Disposition: form-data; name="upload_presigned_url"\r\n\r\n{url}\r\n'
     secret = secrets.make("form")
@@ -98,30 +99,29 @@ def wrong_bodies(secrets: Secrets, base: str) -> Iterator[tuple[str, str, bytes]
 
 
 def wrong_redeliveries(secrets: Secrets, base: str) -> Iterator[tuple[str, bytes]]:
-    for what, url in {
+    """Yield invalid bodies of a redelivery, each with a description."""
+    for case, url in {
         **malformed(secrets),
         **unusable(base, secrets),
         **unfit_for_uploads(base, secrets),
     }.items():
-        yield what, json.dumps({"upload_presigned_url": url}).encode()
+        yield case, json.dumps({"upload_presigned_url": url}).encode()
     yield "JSON that breaks off", f'{{"upload_presigned_url": "{signed(base, Signer.V4, secrets)}'.encode()
     yield "a list", json.dumps([signed(base, Signer.V2, secrets)]).encode()
     yield "a list in it", json.dumps({"upload_presigned_url": [signed(base, Signer.V2, secrets)]}).encode()
     yield "a form", f"upload_presigned_url={signed(base, Signer.V2, secrets)}".encode()
     yield "headers only", json.dumps({"upload_headers": {"x-pass": secrets.make("header")}}).encode()
     yield "no headers", json.dumps({"upload_presigned_url": base, "upload_headers": secrets.make("header")}).encode()
-    for what, headers in _wrong_headers(secrets):
-        if what == "too much":  # only a form's may not be as long as that
+    for case, headers in _wrong_headers(secrets):
+        if case == "too much":  # only forms limit the length of headers
             continue
         body = f'{{"upload_presigned_url": "{signed(base, Signer.OWN, secrets)}", "upload_headers": {headers}}}'
-        yield what, body.encode()
+        yield case, body.encode()
     yield "too much", json.dumps({"upload_presigned_url": signed(base, Signer.V4, secrets) * 300}).encode()
 
 
 def odd_paths(secrets: Secrets, base: str, job_id: str) -> Iterator[tuple[str, str, int]]:
-    """Methods and paths, with the status that they are answered with."""
-    from urllib.parse import quote
-
+    """Yield methods and paths with the status of their response."""
     secret = secrets.make
     whole = quote(signed(base, Signer.V2, secrets), safe="")
     yield "GET", f"/v1/jobs?api_key={secret('querykey')}", 200
@@ -147,8 +147,8 @@ def odd_paths(secrets: Secrets, base: str, job_id: str) -> Iterator[tuple[str, s
     yield "GET", f"/openapi.json?api_key={secret('querykey')}", 200
 
 
-def strangers(secrets: Secrets, right: str) -> Iterator[Mapping[str, str]]:
-    """The heads of those who have no key, or say it wrong; ``right`` is a key."""
+def unauthorized_headers(secrets: Secrets, right: str) -> Iterator[Mapping[str, str]]:
+    """Yield the headers of clients without a valid key. ``right`` is a valid key in the wrong place."""
     password = f"user:{secrets.make('basic')}"
     encoded = base64.b64encode(password.encode()).decode()
     secrets.add(encoded)
@@ -165,7 +165,7 @@ def strangers(secrets: Secrets, right: str) -> Iterator[Mapping[str, str]]:
 
 
 def broken_heads(secrets: Secrets, right: str) -> Iterator[bytes]:
-    """Bytes that are no request."""
+    """Yield bytes that are not a valid request."""
     secret = secrets.make
     key = f"Host: a\r\nAuthorization: Bearer {right}\r\nCookie: {secret('cookie')}\r\n"
     yield f"GET /v1/jobs?api_key={secret('rawkey')} HTTP/1.1\r\n{key}bad header {secret('raw')}\r\n\r\n".encode()
@@ -192,15 +192,15 @@ def broken_heads(secrets: Secrets, right: str) -> Iterator[bytes]:
     yield b"\x16\x03\x01\x02\x00\x01\x00" + secret("raw").encode()
 
 
-def sent_raw(client: httpx.Client, request: bytes) -> bytes:
-    """What the server answers to bytes, as far as it comes within a while."""
+def send_raw(client: httpx.Client, request: bytes) -> bytes:
+    """Send bytes and return what the server sends back within a few seconds."""
     received = b""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), _ANSWER_SECONDS) as connection:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), _RESPONSE_SECONDS) as connection:
         try:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             while chunk := connection.recv(65536):
                 received += chunk
-        except OSError:  # it was reset, or nothing more came
+        except OSError:  # a reset or a timeout
             pass
     return received
