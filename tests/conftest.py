@@ -1,4 +1,4 @@
-"""What all tests share: the demo model, samples, a store, a clock that does not wait, a loop that must not block."""
+"""The tiers of the tests, and fixtures for all tests: the demo model, the samples, an S3 store, a fake clock."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def applications_are_forgotten() -> Iterator[None]:
-    """FastAPI remembers the routes of each application: some 7 MB, and 11,000 objects to look through."""
+def fastapi_caches_are_cleared() -> Iterator[None]:
+    """Release the routes of finished applications, which FastAPI caches: about 7 MB and 11,000 objects each."""
     yield
     for remembering in vars(fastapi_models).values():
         if hasattr(remembering, "cache_clear"):
@@ -88,30 +88,38 @@ def applications_are_forgotten() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def long(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for more."""
+    """Return whether ``--long`` was given."""
     return bool(request.config.getoption("--long"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_ours_blocks_the_event_loop() -> Iterator[None]:
+def event_loop_is_not_blocked() -> Iterator[None]:
+    """Raise ``BlockingError`` in the code of the service that blocks the event loop."""
     with blockbuster_ctx("app") as detector:
-        # The measurement of coverage takes locks of its own wherever one of our functions begins.
+        # Coverage acquires locks whenever a function of the service is called.
         detector.functions["threading.Lock.acquire"].deactivate()
         yield
 
 
-@pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tests see neither the operator's environment nor a ``.env``."""
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_in_the_environment() -> Iterator[None]:
+    """Hide the settings of the machine that runs the tests."""
     from app.settings import Settings
 
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in Settings.model_fields:
+            environment.delenv(name.upper(), raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run each test in an empty folder, where the service finds no ``.env``."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -123,20 +131,21 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def references() -> dict[str, dict[str, Any]]:
-    """What is said in each sample, and when."""
+    """The texts and times spoken in each sample, by its file name."""
     entries = json.loads((SAMPLES / "references.json").read_text())
     return {entry["file"]: entry for entry in entries}
 
 
 @pytest.fixture(scope="session")
 def model() -> WhisperModel:
-    """The bundled model on the CPU."""
+    """The demo model on the CPU."""
     (loaded,) = load(ModelChoice(name="demo", device="cpu"))
     return loaded
 
 
 @pytest.fixture(scope="session")
 def store() -> Iterator[LocalS3]:
+    """A local S3 store with the bucket ``results``."""
     with LocalS3() as local:
         local.create_bucket("results")
         yield local
@@ -144,13 +153,13 @@ def store() -> Iterator[LocalS3]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """The seconds that the code under test asked to sleep, in order."""
+    """The seconds of each ``sleep()`` of ``clock``, in order."""
     return []
 
 
 @pytest.fixture
 def clock(waits: list[float]) -> Clock:
-    """A clock whose sleeps are over at once, and whose chance is always the middle."""
+    """A clock that does not sleep, and whose random numbers are all 0.5."""
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)

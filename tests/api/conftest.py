@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.settings import Settings
 from tests.support.held_model import Held
 from tests.support.service import Running, serving
 
@@ -17,14 +16,9 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The backend of anyio, which a fixture of a module needs in a module's scope."""
-    return "asyncio"
-
-
 @pytest.fixture
 async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
+    """A service with the demo model that may send requests to this machine."""
     async with serving(tmp_path / "data", lambda: model, url_allowed_hosts="127.0.0.1") as service:
         yield service
 
@@ -32,12 +26,8 @@ async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel) -> AsyncIterator[Running]:
     """A service for all tests of a module, none of which may depend on the jobs of another."""
-    with pytest.MonkeyPatch.context() as patch:  # the fixture that clears the environment runs for each test only
-        for name in Settings.model_fields:
-            patch.delenv(name.upper(), raising=False)
-        folder = tmp_path_factory.mktemp("shared") / "data"
-        async with serving(folder, lambda: model, url_allowed_hosts="127.0.0.1") as service:
-            yield service
+    async with serving(tmp_path_factory.mktemp("data"), lambda: model, url_allowed_hosts="127.0.0.1") as service:
+        yield service
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``/docs`` as a person uses it. Everything here blocks."""
+"""The page ``/docs`` in a browser. All methods block."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from tests.support.waiting import LIMIT_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -15,23 +17,22 @@ if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
     from selenium.webdriver.remote.webelement import WebElement
 
-#: Where the browser finds the service. Swagger UI has requests of its own that it leaves out on ``127.0.0.1``.
+#: The service's host name in the browser. Swagger UI omits some of its requests on ``127.0.0.1``.
 HOST: Final = "transcription"
 
-_WAIT_SECONDS: Final = 30
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the page shows as the server's answer."""
+class ShownResponse:
+    """The response of the server as the page shows it."""
 
     status: str
     body: str
 
 
 class DocsPage:
-    """The page of the service at ``address``."""
+    """The documentation page of the service at ``address``."""
 
     def __init__(self, driver: WebDriver, address: str) -> None:
         self._driver = driver
@@ -41,27 +42,27 @@ class DocsPage:
         self._driver.get(f"{self.address}/docs")
         self.wait(lambda: self._driver.find_elements(By.CLASS_NAME, "opblock"))
 
-    def wait(self, found: Callable[[], T]) -> T:
-        """What ``found`` gives, once it is something."""
-        return WebDriverWait(self._driver, _WAIT_SECONDS, poll_frequency=0.05).until(lambda _: found())
+    def wait(self, find: Callable[[], T]) -> T:
+        """Return the result of ``find()`` once it is true."""
+        return WebDriverWait(self._driver, LIMIT_SECONDS, poll_frequency=0.05).until(lambda _: find())
 
     def loaded(self) -> set[str]:
-        """The URLs of what the page is made of."""
+        """Return the URLs of all resources of the page."""
         script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
         return set(self._driver.execute_script(script))
 
     def console_errors(self) -> list[str]:
-        """What went wrong since the last call."""
+        """Return the errors since the last call."""
         entries = self._driver.get_log("browser")  # type: ignore[no-untyped-call]  # Selenium's own omission
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
     def operations(self) -> set[tuple[str, str]]:
-        """Method and path of each operation that can be seen."""
+        """Return method and path of each visible operation."""
         blocks = [block for block in self._driver.find_elements(By.CLASS_NAME, "opblock") if block.is_displayed()]
         return {(_text(block, ".opblock-summary-method").lower(), _path(block)) for block in blocks}
 
     def operation(self, method: str, path: str) -> Operation:
-        """The operation, opened."""
+        """Open an operation and return it."""
         blocks = self._driver.find_elements(By.CSS_SELECTOR, f".opblock-{method}")
         (block,) = [block for block in blocks if _path(block) == path]
         block.find_element(By.CLASS_NAME, "opblock-summary-control").click()
@@ -77,14 +78,14 @@ class DocsPage:
 
 
 class Operation:
-    """One operation of the page, open."""
+    """An open operation of the page."""
 
     def __init__(self, page: DocsPage, block: WebElement) -> None:
         self._page = page
         self._block = block
 
     def fields(self) -> dict[str, str]:
-        """The description of each field of the form, as it is read."""
+        """Return the displayed description of each field of the form."""
         rows = self._block.find_elements(By.CSS_SELECTOR, "tr[data-property-name]")
         return {str(row.get_attribute("data-property-name")): _text(row, ".renderedMarkdown") for row in rows}
 
@@ -97,12 +98,12 @@ class Operation:
     def _input(self, field: str, selector: str) -> WebElement:
         return self._block.find_element(By.CSS_SELECTOR, f"tr[data-property-name={field}] {selector}")
 
-    def execute(self) -> Answer:
+    def execute(self) -> ShownResponse:
         for clear in self._block.find_elements(By.CLASS_NAME, "btn-clear"):
             clear.click()
         self._block.find_element(By.CLASS_NAME, "execute").click()
         shown = self._page.wait(lambda: self._block.find_elements(By.CLASS_NAME, "live-responses-table"))[0]
-        return Answer(_text(shown, ".response .response-col_status"), _text(shown, ".highlight-code code"))
+        return ShownResponse(_text(shown, ".response .response-col_status"), _text(shown, ".highlight-code code"))
 
 
 def _path(block: WebElement) -> Any:
@@ -110,5 +111,5 @@ def _path(block: WebElement) -> Any:
 
 
 def _text(within: WebElement, selector: str) -> str:
-    """The text with its line breaks, which Selenium's own ``text`` loses where it is coloured."""
+    """Return the text of an element with its line breaks, which Selenium's ``text`` loses in highlighted code."""
     return (within.find_element(By.CSS_SELECTOR, selector).get_attribute("textContent") or "").strip()

@@ -1,4 +1,4 @@
-"""``/docs`` in a real browser: it needs no internet, says what there is, and its form works as it stands."""
+"""The page ``/docs`` in a browser: it needs no internet, describes all operations, and its form works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
     from app.transcription.whisper import WhisperModel
-    from tests.browser.docs_page import Answer
+    from tests.browser.docs_page import ShownResponse
     from tests.support.service import Running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a browser")]
@@ -34,19 +34,20 @@ hello this is a test
 the job is complete now"""
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 FORMS = {TRANSCRIPTIONS: "TranscriptionForm", "/v1/audio/translations": "TranslationForm"}
-#: The audio itself: one of them is to be given.
+#: One of these is required.
 WITHOUT_DEFAULT = {"file", "s3_presigned_url"}
 
 
-@pytest.fixture
-async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
-    async with serving(tmp_path / "data", lambda: model) as service:
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel) -> AsyncIterator[Running]:
+    """A service for all tests of this module."""
+    async with serving(tmp_path_factory.mktemp("data"), lambda: model) as service:
         yield service
 
 
 @pytest.fixture
 async def docs(browser: Chrome, running: Running) -> AsyncIterator[DocsPage]:
-    """The page, opened; whatever is done with it, it has no errors."""
+    """The open page. The test fails if the page logs an error."""
     page = DocsPage(browser, running.address)
     await asyncio.to_thread(page.open)
     yield page
@@ -59,7 +60,7 @@ async def described(running: Running) -> dict[str, Any]:
 
 
 @pytest.mark.smoke
-async def test_page_is_loaded_from_this_server_alone(docs: DocsPage) -> None:
+async def test_page_loads_resources_from_this_server_only(docs: DocsPage) -> None:
     loaded = await asyncio.to_thread(docs.loaded)
     assert f"{docs.address}/openapi.json" in loaded
     assert [url for url in loaded if not url.startswith(f"{docs.address}/")] == []
@@ -67,11 +68,11 @@ async def test_page_is_loaded_from_this_server_alone(docs: DocsPage) -> None:
 
 async def test_page_shows_every_operation(docs: DocsPage, running: Running) -> None:
     paths = (await described(running))["paths"]
-    there_are = {(method, path) for path, operations in paths.items() for method in operations}
-    assert await asyncio.to_thread(docs.operations) == there_are
+    operations = {(method, path) for path, methods in paths.items() for method in methods}
+    assert await asyncio.to_thread(docs.operations) == operations
 
 
-async def test_forms_say_what_each_field_is_and_its_default(docs: DocsPage, running: Running) -> None:
+async def test_forms_describe_each_field_and_its_default(docs: DocsPage, running: Running) -> None:
     schemas = (await described(running))["components"]["schemas"]
     for path, form in FORMS.items():
         fields = await asyncio.to_thread(_fields, docs, path)
@@ -84,33 +85,33 @@ def _fields(docs: DocsPage, path: str) -> dict[str, str]:
     return docs.operation("post", path).fields()
 
 
-async def test_form_transcribes_a_file_as_it_stands_and_with_a_format_chosen(docs: DocsPage, samples: Path) -> None:
-    def transcribe_twice() -> tuple[Answer, Answer]:
+async def test_form_transcribes_with_default_and_chosen_format(docs: DocsPage, samples: Path) -> None:
+    def transcribe_twice() -> tuple[ShownResponse, ShownResponse]:
         operation = docs.operation("post", TRANSCRIPTIONS)
         operation.choose_file(samples / "hello.wav")
-        as_it_stands = operation.execute()
+        default = operation.execute()
         operation.choose("response_format", "srt")
-        return as_it_stands, operation.execute()
+        return default, operation.execute()
 
-    answer, subtitles = await asyncio.to_thread(transcribe_twice)
-    assert (answer.status, subtitles.status) == ("200", "200")
-    assert json.loads(answer.body)["text"] == HELLO
+    response, subtitles = await asyncio.to_thread(transcribe_twice)
+    assert (response.status, subtitles.status) == ("200", "200")
+    assert json.loads(response.body)["text"] == HELLO
     assert subtitles.body == HELLO_SRT
 
 
 async def test_jobs_are_listed(docs: DocsPage, running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
-    answer = await asyncio.to_thread(lambda: docs.operation("get", "/v1/jobs").execute())
-    assert answer.status == "200"
-    assert job_id in answer.body
+    response = await asyncio.to_thread(lambda: docs.operation("get", "/v1/jobs").execute())
+    assert response.status == "200"
+    assert job_id in response.body
     await running.finished(job_id)
 
 
-async def test_key_that_is_missing_can_be_given(browser: Chrome, tmp_path: Path, model: WhisperModel) -> None:
+async def test_missing_key_can_be_entered(browser: Chrome, tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-test") as running:
         page = DocsPage(browser, running.address)
 
-        def with_and_without_the_key() -> tuple[Answer, list[str], Answer]:
+        def with_and_without_the_key() -> tuple[ShownResponse, list[str], ShownResponse]:
             page.open()
             operation = page.operation("get", "/v1/jobs")
             refused, errors = operation.execute(), page.console_errors()

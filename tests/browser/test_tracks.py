@@ -1,4 +1,4 @@
-"""WebVTT as a browser shows it beside a video: every cue, at its time, with its text."""
+"""WebVTT subtitles in a browser: every cue is shown at its time with its text."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def video(browser: Chrome) -> Iterator[VideoPage]:
         yield page
 
 
-def as_written(text: str) -> list[Cue]:
-    """The cues as ``webvtt-py`` reads them."""
+def parsed_cues(text: str) -> list[Cue]:
+    """Return the cues as ``webvtt-py`` parses them."""
     return [
         Cue(
             caption.start_time.in_milliseconds(),
@@ -49,14 +49,14 @@ def as_written(text: str) -> list[Cue]:
 
 
 def shown(video: VideoPage, text: str) -> list[Cue]:
-    """The cues as the browser shows them, which are those that are written."""
+    """Return the cues that the browser shows. Check that they equal the parsed ones."""
     cues = video.cues(text)
-    assert cues == as_written(text)
+    assert cues == parsed_cues(text)
     return cues
 
 
 def a_transcript(*spoken: tuple[float, float, str]) -> Transcript:
-    """One segment for each start, end and text, its words evenly over it."""
+    """Return a transcript with a segment for each start, end and text, and words of equal length."""
     segments = tuple(_segment(number, *passage) for number, passage in enumerate(spoken))
     return Transcript(task=Task.TRANSCRIBE, language="english", duration=4000.0, segments=segments)
 
@@ -77,28 +77,28 @@ def _segment(number: int, start: float, end: float, text: str) -> Segment:
 
 
 @pytest.mark.anyio
-async def test_browser_shows_what_was_transcribed(
+async def test_browser_shows_transcribed_subtitles(
     video: VideoPage, tmp_path: Path, model: WhisperModel, samples: Path, references: dict[str, dict[str, Any]]
 ) -> None:
     lines = {"max_line_width": 16, "max_line_count": 2}
-    asked: list[tuple[str, dict[str, Any]]] = [
+    requests: list[tuple[str, dict[str, Any]]] = [
         *((name, {}) for name in references),
         ("long.opus", lines),
         ("hello.wav", {"highlight_words": "true"}),
     ]
     async with serving(tmp_path / "data", lambda: model) as running:
-        answers = await asyncio.gather(
-            *(running.transcribe(samples / name, response_format="vtt", **fields) for name, fields in asked)
+        responses = await asyncio.gather(
+            *(running.transcribe(samples / name, response_format="vtt", **fields) for name, fields in requests)
         )
-    for (name, fields), answer in zip(asked, answers, strict=True):
-        assert answer.status_code == 200, answer.text
-        cues = await asyncio.to_thread(shown, video, answer.text)
+    for (name, fields), response in zip(requests, responses, strict=True):
+        assert response.status_code == 200, response.text
+        cues = await asyncio.to_thread(shown, video, response.text)
         assert bool(cues) == bool(references[name]["text"]), (name, fields)
         assert any("\n" in cue.text for cue in cues) == (fields == lines), (name, fields)
         assert any(cue.underlined for cue in cues) == ("highlight_words" in fields), (name, fields)
 
 
-def test_browser_takes_neither_markup_nor_arrows_for_its_own(video: VideoPage) -> None:
+def test_markup_and_arrows_are_shown_as_text(video: VideoPage) -> None:
     transcript = a_transcript((1.0, 2.0, MARKUP), (3.0, 4.0, " <i>not</i> &lt; tilted &amp; <00:03.500>"))
     assert shown(video, vtt(transcript)) == [
         Cue(1000, 2000, "a < b & c -> d"),
@@ -106,7 +106,7 @@ def test_browser_takes_neither_markup_nor_arrows_for_its_own(video: VideoPage) -
     ]
 
 
-def test_browser_reads_times_past_an_hour_and_those_that_round_up_to_a_minute(video: VideoPage) -> None:
+def test_times_after_an_hour_and_rounded_up_are_shown(video: VideoPage) -> None:
     transcript = a_transcript((58.5, 59.9996, " one"), (59.9996, 61.0, " two"), (3599.9996, 3661.5, " three"))
     assert shown(video, vtt(transcript)) == [
         Cue(58_500, 60_000, "one"),
@@ -115,16 +115,16 @@ def test_browser_reads_times_past_an_hour_and_those_that_round_up_to_a_minute(vi
     ]
 
 
-def test_browser_underlines_each_word_also_where_it_is_markup(video: VideoPage) -> None:
+def test_each_word_is_underlined_even_if_it_is_markup(video: VideoPage) -> None:
     cues = shown(video, vtt(a_transcript((1.0, 8.0, MARKUP)), SubtitleLayout(highlight_words=True)))
     assert {cue.text for cue in cues} == {"a < b & c -> d"}
     assert [cue.underlined for cue in cues] == [("a",), ("<",), ("b",), ("&",), ("c",), ("->",), ("d",)]
 
 
-def test_browser_breaks_lines_where_they_are_broken(video: VideoPage) -> None:
+def test_line_breaks_are_shown(video: VideoPage) -> None:
     text = vtt(a_transcript((1.0, 8.0, MARKUP)), SubtitleLayout(max_line_width=5))
     assert shown(video, text) == [Cue(1000, 8000, "a < b\n& c\n-> d")]
 
 
-def test_browser_shows_nothing_where_nothing_is_said(video: VideoPage) -> None:
+def test_empty_transcript_shows_no_cue(video: VideoPage) -> None:
     assert shown(video, vtt(a_transcript())) == []

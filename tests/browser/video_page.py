@@ -1,4 +1,4 @@
-"""A page with a video and its subtitles, and what the browser makes of them. Everything here blocks."""
+"""A page with a video and a subtitle track in a browser. All methods block."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ else element.onload = element.onerror = report
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown from ``start`` to ``end``, in milliseconds, and which parts of it are underlined."""
+    """The text shown from ``start`` to ``end`` in milliseconds, and its underlined parts."""
 
     start: int
     end: int
@@ -42,7 +42,7 @@ class Cue:
 
 
 class VideoPage:
-    """Serves the page with one track after the other, and opens it."""
+    """A server of the page, which opens it with one track after another."""
 
     def __init__(self, driver: WebDriver) -> None:
         self._driver = driver
@@ -60,7 +60,7 @@ class VideoPage:
         self._server.server_close()
 
     def cues(self, vtt: str) -> list[Cue]:
-        """The cues of the track, once the browser has loaded it."""
+        """Open the page with this track and return the cues that the browser has loaded."""
         self._documents["/track.vtt"] = ("text/vtt", vtt)
         self._driver.get(f"http://127.0.0.1:{self._server.server_port}/")
         cues: list[dict[str, Any]] | None = self._driver.execute_async_script(_CUES)
@@ -84,4 +84,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the test says what is wrong."""
+        """Log nothing."""

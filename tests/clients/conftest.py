@@ -1,4 +1,4 @@
-"""A running service behind a key, and the packages from npm that drive it."""
+"""A running service with an API key, and the npm packages of its clients."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
     from tests.support.service import Running
 
 NODE = Path(__file__).parent / "node"
-#: The client needs the global ``File``. It asks for 22; it says so when it is installed, and works all the same.
+#: The first version with the global ``File``. The client asks for 22 when it is installed, but works with this one.
 OLDEST_NODE = 20
 INSTALL_SECONDS = 240  # less than the time limit of the test that installs them
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def key() -> str:
     """The service's API key."""
     return "sk-test"
 
 
-@pytest.fixture
-async def running(tmp_path: Path, model: WhisperModel, key: str) -> AsyncIterator[Running]:
-    async with serving(tmp_path / "data", lambda: model, api_keys=key) as service:
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel, key: str) -> AsyncIterator[Running]:
+    """A service for all tests of a module."""
+    async with serving(tmp_path_factory.mktemp("data"), lambda: model, api_keys=key) as service:
         service.client.headers["Authorization"] = f"Bearer {key}"
         yield service
 
 
 @pytest.fixture(scope="session")
 def node_packages() -> Path:
-    """The folder of the packages that ``node/package-lock.json`` names, installed where that has not been done."""
+    """The folder with the packages of ``node/package-lock.json``, which are installed if they are missing."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("node and npm are not installed")
@@ -54,7 +55,7 @@ def node_packages() -> Path:
 
 
 def _is_installed() -> bool:
-    installed = NODE / "node_modules" / ".package-lock.json"  # what npm writes last
+    installed = NODE / "node_modules" / ".package-lock.json"  # npm writes this file last
     return installed.exists() and installed.stat().st_mtime >= (NODE / "package-lock.json").stat().st_mtime
 
 
@@ -63,6 +64,6 @@ def _install(npm: str) -> None:
     try:
         subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=True)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"npm ci was not finished after {INSTALL_SECONDS} s")
+        pytest.skip(f"npm ci did not finish within {INSTALL_SECONDS} s")
     except subprocess.CalledProcessError as exc:
         pytest.skip(f"npm ci failed: {exc.stderr.strip()[-500:]}")

@@ -1,4 +1,4 @@
-"""Clients generated from ``/openapi.json``: nothing is left out, the types fit, and they talk to the service."""
+"""Clients generated from ``/openapi.json``: they are complete, pass type checks, and work with the service."""
 
 from __future__ import annotations
 
@@ -20,26 +20,33 @@ pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="generates and type-che
 HELLO = "hello this is a test the job is complete now"
 
 
-@pytest.fixture
-async def description(running: Running, tmp_path: Path) -> Description:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the document, the generated code and the programs that use it."""
+    return tmp_path_factory.mktemp("generated")
+
+
+@pytest.fixture(scope="module")
+async def description(running: Running, folder: Path) -> Description:
+    """The OpenAPI document of the service, also in the file ``openapi.json``."""
     document = (await running.client.get("/openapi.json")).json()
-    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    (folder / "openapi.json").write_text(json.dumps(document))
     return Description(document)
 
 
-@pytest.fixture
-async def package(description: Description, tmp_path: Path) -> Path:  # noqa: ARG001  # writes the document
-    """The package ``generated``, which is also checked to be whole."""
+@pytest.fixture(scope="module")
+async def package(description: Description, folder: Path) -> Path:  # noqa: ARG001  # writes the document
+    """The Python package ``generated``, generated without a warning."""
     command = Path(sys.executable).with_name("openapi-python-client")
     assert command.exists(), "openapi-python-client is missing: pip install -e '.[dev]'"
-    (tmp_path / "generator.json").write_text(json.dumps({"post_hooks": []}))  # ruff, which changes the looks only
-    package = tmp_path / "generated"
-    printed, aside = await output_of(
-        *(command, "generate", "--path", tmp_path / "openapi.json", "--config", tmp_path / "generator.json"),
+    (folder / "generator.json").write_text(json.dumps({"post_hooks": []}))  # do not run ruff, which only formats
+    package = folder / "generated"
+    output, errors = await output_of(
+        *(command, "generate", "--path", folder / "openapi.json", "--config", folder / "generator.json"),
         *("--meta", "none", "--output-path", package, "--fail-on-warning"),
-        cwd=tmp_path,
+        cwd=folder,
     )
-    assert "warning" not in (printed + aside).lower(), printed + aside
+    assert "warning" not in (output + errors).lower(), output + errors
     return package
 
 
@@ -78,7 +85,7 @@ with open(sys.argv[3], "rb") as audio:
 assert isinstance(verbose, VerboseTranscript), verbose
 assert not isinstance(verbose.words, Unset)
 
-found = {
+result = {
     "health": health.status.value,
     "slots": health.concurrency.available_slots,
     "models": [one.id for one in models.data],
@@ -94,18 +101,18 @@ found = {
     "missing": missing.error.code,
     "not_followed": not_followed.error.code,
 }
-print(json.dumps(found))
+print(json.dumps(result))
 """
 
 
 @pytest.fixture
-def program(package: Path, description: Description, tmp_path: Path) -> Path:
-    """What a user of the generated package writes."""
+def program(package: Path, description: Description, folder: Path) -> Path:
+    """A program that uses the generated package."""
 
     def module(method: str, path: str) -> str:
-        wanted = (f'"method": "{method}"', f'"url": "{description.path(path)}"')
-        (file,) = (file for file in (package / "api").rglob("*.py") if all(one in file.read_text() for one in wanted))
-        return ".".join(file.relative_to(tmp_path).with_suffix("").parts)
+        lines = (f'"method": "{method}"', f'"url": "{description.path(path)}"')
+        (file,) = (file for file in (package / "api").rglob("*.py") if all(one in file.read_text() for one in lines))
+        return ".".join(file.relative_to(folder).with_suffix("").parts)
 
     modules = {
         "get_health": ("get", "/health"),
@@ -117,15 +124,15 @@ def program(package: Path, description: Description, tmp_path: Path) -> Path:
         "follow_job": ("get", "/v1/jobs/{}/events"),
     }
     classes = {
-        "Health": description.answer("get", "/health"),
-        "Models": description.answer("get", "/v1/models"),
+        "Health": description.response("get", "/health"),
+        "Models": description.response("get", "/v1/models"),
         "Form": description.form("/v1/audio/transcriptions"),
-        "Accepted": description.answer("post", "/v1/audio/transcriptions", having="status_url"),
+        "Accepted": description.response("post", "/v1/audio/transcriptions", having="status_url"),
         "Transcript": _plain_transcript(description),
-        "VerboseTranscript": description.answer("post", "/v1/audio/transcriptions", having="language"),
-        "Jobs": description.answer("get", "/v1/jobs"),
-        "Job": description.answer("get", "/v1/jobs/{}"),
-        "Failure": description.answer("get", "/v1/jobs/{}", 404),
+        "VerboseTranscript": description.response("post", "/v1/audio/transcriptions", having="language"),
+        "Jobs": description.response("get", "/v1/jobs"),
+        "Job": description.response("get", "/v1/jobs/{}"),
+        "Failure": description.response("get", "/v1/jobs/{}", 404),
     }
     imports = [
         "import json, sys",
@@ -134,35 +141,35 @@ def program(package: Path, description: Description, tmp_path: Path) -> Path:
         *(f"import {module(*operation)} as {name}" for name, operation in modules.items()),
         *(f"from generated.models import {theirs} as {ours}" for ours, theirs in classes.items()),
     ]
-    file = tmp_path / "program.py"
+    file = folder / "program.py"
     file.write_text("\n".join(imports) + PYTHON)
     return file
 
 
 def _plain_transcript(description: Description) -> str:
-    """The schema of ``response_format=json``: of those with a text, the one that demands least."""
-    names = [name for name in description.answers("post", "/v1/audio/transcriptions") if _demands(description, name)]
-    return min(names, key=lambda name: len(_demands(description, name)))
+    """Return the name of the schema of ``response_format=json``: the one with a text and the fewest required fields."""
+    names = [name for name in description.responses("post", "/v1/audio/transcriptions") if _required(description, name)]
+    return min(names, key=lambda name: len(_required(description, name)))
 
 
-def _demands(description: Description, name: str) -> list[str]:
+def _required(description: Description, name: str) -> list[str]:
     required: list[str] = description.schema(name)["required"]
     return required if "text" in required else []
 
 
-async def test_python_client_is_generated_without_a_warning(package: Path, tmp_path: Path) -> None:
-    await output_of(sys.executable, "-m", "compileall", "-q", package, cwd=tmp_path)
+async def test_generated_python_client_compiles(package: Path, folder: Path) -> None:
+    await output_of(sys.executable, "-m", "compileall", "-q", package, cwd=folder)
 
 
-async def test_types_of_the_generated_python_client_fit(program: Path, package: Path, tmp_path: Path) -> None:
-    await output_of(sys.executable, "-m", "mypy", "--config-file=", package, program, cwd=tmp_path)
+async def test_generated_python_client_passes_mypy(program: Path, package: Path, folder: Path) -> None:
+    await output_of(sys.executable, "-m", "mypy", "--config-file=", package, program, cwd=folder)
 
 
-async def test_generated_python_client_talks_to_the_service(
-    program: Path, running: Running, key: str, samples: Path, tmp_path: Path
+async def test_generated_python_client_works_with_the_service(
+    program: Path, running: Running, key: str, samples: Path, folder: Path
 ) -> None:
-    printed, _ = await output_of(sys.executable, program, running.address, key, samples / "hello.wav", cwd=tmp_path)
-    found = json.loads(printed)
+    output, _ = await output_of(sys.executable, program, running.address, key, samples / "hello.wav", cwd=folder)
+    found = json.loads(output)
     first, second = found.pop("starts")
     assert 0 <= first < 2 < second < 5
     assert found == {
@@ -219,7 +226,7 @@ export async function read(address: string, id: string): Promise<string> {
   return `${status} ${percent.toFixed()} ${place} ${starts} ${job.result?.text}`;
 }
 
-// What is wrong must be seen to be wrong.
+// The compiler must reject these.
 declare const job: Job;
 // @ts-expect-error  no such field
 job.state;
@@ -232,23 +239,23 @@ export const form: Upload = { file: new Blob(), response_format: "docx" };
 """
 
 
-async def test_generated_typescript_types_fit(node_packages: Path, description: Description, tmp_path: Path) -> None:
+async def test_generated_typescript_types_pass_tsc(node_packages: Path, description: Description, folder: Path) -> None:
     generator = node_packages / "openapi-typescript" / "bin" / "cli.js"
     # A field with a default may be left out of a form.
     options = ("--default-non-nullable", "false")
-    printed, aside = await output_of(
-        "node", generator, tmp_path / "openapi.json", *options, "--output", tmp_path / "schema.ts", cwd=tmp_path
+    output, errors = await output_of(
+        "node", generator, folder / "openapi.json", *options, "--output", folder / "schema.ts", cwd=folder
     )
-    assert not aside, printed + aside
+    assert not errors, output + errors
     header = [
         'import type { paths } from "./schema";',
         f"type JobPath = {json.dumps(description.path('/v1/jobs/{}'))};",
         f"type TranscriptionPath = {json.dumps(description.path('/v1/audio/transcriptions'))};",
     ]
-    (tmp_path / "program.ts").write_text("\n".join(header) + TYPESCRIPT)
+    (folder / "program.ts").write_text("\n".join(header) + TYPESCRIPT)
     await output_of(
         *("node", node_packages / "typescript" / "bin" / "tsc", "--noEmit", "--strict", "--target", "es2022"),
         *("--lib", "es2022,dom,dom.iterable", "--module", "esnext", "--moduleResolution", "bundler"),
-        tmp_path / "program.ts",
-        cwd=tmp_path,
+        folder / "program.ts",
+        cwd=folder,
     )

@@ -1,4 +1,4 @@
-"""The official Node client against the running service: every method, every format, every kind of file."""
+"""OpenAI's Node client with the service: every method, every format, every kind of file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SIX_SECONDS = {"type": "duration", "seconds": 6}
 HELLO_JSON = {"text": HELLO, "usage": SIX_SECONDS}
 
 
-async def driven(running: Running, samples: Path, group: str) -> dict[str, Any]:
-    """What came out of each case of a group of ``node/openai.mjs``."""
+async def results_of(running: Running, samples: Path, group: str) -> dict[str, Any]:
+    """Run a group of ``node/openai.mjs`` and return the result of each of its cases."""
     script = samples.parent / "tests" / "clients" / "node" / "openai.mjs"
     key = running.client.headers["Authorization"].removeprefix("Bearer ")
-    printed, _ = await output_of("node", script, running.address, key, samples, group, cwd=script.parent)
-    results: dict[str, dict[str, Any]] = json.loads(printed)
+    output, _ = await output_of("node", script, running.address, key, samples, group, cwd=script.parent)
+    results: dict[str, dict[str, Any]] = json.loads(output)
     failed = {
         name: result for name, result in results[group].items() if isinstance(result, dict) and "failed" in result
     }
@@ -40,17 +40,17 @@ async def driven(running: Running, samples: Path, group: str) -> dict[str, Any]:
     return results[group]
 
 
-def said(cues: str) -> list[str]:
-    """The lines of subtitles that are neither numbers, times, titles nor empty."""
+def spoken_lines(cues: str) -> list[str]:
+    """Return the text lines of subtitles."""
     return [line for line in cues.splitlines() if line and not re.match(r"\d+$|WEBVTT|[\d:.,]+ --> [\d:.,]+$", line)]
 
 
-def together(events: list[dict[str, Any]]) -> str:
+def joined(events: list[dict[str, Any]]) -> str:
     return "".join(event["delta"] for event in events if event["type"] == "transcript.text.delta")
 
 
-async def test_client_has_no_method_that_is_not_tried_here(running: Running, samples: Path) -> None:
-    methods = await driven(running, samples, "methods")
+async def test_every_method_of_the_client_is_tested(running: Running, samples: Path) -> None:
+    methods = await results_of(running, samples, "methods")
     assert methods == {
         "transcriptions": ["constructor", "create"],
         "translations": ["constructor", "create"],
@@ -58,32 +58,32 @@ async def test_client_has_no_method_that_is_not_tried_here(running: Running, sam
     }
 
 
-async def test_models_are_listed_and_found_by_name_and_alias(running: Running, samples: Path) -> None:
-    models = await driven(running, samples, "models")
+async def test_models_are_listed_and_retrieved_by_name_and_alias(running: Running, samples: Path) -> None:
+    models = await results_of(running, samples, "models")
     assert models["pages"] == [model["id"] for model in models["list"]] == ["demo", "whisper-1"]
     assert models["list"] == [models["served"], models["alias"]]
     assert {model["object"] for model in models["list"]} == {"model"}
     assert all(isinstance(model["created"], int) and model["owned_by"] for model in models["list"])
 
 
-async def test_every_format_of_a_transcription_is_what_the_client_expects(running: Running, samples: Path) -> None:
-    formats = await driven(running, samples, "formats")
+async def test_every_transcription_format_is_parsed(running: Running, samples: Path) -> None:
+    formats = await results_of(running, samples, "formats")
     assert formats["default"] == HELLO_JSON
     assert formats["json"] == {"text": NUMBERS, "usage": {"type": "duration", "seconds": 8}}
     assert formats["text"] == f"{HELLO}\n"
     assert formats["srt"].startswith("1\n00:00:0")
     assert formats["vtt"].startswith("WEBVTT\n\n")
     for cues in (formats["srt"], formats["vtt"]):
-        assert said(cues) == ["hello this is a test", "the job is complete now"]
+        assert spoken_lines(cues) == ["hello this is a test", "the job is complete now"]
     _assert_is_verbose(formats["verbose_json"], task="transcribe")
 
 
-async def test_every_format_of_a_translation_is_what_the_client_expects(running: Running, samples: Path) -> None:
-    formats = await driven(running, samples, "translations")
+async def test_every_translation_format_is_parsed(running: Running, samples: Path) -> None:
+    formats = await results_of(running, samples, "translations")
     assert formats["default"] == formats["json"] == HELLO_JSON
     assert formats["text"] == f"{HELLO}\n"
     for name in ("srt", "vtt"):
-        assert " ".join(said(formats[name])) == HELLO
+        assert " ".join(spoken_lines(formats[name])) == HELLO
     _assert_is_verbose(formats["verbose_json"], task="translate")
 
 
@@ -103,30 +103,30 @@ def _assert_is_verbose(verbose: dict[str, Any], *, task: str) -> None:
     assert "".join(segment["text"] for segment in verbose["segments"]).strip() == HELLO
 
 
-async def test_granularities_decide_whether_there_are_words_and_segments(running: Running, samples: Path) -> None:
-    found = await driven(running, samples, "granularities")
-    assert "words" not in found["segment"]
-    assert "segments" not in found["word"]
-    assert len(found["segment"]["segments"]) == len(found["both"]["segments"]) == 2
-    for answer in (found["word"], found["both"]):
-        words = answer["words"]
+async def test_granularities_select_words_and_segments(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "granularities")
+    assert "words" not in responses["segment"]
+    assert "segments" not in responses["word"]
+    assert len(responses["segment"]["segments"]) == len(responses["both"]["segments"]) == 2
+    for response in (responses["word"], responses["both"]):
+        words = response["words"]
         assert [word["word"] for word in words] == HELLO.split()
         times = [time for word in words for time in (word["start"], word["end"])]
         assert times == sorted(times)
         assert times[0] >= 0
-        assert times[-1] <= answer["duration"]
+        assert times[-1] <= response["duration"]
 
 
-async def test_audio_may_come_as_any_kind_of_file(running: Running, samples: Path) -> None:
-    files = await driven(running, samples, "files")
+async def test_every_kind_of_file_is_accepted(running: Running, samples: Path) -> None:
+    files = await results_of(running, samples, "files")
     assert len(files) == 6
-    assert all(answer == HELLO_JSON for answer in files.values())
+    assert all(response == HELLO_JSON for response in files.values())
 
 
-async def test_channels_are_speakers(running: Running, samples: Path, references: dict[str, dict[str, Any]]) -> None:
+async def test_channels_become_speakers(running: Running, samples: Path, references: dict[str, dict[str, Any]]) -> None:
     recording = references["two_speakers_stereo.flac"]
     expected = [(segment["text"], "AB"[segment["channel"]]) for segment in recording["segments"]]
-    speakers = await driven(running, samples, "speakers")
+    speakers = await results_of(running, samples, "speakers")
     diarized = speakers["diarized_json"]
     assert diarized.keys() == {"task", "duration", "text", "segments", "usage"}
     assert diarized["text"] == recording["text"]
@@ -135,59 +135,59 @@ async def test_channels_are_speakers(running: Running, samples: Path, references
     assert {segment["type"] for segment in diarized["segments"]} == {"transcript.text.segment"}
     *events, done = speakers["streamed"]
     assert [event for event in events if event["type"] == "transcript.text.segment"] == diarized["segments"]
-    assert together(events) == done["text"] == recording["text"]
+    assert joined(events) == done["text"] == recording["text"]
     channels = [segment["channel"] for segment in speakers["verbose_json"]["segments"]]
     assert channels == [segment["channel"] for segment in recording["segments"]]
 
 
-async def test_deltas_of_a_stream_make_up_its_text(running: Running, samples: Path) -> None:
-    streams = await driven(running, samples, "streams")
+async def test_deltas_of_a_stream_add_up_to_its_text(running: Running, samples: Path) -> None:
+    streams = await results_of(running, samples, "streams")
     for name, text, seconds in (("hello", HELLO, 6), ("numbers", NUMBERS, 8), ("text", HELLO, 6)):
         *deltas, done = streams[name]
         assert {event["type"] for event in deltas} == {"transcript.text.delta"}
-        assert together(deltas) == text
+        assert joined(deltas) == text
         usage = {"type": "duration", "seconds": seconds}
         assert done == {"type": "transcript.text.done", "text": text, "usage": usage}
 
 
-async def test_stream_may_be_left_in_the_middle(running: Running, samples: Path) -> None:
-    answers = await driven(running, samples, "left_stream")
-    assert answers == {"left": "transcript.text.delta", "after": HELLO_JSON}
+async def test_stream_can_be_closed_before_its_end(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "left_stream")
+    assert responses == {"left": "transcript.text.delta", "after": HELLO_JSON}
 
 
-async def test_log_probabilities_are_there_where_they_are_asked_for(running: Running, samples: Path) -> None:
-    answers = await driven(running, samples, "logprobs")
-    assert "logprobs" not in answers["without"]
-    logprobs = answers["json"]["logprobs"]
+async def test_log_probabilities_are_included_on_request(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "logprobs")
+    assert "logprobs" not in responses["without"]
+    logprobs = responses["json"]["logprobs"]
     assert "".join(token["token"] for token in logprobs).strip() == HELLO
     for token in logprobs:
         assert bytes(token["bytes"]).decode() == token["token"]
         assert token["logprob"] <= 0
-    *deltas, done = answers["streamed"]
+    *deltas, done = responses["streamed"]
     assert [token for delta in deltas for token in delta["logprobs"]] == done["logprobs"] == logprobs
 
 
-async def test_chunking_strategy_is_a_word_or_an_object(running: Running, samples: Path) -> None:
-    answers = await driven(running, samples, "chunking")
+async def test_chunking_strategy_can_be_a_string_or_an_object(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "chunking")
     for name in ("auto", "object", "type_alone"):
-        assert answers[name] == HELLO_JSON
-    assert answers["wrong_threshold"]["class"] == "BadRequestError"
-    assert "chunking_strategy" in answers["wrong_threshold"]["param"]
+        assert responses[name] == HELLO_JSON
+    assert responses["wrong_threshold"]["class"] == "BadRequestError"
+    assert "chunking_strategy" in responses["wrong_threshold"]["param"]
 
 
-async def test_arrays_and_objects_are_understood_as_the_client_sends_them(running: Running, samples: Path) -> None:
-    answers = await driven(running, samples, "fields")
-    assert answers == {"keywords": HELLO_JSON, "metadata": {**HELLO_JSON, "metadata": {"ticket": "42"}}}
+async def test_arrays_and_objects_are_parsed_as_the_client_encodes_them(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "fields")
+    assert responses == {"keywords": HELLO_JSON, "metadata": {**HELLO_JSON, "metadata": {"ticket": "42"}}}
 
 
-async def test_names_of_speakers_are_ignored_with_a_warning(running: Running, samples: Path) -> None:
-    answers = await driven(running, samples, "ignored_fields")
-    (warning,) = answers["speaker_names"]["warnings"]
+async def test_speaker_names_are_ignored_with_a_warning(running: Running, samples: Path) -> None:
+    responses = await results_of(running, samples, "ignored_fields")
+    (warning,) = responses["speaker_names"]["warnings"]
     assert "known_speaker_names" in warning
 
 
-async def test_job_is_followed_to_its_end_with_the_same_client(running: Running, samples: Path) -> None:
-    followed = (await driven(running, samples, "jobs"))["followed"]
+async def test_job_is_followed_with_the_same_client(running: Running, samples: Path) -> None:
+    followed = (await results_of(running, samples, "jobs"))["followed"]
     job_id = followed["accepted"]["job_id"]
     assert followed["accepted"]["status"] == "in_progress"
     assert followed["location"] == followed["accepted"]["status_url"] == f"/v1/jobs/{job_id}"
@@ -196,8 +196,8 @@ async def test_job_is_followed_to_its_end_with_the_same_client(running: Running,
     assert followed["result"] == HELLO_JSON
 
 
-async def test_errors_are_of_the_right_class_and_are_not_tried_again(running: Running, samples: Path) -> None:
-    errors = await driven(running, samples, "errors")
+async def test_errors_have_the_right_class_and_are_not_retried(running: Running, samples: Path) -> None:
+    errors = await results_of(running, samples, "errors")
     assert {
         name: (error["class"], error["status"], error["code"], error["param"]) for name, error in errors.items()
     } == {

@@ -1,4 +1,4 @@
-"""The files of the deployment, and the programs that judge them."""
+"""The deployment files, and the programs that check them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import pytest
 import yaml
+
+from tests.support.waiting import LIMIT_SECONDS
 
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
@@ -23,11 +25,9 @@ ALERTS: Final = DEPLOY / "prometheus" / "alerts.yml"
 PROMETHEUS: Final = DEPLOY / "prometheus" / "prometheus.yml"
 DASHBOARD: Final = DEPLOY / "grafana" / "dashboard.json"
 
-_SECONDS: Final = 60
-
 
 def tool(name: str) -> str:
-    """The path of a program: beside Python's own, on the PATH, or where daemons are. Skips where there is none."""
+    """Return the path of a program, from Python's folder, PATH or the folders of daemons. Skip if it is missing."""
     here = sysconfig.get_path("scripts")
     found = shutil.which(name, path=here) or shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
@@ -35,27 +35,27 @@ def tool(name: str) -> str:
     return found
 
 
-def judged(*command: str | Path) -> str:
-    """What the program says of what is right; fails with what it says where it ends with another code than 0."""
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == 0, said
-    return said
+def output_of(*command: str | Path) -> str:
+    """Return the output of a program. Raise ``AssertionError`` with it if the exit code is not 0."""
+    process = subprocess.run(command, capture_output=True, text=True, timeout=2 * LIMIT_SECONDS, check=False)
+    output = process.stdout + process.stderr
+    assert process.returncode == 0, output
+    return output
 
 
 def documents(path: Path) -> list[Any]:
-    """The documents of a YAML file."""
+    """Return the documents of a YAML file."""
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 def seconds(duration: str) -> int:
-    """Of a duration such as ``45s``."""
+    """Return the seconds of a duration such as ``45s``."""
     assert duration.endswith("s")
     return int(duration.removesuffix("s"))
 
 
 def grace_seconds() -> float:
-    """What a stop may take by default."""
+    """Return the default of ``SHUTDOWN_GRACE_SECONDS``."""
     from app.settings import Settings
 
     grace: float = Settings.model_fields["shutdown_grace_seconds"].default

@@ -1,4 +1,4 @@
-"""The metrics that the alerts and the dashboard rely on: their names as they are exposed, with their labels."""
+"""The metrics that the alerts and the dashboard use, with their labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HISTOGRAMS: Final = {
     "transcription_batch_fill_ratio": set[str](),
     "transcription_event_loop_lag_seconds": set[str](),
 }
-#: Of the process itself, from the client library: those of Linux that are used here.
+#: Metrics of the process from the client library on Linux, as far as they are used.
 PROCESS: Final = {
     "process_start_time_seconds": set[str](),
     "process_cpu_seconds_total": set[str](),
@@ -44,12 +44,12 @@ PROCESS: Final = {
     "process_open_fds": set[str](),
     "process_max_fds": set[str](),
 }
-#: What Prometheus itself adds.
+#: Labels that Prometheus adds.
 ADDED_LABELS: Final = {"job", "instance"}
 
 
 def exposed() -> dict[str, set[str]]:
-    """Each name that a query may have, with its labels."""
+    """Return all names that a query can have, with their labels."""
     names = GAUGES | COUNTERS | PROCESS
     for name, labels in HISTOGRAMS.items():
         names |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}

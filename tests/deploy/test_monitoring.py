@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 
-from tests.deploy.deployment import ALERTS, DASHBOARD, PROMETHEUS, ROOT, documents, judged, tool
+from tests.deploy.deployment import ALERTS, DASHBOARD, PROMETHEUS, ROOT, documents, output_of, tool
 from tests.deploy.metrics import ADDED_LABELS, COUNTERS, GAUGES, HISTOGRAMS, exposed
 from tests.support.program import program
 
@@ -36,14 +36,14 @@ def dashboard() -> dict[str, Any]:
 
 
 def panel_queries(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The title of each panel with each of its queries."""
+    """Yield the title of each panel with each of its queries."""
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
 
 
 def unknown(query: str) -> set[str]:
-    """Metrics and labels in a query that the service does not expose."""
+    """Return the metrics and labels in a query that the service does not expose."""
     names = exposed()
     wrong, known = set(), set(ADDED_LABELS)
     for name, selectors in _METRIC.findall(query):
@@ -57,87 +57,86 @@ def unknown(query: str) -> set[str]:
     return wrong | (grouped - known)
 
 
-def test_the_alerts_are_rules_that_prometheus_takes() -> None:
-    judged(tool("promtool"), "check", "rules", ALERTS)
+def test_alerts_pass_promtool() -> None:
+    output_of(tool("promtool"), "check", "rules", ALERTS)
 
 
-def test_the_configuration_is_one_that_prometheus_takes() -> None:
-    judged(tool("promtool"), "check", "config", "--syntax-only", PROMETHEUS)
+def test_configuration_passes_promtool() -> None:
+    output_of(tool("promtool"), "check", "config", "--syntax-only", PROMETHEUS)
 
 
-def test_the_configuration_reads_the_alerts_beside_it() -> None:
+def test_configuration_loads_the_alerts() -> None:
     (read,) = documents(PROMETHEUS)
     assert [PROMETHEUS.parent / name for name in read["rule_files"]] == [ALERTS]
 
 
-def test_the_alerts_look_at_the_job_that_the_configuration_scrapes() -> None:
+def test_alerts_query_the_scraped_job() -> None:
     (read,) = documents(PROMETHEUS)
     scraped = {job["job_name"] for job in read["scrape_configs"]}
     assert set(re.findall(r'job="([^"]+)"', ALERTS.read_text(encoding="utf-8"))) == scraped
 
 
-def test_the_alerts_fire_when_they_should_and_only_then() -> None:
-    judged(tool("promtool"), "test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
+def test_alerts_fire_only_when_they_should() -> None:
+    output_of(tool("promtool"), "test", "rules", ROOT / "tests" / "deploy" / "alerts_test.yml")
 
 
-def test_each_alert_is_seen_to_fire() -> None:
+def test_each_alert_has_a_test_in_which_it_fires() -> None:
     seen = (ROOT / "tests" / "deploy" / "alerts_test.yml").read_text(encoding="utf-8")
     assert [rule["alert"] for rule in alert_rules() if f'alertname="{rule["alert"]}"' not in seen] == []
 
 
 @pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: str(rule["alert"]))
-def test_alerts_know_the_metrics_and_say_what_to_do(rule: dict[str, Any]) -> None:
+def test_alerts_use_exposed_metrics_and_have_descriptions(rule: dict[str, Any]) -> None:
     assert unknown(rule["expr"]) == set()
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert rule["annotations"].keys() == {"summary", "description"}
 
 
-def test_a_metric_that_does_not_exist_is_told() -> None:
-    """The search above finds something."""
+def test_unknown_metrics_and_labels_are_detected() -> None:
     query = 'sum by (routes) (rate(transcription_http_requests_total{code="500"}[5m])) + transcription_job'
     assert unknown(query) == {"routes", "transcription_http_requests_total{code}", "transcription_job"}
 
 
-def test_the_dashboard_knows_the_metrics(dashboard: dict[str, Any]) -> None:
+def test_dashboard_uses_exposed_metrics(dashboard: dict[str, Any]) -> None:
     assert {title: unknown(query) for title, query in panel_queries(dashboard) if unknown(query)} == {}
 
 
-def test_the_dashboard_shows_every_metric_of_the_service(dashboard: dict[str, Any]) -> None:
+def test_dashboard_shows_every_metric(dashboard: dict[str, Any]) -> None:
     queries = " ".join(query for _, query in panel_queries(dashboard))
     assert {name for name in GAUGES | COUNTERS | HISTOGRAMS if name not in queries} == set()
 
 
-def test_the_queries_of_the_dashboard_are_ones_that_prometheus_takes(dashboard: dict[str, Any], tmp_path: Path) -> None:
+def test_dashboard_queries_pass_promtool(dashboard: dict[str, Any], tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "5m")}
         for number, (_, query) in enumerate(panel_queries(dashboard))
     ]
     written = tmp_path / "rules.yml"
     written.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert f"{len(rules)} rules found" in judged(tool("promtool"), "check", "rules", written)
+    assert f"{len(rules)} rules found" in output_of(tool("promtool"), "check", "rules", written)
 
 
-def test_the_panels_of_the_dashboard_have_numbers_and_titles_of_their_own(dashboard: dict[str, Any]) -> None:
+def test_panels_have_unique_ids_and_titles(dashboard: dict[str, Any]) -> None:
     numbers = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(numbers)) == len(numbers)
     assert all(panel["title"] for panel in dashboard["panels"])
 
 
-def test_the_panels_of_the_dashboard_lie_beside_each_other(dashboard: dict[str, Any]) -> None:
+def test_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(position["x"], position["x"] + position["w"])
+            for y in range(position["y"], position["y"] + position["h"])
         }
-        assert place["x"] + place["w"] <= 24, panel["title"]
+        assert position["x"] + position["w"] <= 24, panel["title"]
         assert not taken & cells, panel["title"]
         taken |= cells
 
 
-def test_the_dashboard_asks_the_source_that_is_chosen(dashboard: dict[str, Any]) -> None:
+def test_dashboard_queries_the_chosen_data_source(dashboard: dict[str, Any]) -> None:
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     shown = [panel for panel in dashboard["panels"] if panel["type"] not in _PANELS_WITHOUT_QUERIES]
@@ -146,7 +145,7 @@ def test_the_dashboard_asks_the_source_that_is_chosen(dashboard: dict[str, Any])
     assert named <= variables.keys()
 
 
-def test_the_service_exposes_the_metrics_that_are_relied_on(tmp_path: Path) -> None:
+def test_service_exposes_the_metrics(tmp_path: Path) -> None:
     with program(tmp_path, METRICS_KEY="key-of-prometheus") as running:
         running.until_ready()
         scraped = running.client.get("/metrics", headers={"Authorization": "Bearer key-of-prometheus"})

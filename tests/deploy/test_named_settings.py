@@ -19,7 +19,7 @@ from tests.deploy.deployment import (
     ROOT,
     UNIT,
     documents,
-    judged,
+    output_of,
     tool,
 )
 
@@ -93,4 +93,4 @@ def test_files_set_only_valid_settings(
 def test_files_pass_yamllint() -> None:
     rules = "{extends: default, rules: {document-start: disable, line-length: {max: 120}}}"
     files = [COMPOSE, *sorted(DEPLOY.rglob("*.yaml")), *sorted(DEPLOY.rglob("*.yml"))]
-    judged(tool("yamllint"), "--strict", "--config-data", rules, *files)
+    output_of(tool("yamllint"), "--strict", "--config-data", rules, *files)

@@ -1,4 +1,4 @@
-"""nginx with the example's configuration before the real program, on ports of the loopback."""
+"""nginx with the example configuration in front of the service, on the loopback."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import http.client
 import socket
 import ssl
 import subprocess
-import time
 import wave
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httpx
 import pytest
 import trustme
 
-from tests.deploy.deployment import NGINX, judged, tool
+from tests.deploy.deployment import NGINX, output_of, tool
 from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import Program, free_port, program
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full(reason="starts the service behind nginx")
 
 _KEY: Final = "a-key-that-nobody-guesses"
-_START_SECONDS: Final = 20
 _MB: Final = 1_000_000
-#: What is around the example in Debian's nginx.conf, for a process that whoever runs the tests may start.
+#: Debian's nginx.conf around the example, for a process without root privileges.
 _AROUND: Final = """
 daemon off;
 master_process off;
@@ -50,7 +50,7 @@ http {{
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """nginx that listens on ``port``; ``context`` trusts its certificate."""
+    """nginx, listening on ``port``. ``context`` trusts its certificate."""
 
     port: int
     context: ssl.SSLContext
@@ -62,17 +62,17 @@ class Proxy:
             base_url=f"https://127.0.0.1:{self.port}",
             verify=self.context,
             trust_env=False,
-            timeout=60,
+            timeout=LIMIT_SECONDS,
             headers={"Authorization": f"Bearer {_KEY}"},
         )
 
     def connection(self) -> http.client.HTTPSConnection:
-        """A connection whose body is sent as slowly as the test likes."""
-        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context, timeout=60)
+        """Return a connection over which a test can send a body in parts."""
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context, timeout=LIMIT_SECONDS)
 
     @property
-    def stored(self) -> list[Path]:
-        """What nginx has put on its disk."""
+    def buffered(self) -> list[Path]:
+        """The files in which nginx has buffered requests and responses."""
         return [path for kind in ("client_body", "proxy") for path in (self.folder / kind).rglob("*") if path.is_file()]
 
 
@@ -82,20 +82,20 @@ def authority() -> trustme.CA:
 
 
 def configured(folder: Path, authority: trustme.CA, *, port: str, upstream: str) -> Path:
-    """The example's configuration in ``folder``, for ports and a certificate of this machine."""
+    """Write the example configuration to ``folder`` with these ports and a certificate, and return its path."""
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     text = NGINX.read_text(encoding="utf-8")
-    for there, here in {
+    for original, replacement in {
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{upstream};",
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "listen [::]:443 ssl;": "",  # not every machine has IPv6
         "/etc/ssl/transcription/fullchain.pem": str(folder / "cert.pem"),
         "/etc/ssl/transcription/privkey.pem": str(folder / "key.pem"),
     }.items():
-        assert text.count(there) == 1, there
-        text = text.replace(there, here)
+        assert text.count(original) == 1, original
+        text = text.replace(original, replacement)
     (folder / "transcription.conf").write_text(text)
     (folder / "nginx.conf").write_text(_AROUND.format(folder=folder))
     return folder / "nginx.conf"
@@ -113,33 +113,29 @@ def proxy_before(upstream: str, folder: Path, authority: trustme.CA) -> Iterator
             [nginx, "-p", folder, "-e", folder / "error.log", "-c", configuration], stdout=output, stderr=output
         )
     try:
-        _until_it_listens(int(port), running, log)
+        wait_until(partial(_listens, int(port), running, log))
         yield Proxy(port=int(port), context=context, folder=folder)
     finally:
         running.terminate()
         try:
-            running.wait(10)
+            running.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
 
 
-def _until_it_listens(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, "nginx does not listen"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
+def _listens(port: int, running: subprocess.Popen[bytes], log: Path) -> bool:
+    assert running.poll() is None, log.read_text()
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=LIMIT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The program, one window after the other, so that a stream has something to say before its end."""
+    """A service that decodes window by window, so that a stream has events before its end."""
     tool("nginx")
     folder = tmp_path_factory.mktemp("service")
     with program(folder, API_KEYS=_KEY, WHISPER_BATCH_SIZE="1", METRICS_KEY="key-of-prometheus") as running:
@@ -157,7 +153,7 @@ def proxy(service: Program, tmp_path: Path, authority: trustme.CA) -> Iterator[P
 
 @pytest.fixture
 def large(tmp_path: Path) -> bytes:
-    """A wav of 20 MB, with nothing in it."""
+    """A silent WAV file of 20 MB."""
     with wave.open(str(tmp_path / "large.wav"), "wb") as written:
         written.setnchannels(1)
         written.setsampwidth(2)
@@ -167,7 +163,7 @@ def large(tmp_path: Path) -> bytes:
 
 
 def form(audio: bytes, **fields: str) -> tuple[str, bytes]:
-    """The content type and the body of a submission, as httpx would send them."""
+    """Return the content type and the body of a submission."""
     request = httpx.Request(
         "POST", "https://127.0.0.1/", files={"file": ("audio.wav", audio, "audio/wav")}, data=fields
     )
@@ -175,21 +171,21 @@ def form(audio: bytes, **fields: str) -> tuple[str, bytes]:
 
 
 @pytest.mark.smoke
-def test_nginx_takes_the_configuration(tmp_path: Path, authority: trustme.CA) -> None:
+def test_nginx_accepts_the_configuration(tmp_path: Path, authority: trustme.CA) -> None:
     nginx = tool("nginx")
     configuration = configured(tmp_path, authority, port=free_port(), upstream=free_port())
-    said = judged(nginx, "-t", "-p", tmp_path, "-e", tmp_path / "error.log", "-c", configuration)
-    assert "[warn]" not in said
+    output = output_of(nginx, "-t", "-p", tmp_path, "-e", tmp_path / "error.log", "-c", configuration)
+    assert "[warn]" not in output
 
 
 @pytest.mark.smoke
-def test_a_transcript_comes_through(proxy: Proxy, samples: Path) -> None:
+def test_transcription_works_through_nginx(proxy: Proxy, samples: Path) -> None:
     with proxy.client as client, (samples / "hello.wav").open("rb") as audio:
-        answered = client.post("/v1/audio/transcriptions", files={"file": audio})
-    assert answered.json()["text"] == "hello this is a test the job is complete now"
+        response = client.post("/v1/audio/transcriptions", files={"file": audio})
+    assert response.json()["text"] == "hello this is a test the job is complete now"
 
 
-def test_a_large_file_reaches_the_service_while_it_is_sent(proxy: Proxy, service: Program, large: bytes) -> None:
+def test_upload_is_not_buffered(proxy: Proxy, service: Program, large: bytes) -> None:
     content_type, body = form(large, stored_output="true")
     with closing(proxy.connection()) as connection:
         connection.putrequest("POST", "/v1/audio/transcriptions")
@@ -202,51 +198,51 @@ def test_a_large_file_reaches_the_service_while_it_is_sent(proxy: Proxy, service
         def spooled() -> int:
             return sum(path.stat().st_size for path in service.log.parent.glob("data/jobs/*/audio.partial"))
 
-        service.eventually(lambda: spooled() > 5 * _MB, seconds=20)
+        service.eventually(lambda: spooled() > 5 * _MB)
         connection.send(body[10 * _MB :])
-        answered = connection.getresponse()
-        assert answered.status == 200, answered.read()
-        assert answered.read()
-    assert proxy.stored == []
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        assert response.read()
+    assert proxy.buffered == []
 
 
-def test_events_of_a_stream_arrive_as_they_happen(proxy: Proxy, service: Program, samples: Path) -> None:
+def test_stream_is_not_buffered(proxy: Proxy, service: Program, samples: Path) -> None:
     with (
         proxy.client as client,
         (samples / "long.opus").open("rb") as audio,
-        client.stream("POST", "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true"}) as answered,
+        client.stream("POST", "/v1/audio/transcriptions", files={"file": audio}, data={"stream": "true"}) as response,
     ):
-        lines = answered.iter_lines()
+        lines = response.iter_lines()
         first = next(line for line in lines if line.startswith("data: "))
-        still_at_it = service.client.get("/health").json()["concurrency"]["active_transcriptions"]
+        active = service.client.get("/health").json()["concurrency"]["active_transcriptions"]
         last = [line for line in lines if line.startswith("data: ")][-1]
     assert "transcript.text.delta" in first
-    assert still_at_it == 1
+    assert active == 1
     assert "transcript.text.done" in last
 
 
-def test_a_wrong_key_is_refused_in_the_words_of_the_service(proxy: Proxy, samples: Path) -> None:
+def test_wrong_key_gets_the_error_of_the_service(proxy: Proxy, samples: Path) -> None:
     with proxy.client as client, (samples / "hello.wav").open("rb") as audio:
-        answered = client.post(
+        response = client.post(
             "/v1/audio/transcriptions", files={"file": audio}, headers={"Authorization": "Bearer wrong"}
         )
-    assert answered.status_code == 401
-    assert answered.json()["error"]["message"]
+    assert response.status_code == 401
+    assert response.json()["error"]["message"]
 
 
-def test_a_large_file_with_a_wrong_key_is_refused_likewise(proxy: Proxy, large: bytes) -> None:
-    """The answer comes before the body was read to its end."""
+def test_large_file_with_a_wrong_key_gets_the_error_of_the_service(proxy: Proxy, large: bytes) -> None:
+    """The response comes before the whole body has been read."""
     with proxy.client as client:
-        answered = client.post(
+        response = client.post(
             "/v1/audio/transcriptions",
             files={"file": ("large.wav", large)},
             headers={"Authorization": "Bearer wrong"},
         )
-    assert answered.status_code == 401
-    assert answered.json()["error"]["message"]
+    assert response.status_code == 401
+    assert response.json()["error"]["message"]
 
 
-def test_metrics_are_not_for_the_outside(proxy: Proxy, service: Program) -> None:
+def test_metrics_are_not_public(proxy: Proxy, service: Program) -> None:
     key = {"Authorization": "Bearer key-of-prometheus"}
     assert service.client.get("/metrics", headers=key).status_code == 200
     with proxy.client as client:
@@ -254,7 +250,7 @@ def test_metrics_are_not_for_the_outside(proxy: Proxy, service: Program) -> None
             assert client.get(path, headers=key).status_code == 404, path
 
 
-def test_the_service_hears_the_address_that_nginx_saw(tmp_path: Path, authority: trustme.CA) -> None:
+def test_service_receives_the_address_that_nginx_saw(tmp_path: Path, authority: trustme.CA) -> None:
     with (
         fault_server_in_thread(answer(200, b"{}", **{"Content-Length": "2"})) as upstream,
         proxy_before(str(upstream.port), tmp_path, authority) as proxy,
@@ -270,8 +266,8 @@ def test_the_service_hears_the_address_that_nginx_saw(tmp_path: Path, authority:
     assert "connection" not in seen.headers
 
 
-def test_the_service_believes_nginx_and_not_the_client(tmp_path: Path, authority: trustme.CA) -> None:
-    """Two clients at addresses of their own, of which one has asked too often, whatever it claims to be."""
+def test_service_ignores_addresses_claimed_by_clients(tmp_path: Path, authority: trustme.CA) -> None:
+    """One of two clients exceeds its rate limit, whatever address it claims."""
     folder = tmp_path / "nginx"
     folder.mkdir()
     tool("nginx")
@@ -284,5 +280,5 @@ def test_the_service_believes_nginx_and_not_the_client(tmp_path: Path, authority
 
 def _status_for(proxy: Proxy, address: str) -> int:
     transport = httpx.HTTPTransport(verify=proxy.context, local_address=address)
-    with httpx.Client(transport=transport, headers={"X-Forwarded-For": "203.0.113.7"}) as client:
+    with httpx.Client(transport=transport, timeout=LIMIT_SECONDS, headers={"X-Forwarded-For": "203.0.113.7"}) as client:
         return client.get(f"https://127.0.0.1:{proxy.port}/v1/models").status_code

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.api.conftest import anyio_backend, held, running, shared
+from tests.api.conftest import held, running, shared
 
-__all__ = ["anyio_backend", "held", "running", "shared"]
+__all__ = ["held", "running", "shared"]
