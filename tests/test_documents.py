@@ -232,6 +232,14 @@ def test_architecture_draws_no_module_that_does_not_exist() -> None:
     assert [module for module in modules if not (ROOT / "app" / module).exists()] == []
 
 
+def test_architecture_points_at_names_that_exist() -> None:
+    rows = [_SPAN.findall(line) for line in section(text_of(ARCHITECTURE), "Where to look").splitlines()]
+    for row in rows:
+        source = "".join(text_of(ROOT / span) for span in row if span.startswith("app/"))
+        names = [span.rpartition(".")[2] for span in row if re.fullmatch(r"[A-Z_]\w*(\.\w+)?", span)]
+        assert [name for name in names if name not in source] == []
+
+
 def test_unavailable_features_are_neither_settings_nor_routes(routes: set[tuple[str, str]]) -> None:
     unavailable = paragraph(text_of(README), "Not available yet:")
     assert named_variables(unavailable) & SETTINGS == set()
