@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
-from app.domain.transcript import Segment
+from app.transcription.accepted_row import AcceptedRow
 from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding
 from app.transcription.features import LogMel
-from app.transcription.segments import SECONDS_PER_FRAME, Phrase, split_phrases, token_logprob
-from app.transcription.word_times import aligned_tokens, hold_within, words_of_phrases
+from app.transcription.segments import Phrase, split_phrases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from app.domain.transcript import TokenLogprob, TranscriptionOptions, Word
+    from app.domain.transcript import Segment, TranscriptionOptions
     from app.transcription.device import Device
-    from app.transcription.window import Array, Timeline, Window
+    from app.transcription.window import Array, Window
 
 #: The input of the encoder: 30 s in frames of 10 ms.
 _FRAMES: Final = 3000
@@ -194,19 +192,19 @@ class WhisperModel:
     ) -> list[AcceptedDecoding | FallbackNeeded]:
         outcomes: dict[int, AcceptedDecoding | FallbackNeeded] = {}
         array: Array | None = None
-        accepted: list[_AcceptedRow] = []
+        accepted: list[AcceptedRow] = []
         for index, (window, decoding) in enumerate(zip(windows, decodings, strict=True)):
             if window.is_last_temperature or decoding.is_acceptable(self._thresholds):
                 accepted.append(self._accept(index, window, decoding))
             else:
                 array = _to_array(output) if array is None else array
                 outcomes[index] = FallbackNeeded(decoding=decoding, encoded=array[index].copy())
-        self._align([row for row in accepted if row.window.wants_alignment and any(row.texts)], output)
+        self._align([row for row in accepted if row.window.wants_alignment and row.text_tokens], output)
         for row in accepted:
-            outcomes[row.index] = AcceptedDecoding(segments=self._segments(row), frames_done=row.frames_done)
+            outcomes[row.index] = AcceptedDecoding(segments=row.segments(), frames_done=row.frames_done)
         return [outcomes[index] for index in range(len(windows))]
 
-    def _accept(self, index: int, window: Window, decoding: Decoding) -> _AcceptedRow:
+    def _accept(self, index: int, window: Window, decoding: Decoding) -> AcceptedRow:
         best = best_decoding([*window.decodings, decoding], self._thresholds)
         phrases: list[Phrase] = []
         frames_done = window.frames
@@ -214,110 +212,33 @@ class WhisperModel:
             phrases, frames_done = split_phrases(
                 best.tokens, first_timestamp=self._first_timestamp, frames=window.frames
             )
-        end_of_text = self._tokenizer("en", window.task.value).eot
-        return _AcceptedRow(
+        return AcceptedRow(
             index=index,
             window=window,
             decoding=best,
             temperature=decoding.temperature,
             phrases=phrases,
-            texts=[[token for token in phrase.tokens if token < end_of_text] for phrase in phrases],
             frames_done=frames_done,
-            words=[()] * len(phrases),
-            logprobs=[()] * len(phrases),
+            tokenizer=self._tokenizer(window.language, window.task.value),
         )
 
-    def _align(self, rows: Sequence[_AcceptedRow], output: Any) -> None:
-        """Set the words and logprobs of ``rows``, with one pass over the texts for each language and task."""
-        rows_by_start: dict[tuple[int, ...], list[_AcceptedRow]] = {}
+    def _align(self, rows: Sequence[AcceptedRow], output: Any) -> None:
+        """Align the texts of ``rows`` with the audio, in one pass for each language and task."""
+        rows_by_start: dict[tuple[int, ...], list[AcceptedRow]] = {}
         for row in rows:
-            tokenizer = self._tokenizer(row.window.language, row.window.task.value)
-            rows_by_start.setdefault(tuple(tokenizer.sot_sequence), []).append(row)
+            rows_by_start.setdefault(tuple(row.tokenizer.sot_sequence), []).append(row)
         for start, group in rows_by_start.items():
-            whole_batch = len(group) == output.shape[0]
-            encoded = output if whole_batch else _storage(_to_array(output)[[row.index for row in group]])
-            texts = [list(chain.from_iterable(row.texts)) for row in group]
+            is_whole_batch = len(group) == output.shape[0]
+            encoded = output if is_whole_batch else _storage(_to_array(output)[[row.index for row in group]])
+            texts = [row.text_tokens for row in group]
             alignments = self._model.align(encoded, list(start), texts, [row.window.frames for row in group])
-            for row, text, alignment in zip(group, texts, alignments, strict=True):
-                if row.window.word_timestamps:
-                    row.words = self._words(row, text, alignment)
-                if row.window.token_logprobs:
-                    row.logprobs = self._logprobs(row, alignment.text_token_probs)
-
-    def _words(self, row: _AcceptedRow, text: list[int], alignment: Any) -> list[tuple[Word, ...]]:
-        tokenizer = self._tokenizer(row.window.language, row.window.task.value)
-        words, word_tokens = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
-        words_by_phrase = words_of_phrases(
-            words[:-1],
-            [len(tokens) for tokens in word_tokens[:-1]],
-            aligned_tokens(alignment.alignments, alignment.text_token_probs),
-            [len(tokens) for tokens in row.texts],
-        )
-        return [
-            hold_within(phrase_words, phrase.start, phrase.end)
-            for phrase_words, phrase in zip(words_by_phrase, row.phrases, strict=True)
-        ]
-
-    def _logprobs(self, row: _AcceptedRow, probabilities: Sequence[float]) -> list[tuple[TokenLogprob, ...]]:
-        following = iter(probabilities)
-        return [
-            tuple(token_logprob(self._hf_tokenizer.id_to_token(token), next(following)) for token in text)
-            for text in row.texts
-        ]
-
-    def _segments(self, row: _AcceptedRow) -> tuple[Segment, ...]:
-        window = row.window
-        tokenizer = self._tokenizer(window.language, window.task.value)
-        timeline = window.timeline
-        offset = window.seek * SECONDS_PER_FRAME
-        seek = round(timeline.word_times(offset, offset)[0] / SECONDS_PER_FRAME)
-        segments: list[Segment] = []
-        for phrase, words, logprobs in zip(row.phrases, row.words, row.logprobs, strict=True):
-            text = tokenizer.decode(phrase.tokens)
-            if not text.strip() or phrase.end <= phrase.start:
-                continue
-            start, end = timeline.phrase_times(offset + phrase.start, offset + phrase.end)
-            segments.append(
-                Segment(
-                    id=len(segments),
-                    seek=seek,
-                    start=round(start, 3),
-                    end=round(end, 3),
-                    text=text,
-                    tokens=phrase.tokens,
-                    temperature=row.temperature,
-                    avg_logprob=row.decoding.avg_logprob,
-                    compression_ratio=row.decoding.compression_ratio,
-                    no_speech_prob=row.decoding.no_speech_prob,
-                    words=tuple(_on_timeline(word, offset, timeline) for word in words),
-                    logprobs=logprobs,
-                )
-            )
-        return tuple(segments)
+            for row, alignment in zip(group, alignments, strict=True):
+                row.add_alignment(alignment)
 
     def _make_tokenizer(self, language: str, task: str) -> Any:
         from faster_whisper.tokenizer import Tokenizer
 
         return Tokenizer(self._hf_tokenizer, self.is_multilingual, task=task, language=language)
-
-
-@dataclass(slots=True, kw_only=True)
-class _AcceptedRow:
-    """A row of a batch whose text is kept.
-
-    ``decoding`` is the best one, ``temperature`` that of the last one, as in faster-whisper. ``texts`` are the tokens
-    of each phrase without timestamps.
-    """
-
-    index: int
-    window: Window
-    decoding: Decoding
-    temperature: float
-    phrases: list[Phrase]
-    texts: list[list[int]]
-    frames_done: int
-    words: list[tuple[Word, ...]]
-    logprobs: list[tuple[TokenLogprob, ...]]
 
 
 def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:
@@ -335,11 +256,6 @@ def _decoding(result: Any, temperature: float, tokenizer: Any) -> Decoding:
         avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1) if tokens else -math.inf,
         no_speech_prob=result.no_speech_prob,
     )
-
-
-def _on_timeline(word: Word, offset: float, timeline: Timeline) -> Word:
-    start, end = timeline.word_times(offset + word.start, offset + word.end)
-    return replace(word, start=round(start, 3), end=round(end, 3))
 
 
 def _suppressed_tokens(tokenizer: Any) -> list[int]:

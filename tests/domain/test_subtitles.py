@@ -496,9 +496,9 @@ def test_cues_of_any_transcript_are_well_formed(transcript: Transcript, layout: 
     in_srt = srt(transcript, layout).split("\n\n")
     assert head == "WEBVTT"
     assert in_vtt.pop() == in_srt.pop() == ""
-    for number, (one, other) in enumerate(zip(in_srt, in_vtt, strict=True), start=1):
-        index, srt_times, *srt_lines = one.split("\n")
-        vtt_times, *vtt_lines = other.split("\n")
+    for number, (srt_cue, vtt_cue) in enumerate(zip(in_srt, in_vtt, strict=True), start=1):
+        index, srt_times, *srt_lines = srt_cue.split("\n")
+        vtt_times, *vtt_lines = vtt_cue.split("\n")
         assert index == str(number)
         assert all(_TIME.fullmatch(time) for times in (srt_times, vtt_times) for time in times.split(" --> "))
         assert all("-->" not in line and line == line.strip() for line in srt_lines + vtt_lines)
