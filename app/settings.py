@@ -100,7 +100,8 @@ class Settings(BaseSettings):
     send_timeout_seconds: float = Field(
         60,
         ge=0,
-        description="Time a client may read its response at less than MIN_BODY_BYTES_PER_SECOND. 0 disables the limit.",
+        description="How long a client can read its response more slowly than MIN_BODY_BYTES_PER_SECOND. 0 disables "
+        "the limit.",
     )
 
     whisper_model: str = Field(
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
         "bundled model. `auto` selects `large-v3-turbo` on CUDA and `small` on a CPU.",
     )
     whisper_models: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated further models that a request can name. They are loaded on first use."
+        (), description="Comma-separated additional models that requests can name. They are loaded on first use."
     )
     whisper_max_loaded_models: int = Field(
         1,
@@ -120,7 +121,7 @@ class Settings(BaseSettings):
     )
     whisper_model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
-        description="Comma-separated further model names: `alias=model`, or `alias` alone for WHISPER_MODEL. "
+        description="Comma-separated alternative names of models: `alias=model`, or `alias` alone for WHISPER_MODEL. "
         "`whisper-1` is always an alias.",
     )
     whisper_device: Literal["auto", "cuda", "cpu"] = Field(

@@ -177,7 +177,7 @@ class SubmissionReader:
     def _checked_upload(self, text: str, headers: dict[str, str], rendering: Rendering) -> Upload:
         url = PresignedUrl.parse(self._rules.check(text, param=UPLOAD_URL.name), param=UPLOAD_URL.name)
         url.check_upload(headers, now=time.time())
-        return Upload(url=url.url, headers=tuple(headers.items()), rendering=rendering, expires_at=url.expires_at)
+        return Upload(url=url.url, headers=tuple(headers.items()), rendering=rendering, expires_at=url.expiry())
 
     def _webhook_url(self, form: Form) -> str | None:
         url = form[WEBHOOK_URL]

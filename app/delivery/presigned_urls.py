@@ -64,35 +64,23 @@ class PresignedUrl:
     """A presigned URL, parsed once. Its text and query parameters are secrets and excluded from ``repr``.
 
     ``param`` is the form field that the URL came from, which error messages name. ``parameters`` are those of the
-    query, with names in lower case; the first of several equal names counts. ``expires_at`` is in Unix seconds, or
-    None if the URL does not tell.
+    query, with names in lower case; the first of several equal names counts.
     """
 
     url: str = field(repr=False)
     param: str
     signature: Signature
     parameters: Mapping[str, str] = field(repr=False)
-    expires_at: float | None
 
     @classmethod
     def parse(cls, url: str, *, param: str = _URL_FIELD) -> Self:
-        """Parse ``url``.
-
-        Raises:
-            RefusedUrl: the expiry of a signed URL can't be read.
-        """
+        """Parse ``url``, which can be any text."""
         query = url.partition("#")[0].partition("?")[2]
         parameters: dict[str, str] = {}
         for pair in query.split("&"):
             name, _, value = pair.partition("=")
             parameters.setdefault(unquote(name).lower(), unquote(value))
-        return cls(
-            url,
-            param=param,
-            signature=_signature(parameters.keys()),
-            parameters=MappingProxyType(parameters),
-            expires_at=_expiry(parameters, param=param),
-        )
+        return cls(url, param=param, signature=_signature(parameters.keys()), parameters=MappingProxyType(parameters))
 
     @property
     def signed_headers(self) -> frozenset[str]:
@@ -106,9 +94,24 @@ class PresignedUrl:
         """The Content-Type in the query of a V2 URL, or None."""
         return self.parameters.get("content-type") if self.signature is Signature.V2 else None
 
+    def expiry(self) -> float | None:
+        """Return the time at which the URL expires, in Unix seconds, or None if the URL does not contain it.
+
+        Raises:
+            RefusedUrl: the date or the number of seconds in a signed URL can't be read.
+        """
+        for prefix in ("X-Amz-", "X-Goog-"):
+            if self.parameters.keys() & {f"{prefix}Date".lower(), f"{prefix}Expires".lower()}:
+                return _v4_expiry(self.parameters, prefix, param=self.param)
+        if "expires" in self.parameters:
+            return _v2_expiry(self.parameters, param=self.param)
+        if "se" in self.parameters and "sig" in self.parameters:
+            return _azure_expiry(self.parameters["se"], param=self.param)
+        return None
+
     def check_not_expired(self, *, now: float) -> None:
-        """Raise RefusedUrl if the URL has expired at ``now``, in Unix seconds."""
-        check_not_expired(self.expires_at, now=now, param=self.param)
+        """Raise RefusedUrl if the URL has expired at ``now``, in Unix seconds, or if its expiry can't be read."""
+        check_not_expired(self.expiry(), now=now, param=self.param)
 
     def check_upload(self, headers: Mapping[str, str], *, now: float) -> None:
         """Raise RefusedUrl if a body that is not known yet can't be PUT to this URL with ``headers``.
@@ -224,17 +227,6 @@ def _content_signed(headers: Iterable[str], *, param: str) -> RefusedUrl:
         f" hash can be {_UNSIGNED_PAYLOAD}).",
         param=param,
     )
-
-
-def _expiry(parameters: Mapping[str, str], *, param: str) -> float | None:
-    for prefix in ("X-Amz-", "X-Goog-"):
-        if parameters.keys() & {f"{prefix}Date".lower(), f"{prefix}Expires".lower()}:
-            return _v4_expiry(parameters, prefix, param=param)
-    if "expires" in parameters:
-        return _v2_expiry(parameters, param=param)
-    if "se" in parameters and "sig" in parameters:
-        return _azure_expiry(parameters["se"], param=param)
-    return None
 
 
 def _v4_expiry(parameters: Mapping[str, str], prefix: str, *, param: str) -> float:

@@ -36,7 +36,7 @@ def check(url: str, headers: Mapping[str, str] | None = None, now: float = NOW) 
 
 
 def expires_at(url: str) -> float | None:
-    return PresignedUrl.parse(url).expires_at
+    return PresignedUrl.parse(url).expiry()
 
 
 def refusal(url: str, headers: Mapping[str, str] | None = None, now: float = NOW) -> RefusedUrl:
