@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.transcription.whisper import WhisperModel
 
-logger = logging.getLogger(__name__)
-
 
 def create_app(
     settings: Settings,
@@ -59,7 +57,7 @@ def create_app(
     service_clock = service_clock or ServiceClock()
     service = Service(
         settings,
-        load_model=load_model or (lambda name: load(model_choice(settings, name))),
+        load_model=load_model or partial(_load_model, settings),
         stop=stop,
         clock=clock or Clock(),
         service_clock=service_clock,
@@ -80,7 +78,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Its own spans would hold whole URLs, and cost time wherever OpenTelemetry is installed: see app/tracing.py.
+        # FastAPI's own spans would contain whole URLs, and cost time whenever OpenTelemetry is installed: see
+        # app/tracing.py.
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
@@ -105,6 +104,10 @@ def create_app(
     app.add_middleware(ResponseEvents, emit=service.emit)
     app.add_middleware(SecurityHeaders)
     return app
+
+
+def _load_model(settings: Settings, name: str) -> Sequence[WhisperModel]:
+    return load(model_choice(settings, name))
 
 
 def _parts(service: Service) -> Parts:

@@ -88,8 +88,8 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
     404: (
         "The job or model does not exist.",
         "invalid_request_error",
-        "There is no job '1f0c': it never existed, it was forgotten after its retention time, or it was made with "
-        "another API key.",
+        "There is no job '1f0c': it never existed, its retention time is over, or it was submitted with another API "
+        "key.",
         None,
         "job_not_found",
     ),

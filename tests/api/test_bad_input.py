@@ -61,7 +61,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"multichannel": "perhaps"}, "multichannel", "true or false"),
         ({"webhook_url": "https://example.com"}, "webhook_url", "not available"),
         ({"include[]": "usage"}, "include", "must be one of logprobs"),
-        ({"upload_presigned_url": "not a url"}, "upload_presigned_url", "URL"),
+        ({"upload_presigned_url": "not a url"}, "upload_presigned_url", "contains a space"),
         ({"upload_presigned_url": "ftp://example.com/key"}, "upload_presigned_url", "https"),
         ({"upload_presigned_url": "http://example.com/key"}, "upload_presigned_url", "URL_ALLOWED_HOSTS"),
         ({"upload_presigned_url": "https://10.0.0.1/key"}, "upload_presigned_url", "URL_ALLOWED_HOSTS"),
