@@ -223,6 +223,13 @@ class PcmWriter:
         self._reported = self.samples
 
 
+def damage_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that PyAV raises for damaged files. MemoryError, which may be one, is no damage."""
+    from av.error import FFmpegError
+
+    return (FFmpegError, ValueError)
+
+
 def check_shape(rate: int, channels: int) -> None:
     """Raise UnusableFile for what no recorder produces: a file that claims 1 Hz becomes 16,000 times as long."""
     if rate not in RATES:
@@ -238,7 +245,6 @@ def open_container(source: AnonymousFile) -> InputContainer:
         UnusableFile: it is no file that these demuxers read.
     """
     import av
-    from av.error import FFmpegError
 
     try:
         return av.open(
@@ -255,7 +261,7 @@ def open_container(source: AnonymousFile) -> InputContainer:
         )
     except MemoryError:
         raise
-    except (FFmpegError, ValueError) as exc:
+    except damage_errors() as exc:
         raise UnusableFile("undecodable", "The file could not be decoded as audio") from exc
 
 
@@ -302,8 +308,6 @@ def check_header(container: InputContainer, stream: AudioStream, *, max_seconds:
 
 def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
     """Yield the packets of a stream, the flushing one last, and None for each damaged place."""
-    from av.error import FFmpegError
-
     failures = 0
     while failures < MAX_DEMUX_FAILURES:
         try:
@@ -312,7 +316,7 @@ def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[A
                 yield packet
         except MemoryError:
             raise
-        except (FFmpegError, ValueError):
+        except damage_errors():
             failures += 1
             yield None
         except IndexError:  # at the end PyAV flushes streams that appeared midway, which it does not know, after ours
@@ -377,8 +381,6 @@ def write_packets(packets: Iterable[Packet[AudioStream] | None], writer: PcmWrit
 
 def write_packet(packet: Packet[AudioStream] | None, writer: PcmWriter) -> None:
     """Write the audio of a packet, and count it as damaged if it can't be decoded."""
-    from av.error import FFmpegError
-
     if packet is None:
         writer.damaged += 1
         return
@@ -387,7 +389,7 @@ def write_packet(packet: Packet[AudioStream] | None, writer: PcmWriter) -> None:
             writer.write(frame)
     except MemoryError:
         raise
-    except (FFmpegError, ValueError):
+    except damage_errors():
         writer.damaged += 1
 
 

@@ -48,7 +48,7 @@ async def test_damaged_bytes_only_cost_their_surroundings(
 
     decoded = await decoder.decode(source, tmp_path / "pcm")
 
-    # Decoding of matroska resumes with the next cluster, which are 5 s long here.
+    # Decoding of matroska resumes with the next cluster; clusters are 5 s long here.
     assert decoded.duration >= (24 if container == "matroska" else 27)
     samples = read_samples(decoded.pcm)
     third = len(sound) // 3

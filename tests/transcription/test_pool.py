@@ -177,7 +177,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def pooled(
+async def open_pool(
     hub: FakeHub, decoder: Decoder, audio: Path, folder: Path, *, load: bool = True, **settings: Any
 ) -> AsyncIterator[Rig]:
     deaths: list[BaseException] = []
@@ -199,7 +199,7 @@ async def pooled(
         await rig.close()
 
 
-class Pooled:
+class PoolFactory:
     """Creates pools of the models ``a`` (the default), ``b`` and ``c``, by default with one loaded at a time."""
 
     def __init__(self, model: WhisperModel, decoder: Decoder, audio: Path, folder: Path) -> None:
@@ -207,16 +207,16 @@ class Pooled:
         self.hub = FakeHub(model, "abc")
 
     def __call__(self, **settings: Any) -> Any:
-        return pooled(self.hub, *self._arguments, **settings)
+        return open_pool(self.hub, *self._arguments, **settings)
 
 
 @pytest.fixture
-def pooling(model: WhisperModel, decoder: Decoder, samples: Path, tmp_path: Path) -> Pooled:
-    return Pooled(model, decoder, samples / "hello.wav", tmp_path)
+def make_pool(model: WhisperModel, decoder: Decoder, samples: Path, tmp_path: Path) -> PoolFactory:
+    return PoolFactory(model, decoder, samples / "hello.wav", tmp_path)
 
 
-async def test_transcriptions_are_refused_until_the_default_model_is_loaded(pooling: Pooled) -> None:
-    async with pooling(load=False) as running:
+async def test_transcriptions_are_refused_until_the_default_model_is_loaded(make_pool: PoolFactory) -> None:
+    async with make_pool(load=False) as running:
         assert not running.pool.ready
         with pytest.raises(ModelLoading, match="still loading"):
             await running.transcribe()
@@ -231,8 +231,8 @@ async def test_transcriptions_are_refused_until_the_default_model_is_loaded(pool
         assert GREETING in await running.transcribe()
 
 
-async def test_model_is_loaded_on_first_use(pooling: Pooled) -> None:
-    async with pooling(max_loaded=3) as running:
+async def test_model_is_loaded_on_first_use(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=3) as running:
         assert running.hub.loads == ["a"]
         assert GREETING in await running.transcribe()
         assert GREETING in await running.transcribe("b")
@@ -240,15 +240,15 @@ async def test_model_is_loaded_on_first_use(pooling: Pooled) -> None:
         assert [state.loaded for state in running.pool.model_registry.states] == [True, True, False]
 
 
-async def test_models_within_the_limit_stay_loaded(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_models_within_the_limit_stay_loaded(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         for name in "abab":
             await running.transcribe(name)
         assert running.hub.loads == ["a", "b"]
 
 
-async def test_single_loaded_model_is_evicted_and_loaded_again(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_single_loaded_model_is_evicted_and_loaded_again(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         for name in ("a", "b", "a"):
             await running.transcribe(name)
         assert running.hub.loads == ["a", "b", "a"]
@@ -256,8 +256,8 @@ async def test_single_loaded_model_is_evicted_and_loaded_again(pooling: Pooled) 
         assert running.pool.ready
 
 
-async def test_least_recently_used_model_is_evicted(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_least_recently_used_model_is_evicted(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         for name in "abac":
             await running.transcribe(name)
         assert [state.loaded for state in running.pool.model_registry.states] == [True, False, True]
@@ -265,8 +265,8 @@ async def test_least_recently_used_model_is_evicted(pooling: Pooled) -> None:
         assert running.hub.loads == ["a", "b", "c"]
 
 
-async def test_end_of_a_transcription_counts_as_use(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_end_of_a_transcription_counts_as_use(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         long = await running.begin_and_hold("a")
         await running.transcribe("b")
         running.hub.decoding["a"].open()
@@ -275,8 +275,8 @@ async def test_end_of_a_transcription_counts_as_use(pooling: Pooled) -> None:
         assert [state.loaded for state in running.pool.model_registry.states] == [True, False, True]
 
 
-async def test_model_in_use_is_not_evicted(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_model_in_use_is_not_evicted(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         other = await running.begin("b")
         assert running.waiting == ["b"]
@@ -287,8 +287,8 @@ async def test_model_in_use_is_not_evicted(pooling: Pooled) -> None:
         assert running.hub.events == ["load a", "a done", "load b", "b done"]
 
 
-async def test_model_is_evicted_after_its_last_transcription(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_model_is_evicted_after_its_last_transcription(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first, second = await running.begin_and_hold("a"), await running.begin("a")
         other = await running.begin("b")
         first.cancel()
@@ -300,8 +300,8 @@ async def test_model_is_evicted_after_its_last_transcription(pooling: Pooled) ->
         assert running.hub.events == ["load a", "a done", "load b", "b done"]
 
 
-async def test_next_model_is_loaded_after_the_cancelled_batch_has_ended(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_next_model_is_loaded_after_the_cancelled_batch_has_ended(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         other = await running.begin("b")
         first.cancel()
@@ -315,8 +315,8 @@ async def test_next_model_is_loaded_after_the_cancelled_batch_has_ended(pooling:
         assert running.hub.loads == ["a", "b"]
 
 
-async def test_idle_model_is_evicted_while_another_is_in_use(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_idle_model_is_evicted_while_another_is_in_use(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         await running.transcribe("b")
         first = await running.begin_and_hold("a")
         await running.transcribe("c")
@@ -326,8 +326,8 @@ async def test_idle_model_is_evicted_while_another_is_in_use(pooling: Pooled) ->
         await first
 
 
-async def test_transcription_does_not_overtake_one_that_waits_for_eviction(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_transcription_does_not_overtake_one_that_waits_for_eviction(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         waits_for_eviction = await running.begin("b")
         later = await running.begin("a")
@@ -337,8 +337,8 @@ async def test_transcription_does_not_overtake_one_that_waits_for_eviction(pooli
         assert running.hub.events == ["load a", "a done", "load b", "b done", "load a", "a done"]
 
 
-async def test_transcriptions_that_wait_for_one_model_start_together(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_transcriptions_that_wait_for_one_model_start_together(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         waiting = [await running.begin(name) for name in ("b", "a", "b")]
         running.hub.decoding["b"].close()
@@ -351,8 +351,8 @@ async def test_transcriptions_that_wait_for_one_model_start_together(pooling: Po
         assert running.hub.loads == ["a", "b", "a"]
 
 
-async def test_concurrent_requests_load_a_model_once(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_concurrent_requests_load_a_model_once(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.loading["b"].close()
         waiting = [await running.begin("b") for _ in range(3)]
         assert running.hub.loads == ["a", "b"]
@@ -361,8 +361,8 @@ async def test_concurrent_requests_load_a_model_once(pooling: Pooled) -> None:
         assert running.hub.loads == ["a", "b"]
 
 
-async def test_loaded_model_is_used_while_another_loads(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_loaded_model_is_used_while_another_loads(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         running.hub.loading["b"].close()
         waiting = await running.begin("b")
         assert GREETING in await running.transcribe("a")
@@ -370,8 +370,8 @@ async def test_loaded_model_is_used_while_another_loads(pooling: Pooled) -> None
         await waiting
 
 
-async def test_loading_model_counts_towards_the_limit(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_loading_model_counts_towards_the_limit(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.loading["b"].close()
         waiting = [await running.begin(name) for name in ("b", "c")]
         await eventually(running.hub.loading["b"].arrived.is_set)
@@ -381,8 +381,8 @@ async def test_loading_model_counts_towards_the_limit(pooling: Pooled) -> None:
         assert running.hub.events[1:] == ["load b", "b done", "load c", "c done"]
 
 
-async def test_failure_to_load_fails_only_requests_for_that_model(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_failure_to_load_fails_only_requests_for_that_model(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.errors["b"] = ModelUnavailable("The model b can't be loaded: the hub is away.")
         running.hub.loading["b"].close()
         failing = [await running.begin("b") for _ in range(2)]
@@ -398,8 +398,8 @@ async def test_failure_to_load_fails_only_requests_for_that_model(pooling: Poole
         assert not running.pool.model_registry.find("b").loaded
 
 
-async def test_next_request_retries_a_failed_load(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_next_request_retries_a_failed_load(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.errors["b"] = ModelUnavailable("The model b can't be loaded: the hub is away.")
         for _ in range(2):
             with pytest.raises(ModelUnavailable):
@@ -409,17 +409,17 @@ async def test_next_request_retries_a_failed_load(pooling: Pooled) -> None:
         assert running.hub.loads == ["a", "b", "b", "b"]
 
 
-async def test_failure_to_load_the_default_model_is_raised(pooling: Pooled) -> None:
-    pooling.hub.errors["a"] = ModelUnavailable("The model a can't be loaded: there is none.")
-    async with pooling(load=False) as running:
+async def test_failure_to_load_the_default_model_is_raised(make_pool: PoolFactory) -> None:
+    make_pool.hub.errors["a"] = ModelUnavailable("The model a can't be loaded: there is none.")
+    async with make_pool(load=False) as running:
         with pytest.raises(ModelUnavailable, match="there is none"):
             await running.pool.load()
         assert not running.pool.ready
         assert running.deaths == []
 
 
-async def test_unexpected_error_while_loading_stops_the_service(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_unexpected_error_while_loading_stops_the_service(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.errors["b"] = ZeroDivisionError()
         running.hub.loading["b"].close()
         waiting = [await running.begin("b") for _ in range(2)]
@@ -431,23 +431,23 @@ async def test_unexpected_error_while_loading_stops_the_service(pooling: Pooled)
         assert running.pool.failing
 
 
-async def test_death_of_an_engine_stops_the_service(pooling: Pooled) -> None:
+async def test_death_of_an_engine_stops_the_service(make_pool: PoolFactory) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    async with pooling(max_loaded=2) as running:
+    async with make_pool(max_loaded=2) as running:
         await running.transcribe("b")
         engine = running.pool._models["b"].engine
         assert engine is not None
-        engine._batcher.scheduler.next_batch = broken  # a bug of ours
+        engine._batcher.scheduler.next_batch = broken  # simulates a bug
         with pytest.raises(EngineFailed):
             await running.transcribe("b")
         assert [type(death) for death in running.deaths] == [ZeroDivisionError]
         assert running.pool.failing
 
 
-async def test_cancelled_transcription_leaves_the_queue(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_cancelled_transcription_leaves_the_queue(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         waits_for_eviction, behind = await running.begin("b"), await running.begin("a")
         assert running.waiting == ["b", "a"]
@@ -460,8 +460,8 @@ async def test_cancelled_transcription_leaves_the_queue(pooling: Pooled) -> None
         assert running.hub.loads == ["a"]
 
 
-async def test_model_still_loads_after_one_request_is_cancelled(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_model_still_loads_after_one_request_is_cancelled(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.loading["b"].close()
         waiting = [await running.begin("b") for _ in range(2)]
         waiting[0].cancel()
@@ -472,8 +472,8 @@ async def test_model_still_loads_after_one_request_is_cancelled(pooling: Pooled)
         assert running.hub.loads == ["a", "b"]
 
 
-async def test_loaded_model_without_transcriptions_is_evicted(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_loaded_model_without_transcriptions_is_evicted(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         running.hub.loading["b"].close()
         cancelled, other = await running.begin("b"), await running.begin("a")
         cancelled.cancel()
@@ -483,8 +483,8 @@ async def test_loaded_model_without_transcriptions_is_evicted(pooling: Pooled) -
         assert running.hub.loads == ["a", "b", "a"]
 
 
-async def test_transcription_cancelled_as_it_starts_releases_its_model(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_transcription_cancelled_as_it_starts_releases_its_model(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         first = await running.begin_and_hold("a")
         waiting = await running.begin("b")
         (queued,) = running.pool._queue
@@ -497,17 +497,17 @@ async def test_transcription_cancelled_as_it_starts_releases_its_model(pooling: 
         assert GREETING in await running.transcribe("a")
 
 
-async def test_unknown_model_is_rejected_without_queueing(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_unknown_model_is_rejected_without_queueing(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         with pytest.raises(UnknownModel):
             await running.transcribe("d")
         assert running.waiting == []
         assert running.hub.loads == ["a"]
 
 
-async def test_abilities_of_a_model_are_checked_after_loading(pooling: Pooled) -> None:
-    pooling.hub.english.add("b")
-    async with pooling() as running:
+async def test_abilities_of_a_model_are_checked_after_loading(make_pool: PoolFactory) -> None:
+    make_pool.hub.english.add("b")
+    async with make_pool() as running:
         with pytest.raises(InvalidRequest, match="The model b can't translate"):
             await running.transcribe("b", task=Task.TRANSLATE)
         with pytest.raises(InvalidRequest, match="the model b only knows English"):
@@ -517,9 +517,9 @@ async def test_abilities_of_a_model_are_checked_after_loading(pooling: Pooled) -
         assert running.hub.loads == ["a", "b"]
 
 
-async def test_auto_and_its_real_name_share_one_model(pooling: Pooled) -> None:
-    pooling.hub.real_names["a"] = "c"
-    async with pooling(max_loaded=3) as running:
+async def test_auto_and_its_real_name_share_one_model(make_pool: PoolFactory) -> None:
+    make_pool.hub.real_names["a"] = "c"
+    async with make_pool(max_loaded=3) as running:
         assert running.pool.model_registry.default.name == "c"
         assert GREETING in await running.transcribe("c")
         assert GREETING in await running.transcribe()
@@ -528,9 +528,9 @@ async def test_auto_and_its_real_name_share_one_model(pooling: Pooled) -> None:
             await running.transcribe("a")
 
 
-async def test_evicted_auto_is_loaded_again_by_its_real_name(pooling: Pooled) -> None:
-    pooling.hub.real_names["a"] = "c"
-    async with pooling() as running:
+async def test_evicted_auto_is_loaded_again_by_its_real_name(make_pool: PoolFactory) -> None:
+    make_pool.hub.real_names["a"] = "c"
+    async with make_pool() as running:
         for name in (None, "b", None):
             assert GREETING in await running.transcribe(name)
         assert running.hub.loads == ["a", "b", "c"]
@@ -538,8 +538,8 @@ async def test_evicted_auto_is_loaded_again_by_its_real_name(pooling: Pooled) ->
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-async def test_slots_are_counted_over_all_models(pooling: Pooled, slots: int) -> None:
-    async with pooling(max_loaded=2, slots=slots) as running:
+async def test_slots_are_counted_over_all_models(make_pool: PoolFactory, slots: int) -> None:
+    async with make_pool(max_loaded=2, slots=slots) as running:
         await running.transcribe("b")
         first = await running.begin_and_hold("a")
         assert running.pool.active == 1
@@ -558,8 +558,8 @@ def engine_of(running: Rig, name: str) -> tuple[weakref.ref[Any], weakref.ref[An
     return weakref.ref(engine), weakref.ref(engine.model)
 
 
-async def test_evicted_model_is_freed_before_the_next_is_loaded(pooling: Pooled) -> None:
-    async with pooling() as running:
+async def test_evicted_model_is_freed_before_the_next_is_loaded(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
         await running.transcribe("a")
         first = await running.begin_and_hold("a")
         cancelled = await running.begin("a")
@@ -577,10 +577,10 @@ async def test_evicted_model_is_freed_before_the_next_is_loaded(pooling: Pooled)
 
 @pytest.mark.parametrize("error", [TranscriptionFailed, ZeroDivisionError])
 async def test_model_that_failed_a_transcription_is_freed(
-    pooling: Pooled, error: type[Exception], caplog: pytest.LogCaptureFixture
+    make_pool: PoolFactory, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("ERROR", logger="app.transcription.batcher")  # a captured record would keep the exception
-    async with pooling() as running:
+    async with make_pool() as running:
         running.hub.decode_errors["a"] = error
         with pytest.raises(error):
             await running.transcribe("a")
@@ -590,8 +590,8 @@ async def test_model_that_failed_a_transcription_is_freed(
         assert [reference() for reference in references] == [None, None]
 
 
-async def test_undecodable_file_keeps_no_model_in_memory(pooling: Pooled, tmp_path: Path) -> None:
-    async with pooling() as running:
+async def test_undecodable_file_keeps_no_model_in_memory(make_pool: PoolFactory, tmp_path: Path) -> None:
+    async with make_pool() as running:
         good, running.audio = running.audio, tmp_path / "text"
         running.audio.write_text("no audio at all")
         with pytest.raises(UndecodableAudio):
@@ -603,8 +603,8 @@ async def test_undecodable_file_keeps_no_model_in_memory(pooling: Pooled, tmp_pa
         assert [reference() for reference in references] == [None, None]
 
 
-async def test_pool_can_be_closed_while_a_model_loads(pooling: Pooled) -> None:
-    async with pooling(max_loaded=2) as running:
+async def test_pool_can_be_closed_while_a_model_loads(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=2) as running:
         running.hub.loading["b"].close()
         waiting = await running.begin("b")
         await eventually(running.hub.loading["b"].arrived.is_set)
@@ -650,13 +650,13 @@ class FakeEngine:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_request_ends_under_random_load(
-    pooling: Pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    make_pool: PoolFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     random.seed(seed)
     max_loaded = 1 + seed % 2
     monkeypatch.setattr(FakeEngine, "loaded", [], raising=False)
     monkeypatch.setattr(pool_module, "WhisperTranscriber", FakeEngine)
-    async with pooling(max_loaded=max_loaded) as running:
+    async with make_pool(max_loaded=max_loaded) as running:
 
         def fail_sometimes(name: str) -> None:
             assert len(FakeEngine.loaded) < max_loaded

@@ -229,7 +229,7 @@ def whole(trace: Path) -> list[str]:
 def forbidden_calls(strace: str, folder: Path, number: int, source: Path) -> list[str]:
     """Decode ``source`` and return the syscalls, of all threads of the process, that it must not make."""
     pcm, trace = folder / f"pcm-{number}", folder / f"trace-{number}"
-    # With -D the tracer is the grandchild, so that the decoder process is a process of this one.
+    # With -D the tracer is the grandchild, so that the decoder process is a child of this one.
     options = ("-D", "-f", "-q", "-s", "0", "-o", str(trace))
     program = Decoder(max_seconds=3600).command(source, pcm)
     done = subprocess.run((strace, *options, *program), env={"HOME": "/"}, capture_output=True, check=False)
@@ -251,7 +251,7 @@ def test_no_file_makes_a_decoder_call_forbidden_syscalls(tmp_path: Path) -> None
     if strace is None:
         pytest.skip("strace is not installed")
     if subprocess.run([strace, "-D", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine lets nobody trace a process")
+        pytest.skip("this machine does not allow tracing a process")
     sources = list(corpus(tmp_path))
     assert len(sources) > 50
     # The kernel kills a decoder process when the thread that started it ends. The threads of the pool live longer.
