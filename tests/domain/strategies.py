@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from app.domain.transcript import Segment, Task, Transcript, Word
 
-#: Settings for tests of pure code, which must not fail on a busy machine.
-unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+#: Settings for tests of pure code, which must not fail on a busy machine. The tier sets the number of examples.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 #: Up to about 280 hours.
 SECONDS = st.floats(min_value=0, max_value=1_000_000, allow_nan=False)

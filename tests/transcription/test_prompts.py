@@ -98,7 +98,7 @@ async def together(
     async with asyncio.TaskGroup() as group:
         with recorder.held() as called:
             group.create_task(running.transcribe(first, language="en"))
-            assert await asyncio.to_thread(called.wait, 30)
+            assert await asyncio.to_thread(called.wait, 60)
             tasks = [group.create_task(request) for request in requests]
             await eventually(lambda: windows_ready(running) == len(tasks))
     return [json_of(task.result()) for task in tasks]
