@@ -14,6 +14,7 @@ from typing import Any, Final
 import document_settings
 import pytest
 
+from app.api.forms import LANGUAGES, TASK, TRANSCRIPTION_FIELDS, UNSUPPORTED, WORD_TIMESTAMPS
 from app.delivery.retry import RoundSchedule
 from app.domain.job import TRANSITIONS
 from app.main import create_app
@@ -22,6 +23,7 @@ from app.settings import Settings
 ROOT: Final = Path(__file__).resolve().parent.parent
 README: Final = ROOT / "README.md"
 TIMEOUTS: Final = ROOT / "TIMEOUT_CONFIGURATION.md"
+API: Final = ROOT / "docs" / "api.md"
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 CONFIGURATION: Final = ROOT / "docs" / "configuration.md"
 EXAMPLES: Final = ROOT / "docs" / "examples.md"
@@ -204,6 +206,13 @@ def test_timeout_document_lists_the_waits_between_rounds() -> None:
     waits = _ROUND.findall(section(text_of(TIMEOUTS), "Rounds"))
     assert [int(number) for number, _, _ in waits] == list(range(1, len(waits) + 1))
     assert tuple(int(number) * _UNITS[unit] for _, number, unit in waits) == RoundSchedule().waits
+
+
+def test_api_document_lists_every_form_field_and_alias() -> None:
+    fields = (*TRANSCRIPTION_FIELDS, LANGUAGES, TASK, WORD_TIMESTAMPS)
+    names = {name for field in fields for name in field.names} | set(UNSUPPORTED)
+    documented = {span.removesuffix("[]") for span in _SPAN.findall(section(text_of(API), "Form fields"))}
+    assert names - documented == set()
 
 
 def test_jobs_document_lists_every_transition_and_no_other() -> None:
