@@ -312,10 +312,7 @@ DELIVERIES: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimits:
-    """How much, how often and for how long.
-
-    Sizes are in bytes, times in seconds; a ``spool_bytes`` of 0 is no limit.
-    """
+    """The limits of a `JobSystem`: sizes in bytes, times in seconds. A ``spool_bytes`` of 0 is no limit."""
 
     slots: int = 3
     queued: int = 1000

@@ -45,7 +45,7 @@ def test_open_service_that_others_reach_says_so_loudly(tmp_path: Path, host: str
     with program(tmp_path, HOST=host, API_KEYS=keys) as running:
         running.until_ready()
         log = running.log.read_text()
-    warning = f"WARNING 🔓 HOST={host} takes requests from other machines and API_KEYS is empty: WHOEVER REACHES THIS"
+    warning = f"WARNING 🔓 HOST={host} accepts requests from other machines and API_KEYS is empty: ANYONE WHO CAN"
     assert (warning in log) == warns
 
 

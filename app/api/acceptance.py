@@ -16,7 +16,7 @@ from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, Draining, InvalidRequest, QueueFull
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
-from app.domain.log_context import CurrentJob, speaking_of
+from app.domain.log_context import CurrentJob, logging_for
 from app.jobs import transitions
 
 if TYPE_CHECKING:
@@ -148,5 +148,5 @@ def _log_acceptance(job: Job, *, key_name: str) -> None:
     if not key_name:
         return
     kind = "Request" if job.synchronous else "Job"
-    with speaking_of(CurrentJob(job.id, job.accepted_at)):
+    with logging_for(CurrentJob(job.id, job.accepted_at)):
         logger.info("📨 %s %s accepted, key %s", kind, job.id, key_name)

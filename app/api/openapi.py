@@ -125,7 +125,7 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
     507: (
         "The server has no disk space left. Retry after the time in `Retry-After`.",
         "server_error",
-        "The server has no disk space left for this request: try again later, or have its operator free some.",
+        "The server has no disk space left for this request: try again later, or ask its operator to free some.",
         None,
         "disk_full",
     ),

@@ -1,4 +1,4 @@
-"""A job, from its acceptance to its end: what must survive a crash (`Job`), and what need not (`Progress`).
+"""A job, from its acceptance to its end: the state that must survive a crash (`Job`) and the rest (`Progress`).
 
 Both are frozen: a change makes another value.
 """
@@ -194,12 +194,12 @@ class Job:
 
     @property
     def needs_transcription(self) -> bool:
-        """Whether the job has no result yet and may get one."""
+        """True if the job has no result yet and may get one."""
         return self.is_active and not self.has_result
 
     @property
     def upload_has_begun(self) -> bool:
-        """Whether it is too late for another upload URL."""
+        """True if it is too late for another upload URL."""
         tried = self.delivery is not None and self.delivery.attempts > 0
         return tried or self.has_result or self.status.is_final
 
@@ -209,7 +209,7 @@ class Job:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to do for the job."""
+        """True if nothing is left to do for the job."""
         return self.status.is_final and not self.has_delivery_due
 
     def due_delivery(self, kind: DeliveryKind) -> Delivery | None:
@@ -263,7 +263,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What is known of a job in this process only, and lost in a crash.
+    """The state of a job that only this process knows, and that is lost in a crash.
 
     ``phrase`` is shown until the job has a result or has ended. ``started_at`` is when it first held a slot, in Unix
     seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far. ``upload_round``

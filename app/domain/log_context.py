@@ -1,4 +1,4 @@
-"""Which job the present task works for, so that every log line can name it."""
+"""The job that the current task works for, which every log line names."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ current_job: ContextVar[CurrentJob | None] = ContextVar("current_job", default=N
 
 
 @contextmanager
-def speaking_of(job: CurrentJob) -> Iterator[None]:
-    """What is logged inside is about ``job``, whichever task does it."""
+def logging_for(job: CurrentJob) -> Iterator[None]:
+    """Log everything inside the block as part of ``job``, in any task."""
     token = current_job.set(job)
     try:
         yield

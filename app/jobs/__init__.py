@@ -1,1 +1,1 @@
-"""What has been accepted, and what becomes of it."""
+"""Jobs, from their acceptance to the delivery of their results."""

@@ -1,4 +1,4 @@
-"""One round of a delivery: what is sent, to whom, and what the outcome means for the job."""
+"""One round of a delivery: what is sent to a destination, and what its outcome means for the job."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from app.jobs.service_clock import Moment
 from app.jobs.transitions import message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from app.delivery.attempts import Clock
+    from app.delivery.attempts import Clock, OnAttempt
     from app.delivery.retry import RoundSchedule
     from app.delivery.upload import PresignedUploader
     from app.delivery.webhooks import WebhookSender
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
     from app.jobs.store import JobStore
 
-    OnAttempt = Callable[[int, str | None], None]
 
 logger = logging.getLogger(__name__)
 

@@ -77,11 +77,11 @@ class DeliverySchedule:
                     self._changed.set()
 
     def is_running(self, job_id: str) -> bool:
-        """Whether a round of the job runs."""
+        """Return whether a round of the job is running."""
         return any((job_id, kind) in self._tasks for kind in DeliveryKind)
 
     def is_about_to_begin(self, job_id: str) -> bool:
-        """Whether a round of the job is due and waits for its slot."""
+        """Return whether a round of the job is due and waits for its slot."""
         if self._closed or not self._store.knows(job_id):
             return False
         live = self._store.get(job_id)
@@ -91,7 +91,7 @@ class DeliverySchedule:
 
     @property
     def running(self) -> int:
-        """The number of rounds that run."""
+        """The number of rounds that are running."""
         return len(self._tasks)
 
     async def run(self) -> None:

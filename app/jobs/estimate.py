@@ -1,4 +1,4 @@
-"""When a job will be done: from how fast the model has been, and from what else it has to do."""
+"""An estimate of when a job will be done, from the speed of the model and the work before it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 #: The weight of the newest job in the means.
 _NEWEST: Final = 0.2
-#: What a job is thought to take before one has ended.
+#: The duration of a job that is assumed before one has ended.
 _FIRST_GUESS_SECONDS: Final = 10.0
-#: What happened so long ago, in seconds of work, counts for about a third of what happens now.
+#: After this many seconds of work, a measurement weighs about a third of a new one.
 _MEMORY_SECONDS: Final = 300.0
 
 
 class Estimate:
-    """Measures the speed of the model, all requests together, and what jobs are like.
+    """Measures the speed of the model over all requests, and the mean duration and length of jobs.
 
-    ``clock`` gives seconds from any beginning.
+    ``clock`` returns seconds since any point in time.
     """
 
     def __init__(self, *, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class Estimate:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """A request is being transcribed, or waits for its turn."""
+        """Count the time of the block as work: a request is transcribed or waits for a slot."""
         if not self._active:
             self._since = self._clock()
         self._active += 1
@@ -49,31 +49,31 @@ class Estimate:
             self._active -= 1
 
     def transcribed(self, audio_seconds: float) -> None:
-        """So much audio is finished since the last time, of any request."""
+        """Count audio that was transcribed since the last call, of any request."""
         self._pass_time()
         self._audio += audio_seconds
 
     def finished(self, seconds: float, audio_seconds: float = 0.0) -> None:
-        """Takes a job that has ended into the means: how long it took, and how long its audio was."""
+        """Include a job that has ended in the means: the seconds it took, and the length of its audio."""
         self._mean_seconds = _moved(self._mean_seconds, seconds)
         self._mean_audio = _moved(self._mean_audio, audio_seconds)
 
     @property
     def speed(self) -> float | None:
-        """Seconds of audio a second; None before anything has been transcribed."""
+        """Seconds of audio transcribed per second, or None before anything has been transcribed."""
         return self._audio / self._work if self._audio > 0 and self._work > 0 else None
 
     def backlog(self, lengths: Iterable[float | None]) -> Backlog:
-        """All that is to be transcribed, in seconds of audio; a length that is not known yet counts as the mean."""
+        """Return the work that is left, from the seconds of audio of each job; an unknown length counts as the mean."""
         mean = self._mean_audio or 0.0
         return Backlog([mean if length is None else length for length in lengths], speed=self.speed, mean=mean)
 
     def wait_seconds(self, queued: int) -> float:
-        """When a job that finds ``queued`` others before it would be finished, by the mean of those before."""
+        """Return the seconds until a job with ``queued`` jobs before it is done, by the mean duration of jobs."""
         return self._mean * (queued // self._slots + 1)
 
     def next_place_seconds(self) -> float:
-        """How soon the line moves up by one."""
+        """Return the seconds until a place in the queue is free."""
         return self._mean / self._slots
 
     @property
@@ -89,7 +89,7 @@ class Estimate:
 
 
 class Backlog:
-    """The lengths of what is to be done, sorted once: what lies before each of many requests is then found at once."""
+    """The work that is left, sorted once, so that the work before each of many requests is found quickly."""
 
     def __init__(self, lengths: Sequence[float], *, speed: float | None, mean: float) -> None:
         self._lengths = sorted(lengths)
@@ -98,9 +98,9 @@ class Backlog:
         self._mean = mean
 
     def seconds_left(self, own: float | None) -> float | None:
-        """When the request of that length, one of all, will be done; None if nobody knows.
+        """Return the seconds until a request of the length ``own``, one of all, is done; None if the speed is unknown.
 
-        All that are shorter are done by then, and as much of the longer ones: they take turns.
+        Requests take turns on the model: by then all shorter ones are done, and as much of each longer one.
         """
         if self._speed is None:
             return None

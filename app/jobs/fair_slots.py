@@ -1,8 +1,8 @@
-"""FairSlots for transfers: so many at once, of which no single client takes all.
+"""Slots for transfers, of which no single client takes all.
 
-A store that drips holds its place for as long as an attempt may last. Who points all his jobs at such stores keeps
-nobody else waiting: a quarter of the places is for others. Clients are told apart by their keys; without keys all are
-one, which may have all places.
+A slow store holds its slot for as long as an attempt may last. A quarter of the slots is always left for other
+clients, so that one client with slow stores doesn't keep the others waiting. Clients are told apart by their API keys;
+without keys all are one client, which may have all slots.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: What one client may have of all places.
+#: The share of all slots that one client may have.
 _SHARE: Final = 0.75
 
 
 class FairSlots:
-    """Counts who has a place. ``owner`` is a job's: the fingerprint of its client's key, or empty."""
+    """Counts the slots of each client. ``owner`` is the fingerprint of its API key, or empty."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -32,7 +32,7 @@ class FairSlots:
         return self._taken.total() < self._total
 
     def has_enough(self, owner: str) -> bool:
-        """Whether this client has all that it may have."""
+        """Return whether this client has all the slots that it may have."""
         return bool(owner) and self._taken[owner] >= self._most_of_one
 
     def take(self, owner: str) -> None:
@@ -45,23 +45,24 @@ class FairSlots:
 
 
 class FairSlotQueue(FairSlots):
-    """The same for tasks that wait for their place: first come, first served, but for those whose client has enough."""
+    """Slots for tasks that wait, first come, first served, except that clients with enough slots are passed over."""
 
     def __init__(self, total: int) -> None:
         super().__init__(total)
-        self._line: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[str, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def place(self, owner: str) -> AsyncIterator[None]:
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it during the block."""
         waiting = (owner, asyncio.get_running_loop().create_future())
-        self._line.append(waiting)
+        self._queue.append(waiting)
         self._admit()
         try:
             await waiting[1]
         except asyncio.CancelledError:
-            if waiting in self._line:
-                self._line.remove(waiting)
-            else:  # it was given a place in the same moment
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            else:  # it was given a slot in the same moment
                 self._leave(owner)
             raise
         try:
@@ -74,12 +75,12 @@ class FairSlotQueue(FairSlots):
         self._admit()
 
     def _admit(self) -> None:
-        for waiting in list(self._line):
+        for waiting in list(self._queue):
             if not self.has_room:
                 return
             owner, admitted = waiting
             if not self.has_enough(owner):
-                self._line.remove(waiting)
+                self._queue.remove(waiting)
                 self.take(owner)
                 if not admitted.cancelled():
                     admitted.set_result(None)

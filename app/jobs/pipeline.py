@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from app.domain.concurrency import shielded
-from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
+from app.domain.errors import DiskFull, TooManyStarts, UnknownJob
 from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
 from app.domain.job import Phrase, Progress
-from app.domain.log_context import CurrentJob, speaking_of
+from app.domain.log_context import CurrentJob, logging_for
 from app.jobs import transitions
 from app.jobs.fair_slots import FairSlotQueue
 from app.jobs.store import FULL_DISK_SECONDS
@@ -113,7 +113,7 @@ class Pipeline:
 
     async def _download(self, job: Job, url: str) -> None:
         if not await asyncio.to_thread(self._spool.has_audio, job.id):
-            async with self._downloads.place(job.owner):
+            async with self._downloads.slot(job.owner):
                 await self._fetch(job, url)
         await self._store.commit_patiently(job.id, transitions.audio_downloaded)
         self._show(job.id, Phrase.WAITING)
@@ -141,16 +141,18 @@ class Pipeline:
         listener = _ProgressListener(job, self._store, self._estimate, self._segments)
         async with self._alone_if_suspect(job):
             try:
-                with self._estimate.at_work(), timed_step(self._emit, job_id, "transcribe"):
-                    transcript = await self._transcriber.transcribe(
-                        self._spool.audio(job_id), job.options, listener=listener, synchronous=job.synchronous
-                    )
+                transcript = await self._run_transcriber(job, listener)
             except (DiskFull, asyncio.CancelledError):
                 await self._withdraw_start(job)
                 raise
-            except FileNotFoundError as exc:
-                raise AudioLost("The audio of this job is no longer in DATA_DIR: submit it again.") from exc
         return _Transcribed(transcript, listener.seconds_on_model)
+
+    async def _run_transcriber(self, job: Job, listener: Listener) -> Transcript:
+        with self._estimate.at_work(), timed_step(self._emit, job.id, "transcribe"):
+            async with self._spool.audio(job.id) as path:
+                return await self._transcriber.transcribe(
+                    path, job.options, listener=listener, synchronous=job.synchronous
+                )
 
     async def _withdraw_start(self, before: Job) -> None:
         with suppress(DiskFull, UnknownJob):  # then the start counts
@@ -229,7 +231,7 @@ class _ProgressListener(Listener):
         level = logging.INFO if self._first_slot is None else logging.DEBUG
         if self._first_slot is None:
             self._first_slot = time.monotonic()
-        with speaking_of(self._current):  # the model's task calls this
+        with logging_for(self._current):  # the model's task calls this
             logger.log(level, "🎬 Job %s acquired GPU slot, starting processing...", self._job_id)
             logger.log(level, "🎙️ Job %s: Starting transcription...", self._job_id)
         self._store.report_progress(self._job_id, Progress.on_model, at=time.time())

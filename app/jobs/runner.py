@@ -90,7 +90,7 @@ class Runner:
         return task.result()
 
     def is_running(self, job_id: str) -> bool:
-        """Whether something is done for the job or about to be; a later round of a delivery doesn't count."""
+        """Return whether work on the job is running or about to begin; a later round of a delivery doesn't count."""
         deliveries = self._deliveries
         return job_id in self._tasks or deliveries.is_running(job_id) or deliveries.is_about_to_begin(job_id)
 
@@ -193,5 +193,5 @@ class Runner:
 
 
 def _may_finish(live: LiveJob) -> bool:
-    """Whether a shutdown waits for the job: a client does, or it has been on the model."""
+    """Return whether a shutdown waits for the job, since a client does or it has been on the model."""
     return live.job.synchronous or live.status is JobStatus.PROCESSING

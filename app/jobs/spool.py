@@ -1,4 +1,4 @@
-"""How much audio may lie in the spool: a budget, and what must stay free on the disk for everything else."""
+"""The spool: audio and results on disk, by job, within a budget and the free space of the disk."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ import math
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from app.domain.errors import DiskFull, ServiceError
+from app.domain.errors import AudioLost, DiskFull, ServiceError
 from app.domain.transcript import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator
     from pathlib import Path
 
 
-#: How soon a client may hope for disk space where nothing tells, in seconds.
+#: The Retry-After of a full disk if there is no estimate, in seconds.
 _RETRY_SECONDS: Final = 60
-#: What is kept for a body of which nothing has come yet.
+#: The space that is reserved for a body before its first byte.
 _BEGINNING_BYTES: Final = 1024 * 1024
 
-NO_SPACE: Final = "The server has no disk space left for this request: try again later, or have its operator free some."
+NO_SPACE: Final = (
+    "The server has no disk space left for this request: try again later, or ask its operator to free some."
+)
 
 
 def disk_full(message: str = NO_SPACE, *, retry_after_seconds: float = _RETRY_SECONDS) -> DiskFull:
@@ -34,8 +36,8 @@ def disk_full(message: str = NO_SPACE, *, retry_after_seconds: float = _RETRY_SE
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Makes DiskFull of the operating system's word for it."""
+def translated_full_disk() -> Iterator[None]:
+    """Translate ENOSPC and EDQUOT into DiskFull."""
     try:
         yield
     except OSError as exc:
@@ -45,10 +47,11 @@ def full_disk_told() -> Iterator[None]:
 
 
 class Space:
-    """What is claimed for the audio of each job, in bytes, and whether there is room for more.
+    """The space that is reserved for the audio of each job, in bytes.
 
-    ``max_bytes`` is the budget for all of them, 0 for none; ``min_free_bytes`` must stay free on the disk beyond what
-    is still to be written. ``next_free_seconds`` says how soon a job may be done. Safe to call from any thread.
+    ``max_bytes`` is the budget for all jobs, 0 for no budget; ``min_free_bytes`` must stay free on the disk, beyond
+    what is still to be written. ``next_free_seconds`` estimates when a job will be done. All methods are safe to call
+    from any thread.
     """
 
     def __init__(
@@ -69,31 +72,32 @@ class Space:
 
     @property
     def claimed(self) -> int:
+        """The bytes reserved for all jobs."""
         with self._lock:
             return sum(self._claimed.values())
 
     @property
     def free(self) -> int:
-        """Bytes free on the disk. Blocks."""
+        """The bytes free on the disk. Blocks."""
         return _free_bytes(self._folder)
 
     def announce(self, job_id: str, size: int) -> None:
-        """Says that the job may come to ``size`` bytes, for which there must be room now. Blocks.
+        """Check that there is room for ``size`` bytes of the job, and reserve a part of it. Blocks.
 
-        Only a beginning is claimed: what is announced may never come, and keeps nobody out.
+        The rest is reserved as it arrives: an announced body may never come, and must not keep others out.
 
         Raises:
-            DiskFull: there is none.
+            DiskFull: there is no room for it.
         """
         with self._lock:
             self._require_room(size - self._claimed.get(job_id, 0))
             self._claimed[job_id] = max(self._claimed.get(job_id, 0), min(size, _BEGINNING_BYTES))
 
     def claim(self, job_id: str, size: int) -> None:
-        """Room for ``size`` bytes of the job in all, before they come. Blocks.
+        """Reserve ``size`` bytes in all for the job, before they are written. Blocks.
 
         Raises:
-            DiskFull: there is none.
+            DiskFull: there is no room for them.
         """
         with self._lock:
             if size <= self._claimed.get(job_id, -1):
@@ -111,18 +115,18 @@ class Space:
             raise self._no_room(NO_SPACE)
 
     def written(self, job_id: str, size: int) -> None:
-        """So many bytes of the job lie on the disk by now."""
+        """Record that ``size`` bytes of the job have been written."""
         with self._lock:
             self._written[job_id] = size
             self._claimed[job_id] = max(size, self._claimed.get(job_id, 0))
 
     def settle(self, job_id: str, size: int) -> None:
-        """The job has that many bytes, and no more will come."""
+        """Record that the audio of the job is complete, with ``size`` bytes."""
         with self._lock:
             self._claimed[job_id] = self._written[job_id] = size
 
     def release(self, job_id: str) -> None:
-        """Nothing of the job's audio is left."""
+        """Release everything that is reserved for the job."""
         with self._lock:
             self._claimed.pop(job_id, None)
             self._written.pop(job_id, None)
@@ -134,21 +138,21 @@ class Space:
 
 
 def _free_bytes(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
-#: What is received is synced each time so much has come, so that little is left to sync before the answer.
+#: Audio is synced to the disk each time this much has arrived, so that little is left to sync before the response.
 _SYNC_BYTES: Final = 8 * 1024 * 1024
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SpoolInUse(ServiceError):
-    """Another process works in the same folder."""
+    """Another process uses the same folder."""
 
 
 class AudioFile:
-    """Audio that arrives; it has its name once :meth:`Spool.keep_audio` has been called. Every method blocks."""
+    """A file for arriving audio, which is temporary until `Spool.keep_audio` is called. All methods block."""
 
     def __init__(self, file: BinaryIO, job_id: str, space: Space) -> None:
         self._file = file
@@ -158,13 +162,13 @@ class AudioFile:
         self.size = 0
 
     def write(self, data: bytes | bytearray) -> None:
-        """Appends to the file.
+        """Append to the file.
 
         Raises:
             DiskFull: there is no room for it.
         """
         self._space.claim(self._job_id, self.size + len(data))
-        with full_disk_told():
+        with translated_full_disk():
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
@@ -180,7 +184,10 @@ class AudioFile:
 
 
 class Spool:
-    """The folder ``DATA_DIR``. Not usable before :meth:`open`."""
+    """The files of jobs in the folder ``DATA_DIR``, usable after `open`.
+
+    Everything goes in and out by job; nothing else knows where the files are. All methods block, except `audio`.
+    """
 
     def __init__(self, root: Path, space: Space | None = None) -> None:
         self._root = root
@@ -189,7 +196,7 @@ class Spool:
         self.space = space or Space(root)
 
     def open(self) -> None:
-        """Makes the folder if need be, and locks it.
+        """Create the folder if there is none, and lock it.
 
         Raises:
             SpoolInUse: another process holds the lock.
@@ -206,14 +213,14 @@ class Spool:
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ServiceError(
-                f"DATA_DIR={self._root} can't be used ({exc.strerror}): name a folder that may be written."
+                f"DATA_DIR={self._root} can't be used ({exc.strerror}): use a folder that can be written."
             ) from exc
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             self.close()
             raise SpoolInUse(
-                f"DATA_DIR={self._root} is in use by another process: stop that one, or name another folder."
+                f"DATA_DIR={self._root} is in use by another process: stop that process, or use another folder."
             ) from exc
 
     def close(self) -> None:
@@ -222,8 +229,10 @@ class Spool:
             self._lock = None
 
     def sweep(self, known: Collection[str]) -> int:
-        """Removes what an earlier process left: folders of no ``known`` job, whose number it gives, and files that were
-        not finished. What is not named like a job is nobody's of ours, and stays."""
+        """Remove the folders of jobs that are not ``known`` and all unfinished files; return the number of folders.
+
+        Folders that are not named like a job were not created by the service, and stay.
+        """
         removed = 0
         for folder in self._jobs.iterdir():
             if folder.name not in known:
@@ -232,32 +241,47 @@ class Spool:
                     removed += 1
                 continue
             for path in folder.iterdir():
-                if path not in (self.audio(folder.name), self._result(folder.name)):
+                if path not in (self.audio_path(folder.name), self._result(folder.name)):
                     path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
-                self.space.settle(folder.name, self.audio(folder.name).stat().st_size)
+                self.space.settle(folder.name, self.audio_path(folder.name).stat().st_size)
         return removed
 
-    def audio(self, job_id: str) -> Path:
-        """Where the audio lies as it was received, once it is whole."""
+    @asynccontextmanager
+    async def audio(self, job_id: str) -> AsyncIterator[Path]:
+        """Yield a local path of the audio as it was received, beside which scratch files may be written.
+
+        Raises:
+            AudioLost: the audio is no longer there.
+        """
+        try:
+            yield self.audio_path(job_id)
+        except FileNotFoundError as exc:
+            raise AudioLost("The audio of this job is no longer in DATA_DIR: submit it again.") from exc
+
+    def audio_path(self, job_id: str) -> Path:
         return self._folder(job_id) / "audio"
 
     def has_audio(self, job_id: str) -> bool:
-        return self.audio(job_id).exists()
+        return self.audio_path(job_id).exists()
 
     def has_result(self, job_id: str) -> bool:
         return self._result(job_id).exists()
 
     def create_audio(self, job_id: str) -> AudioFile:
-        """A file for audio that arrives, in the place of one that did not arrive whole."""
-        with full_disk_told():
+        """Create a file for arriving audio; it replaces one that is incomplete.
+
+        Raises:
+            DiskFull: there is no space for it.
+        """
+        with translated_full_disk():
             self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
             return AudioFile(_create(self._partial_audio(job_id), buffering=0), job_id, self.space)
 
     def keep_audio(self, job_id: str, *, durably: bool = True) -> None:
-        """All of the audio has arrived; ``durably``, it survives a loss of power from here on."""
-        partial, final = self._partial_audio(job_id), self.audio(job_id)
-        with full_disk_told():
+        """Keep audio that has arrived completely; if ``durably``, it survives a power failure from now on."""
+        partial, final = self._partial_audio(job_id), self.audio_path(job_id)
+        with translated_full_disk():
             if durably:
                 _sync(partial)
             partial.rename(final)
@@ -269,11 +293,15 @@ class Spool:
     def store_result(
         self, job_id: str, transcript: Transcript, *, processing_time: float, durably: bool = True
     ) -> None:
-        """Keeps the result, whole or not at all. ``processing_time`` is in seconds."""
+        """Store a result atomically. ``processing_time`` is in seconds.
+
+        Raises:
+            DiskFull: there is no space for it.
+        """
         stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
         final = self._result(job_id)
         partial = final.with_suffix(".partial")
-        with full_disk_told():
+        with translated_full_disk():
             with _create(partial) as file:
                 file.write(json.dumps(stored, ensure_ascii=False).encode())
                 file.flush()
@@ -284,12 +312,12 @@ class Spool:
                 sync_folder(final.parent)
 
     def result(self, job_id: str) -> tuple[Transcript, float]:
-        """The transcript and its processing time in seconds."""
+        """Return the transcript and its processing time in seconds."""
         stored: dict[str, Any] = json.loads(self._result(job_id).read_text(encoding="utf-8"))
         return Transcript.from_dict(stored["transcript"]), stored["processing_time"]
 
     def discard_audio(self, job_id: str) -> None:
-        """Removes all but the result."""
+        """Remove all files of a job except the result."""
         with suppress(FileNotFoundError):
             for path in self._folder(job_id).iterdir():
                 if path != self._result(job_id):
@@ -297,7 +325,7 @@ class Spool:
         self.space.release(job_id)
 
     def discard(self, job_id: str) -> None:
-        """Removes all that the job has here."""
+        """Remove all files of a job."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self.space.release(job_id)
 
@@ -312,7 +340,7 @@ class Spool:
 
 
 def _create(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """A new file, or an emptied one, that its owner only may read."""
+    """Create or truncate a file, readable by its owner only."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "wb", buffering)
 
@@ -326,5 +354,5 @@ def _sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in ``folder`` survive a loss of power. Blocks."""
+    """Make the names in ``folder`` survive a power failure. Blocks."""
     _sync(folder)

@@ -63,7 +63,7 @@ class Resend:
 
     @property
     def is_expected(self) -> bool:
-        """Whether there is a request that it may be the same as."""
+        """True if there is a request that it may be the same as."""
         return bool(self._kept)
 
     def joined(self, exact_digest: str) -> Job | None:

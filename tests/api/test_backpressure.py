@@ -124,7 +124,7 @@ async def test_full_spool_rejects_uploads_until_a_job_is_done(
 
 
 async def test_disk_below_its_minimum_of_free_space_is_507(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
-    message = "The server has no disk space left for this request: try again later, or have its operator free some."
+    message = "The server has no disk space left for this request: try again later, or ask its operator to free some."
     async with serving(tmp_path / "data", lambda: model, spool_min_free_bytes=10**15) as running:
         for fields in ({"stored_output": "true"}, {}):
             check_disk_full(await running.transcribe(samples / "hello.wav", **fields), message)

@@ -76,7 +76,7 @@ def rejection(
 def kept(spool: Spool) -> bytes:
     """Keep the received audio and return it."""
     spool.keep_audio(JOB)
-    return spool.audio(JOB).read_bytes()
+    return spool.audio_path(JOB).read_bytes()
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -167,7 +167,7 @@ def test_empty_file_is_received_and_then_rejected(spool: Spool) -> None:
 def test_file_with_another_field_name_is_ignored(spool: Spool) -> None:
     received = read(spool, form(file_part(name="audio"), part("model", b"small")))
     assert received == ReceivedForm(fields={"model": ["small"]})
-    assert not spool.audio(JOB).parent.exists()
+    assert not spool.audio_path(JOB).parent.exists()
 
 
 def test_file_part_without_a_file_name_is_text(spool: Spool) -> None:
@@ -197,7 +197,7 @@ def test_file_over_the_limit_is_rejected_and_leaves_nothing(spool: Spool, size: 
     )
     assert caught.value.param == "file"
     spool.discard(JOB)  # as the caller does
-    assert not spool.audio(JOB).parent.exists()
+    assert not spool.audio_path(JOB).parent.exists()
     assert read(spool, form(file_part(b"x" * size)), max_file_bytes=size).file_bytes == size
 
 

@@ -59,7 +59,7 @@ class Target:
     """A job's audio in a spool. ``files`` has one file for each attempt."""
 
     def __init__(self, spool: Spool) -> None:
-        self.path = anyio.Path(spool.audio(JOB).with_name("audio.partial"))
+        self.path = anyio.Path(spool.audio_path(JOB).with_name("audio.partial"))
         self.files: list[AudioFile] = []
         self._spool = spool
 

@@ -33,7 +33,7 @@ def test_everybody_comes_on_in_the_end_and_never_too_many_at_once(total: int, cl
 
         async def transfer(owner: str) -> None:
             nonlocal on, done
-            async with places.place(owner):
+            async with places.slot(owner):
                 on += 1
                 try:
                     assert on <= total
@@ -50,6 +50,6 @@ def test_everybody_comes_on_in_the_end_and_never_too_many_at_once(total: int, cl
         async with asyncio.timeout(5):
             await asyncio.gather(*tasks, return_exceptions=True)
         assert done >= sum(not is_cancelled for _, is_cancelled in clients)
-        assert (dict(places._taken), len(places._line)) == ({}, 0)
+        assert (dict(places._taken), len(places._queue)) == ({}, 0)
 
     asyncio.run(run())

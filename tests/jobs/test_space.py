@@ -229,7 +229,7 @@ def test_audio_that_arrives_claims_as_it_comes_and_keeps_its_size(tmp_path: Path
         file.write(bytes(41))
     file.close()
     spool.keep_audio("a")
-    assert spool.audio("a").stat().st_size == spool.space.claimed == 60
+    assert spool.audio_path("a").stat().st_size == spool.space.claimed == 60
     spool.discard_audio("a")
     assert spool.space.claimed == 0
     spool.close()

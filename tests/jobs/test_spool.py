@@ -75,7 +75,7 @@ def write(spool: Spool, data: bytes, job_id: str = JOB, *, keep: bool = True) ->
 
 def names(spool: Spool) -> list[str]:
     """What the job has on the disk."""
-    return sorted(path.name for path in spool.audio(JOB).parent.iterdir())
+    return sorted(path.name for path in spool.audio_path(JOB).parent.iterdir())
 
 
 def mode(path: Path) -> int:
@@ -92,13 +92,13 @@ def test_nobody_else_on_the_machine_may_look_inside(spool: Spool, root: Path) ->
     assert mode(root) == 0o700
     assert mode(root / "jobs") == 0o700
     assert mode(root / "jobs" / JOB) == 0o700
-    for path in (root / "lock", spool.audio(JOB), spool.audio(JOB).with_name("result.json")):
+    for path in (root / "lock", spool.audio_path(JOB), spool.audio_path(JOB).with_name("result.json")):
         assert mode(path) == 0o600
 
 
 def test_audio_is_kept_as_it_was_received(spool: Spool) -> None:
     write(spool, bytes(range(256)) * 100)
-    assert spool.audio(JOB).read_bytes() == bytes(range(256)) * 100
+    assert spool.audio_path(JOB).read_bytes() == bytes(range(256)) * 100
 
 
 @pytest.mark.parametrize("durably", [True, False])
@@ -114,17 +114,17 @@ def test_audio_has_its_name_once_all_of_it_has_arrived(spool: Spool, *, durably:
 def test_audio_that_comes_again_begins_anew(spool: Spool) -> None:
     write(spool, b"a first attempt that broke off", keep=False)
     write(spool, b"second")
-    assert spool.audio(JOB).read_bytes() == b"second"
+    assert spool.audio_path(JOB).read_bytes() == b"second"
     assert names(spool) == ["audio"]
 
 
 def test_second_spool_in_the_same_folder_is_refused(spool: Spool, root: Path) -> None:
     write(spool, b"x")
     other = Spool(root)
-    with pytest.raises(SpoolInUse, match=r"is in use by another process: stop that one, or name another folder"):
+    with pytest.raises(SpoolInUse, match=r"is in use by another process: stop that process, or use another folder"):
         other.open()
     other.close()
-    assert spool.audio(JOB).exists()
+    assert spool.audio_path(JOB).exists()
     spool.close()
     other.open()
     other.close()
@@ -160,8 +160,8 @@ def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swep
     write(first, b"whole", known)
     first.store_result(known, GREETING, processing_time=1.0)
     write(first, b"begun again", known, keep=False)
-    first.audio(known).with_name("result.partial").write_bytes(b'{"transcr')
-    first.audio(known).with_name("audio.pcm").write_bytes(b"decoded")
+    first.audio_path(known).with_name("result.partial").write_bytes(b'{"transcr')
+    first.audio_path(known).with_name("audio.pcm").write_bytes(b"decoded")
     write(first, b"begun", begun, keep=False)
     write(first, b"of nobody", unknown)
     (root / "jobs" / "lost+found").mkdir()
@@ -174,7 +174,7 @@ def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swep
     assert second.sweep({known, begun, str(uuid4())}) == 1
     assert {path.name for path in (root / "jobs").iterdir()} == {known, begun, "lost+found"}
     assert {path.name for path in (root / "jobs" / known).iterdir()} == {"audio", "result.json"}
-    assert second.audio(known).read_bytes() == b"whole"
+    assert second.audio_path(known).read_bytes() == b"whole"
     assert second.result(known) == (GREETING, 1.0)
     assert not second.has_audio(begun)
     assert (root / "journal.sqlite3").exists()
@@ -184,7 +184,7 @@ def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swep
 
 def test_folder_that_can_not_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ServiceError, match=r"DATA_DIR=.*/file/data can't be used .*: name a folder that may be writ"):
+    with pytest.raises(ServiceError, match=r"DATA_DIR=.*/file/data can't be used .*: use a folder that can be writ"):
         Spool(tmp_path / "file" / "data").open()
 
 
@@ -221,14 +221,14 @@ def test_result_is_there_whole_or_not_at_all(spool: Spool) -> None:
 def test_audio_is_discarded_and_the_result_kept(spool: Spool) -> None:
     write(spool, b"x")
     write(spool, b"xy", keep=False)
-    (spool.audio(JOB).parent / "audio.pcm").write_bytes(b"x")
+    (spool.audio_path(JOB).parent / "audio.pcm").write_bytes(b"x")
     spool.store_result(JOB, GREETING, processing_time=1.0)
     assert spool.space.claimed == 2
     spool.discard_audio(JOB)
     assert names(spool) == ["result.json"]
     assert spool.space.claimed == 0
     spool.discard(JOB)
-    assert not spool.audio(JOB).parent.exists()
+    assert not spool.audio_path(JOB).parent.exists()
 
 
 def test_what_is_not_there_can_be_discarded(spool: Spool) -> None:
@@ -270,7 +270,7 @@ def test_audio_beyond_the_budget_is_refused_before_it_is_written(root: Path) -> 
     write(spool, b"x" * 900, "5e11")
     with pytest.raises(DiskFull):
         write(spool, b"x" * 101)
-    assert spool.audio(JOB).with_name("audio.partial").stat().st_size == 0
+    assert spool.audio_path(JOB).with_name("audio.partial").stat().st_size == 0
     spool.discard("5e11")
     write(spool, b"x" * 101)
     assert spool.space.claimed == 101
