@@ -17,7 +17,7 @@ from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import program
 
 
-def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
+def test_start_logs_the_settings(tmp_path: Path) -> None:
     with program(tmp_path, LOG_FORMAT="json", API_KEYS="very-secret") as running:
         running.until_ready()
         refused = running.client.get("/v1/jobs")
@@ -27,7 +27,7 @@ def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
     said = "\n".join(line["message"] for line in lines)
     assert refused.status_code == 401
     assert "Model demo" in said
-    assert "Concurrency: 3 on the model at once, 1000 may wait" in said
+    assert "Concurrency: 3 GPU slots, 1000 requests may wait" in said
     assert "connect 30s, upload 600s (3 attempts, rounds for 86400s)" in said
     assert "very-secret" not in running.log.read_text()
 
@@ -41,7 +41,7 @@ def test_start_states_what_it_runs_with(tmp_path: Path) -> None:
         ("localhost", "", False),
     ],
 )
-def test_open_service_that_others_reach_says_so_loudly(tmp_path: Path, host: str, keys: str, *, warns: bool) -> None:
+def test_open_service_on_a_public_address_warns(tmp_path: Path, host: str, keys: str, *, warns: bool) -> None:
     with program(tmp_path, HOST=host, API_KEYS=keys) as running:
         running.until_ready()
         log = running.log.read_text()
@@ -49,7 +49,7 @@ def test_open_service_that_others_reach_says_so_loudly(tmp_path: Path, host: str
     assert (warning in log) == warns
 
 
-def test_keys_that_can_be_guessed_are_warned_of_by_name(tmp_path: Path) -> None:
+def test_short_keys_are_named_in_a_warning(tmp_path: Path) -> None:
     with program(tmp_path, API_KEYS="alice:short-secret," + "k" * 32) as running:
         running.until_ready()
         log = running.log.read_text()
@@ -57,7 +57,7 @@ def test_keys_that_can_be_guessed_are_warned_of_by_name(tmp_path: Path) -> None:
     assert "short-secret" not in log
 
 
-def test_as_many_files_may_be_open_as_connections_need(tmp_path: Path) -> None:
+def test_limit_on_open_files_is_raised_for_the_connections(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = ("sh", "-c", f"ulimit -S -n 256; exec {sys.executable} -m app")
     with program(tmp_path, few, MAX_CONNECTIONS="700") as running:
@@ -70,7 +70,7 @@ def test_as_many_files_may_be_open_as_connections_need(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
-def test_wrong_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) -> None:
+def test_invalid_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) -> None:
     with program(tmp_path, MAX_CONCURRENT_REQUESTS="abc", WHISPER_DEVICE="tpu") as running:
         assert running.ends_with() == 1
         lines = running.log.read_text().splitlines()
@@ -87,9 +87,7 @@ def test_wrong_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) ->
         ("/tmp", ("model.bin",)),
     ],
 )
-def test_model_that_cannot_be_loaded_ends_the_start_with_one_sentence(
-    tmp_path: Path, model: str, words: tuple[str, ...]
-) -> None:
+def test_unloadable_model_ends_the_start_with_one_sentence(tmp_path: Path, model: str, words: tuple[str, ...]) -> None:
     # An address where nobody listens stands for a hub that can't be reached.
     with program(tmp_path, WHISPER_MODEL=model, HF_ENDPOINT="http://127.0.0.1:9") as running:
         assert running.ends_with() == 1
@@ -100,7 +98,7 @@ def test_model_that_cannot_be_loaded_ends_the_start_with_one_sentence(
     assert "Traceback" not in log
 
 
-def test_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_second_process_on_the_same_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
     data = str(tmp_path / "data")
@@ -113,7 +111,7 @@ def test_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_running_job_finishes_after_a_signal_and_new_work_is_refused(tmp_path: Path, samples: Path) -> None:
+def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> None:
     with (
         fault_server_in_thread(answer(200)) as receiver,
         program(tmp_path, SHUTDOWN_GRACE_SECONDS="120") as running,
@@ -135,9 +133,7 @@ def test_running_job_finishes_after_a_signal_and_new_work_is_refused(tmp_path: P
     assert json.loads(request.body)["status"] == "completed"
 
 
-def test_what_cannot_finish_in_the_grace_period_is_done_after_the_next_start_and_delivered_once(
-    tmp_path: Path, samples: Path
-) -> None:
+def test_unfinished_jobs_continue_after_the_next_start(tmp_path: Path, samples: Path) -> None:
     """One job on the model, and others in the line before it."""
     one_thread = {"WHISPER_CPU_THREADS": "1"}  # several wait for each other, for long on a busy machine
     with fault_server_in_thread(answer(200)) as receiver:
@@ -164,7 +160,7 @@ def test_what_cannot_finish_in_the_grace_period_is_done_after_the_next_start_and
     assert {document["status"] for document in documents} == {"completed"}
 
 
-def test_second_signal_ends_it_at_once(tmp_path: Path, samples: Path) -> None:
+def test_second_signal_ends_the_process_at_once(tmp_path: Path, samples: Path) -> None:
     with program(tmp_path) as running:
         running.until_ready()
         long = tmp_path / "long.wav"
@@ -178,7 +174,7 @@ def test_second_signal_ends_it_at_once(tmp_path: Path, samples: Path) -> None:
 
 
 def _repeat(source: Path, destination: Path, *, times: int) -> None:
-    """A WAV file again and again."""
+    """Yield a WAV file repeatedly."""
     import wave
 
     with wave.open(str(source), "rb") as read, wave.open(str(destination), "wb") as written:
@@ -188,7 +184,7 @@ def _repeat(source: Path, destination: Path, *, times: int) -> None:
             written.writeframes(samples)
 
 
-def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+def test_responses_do_not_wait_for_delayed_acknowledgements() -> None:
     with (
         listen("127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname()),

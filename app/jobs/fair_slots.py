@@ -1,8 +1,8 @@
 """Slots for transfers, of which no single client takes all.
 
 A slow store holds its slot for as long as an attempt may last. A quarter of the slots is always left for other
-clients, so that one client with slow stores doesn't keep the others waiting. Clients are told apart by their API keys;
-without keys all are one client, which may have all slots.
+clients, so that one client with slow stores doesn't keep the others waiting. API keys distinguish clients; without
+keys all are one client, which may have all slots.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_unreadable_journal_is_reported_without_its_secrets(tmp_path: Path, styl
         database.commit()
     assert secrets.hits_below(tmp_path / "data")
     output = refused_start(tmp_path, DATA_DIR="data", LOG_FORMAT=style, LOG_LEVEL="DEBUG")
-    assert b"a job in it is not understood" in output
+    assert b"it has an invalid job" in output
     assert secrets.hits("the output", output) == []
 
 

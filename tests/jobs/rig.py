@@ -47,7 +47,7 @@ AUDIO = b"RIFF and so on"
 
 
 def a_job(**changes: Any) -> Job:
-    """A background job with its audio in the request."""
+    """Return a background job with its audio in the request."""
     values: dict[str, Any] = {
         "id": str(uuid4()),
         "accepted_at": time.time(),
@@ -62,7 +62,7 @@ SECRET: Final = WebhookSecret.parse("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhY
 
 
 def upload_to(url: str, response_format: ResponseFormat = ResponseFormat.DOCUMENT) -> dict[str, Any]:
-    """What makes a job one whose result is to be PUT to ``url``."""
+    """Return the fields of a job whose result is to be uploaded to ``url``."""
     return {"upload": Upload(url=url, rendering=Rendering(format=response_format)), "delivery": Delivery()}
 
 
@@ -120,7 +120,7 @@ class Rig:
     deaths: list[BaseException] = field(default_factory=list)
 
     async def submit(self, *, audio: bytes | None = AUDIO, **changes: Any) -> Job:
-        """A job that runs, with its audio in the spool unless it comes from a URL."""
+        """Submit a job, with its audio in the spool unless it comes from a URL."""
         job = a_job(**changes)
         if audio is not None and job.source_url is None:
             await asyncio.to_thread(self.put_audio, job.id, audio)
@@ -135,14 +135,14 @@ class Rig:
         self.spool.keep_audio(job_id)
 
     async def ended(self, job: Job) -> Job:
-        """The job once nothing of it runs any more, and nothing is due."""
+        """Wait until nothing runs or is due for the job, and return it."""
         async with asyncio.timeout(10):
             await self.runner.outcome(job.id)
         await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id), seconds=10)
         return self.now(job)
 
     async def put_off(self, job: Job, *, rounds: int) -> Job:
-        """The job once so many rounds of a delivery have failed."""
+        """Wait until this many rounds of a delivery have failed, and return the job."""
 
         def has_failed() -> bool:
             states = (self.now(job).delivery, self.now(job).webhook_delivery)
@@ -170,7 +170,7 @@ class Rig:
         await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)
 
     async def files(self, job: Job) -> list[str]:
-        """The names of all that the job has on disk."""
+        """Return the names of the files of the job."""
         return await asyncio.to_thread(self._names, job)
 
     def _names(self, job: Job) -> list[str]:
@@ -193,8 +193,10 @@ async def open_rig(
     spool_bytes: int = 0,
     forget: bool = True,
 ) -> AsyncIterator[Rig]:
-    """One round of attempts unless ``max_age_seconds`` allows for more, and no journal unless one is given; without
-    ``forget`` everything stays as it is at the end, for another rig in the same folder."""
+    """Open a rig with one round of attempts, unless ``max_age_seconds`` allows more, and a journal in memory.
+
+    Without ``forget`` everything stays as it is at the end, for another rig in the same folder.
+    """
     journal, service_clock = journal or ScriptedJournal(), service_clock or FakeServiceClock()
     waits: list[float] = []
 

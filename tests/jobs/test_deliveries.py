@@ -1,4 +1,4 @@
-"""Deliveries over hours, days and restarts: when they are tried again, and when no more."""
+"""Deliveries over hours, days and restarts: when they are repeated, and when they are given up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DOCUMENT: Final = Rendering(format=ResponseFormat.DOCUMENT)
 
 
 def a_days_rig(root: Path, **changes: Any) -> AbstractAsyncContextManager[Rig]:
-    """Rounds of one attempt each, for a day; the wall clock goes on with the service_clock."""
+    """Open a rig with rounds of one attempt each, for a day; the wall clock follows the service clock."""
     service_clock = changes.setdefault("service_clock", FakeServiceClock())
     values: dict[str, Any] = {"max_age_seconds": DAY, "attempts": 1, "now": lambda: START + service_clock.seconds}
     return open_rig(root, **values | changes)
@@ -58,11 +58,11 @@ def journalled(root: Path, service_clock: FakeServiceClock) -> Journal:
 
 
 def expiring(url: str, *, at: float) -> dict[str, Any]:
-    """What makes a job one whose URL holds until ``at``."""
+    """Return the fields of a job whose upload URL expires at ``at``."""
     return {"upload": Upload(url=url, rendering=DOCUMENT, expires_at=at), "delivery": Delivery(expires_at=at)}
 
 
-def told_at(url: str) -> dict[str, Any]:
+def notifying(url: str) -> dict[str, Any]:
     return {"webhook": Webhook(url=url)}
 
 
@@ -82,7 +82,7 @@ def url_of(job: Job) -> str:
 
 
 def held(event: asyncio.Event, status: int = 200) -> Behaviour:
-    """An answer that comes when the event does."""
+    """Return a behaviour that responds once ``event`` is set."""
 
     async def behave(connection: Connection) -> None:
         await connection.read_request()
@@ -103,7 +103,7 @@ async def nothing_begins(rig: Rig) -> None:
 
 
 async def pass_time(rig: Rig, seconds: float) -> None:
-    """What becomes due at the end of it has been tried."""
+    """Advance the service clock and wait for the rounds that are due then."""
     rig.service_clock.advance(seconds)
     await what_is_due_begins()
     await eventually(lambda: rig.deliveries.running == 0)
@@ -112,7 +112,7 @@ async def pass_time(rig: Rig, seconds: float) -> None:
 # The schedule.
 
 
-async def test_rounds_follow_on_the_schedule_and_not_a_second_earlier(tmp_path: Path) -> None:
+async def test_rounds_follow_the_schedule_to_the_second(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         for number, wait in enumerate((30, 120, 600, 1800, 3600, 3600, 3600), start=1):
@@ -124,9 +124,7 @@ async def test_rounds_follow_on_the_schedule_and_not_a_second_earlier(tmp_path: 
             rig.service_clock.advance(1)
 
 
-async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_job_shows_when_its_upload_is_retried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="app")
     async with a_days_rig(tmp_path, attempts=3) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key?sig=secret")))
@@ -144,7 +142,7 @@ async def test_job_whose_receiver_is_down_is_processing_and_says_when_it_is_trie
         assert "secret" not in caplog.text
 
 
-async def test_result_arrives_in_a_later_round_and_its_url_is_erased(tmp_path: Path) -> None:
+async def test_upload_url_is_erased_after_success_in_a_later_round(tmp_path: Path) -> None:
     async with (
         a_days_rig(tmp_path) as rig,
         fault_server(answer(503), close_before_status(), reset_before_status(), answer(200)) as target,
@@ -176,7 +174,7 @@ async def test_long_retry_after_sets_the_time_of_the_next_round(tmp_path: Path, 
         assert (await rig.ended(job)).status is COMPLETED
 
 
-async def test_short_retry_after_is_waited_within_the_round(tmp_path: Path) -> None:
+async def test_short_retry_after_is_waited_for_within_the_round(tmp_path: Path) -> None:
     async with (
         a_days_rig(tmp_path, attempts=3) as rig,
         fault_server(answer(503, Retry_After="60"), answer(200)) as target,
@@ -186,7 +184,7 @@ async def test_short_retry_after_is_waited_within_the_round(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("status", [301, 400, 403, 404, 412])
-async def test_final_answer_ends_the_delivery_at_once_in_any_round(tmp_path: Path, status: int) -> None:
+async def test_final_response_ends_the_delivery_in_any_round(tmp_path: Path, status: int) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503), answer(status)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         await rig.put_off(job, rounds=1)
@@ -198,7 +196,7 @@ async def test_final_answer_ends_the_delivery_at_once_in_any_round(tmp_path: Pat
     assert url_of(now) != ""  # the owner may put it right, and have the result delivered again
 
 
-async def test_delivery_that_waits_costs_no_task(tmp_path: Path) -> None:
+async def test_waiting_delivery_has_no_task(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         before = len(asyncio.all_tasks())
         jobs = [await rig.submit(**upload_to(target.url())) for _ in range(60)]
@@ -207,10 +205,10 @@ async def test_delivery_that_waits_costs_no_task(tmp_path: Path) -> None:
         await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
 
-# The end of patience.
+# Giving up.
 
 
-async def test_delivery_is_given_up_at_its_greatest_age_with_all_that_was_tried(tmp_path: Path) -> None:
+async def test_delivery_is_given_up_at_its_maximum_age(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path, max_age_seconds=200.0) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         for number, wait in enumerate((30, 120), start=1):
@@ -229,7 +227,7 @@ async def test_delivery_is_given_up_at_its_greatest_age_with_all_that_was_tried(
     assert target.connections == 3
 
 
-async def test_retry_after_beyond_the_greatest_age_is_not_waited_for(tmp_path: Path) -> None:
+async def test_retry_after_beyond_the_maximum_age_is_not_waited_for(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503, Retry_After=str(10**9))) as target:
         job = await rig.submit(**upload_to(target.url()))
         assert delivery_of(await rig.put_off(job, rounds=1)).next_attempt_at is None
@@ -241,7 +239,7 @@ async def test_retry_after_beyond_the_greatest_age_is_not_waited_for(tmp_path: P
     assert target.connections == 1
 
 
-async def test_url_that_expires_between_two_rounds_fails_the_job_at_that_moment_and_is_erased(tmp_path: Path) -> None:
+async def test_url_that_expires_between_rounds_fails_the_job_at_once(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**expiring(target.url("/key?sig=secret"), at=START + 100))
         await rig.put_off(job, rounds=1)
@@ -276,17 +274,17 @@ async def test_url_that_expired_in_the_queue_is_not_tried(tmp_path: Path) -> Non
     assert (url_of(now), target.connections) == ("", 0)
 
 
-# Failures are told too.
+# Failure documents.
 
 
-async def test_failure_document_is_delivered_in_rounds_while_the_job_has_failed_at_once(tmp_path: Path) -> None:
+async def test_failure_document_is_delivered_in_rounds(tmp_path: Path) -> None:
     async with (
         a_days_rig(tmp_path) as rig,
         fault_server(answer(503), answer(503), answer(200)) as target,
         fault_server(answer(200)) as hook,
     ):
         rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
-        job = await rig.submit(**upload_to(target.url("/key?sig=secret")), **told_at(hook.url()))
+        job = await rig.submit(**upload_to(target.url("/key?sig=secret")), **notifying(hook.url()))
         now = await rig.put_off(job, rounds=1)
         assert (now.status, now.error, delivery_of(now).status) == (FAILED, "The file is no audio.", PENDING)
         await eventually(lambda: len(hook.requests) == 1)  # who waits for the event is not kept waiting
@@ -301,7 +299,7 @@ async def test_failure_document_is_delivered_in_rounds_while_the_job_has_failed_
     assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
 
 
-async def test_failure_document_that_is_refused_is_given_up_and_its_url_erased(tmp_path: Path) -> None:
+async def test_rejected_failure_document_is_given_up_and_its_url_erased(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403)) as target:
         rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
         now = await rig.ended(await rig.submit(**upload_to(target.url("/key"))))
@@ -320,9 +318,9 @@ def check_signed(request: SeenRequest) -> None:
     assert signature == SECRET.signature(event_id, int(timestamp), request.body)
 
 
-async def test_event_is_told_in_rounds_with_one_id_and_one_body_and_new_times(tmp_path: Path) -> None:
+async def test_webhook_event_keeps_its_id_and_body_in_all_rounds(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503), answer(500), answer(204)) as hook:
-        job = await rig.submit(**told_at(hook.url("/hook?token=secret")))
+        job = await rig.submit(**notifying(hook.url("/hook?token=secret")))
         for number, wait in enumerate((30, 120), start=1):
             now = await rig.put_off(job, rounds=number)
             assert (now.status, webhook_delivery_of(now).status) == (COMPLETED, PENDING)
@@ -340,9 +338,9 @@ async def test_event_is_told_in_rounds_with_one_id_and_one_body_and_new_times(tm
     assert (event["type"], event["data"]["job_id"]) == ("job.completed", job.id)
 
 
-async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path: Path) -> None:
+async def test_webhook_event_is_given_up_after_a_day(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as hook:
-        job = await rig.submit(**told_at(hook.url("/hook")))
+        job = await rig.submit(**notifying(hook.url("/hook")))
         await rig.put_off(job, rounds=1)
         rig.service_clock.advance(DAY)
         now = await rig.ended(job)
@@ -354,16 +352,16 @@ async def test_event_is_given_up_after_a_day_and_the_job_keeps_its_end(tmp_path:
     assert now.webhook.url == ""
 
 
-async def test_event_whose_secret_is_not_set_any_more_is_given_up(tmp_path: Path) -> None:
+async def test_webhook_event_without_a_secret_is_given_up(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path, webhook_secret=None) as rig, fault_server(answer(200)) as hook:
-        now = await rig.ended(await rig.submit(**told_at(hook.url())))
+        now = await rig.ended(await rig.submit(**notifying(hook.url())))
     assert (now.status, webhook_delivery_of(now).status) == (COMPLETED, GIVEN_UP)
     assert webhook_delivery_of(now).last_error == "WEBHOOK_SECRET is no longer set"
     assert hook.connections == 0
 
 
 @pytest.mark.parametrize("status", [200, 410, 503])
-async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp_path: Path, status: int) -> None:
+async def test_second_end_during_a_webhook_round_is_sent_too(tmp_path: Path, status: int) -> None:
     """The delivery failed, its event is under way, and meanwhile the result is delivered again with success."""
     heard = asyncio.Event()
     async with (
@@ -371,7 +369,7 @@ async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp
         fault_server(answer(403), answer(200)) as target,
         fault_server(held(heard, status), answer(200)) as hook,
     ):
-        job = await rig.submit(**upload_to(target.url()), **told_at(hook.url()))
+        job = await rig.submit(**upload_to(target.url()), **notifying(hook.url()))
         await eventually(lambda: len(hook.requests) == 1)
         await rig.intake.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
         await eventually(lambda: rig.now(job).status is COMPLETED)
@@ -382,13 +380,13 @@ async def test_end_that_comes_while_an_earlier_one_is_still_told_is_told_too(tmp
     assert (webhook_delivery_of(now).status, webhook_delivery_of(now).attempts) == (DELIVERED, 1)
 
 
-async def test_webhook_is_kept_as_long_as_the_job_may_end_again(tmp_path: Path) -> None:
+async def test_webhook_url_is_kept_while_the_job_may_end_again(tmp_path: Path) -> None:
     async with (
         a_days_rig(tmp_path) as rig,
         fault_server(answer(403), answer(200)) as target,
         fault_server(answer(200)) as hook,
     ):
-        job = await rig.submit(**upload_to(target.url()), **told_at(hook.url()))
+        job = await rig.submit(**upload_to(target.url()), **notifying(hook.url()))
         assert (await rig.ended(job)).webhook == Webhook(
             url=hook.url(), event_id=hook.requests[0].headers["webhook-id"]
         )
@@ -403,7 +401,7 @@ async def test_webhook_is_kept_as_long_as_the_job_may_end_again(tmp_path: Path) 
 # Stopping.
 
 
-async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
+async def test_number_of_running_rounds_is_limited(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as target:
         jobs = [await rig.submit(**upload_to(target.url())) for _ in range(DELIVERIES + 6)]
         await eventually(lambda: all(rig.now(job).has_result for job in jobs) and target.connections == DELIVERIES)
@@ -416,7 +414,7 @@ async def test_so_many_rounds_run_at_once_and_no_more(tmp_path: Path) -> None:
             assert rig.deliveries.running == DELIVERIES
 
 
-async def test_client_whose_stores_never_answer_keeps_no_other_from_delivering(tmp_path: Path) -> None:
+async def test_client_with_hanging_stores_leaves_slots_for_others(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as stuck, fault_server(answer(200)) as good:
         slow = [await rig.submit(**upload_to(stuck.url()), owner="a") for _ in range(70)]
         await eventually(lambda: stuck.connections == 48)
@@ -432,7 +430,7 @@ async def test_client_whose_stores_never_answer_keeps_no_other_from_delivering(t
         await eventually(lambda: rig.deliveries.running == 0)
 
 
-async def test_stopped_delivery_is_still_due_and_goes_on_when_it_is_attended_to(tmp_path: Path) -> None:
+async def test_stopped_delivery_continues_when_it_is_scheduled_again(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(never_answer(), answer(200)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
@@ -446,7 +444,7 @@ async def test_stopped_delivery_is_still_due_and_goes_on_when_it_is_attended_to(
         await nothing_begins(rig)
 
 
-async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(tmp_path: Path) -> None:
+async def test_drain_finishes_due_rounds_and_begins_no_later_ones(tmp_path: Path) -> None:
     heard = asyncio.Event()
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503), held(heard)) as target:
         later = await rig.submit(**upload_to(target.url("/later")))
@@ -464,7 +462,7 @@ async def test_drain_lets_rounds_end_that_run_or_are_due_and_begins_none_later(t
         assert rig.now(later).has_delivery_due
 
 
-async def test_drain_breaks_off_what_does_not_end_in_time_and_leaves_it_due(tmp_path: Path) -> None:
+async def test_drain_cancels_slow_rounds_and_leaves_them_due(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
@@ -475,7 +473,7 @@ async def test_drain_breaks_off_what_does_not_end_in_time_and_leaves_it_due(tmp_
         assert (rig.now(job).status, delivery_of(rig.now(job)).rounds) == (PROCESSING, 0)
 
 
-async def test_cancelled_job_is_tried_no_more(tmp_path: Path) -> None:
+async def test_cancelled_job_is_not_delivered_again(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
@@ -487,7 +485,7 @@ async def test_cancelled_job_is_tried_no_more(tmp_path: Path) -> None:
     assert target.connections == 1
 
 
-async def test_forgotten_job_is_tried_no_more(tmp_path: Path) -> None:
+async def test_forgotten_job_is_not_delivered_again(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
@@ -502,7 +500,7 @@ async def test_forgotten_job_is_tried_no_more(tmp_path: Path) -> None:
 
 
 def down_until(event: asyncio.Event) -> Behaviour:
-    """In one way after another."""
+    """Return a behaviour that fails in one way after another until ``event`` is set."""
     ways = cycle([answer(503), close_before_status(), reset_before_status(), answer(429)])
 
     async def behave(connection: Connection) -> None:
@@ -511,7 +509,7 @@ def down_until(event: asyncio.Event) -> Behaviour:
     return behave
 
 
-async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_service_is_started_anew(
+async def test_everything_is_delivered_after_an_outage_and_a_restart(
     tmp_path: Path,
 ) -> None:
     up, service_clock, again = asyncio.Event(), FakeServiceClock(), FakeServiceClock()
@@ -519,11 +517,11 @@ async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_ser
         async with a_days_rig(
             tmp_path, service_clock=service_clock, journal=journalled(tmp_path, service_clock), forget=False
         ) as first:
-            jobs = [await first.submit(**upload_to(target.url("/result")), **told_at(hook.url())) for _ in range(2)]
+            jobs = [await first.submit(**upload_to(target.url("/result")), **notifying(hook.url())) for _ in range(2)]
             for job in jobs:
                 await first.put_off(job, rounds=1)
             first.transcriber.error = UndecodableAudio("No.")
-            jobs.append(await first.submit(**upload_to(target.url("/failure")), **told_at(hook.url())))
+            jobs.append(await first.submit(**upload_to(target.url("/failure")), **notifying(hook.url())))
             await first.put_off(jobs[2], rounds=1)
             for _ in range(6):
                 await pass_time(first, 300)
@@ -552,7 +550,7 @@ async def test_receivers_that_are_down_for_an_hour_get_everything_though_the_ser
 async def failed_over_a_restart(
     root: Path, url: str, *, expires_at: float | None, between: Callable[[FakeServiceClock], float]
 ) -> tuple[Job, AbstractAsyncContextManager[Rig]]:
-    """A job whose first round failed in one process, and the next process, whose clock says what ``between`` gives."""
+    """Return a job whose first round failed, and the next process, whose wall clock shows ``between``."""
     service_clock = FakeServiceClock()
     async with a_days_rig(
         root, service_clock=service_clock, journal=journalled(root, service_clock), forget=False
@@ -564,7 +562,7 @@ async def failed_over_a_restart(
     return job, a_days_rig(root, service_clock=again, journal=journalled(root, again), now=lambda: between(again))
 
 
-async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delivered_elsewhere(tmp_path: Path) -> None:
+async def test_result_can_be_redelivered_elsewhere_after_giving_up(tmp_path: Path) -> None:
     async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
         job, following = await failed_over_a_restart(
             tmp_path, target.url("/key"), expires_at=None, between=lambda service_clock: START + service_clock.seconds
@@ -588,7 +586,7 @@ async def test_receiver_that_is_down_for_good_leaves_a_result_that_can_be_delive
     assert other.requests[0].body == target.requests[0].body
 
 
-async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(tmp_path: Path) -> None:
+async def test_url_that_expired_during_downtime_needs_a_fresh_one(tmp_path: Path) -> None:
     async with fault_server(answer(503)) as target, fault_server(answer(200)) as other:
         job, following = await failed_over_a_restart(
             tmp_path,
@@ -610,7 +608,7 @@ async def test_url_that_expired_while_the_service_was_down_asks_for_a_fresh_one(
             assert rig.transcriber.calls == []
 
 
-async def test_delivery_that_became_due_while_the_service_was_down_is_tried_at_once(tmp_path: Path) -> None:
+async def test_delivery_due_during_downtime_begins_at_once(tmp_path: Path) -> None:
     async with fault_server(answer(503), answer(200)) as target:
         job, following = await failed_over_a_restart(
             tmp_path, target.url(), expires_at=None, between=lambda service_clock: START + 3600 + service_clock.seconds
@@ -623,7 +621,7 @@ async def test_delivery_that_became_due_while_the_service_was_down_is_tried_at_o
 # Delivering again.
 
 
-async def test_redelivery_that_fails_leaves_the_job_failed_and_can_be_asked_for_again(tmp_path: Path) -> None:
+async def test_failed_redelivery_can_be_repeated(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(403), answer(200)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         assert (await rig.ended(job)).status is FAILED
@@ -635,7 +633,7 @@ async def test_redelivery_that_fails_leaves_the_job_failed_and_can_be_asked_for_
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, FAILED, PROCESSING, FAILED, PROCESSING, COMPLETED]
 
 
-async def test_redelivery_has_its_own_patience(tmp_path: Path) -> None:
+async def test_redelivery_has_its_own_maximum_age(tmp_path: Path) -> None:
     """A day from when it was asked for, whatever was tried before."""
     async with a_days_rig(tmp_path) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))

@@ -1,4 +1,4 @@
-"""How long the line is."""
+"""The estimate of when jobs will be done."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from app.jobs.estimate import Estimate
 from tests.domain.strategies import unhurried
 
 
-def test_before_any_job_has_ended_there_is_a_guess() -> None:
+def test_duration_is_guessed_before_any_job_has_ended() -> None:
     estimate = Estimate(slots=2)
     assert estimate.wait_seconds(0) == 10.0
     assert estimate.next_place_seconds() == 5.0
 
 
-def test_first_job_replaces_the_guess_and_later_ones_move_the_mean() -> None:
+def test_first_job_replaces_the_guess_and_later_ones_move_it() -> None:
     estimate = Estimate(slots=1)
     estimate.finished(100.0)
     assert estimate.wait_seconds(0) == 100.0
@@ -25,7 +25,7 @@ def test_first_job_replaces_the_guess_and_later_ones_move_the_mean() -> None:
 
 
 @pytest.mark.parametrize(("queued", "rounds"), [(0, 1), (2, 1), (3, 2), (5, 2), (6, 3)])
-def test_line_moves_by_as_many_as_there_are_permits(queued: int, rounds: int) -> None:
+def test_queue_moves_by_the_number_of_slots(queued: int, rounds: int) -> None:
     estimate = Estimate(slots=3)
     estimate.finished(10.0)
     assert estimate.wait_seconds(queued) == 10.0 * rounds
@@ -67,7 +67,7 @@ def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
     assert estimate.speed == pytest.approx(30.0, rel=0.05)
 
 
-def test_requests_take_turns_so_a_short_one_waits_for_little_of_a_long_one() -> None:
+def test_short_request_hardly_waits_for_a_long_one() -> None:
     watch = Watch()
     estimate = Estimate(slots=3, clock=watch)
     with estimate.at_work():

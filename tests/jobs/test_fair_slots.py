@@ -26,7 +26,7 @@ def test_one_client_takes_three_quarters_and_all_without_keys() -> None:
 
 
 @given(st.integers(1, 6), st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.booleans()), max_size=30))
-def test_everybody_comes_on_in_the_end_and_never_too_many_at_once(total: int, clients: list[tuple[str, bool]]) -> None:
+def test_every_client_gets_a_slot_and_never_too_many_at_once(total: int, clients: list[tuple[str, bool]]) -> None:
     async def run() -> None:
         places = FairSlotQueue(total)
         on, done = 0, 0

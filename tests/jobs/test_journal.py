@@ -1,4 +1,4 @@
-"""What the journal keeps, through a crash and a full disk, and what it keeps no longer."""
+"""The journal: durability through a crash and a full disk, and the erasure of secrets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, service_clock: FakeServiceClock | None = None) -> Iterator[tuple[Journal, list[Job]]]:
-    """A journal, and the jobs that were found in it."""
+    """Open a journal and yield it with the jobs that it had."""
     journal = Journal(path, service_clock or FakeServiceClock())
     found = list(journal.open())
     try:
@@ -69,7 +69,7 @@ def delete(journal: Journal, job_id: str) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The sentence with which it is not opened."""
+    """Return the message with which the journal is rejected."""
     with pytest.raises(ServiceError) as caught:
         Journal(path, FakeServiceClock()).open()
     return str(caught.value)
@@ -90,7 +90,7 @@ def test_new_journal_holds_no_jobs(journal: Journal) -> None:
     assert list(journal.open()) == []
 
 
-def test_whatever_is_written_or_deleted_is_taken(journal: Journal) -> None:
+def test_writes_and_deletes_are_accepted_in_any_order(journal: Journal) -> None:
     async def use() -> None:
         job = a_job()
         await journal.delete(job.id)
@@ -110,11 +110,11 @@ def test_journal_may_be_closed_twice_and_before_it_was_opened(journal: Journal) 
     journal.close()
 
 
-# What it keeps.
+# Stored values.
 
 
 def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value that a field of this type may have."""
+    """Return a strategy for the values of a field of this type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return st.one_of([strategy_of(argument) for argument in arguments])
@@ -156,7 +156,7 @@ def test_every_field_of_every_job_comes_back_as_it_was(
     assert [job.revision for job in found] == [job.revision for job in jobs]  # which the comparison leaves out
 
 
-def test_jobs_come_back_in_the_order_of_their_acceptance_whatever_changes_later(path: Path) -> None:
+def test_jobs_come_back_in_the_order_of_acceptance(path: Path) -> None:
     jobs = [a_job() for _ in range(5)]
     with opened(path) as (journal, _):
         write(journal, *jobs)
@@ -175,7 +175,7 @@ def test_deleted_job_is_gone_and_the_others_stay(path: Path) -> None:
     assert found_in(path) == [jobs[0], jobs[2]]
 
 
-def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path) -> None:
+def test_acknowledged_changes_survive_a_crash(path: Path, tmp_path: Path) -> None:
     """The files as they are while the journal is open, without anything that closing does."""
     jobs = [a_job(upload=Upload(url="https://b.example/k", rendering=Rendering())) for _ in range(20)]
     crashed = tmp_path / "crashed"
@@ -191,7 +191,7 @@ def test_what_was_acknowledged_is_there_after_a_crash(path: Path, tmp_path: Path
         assert service_clock.seconds == 41.0
 
 
-def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path) -> None:
+def test_restored_journal_is_made_private_again(path: Path) -> None:
     with opened(path):
         pass
     path.chmod(0o644)
@@ -202,24 +202,24 @@ def test_journal_that_was_put_back_with_other_rights_is_private_again(path: Path
         }
 
 
-def test_uptime_goes_on_where_it_was_left(path: Path) -> None:
+def test_service_clock_continues_where_it_stopped(path: Path) -> None:
     with opened(path, FakeServiceClock(100.0)) as (journal, _):
         asyncio.run(journal.save_service_clock())
     service_clock = FakeServiceClock()
     with opened(path, service_clock) as (journal, _):
         assert service_clock.seconds == 100.0
         service_clock.advance(50.0)
-        write(journal, a_job())  # every commit tells
-        service_clock.advance(7.0)  # and so does the end
+        write(journal, a_job())  # every commit saves the clock
+        service_clock.advance(7.0)  # and so does closing
     service_clock = FakeServiceClock()
     with opened(path, service_clock):
         assert service_clock.seconds == 157.0
 
 
-# How it writes.
+# Transactions.
 
 
-def test_writes_that_come_together_share_their_transactions(path: Path) -> None:
+def test_concurrent_writes_share_transactions(path: Path) -> None:
     jobs = [a_job() for _ in range(200)]
 
     async def all_at_once(journal: Journal) -> None:
@@ -231,7 +231,7 @@ def test_writes_that_come_together_share_their_transactions(path: Path) -> None:
     assert {job.id for job in found_in(path)} == {job.id for job in jobs}
 
 
-def test_changes_of_one_job_that_come_together_stay_in_order(path: Path) -> None:
+def test_concurrent_changes_of_one_job_stay_in_order(path: Path) -> None:
     job = a_job()
 
     async def all_at_once(journal: Journal) -> None:
@@ -253,7 +253,7 @@ def test_journal_is_readable_by_its_owner_only(path: Path, tmp_path: Path) -> No
     assert modes == {"journal.sqlite3": 0o600, "journal.sqlite3-wal": 0o600, "journal.sqlite3-shm": 0o600}
 
 
-def test_every_commit_is_synced_before_anybody_hears_of_it_and_what_is_deleted_is_overwritten(path: Path) -> None:
+def test_commits_are_synced_and_deleted_content_is_overwritten(path: Path) -> None:
     with opened(path) as (journal, _):
         connection = journal._connection
         assert connection is not None
@@ -262,7 +262,7 @@ def test_every_commit_is_synced_before_anybody_hears_of_it_and_what_is_deleted_i
         assert connection.execute("PRAGMA secure_delete").fetchone() == (1,)
 
 
-# What it refuses.
+# Rejected files and changes.
 
 
 def test_journal_of_a_later_version_is_left_alone(path: Path) -> None:
@@ -303,7 +303,7 @@ def another_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_text_file, a_damaged_file, a_folder, another_database])
-def test_file_that_is_no_journal_is_refused_in_one_sentence(path: Path, make: Callable[[Path], None]) -> None:
+def test_invalid_journal_file_is_rejected_in_one_sentence(path: Path, make: Callable[[Path], None]) -> None:
     make(path)
     threads = threading.active_count()
     sentence = refusal(path)
@@ -322,7 +322,7 @@ def test_file_that_is_no_journal_is_refused_in_one_sentence(path: Path, make: Ca
         "[]",
     ],
 )
-def test_row_that_is_not_understood_is_refused_in_one_sentence_that_quotes_nothing_of_it(path: Path, row: str) -> None:
+def test_invalid_row_is_rejected_without_quoting_it(path: Path, row: str) -> None:
     with opened(path):
         pass
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -333,7 +333,7 @@ def test_row_that_is_not_understood_is_refused_in_one_sentence_that_quotes_nothi
     assert "\n" not in sentence
 
 
-def test_closed_journal_takes_nothing(path: Path) -> None:
+def test_closed_journal_rejects_changes(path: Path) -> None:
     journal = Journal(path, FakeServiceClock())
     with pytest.raises(JournalFailed, match="closed"):
         write(journal, a_job())
@@ -348,7 +348,7 @@ def test_closed_journal_takes_nothing(path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_came_before_the_end_is_written_and_what_comes_in_its_midst_is_refused(path: Path) -> None:
+async def test_changes_during_the_close_are_rejected_and_earlier_ones_written(path: Path) -> None:
     journal = Journal(path, FakeServiceClock())
     await asyncio.to_thread(journal.open)
     before = [a_job() for _ in range(3)]
@@ -369,7 +369,7 @@ async def test_what_came_before_the_end_is_written_and_what_comes_in_its_midst_i
     assert await asyncio.to_thread(found_in, path) == before
 
 
-def test_trouble_that_will_not_pass_has_its_own_name_and_changes_nothing(path: Path) -> None:
+def test_permanent_error_is_a_journal_failure(path: Path) -> None:
     with opened(path) as (journal, _):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("ALTER TABLE jobs RENAME TO others")
@@ -382,11 +382,11 @@ def test_trouble_that_will_not_pass_has_its_own_name_and_changes_nothing(path: P
     assert found_in(path) == [job]
 
 
-# What it keeps no longer.
+# Erased secrets.
 
 
 def a_secretive_job(size: int) -> Job:
-    """With secrets wherever a job has some, each of them so long."""
+    """Return a job with secrets of ``size`` characters in every field that can have some."""
     secret = f"https://b.example/k?{SECRET * (1 + size // len(SECRET))}"
     return a_job(
         source_url=secret,
@@ -400,7 +400,7 @@ def without_secrets(job: Job) -> Job:
     return replace(job, source_url="", upload=job.upload and job.upload.erased(), webhook=Webhook(url=""))
 
 
-def test_erased_secret_is_soon_in_none_of_the_files(path: Path, tmp_path: Path) -> None:
+def test_erased_secret_is_soon_gone_from_all_files(path: Path, tmp_path: Path) -> None:
     jobs = [a_secretive_job(size) for size in (100, 1000, 5000, 20_000, 20_000)]
     with opened(path) as (journal, _):
         write(journal, *jobs)
@@ -412,7 +412,7 @@ def test_erased_secret_is_soon_in_none_of_the_files(path: Path, tmp_path: Path) 
     assert found_in(path) == list(map(without_secrets, jobs[:4]))
 
 
-def test_erased_secret_is_in_none_of_the_files_once_the_journal_is_closed(path: Path, tmp_path: Path) -> None:
+def test_closed_journal_has_no_erased_secrets_in_its_files(path: Path, tmp_path: Path) -> None:
     jobs = [a_secretive_job(1000) for _ in range(20)]
     with opened(path) as (journal, _):
         write(journal, *jobs)
@@ -426,7 +426,7 @@ def test_erased_secret_is_in_none_of_the_files_once_the_journal_is_closed(path: 
 
 
 @pytest.mark.parametrize("size", ["192k", "1m"])
-def test_full_disk_refuses_what_is_new_and_writes_go_on_once_there_is_space(tmp_path: Path, size: str) -> None:
+def test_writes_continue_once_a_full_disk_has_space(tmp_path: Path, size: str) -> None:
     with small_disk(tmp_path / "small", size=size) as disk:
         path = disk / "journal.sqlite3"
         job = a_job()
@@ -447,6 +447,6 @@ def test_full_disk_refuses_what_is_new_and_writes_go_on_once_there_is_space(tmp_
         assert found_in(path) == [job, later]
 
 
-def test_journal_on_a_disk_without_any_space_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_journal_can_not_be_created_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size="64k") as disk, filled(disk):
         assert refusal(disk / "journal.sqlite3").startswith(f"The journal {disk / 'journal.sqlite3'} can't be read (")

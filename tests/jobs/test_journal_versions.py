@@ -111,7 +111,7 @@ async def test_jobs_of_version_1_are_restored_as_they_were(tmp_path: Path) -> No
         assert set(by_name(rig)) == set(jobs)
 
 
-def test_journal_of_version_1_that_can_not_be_upgraded_is_left_as_it_is(tmp_path: Path) -> None:
+def test_journal_that_can_not_be_upgraded_is_left_as_it_is(tmp_path: Path) -> None:
     folder = copied(tmp_path / "data")
     with closing(sqlite3.connect(folder / "journal.sqlite3")) as connection, connection:
         connection.execute("UPDATE jobs SET job = '{}' WHERE number = 3")

@@ -44,7 +44,7 @@ def every_line_is_caught(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture, *, least: int = logging.INFO) -> list[str]:
-    """What was logged by the service, with the seconds that vary blotted out."""
+    """Return the lines that the service logged, with varying seconds replaced by #."""
     return [
         re.sub(r"in \d+\.\ds$", "in #s", record.getMessage())
         for record in caplog.records
@@ -53,7 +53,7 @@ def lines(caplog: pytest.LogCaptureFixture, *, least: int = logging.INFO) -> lis
 
 
 def traces(caplog: pytest.LogCaptureFixture, *, level: int) -> list[type[BaseException] | None]:
-    """The types of the exceptions that were logged with their traces at exactly this level."""
+    """Return the types of the exceptions whose tracebacks were logged at exactly this level."""
     return [record.exc_info[0] for record in caplog.records if record.exc_info and record.levelno == level]
 
 
@@ -64,9 +64,7 @@ async def run(rig: Rig, **changes: Any) -> Job:
 # Success.
 
 
-async def test_job_from_a_url_to_a_url_succeeds_with_the_lines_people_look_for(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_job_from_url_to_url_logs_the_documented_lines(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     async with fault_server(answer(200, AUDIO)) as source, fault_server(answer(200)) as target:
         job = await run(rig, source_url=source.url("/talk.mp3?sig=secret"), **upload_to(target.url("/key?sig=secret")))
     (put,) = target.requests
@@ -82,10 +80,10 @@ async def test_job_from_a_url_to_a_url_succeeds_with_the_lines_people_look_for(
     assert "secret" not in caplog.text
     assert traces(caplog, level=logging.ERROR) == []
     assert job.upload is not None
-    assert (job.source_url, job.upload.url) == ("", "")  # they are needed no more
+    assert (job.source_url, job.upload.url) == ("", "")  # they are no longer needed
 
 
-async def test_job_goes_through_the_phrases_and_statuses_of_the_contract(rig: Rig) -> None:
+async def test_job_shows_the_documented_phrases_and_statuses(rig: Rig) -> None:
     async with fault_server(answer(200, AUDIO)) as source, fault_server(answer(200)) as target:
         job = await run(rig, source_url=source.url(), **upload_to(target.url()))
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, COMPLETED]
@@ -99,7 +97,7 @@ async def test_job_goes_through_the_phrases_and_statuses_of_the_contract(rig: Ri
     ]
 
 
-async def test_finished_job_says_what_it_is_and_keeps_its_result_only(rig: Rig) -> None:
+async def test_completed_job_keeps_only_its_result(rig: Rig) -> None:
     async with fault_server(answer(200)) as target:
         job = await run(rig, **upload_to(target.url()))
     assert (job.status, rig.live(job).phrase, job.progress_percent) == (COMPLETED, "Done", 100.0)
@@ -113,7 +111,7 @@ async def test_finished_job_says_what_it_is_and_keeps_its_result_only(rig: Rig) 
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
 
 
-async def test_uploaded_document_is_the_one_of_the_stored_result(rig: Rig) -> None:
+async def test_uploaded_document_equals_the_stored_result(rig: Rig) -> None:
     async with fault_server(answer(200)) as target:
         job = await run(rig, metadata={"call": "17"}, warnings=("It was late.",), **upload_to(target.url("/key?a=b")))
     (put,) = target.requests
@@ -132,7 +130,7 @@ async def test_uploaded_document_is_the_one_of_the_stored_result(rig: Rig) -> No
         (ResponseFormat.JSON, "application/json", '{"text":"Grüße an alle."'),
     ],
 )
-async def test_upload_has_the_format_and_type_that_were_asked_for(
+async def test_upload_has_the_requested_format_and_type(
     rig: Rig, format_: ResponseFormat, media_type: str, beginning: str
 ) -> None:
     async with fault_server(answer(200)) as target:
@@ -142,7 +140,7 @@ async def test_upload_has_the_format_and_type_that_were_asked_for(
     assert put.body.decode().startswith(beginning)
 
 
-async def test_job_without_upload_keeps_its_result_and_puts_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_job_without_upload_uploads_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     job = await run(rig)
     assert (job.status, job.has_result, job.delivery) == (COMPLETED, True, None)
     assert not any("upload" in line.lower() for line in lines(caplog))
@@ -175,7 +173,7 @@ async def test_downloaded_audio_reaches_the_transcriber(rig: Rig) -> None:
     assert (await rig.ended(job)).status is COMPLETED
 
 
-async def test_progress_is_the_share_of_the_audio_that_is_finished(rig: Rig) -> None:
+async def test_progress_is_the_finished_share_of_the_audio(rig: Rig) -> None:
     rig.transcriber.finishing.hold()
     job = await rig.submit()
     await rig.transcriber.finishing.reached()
@@ -188,7 +186,7 @@ async def test_progress_is_the_share_of_the_audio_that_is_finished(rig: Rig) -> 
     await rig.ended(job)
 
 
-async def test_job_waits_in_the_queue_until_its_first_permit(rig: Rig) -> None:
+async def test_job_is_queued_until_its_first_slot(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     jobs = [await rig.submit() for _ in range(5)]
     await rig.transcriber.on_model.reached(3)
@@ -200,7 +198,7 @@ async def test_job_waits_in_the_queue_until_its_first_permit(rig: Rig) -> None:
     assert rig.transcriber.most_active == 3
 
 
-async def test_passing_trouble_with_the_upload_is_overcome(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_passing_upload_failures_are_retried(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     async with fault_server(answer(503), answer(503), answer(200)) as target:
         job = await run(rig, **upload_to(target.url()))
     assert job.status is COMPLETED
@@ -217,7 +215,7 @@ async def test_passing_trouble_with_the_upload_is_overcome(rig: Rig, caplog: pyt
     assert rig.waits == [2.0, 4.0]
 
 
-async def test_upload_holds_no_permit(rig: Rig) -> None:
+async def test_upload_holds_no_slot(rig: Rig) -> None:
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
@@ -229,7 +227,9 @@ async def test_upload_holds_no_permit(rig: Rig) -> None:
 # Failure.
 
 
-async def test_expected_failure_is_one_line_with_its_trace_at_debug(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_expected_failure_is_one_line_with_its_traceback_at_debug(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
     job = await run(rig)
     assert lines(caplog, least=logging.ERROR) == [
@@ -244,7 +244,7 @@ async def test_expected_failure_is_one_line_with_its_trace_at_debug(rig: Rig, ca
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("Oops"), TranscriptionFailed("The model broke")])
-async def test_unexpected_failure_is_followed_by_its_whole_trace(
+async def test_unexpected_failure_is_followed_by_its_traceback(
     rig: Rig, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     rig.transcriber.error = error
@@ -256,17 +256,17 @@ async def test_unexpected_failure_is_followed_by_its_whole_trace(
     assert (job.status, job.error_type) == (FAILED, name)
 
 
-async def test_failure_without_a_sentence_is_named_by_its_type(rig: Rig) -> None:
+async def test_failure_without_a_message_is_named_by_its_type(rig: Rig) -> None:
     rig.transcriber.error = RuntimeError()
     assert (await run(rig)).error == "RuntimeError"
 
 
-async def test_failure_tells_no_signature(rig: Rig) -> None:
+async def test_failure_message_has_no_signature(rig: Rig) -> None:
     rig.transcriber.error = RuntimeError("GET https://b.example/k?X-Amz-Signature=secret broke")
     assert (await run(rig)).error == "GET https://b.example/k?… broke"
 
 
-async def test_failure_document_is_put_where_the_result_would_have_gone(rig: Rig) -> None:
+async def test_failure_document_is_put_to_the_upload_url(rig: Rig) -> None:
     rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
     async with fault_server(answer(200)) as target:
         job = await run(rig, metadata={"call": "17"}, **upload_to(target.url("/key"), ResponseFormat.SRT))
@@ -288,7 +288,7 @@ async def test_failure_document_is_put_where_the_result_would_have_gone(rig: Rig
     assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
 
 
-async def test_job_is_failed_while_its_failure_is_still_being_reported(rig: Rig) -> None:
+async def test_job_is_failed_while_its_failure_document_is_delivered(rig: Rig) -> None:
     rig.transcriber.error = UndecodableAudio("No.")
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
@@ -298,9 +298,7 @@ async def test_job_is_failed_while_its_failure_is_still_being_reported(rig: Rig)
         await rig.intake.forget(job.id)
 
 
-async def test_failure_that_can_not_be_reported_is_logged_and_the_delivery_failed(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_undeliverable_failure_document_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.transcriber.undecodable = UndecodableAudio("The file is no audio.")
     async with fault_server(answer(403)) as target:
         job = await run(rig, **upload_to(target.url("/key?sig=secret")))
@@ -344,7 +342,7 @@ async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, capl
     assert "secret" not in caplog.text
 
 
-async def test_final_answer_of_the_store_ends_the_job_at_once(rig: Rig) -> None:
+async def test_final_response_of_the_store_ends_the_job_at_once(rig: Rig) -> None:
     denied = b"<Error><Code>AccessDenied</Code></Error>"
     async with fault_server(answer(403, denied)) as target:
         job = await run(rig, **upload_to(target.url("/key")))
@@ -353,7 +351,7 @@ async def test_final_answer_of_the_store_ends_the_job_at_once(rig: Rig) -> None:
     assert rig.waits == []
 
 
-async def test_audio_that_can_not_be_downloaded_fails_the_job_and_is_reported(rig: Rig) -> None:
+async def test_failed_download_fails_the_job(rig: Rig) -> None:
     async with fault_server(answer(404)) as source, fault_server(answer(200)) as target:
         job = await run(rig, source_url=source.url("/talk.mp3?sig=secret"), **upload_to(target.url("/key")))
         assert job.error == f"HTTP 404 (attempt 1/3) from {source.url('/talk.mp3')}"
@@ -364,7 +362,7 @@ async def test_audio_that_can_not_be_downloaded_fails_the_job_and_is_reported(ri
     assert await rig.files(job) == []
 
 
-async def test_download_over_the_limit_fails_the_job_and_leaves_nothing(rig: Rig) -> None:
+async def test_download_over_the_limit_fails_the_job(rig: Rig) -> None:
     async with fault_server(endless_body()) as source:
         job = await run(rig, source_url=source.url())
     assert (job.status, job.error_type) == (FAILED, BodyTooLarge.__name__)
@@ -390,16 +388,16 @@ async def test_at_most_eight_downloads_run_at_once(rig: Rig) -> None:
             await rig.intake.cancel(job.id)
 
 
-async def test_time_on_the_model_is_what_the_estimate_learns(rig: Rig) -> None:
+async def test_estimate_learns_from_the_time_on_the_model(rig: Rig) -> None:
     await run(rig)
     assert 0 <= rig.estimate.wait_seconds(0) < 10.0
 
 
-# What still comes from the model after the end of its job.
+# Windows after the end.
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-async def test_window_that_comes_after_the_end_of_its_job_is_not_heard(rig: Rig, *, forgotten: bool) -> None:
+async def test_window_after_the_end_of_its_job_is_ignored(rig: Rig, *, forgotten: bool) -> None:
     """The model looks between windows whether it should stop, so that one may still come."""
     rig.transcriber.on_model.hold()
     job = await rig.submit()

@@ -43,34 +43,34 @@ TEN_YEARS: Final = 10 * 365 * 86_400.0
 
 
 class Left:
-    """What an earlier process left: rows in its journal, and a folder for some of them."""
+    """The state left by an earlier process: rows in its journal, and folders for some of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.journal = ScriptedJournal()
 
     def row(self, **changes: Any) -> Job:
-        """A job in the journal."""
+        """Add a job to the journal."""
         job = a_job(**changes)
         self.journal.kept[job.id] = job
         return job
 
     def file(self, job: Job | str, **contents: bytes) -> None:
-        """Files in the job's folder; underscores in their names stand for dots."""
+        """Write files to the job's folder; underscores in their names stand for dots."""
         folder = self.root / "jobs" / (job if isinstance(job, str) else job.id)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             (folder / name.replace("_", ".")).write_bytes(content)
 
     def job(self, *, audio: bytes | None = AUDIO, **changes: Any) -> Job:
-        """A job in the journal with its audio, as most are."""
+        """Add a job to the journal, with its audio in the spool."""
         job = self.row(**changes)
         if audio is not None:
             self.file(job, audio=audio)
         return job
 
     def found(self, **changes: Any) -> AbstractAsyncContextManager[Rig]:
-        """The process that comes after, before its model is loaded."""
+        """Open a rig for the next process, before its model is loaded."""
         return open_rig(self.root, **{"journal": self.journal, "max_age_seconds": 86_400.0, "attempts": 1, **changes})
 
 
@@ -91,7 +91,7 @@ def document_of(body: bytes) -> dict[str, Any]:
 # Jobs without a result.
 
 
-async def test_jobs_that_waited_go_on_in_the_order_of_their_acceptance_once_the_model_is_there(left: Left) -> None:
+async def test_queued_jobs_continue_in_order_once_the_model_is_loaded(left: Left) -> None:
     jobs = [left.job() for _ in range(5)]
     async with left.found(slots=1) as rig:
         assert rig.queued() == [job.id for job in jobs]
@@ -102,7 +102,7 @@ async def test_jobs_that_waited_go_on_in_the_order_of_their_acceptance_once_the_
         assert [rig.now(job).starts for job in jobs] == [1] * 5
 
 
-async def test_job_that_was_on_the_model_waits_again_and_is_done_again(left: Left) -> None:
+async def test_job_that_was_on_the_model_is_transcribed_again(left: Left) -> None:
     job = left.job()
     left.journal.kept[job.id] = started(job)
     async with left.found() as rig:
@@ -118,7 +118,7 @@ async def test_job_that_was_on_the_model_waits_again_and_is_done_again(left: Lef
         assert rig.now(job).starts == 2
 
 
-async def test_job_whose_audio_is_gone_fails_and_its_failure_is_delivered(left: Left) -> None:
+async def test_job_without_its_audio_fails(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(audio=None, **upload_to(target.url()))
         async with left.found() as rig:
@@ -131,7 +131,7 @@ async def test_job_whose_audio_is_gone_fails_and_its_failure_is_delivered(left: 
     assert document_of(target.requests[0].body)["error_type"] == "AudioLost"
 
 
-async def test_audio_that_was_not_fetched_is_fetched_and_what_was_is_not(left: Left) -> None:
+async def test_only_incomplete_downloads_are_repeated(left: Left) -> None:
     async with fault_server(answer(200, b"whole")) as source:
         not_begun = left.job(audio=None, source_url=source.url("/not-begun"))
         begun = left.job(audio=None, source_url=source.url("/begun"))
@@ -156,9 +156,7 @@ async def test_audio_that_was_not_fetched_is_fetched_and_what_was_is_not(left: L
 
 
 @pytest.mark.parametrize("was_queued", [True, False])
-async def test_result_that_is_not_in_the_journal_is_taken_over_and_never_made_again(
-    left: Left, *, was_queued: bool
-) -> None:
+async def test_stored_result_missing_in_the_journal_is_committed(left: Left, *, was_queued: bool) -> None:
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:
         job = left.job(webhook=Webhook(url=hook.url()), **upload_to(target.url()))
         if not was_queued:
@@ -176,7 +174,7 @@ async def test_result_that_is_not_in_the_journal_is_taken_over_and_never_made_ag
     assert document_of(hook.requests[0].body)["type"] == "job.completed"
 
 
-async def test_result_of_a_job_that_is_delivered_nowhere_completes_it_at_once(left: Left) -> None:
+async def test_stored_result_without_an_upload_completes_the_job(left: Left) -> None:
     job = left.job()
     left.file(job, result_json=RESULT)
     async with left.found() as rig:
@@ -184,7 +182,7 @@ async def test_result_of_a_job_that_is_delivered_nowhere_completes_it_at_once(le
         assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
 
 
-async def test_result_that_was_not_delivered_is_delivered_before_the_model_is_loaded(left: Left) -> None:
+async def test_results_are_delivered_before_the_model_is_loaded(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
         left.journal.kept[job.id] = replace(started(job), has_result=True)
@@ -197,7 +195,7 @@ async def test_result_that_was_not_delivered_is_delivered_before_the_model_is_lo
 
 
 @pytest.mark.parametrize(("audio", "end"), [(AUDIO, COMPLETED), (None, FAILED)])
-async def test_result_that_is_gone_is_made_again_if_the_audio_is_there(
+async def test_missing_result_is_transcribed_again_if_the_audio_is_there(
     left: Left, audio: bytes | None, end: JobStatus
 ) -> None:
     job = left.job(audio=audio)
@@ -212,7 +210,7 @@ async def test_result_that_is_gone_is_made_again_if_the_audio_is_there(
 # Jobs that have ended.
 
 
-async def test_job_that_has_ended_stays_as_it_was_and_keeps_its_result_only(left: Left) -> None:
+async def test_ended_job_stays_as_it_was(left: Left) -> None:
     job = left.job(idempotency_key="one")
     ended = replace(started(job), has_result=True).moved_to(COMPLETED, at=2.0)
     left.journal.kept[job.id] = ended
@@ -226,14 +224,14 @@ async def test_job_that_has_ended_stays_as_it_was_and_keeps_its_result_only(left
         assert left.journal.changes == []
 
 
-async def test_job_that_has_ended_and_whose_result_is_gone_does_not_promise_one(left: Left) -> None:
+async def test_ended_job_without_its_result_does_not_promise_one(left: Left) -> None:
     job = left.row()
     left.journal.kept[job.id] = replace(started(job), has_result=True).moved_to(COMPLETED, at=2.0)
     async with left.found() as rig:
         assert (rig.now(job).status, rig.now(job).has_result) == (COMPLETED, False)
 
 
-async def test_end_that_was_not_told_is_told_with_its_id_and_body(left: Left) -> None:
+async def test_undelivered_webhook_event_keeps_its_id_and_body(left: Left) -> None:
     async with fault_server(answer(200)) as hook:
         job = left.row()
         webhook = Webhook(url=hook.url(), event_id="msg_1", body='{"type":"job.cancelled"}')
@@ -247,7 +245,7 @@ async def test_end_that_was_not_told_is_told_with_its_id_and_body(left: Left) ->
     assert now.webhook_delivery.status is DELIVERED
 
 
-async def test_failure_that_was_not_reported_is_reported(left: Left) -> None:
+async def test_undelivered_failure_document_is_delivered(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
         failed = replace(job, error="No.", error_type="UndecodableAudio").moved_to(FAILED, at=2.0)
@@ -261,9 +259,7 @@ async def test_failure_that_was_not_reported_is_reported(left: Left) -> None:
 # Files.
 
 
-async def test_files_that_are_nobodys_are_removed_and_so_is_what_was_not_finished(
-    left: Left, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unknown_and_unfinished_files_are_removed(left: Left, caplog: pytest.LogCaptureFixture) -> None:
     unknown = str(uuid4())
     left.file(unknown, audio=AUDIO, result_json=RESULT)
     left.file("not a job", note=b"x")
@@ -286,11 +282,11 @@ class Case:
 
     @property
     def files(self) -> list[str]:
-        """Those that are there in the end."""
+        """The files that are there in the end."""
         return ["result.json"] if self.result or (self.job.is_active and self.audio) else []
 
     def check(self, now: Job) -> None:
-        """What must have become of the job."""
+        """Check the job at its end."""
         if not self.job.is_active:
             assert (now.status, now.has_result) == (self.job.status, self.job.has_result and self.result)
             return
@@ -317,7 +313,7 @@ def every_case(left: Left, target: str, hook: str) -> Iterator[Case]:
         yield Case(job=job, audio=audio, result=result)
 
 
-async def test_everything_that_can_be_on_the_disk_comes_to_its_end(left: Left) -> None:
+async def test_every_state_on_disk_comes_to_its_end(left: Left) -> None:
     """Every state in the journal, with and without each of the files."""
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:
         cases = list(every_case(left, target.url(), hook.url()))
@@ -336,7 +332,7 @@ async def test_everything_that_can_be_on_the_disk_comes_to_its_end(left: Left) -
             assert rig.deaths == []
 
 
-async def test_process_that_dies_at_once_leaves_everything_as_it_found_it(left: Left) -> None:
+async def test_process_that_dies_at_once_changes_nothing(left: Left) -> None:
     jobs = [left.job() for _ in range(3)]
     left.journal.kept[jobs[1].id] = started(jobs[1])
     before = dict(left.journal.kept)
@@ -349,7 +345,7 @@ async def test_process_that_dies_at_once_leaves_everything_as_it_found_it(left: 
 # Files that kill the process.
 
 
-async def test_file_that_kills_the_process_is_given_up_after_three_starts_and_its_owner_is_told(left: Left) -> None:
+async def test_file_that_kills_the_process_fails_after_three_starts(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
         for starts in (1, 2, 3):
@@ -373,7 +369,7 @@ async def test_file_that_kills_the_process_is_given_up_after_three_starts_and_it
     assert document_of(target.requests[0].body)["error_type"] == "TooManyStarts"
 
 
-async def test_job_before_its_last_start_is_alone_among_its_like_and_others_go_on_beside_it(left: Left) -> None:
+async def test_jobs_before_their_last_start_run_one_at_a_time(left: Left) -> None:
     suspects = [left.job(starts=2) for _ in range(3)]
     others = [left.job(starts=1) for _ in range(2)]
     async with left.found(slots=10) as rig:
@@ -388,7 +384,7 @@ async def test_job_before_its_last_start_is_alone_among_its_like_and_others_go_o
         assert [(await rig.ended(job)).status for job in (*suspects, *others)] == [COMPLETED] * 5
 
 
-async def test_work_that_is_stopped_in_order_is_no_start_that_counts(left: Left) -> None:
+async def test_orderly_stop_does_not_count_as_a_start(left: Left) -> None:
     jobs = [left.job(starts=2), left.job()]
     async with left.found(forget=False) as rig:
         rig.transcriber.on_model.hold()
@@ -400,7 +396,7 @@ async def test_work_that_is_stopped_in_order_is_no_start_that_counts(left: Left)
     assert [left.journal.kept[job.id].is_active for job in jobs] == [True, True]
 
 
-async def test_work_that_is_stopped_while_its_start_is_written_down_is_no_start_that_counts(left: Left) -> None:
+async def test_stop_while_the_start_is_committed_does_not_count(left: Left) -> None:
     job = left.job()
     async with left.found(forget=False) as rig:
         left.journal.hold(lambda job: job is not None and job.starts == 1)
@@ -416,7 +412,7 @@ async def test_work_that_is_stopped_while_its_start_is_written_down_is_no_start_
 # Models that come and go.
 
 
-async def test_job_whose_model_is_served_no_more_is_done_with_the_default_and_says_so(left: Left) -> None:
+async def test_job_of_a_removed_model_uses_the_default(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         gone = left.job(
             model="large-v2", options=TranscriptionOptions(model="large-v2", beam_size=2), **upload_to(target.url())
@@ -437,10 +433,10 @@ async def test_job_whose_model_is_served_no_more_is_done_with_the_default_and_sa
     assert (document["model"], document["warnings"]) == ("small", [warning])
 
 
-# What is told of it.
+# Logs and revisions.
 
 
-async def test_it_says_how_much_it_found(left: Left, caplog: pytest.LogCaptureFixture) -> None:
+async def test_recovered_jobs_are_logged(left: Left, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="app")
     async with fault_server(answer(503)) as target:
         left.job()
@@ -454,15 +450,15 @@ async def test_it_says_how_much_it_found(left: Left, caplog: pytest.LogCaptureFi
     assert "♻️ 3 jobs restored: 1 go back to the queue, 1 have something to deliver" in caplog.messages
 
 
-async def test_nothing_is_said_where_nothing_was(left: Left, caplog: pytest.LogCaptureFixture) -> None:
+async def test_empty_start_logs_nothing(left: Left, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="app")
     async with left.found() as rig:
         assert rig.recovery.recovered.jobs == 0
     assert caplog.messages == []
 
 
-async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before(left: Left) -> None:
-    """The registry alone knows of progress: nobody can tell from the journal how far its events have counted."""
+async def test_revisions_increase_across_restarts(left: Left) -> None:
+    """Progress counts revisions that are not journalled."""
     job = left.job(revision=3)
     before = int(1000 * time.time())
     async with left.found() as rig:
@@ -473,9 +469,7 @@ async def test_events_of_a_job_that_goes_on_have_greater_numbers_than_all_before
 
 
 @pytest.mark.parametrize("shift", [0.0, -HOUR, HOUR, -TEN_YEARS, TEN_YEARS])
-async def test_clock_that_jumps_between_two_processes_loses_nothing_and_puts_nothing_off(
-    tmp_path: Path, shift: float
-) -> None:
+async def test_clock_jump_between_processes_loses_and_delays_nothing(tmp_path: Path, shift: float) -> None:
     def journalled(service_clock: FakeServiceClock) -> Journal:
         return Journal(tmp_path / "journal.sqlite3", service_clock)
 

@@ -25,7 +25,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
 def filled(count: int, **changes: Any) -> Registry:
-    """Jobs ``j0``, ``j1``, … in the order of their acceptance."""
+    """Return a registry with the jobs ``j0``, ``j1``, … in the order of acceptance."""
     registry = Registry()
     for number in range(count):
         registry.add(a_job(id=f"j{number}", accepted_at=100.0 + number, **changes))
@@ -56,14 +56,14 @@ def test_page_is_newest_first() -> None:
     assert page(registry, limit=2) == ["j3", "j2"]
 
 
-def test_next_page_begins_after_the_last_job_of_the_one_before() -> None:
+def test_next_page_begins_after_the_last_job_before() -> None:
     registry = filled(5)
     assert page(registry, limit=2, after="j3") == ["j2", "j1"]
     assert page(registry, limit=2, after="j1") == ["j0"]
     assert page(registry, limit=2, after="j0") == []
 
 
-def test_total_counts_what_the_filter_matches_and_not_the_page() -> None:
+def test_total_counts_all_matches_of_the_filter() -> None:
     registry = filled(5)
     move(registry, "j2", CANCELLED)
     assert registry.page(owner="", limit=2).total == 5
@@ -72,7 +72,7 @@ def test_total_counts_what_the_filter_matches_and_not_the_page() -> None:
     assert registry.page(owner="else", limit=2).total == 0
 
 
-def test_page_holds_one_status_and_one_owner_only() -> None:
+def test_page_is_filtered_by_status_and_owner() -> None:
     registry = filled(3, owner="a")
     registry.add(a_job(id="theirs", owner="b"))
     move(registry, "j1", PROCESSING)
@@ -83,7 +83,7 @@ def test_page_holds_one_status_and_one_owner_only() -> None:
     assert page(registry, owner="") == []
 
 
-def test_page_goes_on_after_a_job_that_has_left_the_filter() -> None:
+def test_page_continues_after_a_job_that_left_the_filter() -> None:
     registry = filled(5)
     move(registry, "j2", PROCESSING)
     assert page(registry, status=QUEUED, after="j2") == ["j1", "j0"]
@@ -91,7 +91,7 @@ def test_page_goes_on_after_a_job_that_has_left_the_filter() -> None:
     assert page(registry, status=QUEUED, after="j4") == ["j3", "j1", "j0"]
 
 
-def test_page_goes_on_rightly_though_the_clock_was_set_back_meanwhile() -> None:
+def test_page_continues_correctly_after_the_clock_was_set_back() -> None:
     registry = filled(2)
     registry.add(a_job(id="early", accepted_at=50.0))
     move(registry, "j1", PROCESSING)
@@ -99,14 +99,14 @@ def test_page_goes_on_rightly_though_the_clock_was_set_back_meanwhile() -> None:
     assert page(registry, status=QUEUED, after="j1") == ["j0"]
 
 
-def test_page_after_a_forgotten_job_is_refused() -> None:
+def test_page_after_a_forgotten_job_is_rejected() -> None:
     registry = filled(3)
     registry.remove("j1")
     with pytest.raises(UnknownJob, match="j1"):
         page(registry, after="j1")
 
 
-def test_page_after_a_job_of_another_owner_is_refused_as_one_that_never_was() -> None:
+def test_page_after_a_job_of_another_owner_is_rejected() -> None:
     registry = filled(3, owner="a")
     registry.add(a_job(id="theirs", owner="b"))
     registry.add(a_job(id="waited for", owner="a", synchronous=True))
@@ -117,7 +117,7 @@ def test_page_after_a_job_of_another_owner_is_refused_as_one_that_never_was() ->
 
 @unhurried
 @given(st.integers(0, 12), st.integers(1, 5), st.sets(st.integers(0, 11)))
-def test_pages_together_are_everything_once(count: int, limit: int, gone: set[int]) -> None:
+def test_pages_together_list_every_job_once(count: int, limit: int, gone: set[int]) -> None:
     registry = filled(count)
     for number in gone & set(range(count)):
         move(registry, f"j{number}", CANCELLED)
@@ -127,7 +127,7 @@ def test_pages_together_are_everything_once(count: int, limit: int, gone: set[in
     assert found == [f"j{number}" for number in reversed(range(count)) if number not in gone]
 
 
-def test_synchronous_jobs_are_in_no_list_but_wait_in_the_line() -> None:
+def test_synchronous_jobs_are_queued_but_not_listed() -> None:
     registry = filled(1)
     registry.add(a_job(id="s", synchronous=True))
     assert page(registry) == ["j0"]
@@ -151,7 +151,7 @@ def test_job_is_found_by_its_owner_only() -> None:
     assert caught.value.code == "job_not_found"
 
 
-def test_unknown_job_can_neither_be_seen_nor_changed_but_removed() -> None:
+def test_unknown_job_can_be_removed_but_not_read_or_changed() -> None:
     registry = filled(0)
     with pytest.raises(UnknownJob):
         registry.get("j0")
@@ -160,7 +160,7 @@ def test_unknown_job_can_neither_be_seen_nor_changed_but_removed() -> None:
     registry.remove("j0")
 
 
-def test_waiting_jobs_leave_the_line_when_they_start() -> None:
+def test_jobs_leave_the_queue_when_they_start() -> None:
     registry = filled(3)
     move(registry, "j1", PROCESSING)
     move(registry, "j0", CANCELLED)
@@ -168,7 +168,7 @@ def test_waiting_jobs_leave_the_line_when_they_start() -> None:
     assert registry.counts() == {QUEUED: 1, PROCESSING: 1, CANCELLED: 1}
 
 
-def test_job_needs_transcription_until_it_has_its_result_or_has_ended() -> None:
+def test_job_needs_transcription_until_its_result_or_end() -> None:
     registry = filled(4)
     registry.add(a_job(id="s", synchronous=True))
     move(registry, "j1", PROCESSING)
@@ -257,7 +257,7 @@ def advanced(progress: Progress) -> Progress:
     return replace(progress, percent=progress.percent + 1)
 
 
-def test_no_change_of_many_threads_is_lost() -> None:
+def test_concurrent_changes_of_threads_are_not_lost() -> None:
     registry = filled(4)
 
     def work(number: int) -> None:

@@ -1,4 +1,4 @@
-"""When jobs are forgotten, which never are, and when their URLs are erased."""
+"""Retention: when jobs are forgotten and their URLs erased."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def kept_seconds(job: Job, *, finished: float = HOUR, undelivered: float = WEEK)
     raise AssertionError
 
 
-def test_job_that_runs_or_waits_never_expires() -> None:
+def test_active_job_never_expires() -> None:
     service_clock = FakeServiceClock(1e12)
     retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
     for job in (a_job(), a_job().moved_to(PROCESSING, at=1.0)):
@@ -69,7 +69,7 @@ def test_finished_job_is_kept_from_its_end(status: JobStatus) -> None:
     assert kept_seconds(ended(status)) == HOUR
 
 
-def test_retention_begins_with_the_end_and_not_with_the_service() -> None:
+def test_retention_begins_with_the_end_of_the_job() -> None:
     service_clock = FakeServiceClock(5000.0 + HOUR - 0.001)
     retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
     job = ended(service_seconds=5000.0)
@@ -78,20 +78,20 @@ def test_retention_begins_with_the_end_and_not_with_the_service() -> None:
     assert retention.is_over(job, service_seconds=service_clock.seconds)
 
 
-def test_result_that_could_not_be_delivered_is_kept_longer() -> None:
+def test_undelivered_result_is_kept_longer() -> None:
     assert kept_seconds(with_delivery(DeliveryStatus.FAILED)) == WEEK
     assert kept_seconds(with_delivery(DeliveryStatus.DELIVERED)) == HOUR
 
 
-def test_failure_without_a_result_is_kept_no_longer_though_it_could_not_be_reported() -> None:
+def test_undelivered_failure_document_does_not_prolong_retention() -> None:
     assert kept_seconds(with_delivery(DeliveryStatus.FAILED, has_result=False)) == HOUR
 
 
-def test_undelivered_result_is_kept_no_shorter_than_others() -> None:
+def test_undelivered_result_is_never_kept_shorter() -> None:
     assert kept_seconds(with_delivery(DeliveryStatus.FAILED), finished=WEEK, undelivered=HOUR) == WEEK
 
 
-def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
+def test_retention_waits_for_due_deliveries() -> None:
     service_clock = FakeServiceClock(1e12)
     retention = Retention(finished_seconds=0, undelivered_seconds=0)
     reported = ended(FAILED, **upload_to("https://a.example/key"))
@@ -106,7 +106,7 @@ def test_job_of_whose_end_somebody_is_still_to_be_told_is_never_over() -> None:
     )
 
 
-def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
+def test_downtime_does_not_count_and_moves_the_expiry() -> None:
     """It ran for a hundred seconds since the end, and was down for a day."""
     now = time.time()
     job = ended(at=now - 100 - DAY, service_seconds=7.0)
@@ -117,7 +117,7 @@ def test_time_in_which_the_service_is_down_does_not_count_and_is_told() -> None:
 
 
 @pytest.mark.parametrize("set_forward", [-10 * 365 * DAY, 10 * 365 * DAY])
-def test_clock_that_jumps_makes_no_job_vanish_or_stay(set_forward: float) -> None:
+def test_clock_jump_does_not_change_retention(set_forward: float) -> None:
     now = time.time()
     job = ended(at=now - set_forward - 100)
     service_clock = FakeServiceClock(100.0)
@@ -128,7 +128,7 @@ def test_clock_that_jumps_makes_no_job_vanish_or_stay(set_forward: float) -> Non
     assert retention.is_over(job, service_seconds=service_clock.seconds)
 
 
-def test_expiry_that_is_told_stays_the_same_while_the_clock_is_only_corrected() -> None:
+def test_expiry_is_stable_while_the_clock_is_corrected() -> None:
     service_clock = FakeServiceClock()
     retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
     job = ended(at=time.time())
@@ -147,7 +147,7 @@ def test_expiry_that_is_told_stays_the_same_while_the_clock_is_only_corrected() 
     st.sampled_from([COMPLETED, FAILED, CANCELLED]),
     st.sampled_from([None, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED]),
 )
-def test_job_is_over_when_it_was_told_to_be_and_never_before_its_retention(
+def test_retention_is_over_at_the_announced_expiry(
     finished: float,
     undelivered: float,
     end: float,
@@ -172,7 +172,7 @@ def test_job_is_over_when_it_was_told_to_be_and_never_before_its_retention(
 
 
 @pytest.mark.anyio
-async def test_sweep_forgets_what_is_over_with_its_files(rig: Rig) -> None:
+async def test_sweep_forgets_expired_jobs_with_their_files(rig: Rig) -> None:
     jobs = [await rig.submit() for _ in range(3)]
     for job in jobs:
         await rig.ended(job)
@@ -190,7 +190,7 @@ async def test_sweep_forgets_what_is_over_with_its_files(rig: Rig) -> None:
 
 
 @pytest.mark.anyio
-async def test_sweep_leaves_jobs_that_run_and_those_of_waiting_clients(rig: Rig) -> None:
+async def test_sweep_leaves_running_and_synchronous_jobs(rig: Rig) -> None:
     waited_for = await rig.submit(synchronous=True)
     await rig.ended(waited_for)
     rig.transcriber.on_model.hold()
@@ -204,7 +204,7 @@ async def test_sweep_leaves_jobs_that_run_and_those_of_waiting_clients(rig: Rig)
 
 
 @pytest.mark.anyio
-async def test_sweep_leaves_a_failed_job_whose_failure_is_still_being_reported(rig: Rig) -> None:
+async def test_sweep_leaves_a_job_with_a_running_delivery(rig: Rig) -> None:
     rig.transcriber.error = UndecodableAudio("No.")
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
@@ -217,7 +217,7 @@ async def test_sweep_leaves_a_failed_job_whose_failure_is_still_being_reported(r
 
 
 @pytest.mark.anyio
-async def test_sweep_leaves_a_delivery_that_waits_for_its_next_round(tmp_path: Path) -> None:
+async def test_sweep_leaves_a_job_with_a_later_round(tmp_path: Path) -> None:
     async with open_rig(tmp_path / "data", max_age_seconds=DAY) as rig, fault_server(answer(503)) as target:
         job = await rig.submit(**upload_to(target.url()))
         await rig.put_off(job, rounds=1)
@@ -228,7 +228,7 @@ async def test_sweep_leaves_a_delivery_that_waits_for_its_next_round(tmp_path: P
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("expires_in", [-10.0, HOUR])
-async def test_sweep_erases_the_url_of_a_failed_delivery_once_it_has_expired(tmp_path: Path, expires_in: float) -> None:
+async def test_sweep_erases_expired_upload_urls(tmp_path: Path, expires_in: float) -> None:
     """Until then it serves to deliver the result again."""
     journal = ScriptedJournal()
     upload = Upload(
@@ -261,7 +261,7 @@ def without_retention(rig: Rig) -> Sweeper:
 
 
 @pytest.mark.anyio
-async def test_sweeper_forgets_without_being_asked(rig: Rig) -> None:
+async def test_sweeper_runs_by_itself(rig: Rig) -> None:
     job = await rig.submit()
     sweeping = asyncio.create_task(without_retention(rig).run())
     async with asyncio.timeout(10):
@@ -278,7 +278,7 @@ async def has_no_files(rig: Rig, job: Job) -> bool:
 
 
 @pytest.mark.anyio
-async def test_sweeper_bears_a_full_disk_and_forgets_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_sweeper_survives_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path / "data", journal=journal) as rig:
         job = await rig.submit()

@@ -1,4 +1,4 @@
-"""Who cancels, drains or waits for jobs, and in which state that leaves them."""
+"""Intake and supervision: cancelling, draining and waiting for jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 @asynccontextmanager
 async def open_journalled(root: Path, *, slots: int = 3) -> AsyncIterator[Rig]:
-    """A rig that leaves everything behind for the next one in the same folder."""
+    """Open a rig that leaves everything for the next one in the same folder."""
     service_clock = FakeServiceClock()
     journal = Journal(root / "journal.sqlite3", service_clock)
     async with open_rig(root, slots=slots, journal=journal, service_clock=service_clock, forget=False) as rig:
@@ -57,7 +57,7 @@ async def check_cancelled(rig: Rig, job: Job) -> None:
 # Cancelling.
 
 
-async def test_job_cancelled_at_once_is_cancelled_and_leaves_nothing(rig: Rig) -> None:
+async def test_job_cancelled_at_once_leaves_nothing(rig: Rig) -> None:
     rig.transcriber.decoding.hold()
     job = await rig.submit()
     answered = (await rig.intake.cancel(job.id)).job
@@ -67,7 +67,7 @@ async def test_job_cancelled_at_once_is_cancelled_and_leaves_nothing(rig: Rig) -
     assert rig.registry.statuses(job.id) == [QUEUED, CANCELLED]
 
 
-async def test_job_stopped_before_its_first_step_leaves_no_task_and_goes_on_when_it_is_started(rig: Rig) -> None:
+async def test_job_stopped_before_its_first_step_can_be_started_again(rig: Rig) -> None:
     job = await rig.store.admit(a_job())
     await asyncio.to_thread(rig.put_audio, job.id, AUDIO)
     rig.runner.start(job.id)
@@ -79,7 +79,7 @@ async def test_job_stopped_before_its_first_step_leaves_no_task_and_goes_on_when
     assert (await rig.ended(job)).status is COMPLETED
 
 
-async def test_job_cancelled_in_the_line_leaves_it(tmp_path: Path) -> None:
+async def test_cancelled_job_leaves_the_queue(tmp_path: Path) -> None:
     async with open_rig(tmp_path, slots=1) as rig:
         rig.transcriber.on_model.hold()
         first = await rig.submit()
@@ -94,7 +94,7 @@ async def test_job_cancelled_in_the_line_leaves_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["decoding", "on_model", "finishing"])
-async def test_job_cancelled_in_the_transcriber_puts_nothing_and_frees_its_slot(rig: Rig, stage: str) -> None:
+async def test_cancelled_transcription_releases_its_slot(rig: Rig, stage: str) -> None:
     checkpoint = getattr(rig.transcriber, stage)
     checkpoint.hold()
     async with fault_server(answer(200)) as target:
@@ -108,7 +108,7 @@ async def test_job_cancelled_in_the_transcriber_puts_nothing_and_frees_its_slot(
         assert target.connections == 0
 
 
-async def test_job_cancelled_while_downloading_hangs_up(rig: Rig) -> None:
+async def test_cancelled_download_closes_its_connection(rig: Rig) -> None:
     async with fault_server(never_answer()) as source:
         job = await rig.submit(source_url=source.url())
         await source.came.wait()
@@ -117,7 +117,7 @@ async def test_job_cancelled_while_downloading_hangs_up(rig: Rig) -> None:
     assert rig.transcriber.calls == []
 
 
-async def test_job_cancelled_while_uploading_is_cancelled_and_tried_no_more(rig: Rig) -> None:
+async def test_cancelled_upload_is_not_retried(rig: Rig) -> None:
     async with fault_server(never_answer()) as target:
         job = await rig.submit(**upload_to(target.url()))
         await target.came.wait()
@@ -139,7 +139,7 @@ async def test_job_cancelled_while_uploading_is_cancelled_and_tried_no_more(rig:
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, CANCELLED]
 
 
-async def test_cancelling_is_logged_and_is_no_failure(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_cancelling_is_logged_but_not_as_a_failure(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="app")
     rig.transcriber.on_model.hold()
     job = await rig.submit()
@@ -149,7 +149,7 @@ async def test_cancelling_is_logged_and_is_no_failure(rig: Rig, caplog: pytest.L
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-async def test_finished_job_stays_as_it_is_when_cancelled(rig: Rig) -> None:
+async def test_cancelling_an_ended_job_changes_nothing(rig: Rig) -> None:
     job = await rig.submit()
     before = await rig.ended(job)
     assert (await rig.intake.cancel(job.id)).job == before
@@ -162,7 +162,7 @@ async def test_unknown_job_can_not_be_cancelled(rig: Rig) -> None:
         await rig.intake.cancel("4f0c")
 
 
-async def test_cancelled_twice_at_once_is_cancelled(rig: Rig) -> None:
+async def test_concurrent_cancels_of_one_job_succeed(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
@@ -171,7 +171,7 @@ async def test_cancelled_twice_at_once_is_cancelled(rig: Rig) -> None:
     await check_cancelled(rig, job)
 
 
-async def test_work_that_begins_while_its_job_is_cancelled_changes_nothing_of_it(tmp_path: Path) -> None:
+async def test_start_during_a_cancel_does_not_change_the_job(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         job = await rig.store.admit(a_job())
@@ -189,7 +189,7 @@ async def test_work_that_begins_while_its_job_is_cancelled_changes_nothing_of_it
         await check_cancelled(rig, job)
 
 
-async def test_download_that_ends_while_its_job_is_cancelled_changes_nothing_of_it(tmp_path: Path) -> None:
+async def test_download_ending_during_a_cancel_does_not_change_the_job(tmp_path: Path) -> None:
     journal, sending = ScriptedJournal(), asyncio.Event()
 
     async def send_later(connection: Connection) -> None:
@@ -215,7 +215,7 @@ async def test_download_that_ends_while_its_job_is_cancelled_changes_nothing_of_
         await check_cancelled(rig, job)
 
 
-async def test_cancel_that_races_with_the_end_leaves_exactly_one_final_status(rig: Rig) -> None:
+async def test_cancel_racing_with_the_end_leaves_one_final_status(rig: Rig) -> None:
     loop = asyncio.get_running_loop()
     rounds, ends = 120, set[JobStatus]()
     async with fault_server(answer(200)) as target:
@@ -252,7 +252,7 @@ async def test_forgotten_job_leaves_no_trace(rig: Rig) -> None:
     await rig.intake.forget(job.id)
 
 
-async def test_forgetting_stops_what_still_runs(rig: Rig) -> None:
+async def test_forgetting_stops_running_work(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
@@ -263,10 +263,10 @@ async def test_forgetting_stops_what_still_runs(rig: Rig) -> None:
     assert await rig.files(job) == []
 
 
-# The line.
+# The queue.
 
 
-async def test_full_queue_is_refused_with_a_time_to_come_again(tmp_path: Path) -> None:
+async def test_full_queue_is_rejected_with_retry_after(tmp_path: Path) -> None:
     async with open_rig(tmp_path, slots=1, max_queued=2) as rig:
         rig.transcriber.on_model.hold()
         await rig.submit()
@@ -283,7 +283,7 @@ async def test_full_queue_is_refused_with_a_time_to_come_again(tmp_path: Path) -
             pass
 
 
-async def test_places_are_taken_while_requests_arrive_and_given_back_whatever_becomes_of_them(tmp_path: Path) -> None:
+async def test_arriving_requests_hold_a_place_in_the_queue(tmp_path: Path) -> None:
     async with open_rig(tmp_path, max_queued=2) as rig:
         with rig.intake.reserved_place():
             with suppress(LookupError), rig.intake.reserved_place():
@@ -295,9 +295,7 @@ async def test_places_are_taken_while_requests_arrive_and_given_back_whatever_be
 
 
 @pytest.mark.parametrize(("seconds", "retry"), [(0.001, 1), (7.2, 8), (1e6, 120)])
-async def test_time_to_come_again_comes_from_the_queue_and_is_one_to_120_seconds(
-    tmp_path: Path, seconds: float, retry: int
-) -> None:
+async def test_retry_after_of_a_full_queue_is_1_to_120_seconds(tmp_path: Path, seconds: float, retry: int) -> None:
     async with open_rig(tmp_path, slots=1, max_queued=1) as rig:
         rig.estimate.finished(seconds)
         with rig.intake.reserved_place(), pytest.raises(QueueFull) as caught, rig.intake.reserved_place():
@@ -305,14 +303,14 @@ async def test_time_to_come_again_comes_from_the_queue_and_is_one_to_120_seconds
         assert caught.value.retry_after_seconds == retry
 
 
-async def test_draining_service_takes_no_new_work(rig: Rig) -> None:
+async def test_draining_service_rejects_new_work(rig: Rig) -> None:
     await rig.drain(1.0)
     with pytest.raises(Draining, match="shutting down") as caught, rig.intake.reserved_place():
         pass
     assert 1 <= caught.value.retry_after_seconds <= 120
 
 
-async def test_jobs_name_themselves_to_the_log(rig: Rig) -> None:
+async def test_log_lines_carry_their_job(rig: Rig) -> None:
     names: list[str] = []
 
     class Watching(logging.Handler):
@@ -338,7 +336,7 @@ async def test_jobs_name_themselves_to_the_log(rig: Rig) -> None:
 # Waiting for the outcome.
 
 
-async def test_outcome_is_what_went_wrong_or_nothing(rig: Rig) -> None:
+async def test_outcome_is_the_error_or_none(rig: Rig) -> None:
     job = await rig.submit(synchronous=True)
     assert await rig.runner.outcome(job.id) is None
     rig.transcriber.error = UndecodableAudio("No.")
@@ -346,7 +344,7 @@ async def test_outcome_is_what_went_wrong_or_nothing(rig: Rig) -> None:
     assert await rig.runner.outcome(job.id) is rig.transcriber.error
 
 
-async def test_waiter_of_a_cancelled_job_does_not_hang(rig: Rig) -> None:
+async def test_outcome_of_a_cancelled_job_does_not_hang(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     for _ in range(2):
         job = await rig.submit(synchronous=True)
@@ -359,7 +357,7 @@ async def test_waiter_of_a_cancelled_job_does_not_hang(rig: Rig) -> None:
         assert await rig.runner.outcome(job.id) is None
 
 
-async def test_waiter_that_goes_away_takes_nothing_along(rig: Rig) -> None:
+async def test_cancelled_wait_for_an_outcome_leaves_the_job_running(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit(synchronous=True)
     await rig.transcriber.on_model.reached()
@@ -375,7 +373,7 @@ async def test_waiter_that_goes_away_takes_nothing_along(rig: Rig) -> None:
 # Draining.
 
 
-async def test_drain_lets_jobs_finish_that_can(rig: Rig) -> None:
+async def test_drain_lets_jobs_on_the_model_finish(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     async with fault_server(answer(200)) as target:
         jobs = [await rig.submit(**upload_to(target.url())) for _ in range(2)]
@@ -390,12 +388,12 @@ async def test_drain_lets_jobs_finish_that_can(rig: Rig) -> None:
     assert len(target.requests) == 2
 
 
-async def test_drain_of_an_idle_service_takes_no_time(rig: Rig) -> None:
+async def test_drain_of_an_idle_service_returns_at_once(rig: Rig) -> None:
     async with asyncio.timeout(5):
         await rig.drain(600.0)
 
 
-async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the_model(tmp_path: Path) -> None:
+async def test_drain_requeues_waiting_jobs_at_once(tmp_path: Path) -> None:
     """One job on the model, one in the line before it, one being decoded, one being downloaded."""
     journal = ScriptedJournal()
     async with (
@@ -431,7 +429,7 @@ async def test_drain_puts_back_what_waits_at_once_and_lets_finish_what_is_on_the
         assert json.loads(put.body)["job_id"] == first.id
 
 
-async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered_once(
+async def test_drained_jobs_are_delivered_once_after_the_next_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One job on the model that does not end in time, and one in the line before it."""
@@ -461,7 +459,7 @@ async def test_what_a_drain_puts_back_is_done_after_the_next_start_and_delivered
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.3])
-async def test_drain_leaves_a_delivery_that_hangs_to_the_next_start(tmp_path: Path, grace: float) -> None:
+async def test_drain_leaves_a_hanging_delivery_to_the_next_start(tmp_path: Path, grace: float) -> None:
     async with fault_server(never_answer(), answer(200)) as target:
         async with open_journalled(tmp_path) as rig:
             job = await rig.submit(**upload_to(target.url()))
@@ -478,7 +476,7 @@ async def test_drain_leaves_a_delivery_that_hangs_to_the_next_start(tmp_path: Pa
     assert first.body == second.body
 
 
-async def test_drain_without_grace_ends_at_once_and_gives_the_start_back(rig: Rig) -> None:
+async def test_drain_without_grace_withdraws_the_start(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
@@ -490,7 +488,7 @@ async def test_drain_without_grace_ends_at_once_and_gives_the_start_back(rig: Ri
     assert rig.transcriber.active == 0
 
 
-async def test_drain_ends_the_requests_of_waiting_clients_in_time(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_drain_fails_synchronous_requests_in_time(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """They wait longer than background jobs do, also those that are not on the model yet, as nothing is kept of
     them."""
     rig.transcriber.decoding.hold()
@@ -508,7 +506,7 @@ async def test_drain_ends_the_requests_of_waiting_clients_in_time(rig: Rig, capl
     assert await rig.files(job) == []
 
 
-async def test_waiter_of_a_request_that_the_drain_ends_does_not_hang(rig: Rig) -> None:
+async def test_outcome_of_a_drained_request_does_not_hang(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = await rig.submit(synchronous=True)
     await rig.transcriber.on_model.reached()
@@ -518,9 +516,7 @@ async def test_waiter_of_a_request_that_the_drain_ends_does_not_hang(rig: Rig) -
         assert isinstance(await waiter, ShutDown)
 
 
-async def test_job_cancelled_while_the_drain_gives_it_up_stays_cancelled(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_job_cancelled_during_the_drain_stays_cancelled(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.transcriber.on_model.hold()
     rig.transcriber.leaving.hold()
     job = await rig.submit()
@@ -537,7 +533,7 @@ async def test_job_cancelled_while_the_drain_gives_it_up_stays_cancelled(
 
 
 @pytest.mark.parametrize(("synchronous", "status"), [(True, FAILED), (False, PROCESSING)])
-async def test_request_that_arrives_during_the_drain_is_ended_too(
+async def test_request_arriving_during_the_drain_is_ended_too(
     rig: Rig, *, synchronous: bool, status: JobStatus
 ) -> None:
     """Its place was taken before the drain began, its body came later."""
@@ -554,10 +550,10 @@ async def test_request_that_arrives_during_the_drain_is_ended_too(
     assert not rig.runner.is_running(late.id)
 
 
-# Taking jobs in.
+# Submitting.
 
 
-async def test_submitted_job_is_known_and_runs(rig: Rig) -> None:
+async def test_submitted_job_runs(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     job = a_job()
     assert await rig.intake.submit(job) is job
@@ -566,7 +562,7 @@ async def test_submitted_job_is_known_and_runs(rig: Rig) -> None:
     await rig.intake.cancel(job.id)
 
 
-async def test_job_whose_client_goes_away_while_it_is_written_down_runs_all_the_same(tmp_path: Path) -> None:
+async def test_job_runs_though_its_client_left_during_admission(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         job = a_job()
@@ -582,7 +578,7 @@ async def test_job_whose_client_goes_away_while_it_is_written_down_runs_all_the_
         assert (await rig.ended(job)).status is COMPLETED
 
 
-async def test_job_that_can_not_be_written_down_is_not_taken(tmp_path: Path) -> None:
+async def test_job_that_can_not_be_journalled_is_not_admitted(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     journal.failures.append(DiskFull("No space.", retry_after_seconds=60))
     async with open_rig(tmp_path, journal=journal) as rig:
@@ -593,7 +589,7 @@ async def test_job_that_can_not_be_written_down_is_not_taken(tmp_path: Path) -> 
         assert not rig.runner.is_running(job.id)
 
 
-async def test_job_with_a_known_idempotency_key_is_the_first_one_and_starts_nothing(rig: Rig) -> None:
+async def test_replay_returns_the_first_job_and_starts_nothing(rig: Rig) -> None:
     first = await rig.submit(idempotency_key="one")
     await rig.ended(first)
     again = a_job(idempotency_key="one")
@@ -605,7 +601,7 @@ async def test_job_with_a_known_idempotency_key_is_the_first_one_and_starts_noth
 # The end of the engine.
 
 
-async def test_dead_engine_fails_waiting_clients_and_leaves_background_jobs_to_the_next_start(
+async def test_engine_failure_leaves_background_jobs_to_the_next_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fault_server(answer(200)) as target:

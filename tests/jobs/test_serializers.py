@@ -19,7 +19,7 @@ SUCCESS = ["job_id", "status", "task", "language", "duration", "text", "segments
 
 
 def failed(*, at: float) -> Job:
-    """A job that came onto the model at 1000."""
+    """Return a failed job that was first on the model at 1000."""
     job = a_job(id=ID, error="No audio.", error_type="UndecodableAudio")
     return job.moved_to(JobStatus.PROCESSING, at=1000.0).moved_to(JobStatus.FAILED, at=at)
 
@@ -43,7 +43,7 @@ def test_success_document_has_exactly_the_keys_of_the_contract() -> None:
     assert len(document["segments"][0]) == 10
 
 
-def test_words_metadata_and_warnings_are_added_where_there_are_any() -> None:
+def test_words_metadata_and_warnings_are_added_if_present() -> None:
     job = a_job(
         rendering=Rendering(granularities=frozenset({WORD})), metadata={"call": "17"}, warnings=("It was late.",)
     )
@@ -66,19 +66,19 @@ def test_failure_document_has_exactly_the_keys_of_the_contract() -> None:
     assert failure_document(replace(job, metadata={"call": "17"}))["metadata"] == {"call": "17"}
 
 
-def test_failure_document_counts_from_the_first_permit_to_the_end_whenever_it_is_made() -> None:
+def test_failure_document_counts_from_the_first_slot_to_the_end() -> None:
     assert failure_document(failed(at=1002.34567))["processing_time"] == 2.346
     assert failure_document(failed(at=990.0))["processing_time"] == 0.0  # the clock was set back
     never_on_the_model = a_job(id=ID, error="No audio.", error_type="Oops").moved_to(JobStatus.FAILED, at=1002.0)
     assert failure_document(never_on_the_model)["processing_time"] == 0.0
 
 
-def test_empty_metadata_is_given_back_and_absent_metadata_is_not() -> None:
+def test_empty_metadata_is_returned_but_absent_metadata_is_not() -> None:
     assert extras(a_job(metadata={})) == {"metadata": {}}
     assert extras(a_job()) == {}
 
 
-def test_document_is_json_with_other_alphabets_spelled_out() -> None:
+def test_document_is_unescaped_json() -> None:
     job = a_job(metadata={"who": "Zoë"})
     content = body(job, Rendering(format=ResponseFormat.DOCUMENT), GREETING, processing_time=1.0)
     assert json.loads(content) == success_document(job, GREETING, processing_time=1.0)
@@ -87,7 +87,7 @@ def test_document_is_json_with_other_alphabets_spelled_out() -> None:
 
 
 @pytest.mark.parametrize("format_", [ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT])
-def test_plain_bodies_hold_the_transcript_and_nothing_of_the_job(format_: ResponseFormat) -> None:
+def test_plain_bodies_have_only_the_transcript(format_: ResponseFormat) -> None:
     job = a_job(metadata={"call": "17"}, warnings=("It was late.",))
     text = body(job, Rendering(format=format_), GREETING, processing_time=1.0).decode()
     assert "Grüße" in text
@@ -95,7 +95,7 @@ def test_plain_bodies_hold_the_transcript_and_nothing_of_the_job(format_: Respon
     assert "late" not in text
 
 
-def test_json_bodies_carry_the_warnings() -> None:
+def test_json_bodies_have_the_warnings() -> None:
     job = a_job(warnings=("It was late.",))
     content = body(job, Rendering(format=ResponseFormat.VERBOSE_JSON), GREETING, processing_time=1.0)
     assert json.loads(content)["warnings"] == ["It was late."]

@@ -23,18 +23,18 @@ def service_clock(request: pytest.FixtureRequest) -> ServiceClock:
     return make()
 
 
-def test_it_begins_at_nothing_and_only_grows(service_clock: ServiceClock) -> None:
+def test_clock_begins_at_zero_and_only_grows(service_clock: ServiceClock) -> None:
     seen = [service_clock.seconds for _ in range(1000)]
     assert 0 <= seen[0] < 1
     assert seen == sorted(seen)
 
 
-def test_it_goes_on_where_an_earlier_process_left_off(service_clock: ServiceClock) -> None:
+def test_clock_continues_from_an_earlier_process(service_clock: ServiceClock) -> None:
     service_clock.continue_from(1e9)
     assert 1e9 <= service_clock.seconds < 1e9 + 60
 
 
-def test_it_counts_seconds() -> None:
+def test_clock_counts_seconds() -> None:
     service_clock, before = ServiceClock(), time.monotonic()
     time.sleep(0.05)
     assert 0.05 <= service_clock.seconds <= time.monotonic() - before + 0.01
@@ -52,7 +52,7 @@ async def test_wait_ends_when_the_event_comes(service_clock: ServiceClock) -> No
             await waiting
 
 
-async def test_wait_for_what_has_been_takes_no_time(service_clock: ServiceClock) -> None:
+async def test_wait_until_a_past_time_returns_at_once(service_clock: ServiceClock) -> None:
     service_clock.continue_from(100.0)
     async with asyncio.timeout(5):
         for until in (-1.0, 0.0, 100.0):

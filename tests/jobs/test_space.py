@@ -1,4 +1,4 @@
-"""How much audio may lie in the spool: a budget for all of it, and a disk that must not fill up."""
+"""The space for audio: a budget for all jobs, and free space that must be left on the disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_claims_of_all_jobs_share_one_budget(tmp_path: Path) -> None:
     assert space.claimed == 100
 
 
-def test_claim_that_is_refused_takes_nothing(tmp_path: Path) -> None:
+def test_rejected_claim_reserves_nothing(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=100)
     space.claim("a", 60)
     refused(space, "b", 41)
@@ -66,7 +66,7 @@ def test_claim_that_is_refused_takes_nothing(tmp_path: Path) -> None:
     space.claim("b", 40)
 
 
-def test_claim_that_grows_takes_what_is_more_and_one_that_is_smaller_changes_nothing(tmp_path: Path) -> None:
+def test_growing_claim_reserves_the_difference(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=100)
     for size in (30, 70, 100, 50):
         space.claim("a", size)
@@ -74,7 +74,7 @@ def test_claim_that_grows_takes_what_is_more_and_one_that_is_smaller_changes_not
     refused(space, "b", 1)
 
 
-def test_room_comes_back_when_the_job_has_its_size_or_is_released(tmp_path: Path) -> None:
+def test_settled_and_released_claims_make_room(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=100)
     space.claim("a", 100)
     space.settle("a", 30)
@@ -85,7 +85,7 @@ def test_room_comes_back_when_the_job_has_its_size_or_is_released(tmp_path: Path
     space.claim("c", 30)
 
 
-def test_what_is_only_announced_keeps_nobody_out(tmp_path: Path) -> None:
+def test_announced_size_keeps_no_other_out(tmp_path: Path) -> None:
     mib = 1024 * 1024
     space = Space(tmp_path, max_bytes=10 * mib)
     for job in "abcde":
@@ -97,7 +97,7 @@ def test_what_is_only_announced_keeps_nobody_out(tmp_path: Path) -> None:
     assert space.claimed == 9 * mib + 100
 
 
-def test_what_is_announced_must_fit_as_things_are(tmp_path: Path) -> None:
+def test_announced_size_must_fit_now(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=100)
     space.claim("a", 60)
     with pytest.raises(DiskFull):
@@ -108,7 +108,7 @@ def test_what_is_announced_must_fit_as_things_are(tmp_path: Path) -> None:
     assert space.claimed == 100
 
 
-def test_without_a_budget_there_is_none(tmp_path: Path) -> None:
+def test_budget_of_zero_is_no_limit(tmp_path: Path) -> None:
     space = Space(tmp_path)
     space.claim("a", free_bytes(tmp_path) // 2)
     assert space.claimed > 0
@@ -118,7 +118,7 @@ def test_without_a_budget_there_is_none(tmp_path: Path) -> None:
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["claim", "settle", "release"]), st.integers(0, 60)))
 )
-def test_claims_never_exceed_the_budget_and_none_is_refused_that_fits(
+def test_claims_are_rejected_only_beyond_the_budget(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]
 ) -> None:
     space = Space(tmp_path_factory.getbasetemp(), max_bytes=100)
@@ -139,7 +139,7 @@ def test_claims_never_exceed_the_budget_and_none_is_refused_that_fits(
         assert space.claimed == sum(claimed.values()) <= 100
 
 
-def test_threads_that_claim_at_once_get_no_more_than_there_is(tmp_path: Path) -> None:
+def test_concurrent_claims_stay_within_the_budget(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=1000)
     won: list[str] = []
     begin = threading.Barrier(20)
@@ -165,7 +165,7 @@ def test_threads_that_claim_at_once_get_no_more_than_there_is(tmp_path: Path) ->
 # What must stay free.
 
 
-def test_what_must_stay_free_is_left_free_of_what_is_only_promised(tmp_path: Path) -> None:
+def test_free_space_is_kept_beyond_unwritten_claims(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size="1m") as disk:
         space = Space(disk, min_free_bytes=100_000)
         free = free_bytes(disk)
@@ -175,7 +175,7 @@ def test_what_must_stay_free_is_left_free_of_what_is_only_promised(tmp_path: Pat
         refused_by_the_disk(space, "c", 1)
 
 
-def test_what_has_been_written_is_not_counted_twice(tmp_path: Path) -> None:
+def test_written_bytes_are_not_counted_twice(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size="1m") as disk:
         space = Space(disk, min_free_bytes=100_000)
         space.claim("a", 500_000)
@@ -187,7 +187,7 @@ def test_what_has_been_written_is_not_counted_twice(tmp_path: Path) -> None:
         space.claim("b", room)
 
 
-def test_disk_that_others_fill_takes_no_more(tmp_path: Path) -> None:
+def test_disk_filled_by_others_rejects_claims(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size="1m") as disk:
         space = Space(disk, min_free_bytes=100_000)
         space.claim("a", 1000)
@@ -201,7 +201,7 @@ def test_disk_that_others_fill_takes_no_more(tmp_path: Path) -> None:
 # When there may be room again.
 
 
-def test_time_to_come_again_is_that_of_the_next_job_that_will_be_done(tmp_path: Path) -> None:
+def test_retry_after_is_when_the_next_job_will_be_done(tmp_path: Path) -> None:
     space = Space(tmp_path, max_bytes=100, next_free_seconds=lambda: 7.2)
     assert refused(space, "a", 101).retry_after_seconds == 60  # no job is there that could make room
     space.claim("a", 100)
@@ -209,7 +209,7 @@ def test_time_to_come_again_is_that_of_the_next_job_that_will_be_done(tmp_path: 
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (0.001, 1), (119.5, 120), (1e9, 120)])
-def test_time_to_come_again_is_1_to_120_seconds(tmp_path: Path, seconds: float, told: int) -> None:
+def test_retry_after_of_a_full_spool_is_1_to_120_seconds(tmp_path: Path, seconds: float, told: int) -> None:
     space = Space(tmp_path, max_bytes=1, next_free_seconds=lambda: seconds)
     space.claim("a", 1)
     assert refused(space, "b", 1).retry_after_seconds == told
@@ -218,7 +218,7 @@ def test_time_to_come_again_is_1_to_120_seconds(tmp_path: Path, seconds: float, 
 # The spool's files.
 
 
-def test_audio_that_arrives_claims_as_it_comes_and_keeps_its_size(tmp_path: Path) -> None:
+def test_arriving_audio_claims_its_size(tmp_path: Path) -> None:
     spool = Spool(tmp_path, Space(tmp_path, max_bytes=100))
     spool.open()
     file = spool.create_audio("a")
@@ -235,7 +235,7 @@ def test_audio_that_arrives_claims_as_it_comes_and_keeps_its_size(tmp_path: Path
     spool.close()
 
 
-def test_audio_that_is_smaller_than_announced_gives_the_rest_back(tmp_path: Path) -> None:
+def test_smaller_audio_releases_the_rest_of_its_claim(tmp_path: Path) -> None:
     spool = Spool(tmp_path, Space(tmp_path, max_bytes=100))
     spool.open()
     spool.space.claim("a", 100)
@@ -268,7 +268,7 @@ def test_audio_of_an_earlier_process_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_downloads_that_have_no_room_beside_each_other_come_one_after_another(tmp_path: Path) -> None:
+async def test_downloads_without_room_for_both_run_one_after_another(tmp_path: Path) -> None:
     """Each has half of its audio when the budget is used up: neither keeps the other from its end."""
     audio, came = bytes(2_500_000), 0
     both, one_by_one = asyncio.Event(), asyncio.Lock()

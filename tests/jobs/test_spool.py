@@ -45,7 +45,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 class FullDisk(io.RawIOBase):
-    """A file on which ``room`` bytes can be written, a few at a time, and then no more."""
+    """A file to which ``room`` bytes can be written, a few at a time."""
 
     def __init__(self, *, room: int, code: int = errno.ENOSPC) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class FullDisk(io.RawIOBase):
 
 
 def write(spool: Spool, data: bytes, job_id: str = JOB, *, keep: bool = True) -> None:
-    """Audio that arrives in one piece."""
+    """Write audio in one piece."""
     file = spool.create_audio(job_id)
     try:
         file.write(data)
@@ -74,7 +74,7 @@ def write(spool: Spool, data: bytes, job_id: str = JOB, *, keep: bool = True) ->
 
 
 def names(spool: Spool) -> list[str]:
-    """What the job has on the disk."""
+    """Return the names of the job's files."""
     return sorted(path.name for path in spool.audio_path(JOB).parent.iterdir())
 
 
@@ -82,7 +82,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_nobody_else_on_the_machine_may_look_inside(spool: Spool, root: Path) -> None:
+def test_files_are_readable_by_their_owner_only(spool: Spool, root: Path) -> None:
     before = os.umask(0)
     try:
         write(spool, b"x")
@@ -102,7 +102,7 @@ def test_audio_is_kept_as_it_was_received(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("durably", [True, False])
-def test_audio_has_its_name_once_all_of_it_has_arrived(spool: Spool, *, durably: bool) -> None:
+def test_audio_has_its_name_once_it_is_complete(spool: Spool, *, durably: bool) -> None:
     write(spool, b"so far", keep=False)
     assert not spool.has_audio(JOB)
     assert names(spool) == ["audio.partial"]
@@ -111,14 +111,14 @@ def test_audio_has_its_name_once_all_of_it_has_arrived(spool: Spool, *, durably:
     assert names(spool) == ["audio"]
 
 
-def test_audio_that_comes_again_begins_anew(spool: Spool) -> None:
+def test_new_audio_replaces_incomplete_audio(spool: Spool) -> None:
     write(spool, b"a first attempt that broke off", keep=False)
     write(spool, b"second")
     assert spool.audio_path(JOB).read_bytes() == b"second"
     assert names(spool) == ["audio"]
 
 
-def test_second_spool_in_the_same_folder_is_refused(spool: Spool, root: Path) -> None:
+def test_second_spool_in_the_same_folder_is_rejected(spool: Spool, root: Path) -> None:
     write(spool, b"x")
     other = Spool(root)
     with pytest.raises(SpoolInUse, match=r"is in use by another process: stop that process, or use another folder"):
@@ -153,7 +153,7 @@ def test_lock_holds_between_processes_and_ends_with_them(root: Path) -> None:
     spool.close()
 
 
-def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swept(root: Path) -> None:
+def test_sweep_keeps_only_complete_files_of_known_jobs(root: Path) -> None:
     known, begun, unknown = (str(uuid4()) for _ in range(3))
     first = Spool(root)
     first.open()
@@ -182,7 +182,7 @@ def test_what_an_earlier_process_left_of_known_jobs_is_kept_and_the_rest_is_swep
     second.close()
 
 
-def test_folder_that_can_not_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_unusable_folder_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match=r"DATA_DIR=.*/file/data can't be used .*: use a folder that can be writ"):
         Spool(tmp_path / "file" / "data").open()
@@ -197,7 +197,7 @@ def test_result_comes_back_as_it_was_stored(spool: Spool, *, durably: bool) -> N
     assert spool.result(JOB) == (GREETING, 1.25)
 
 
-def test_result_is_there_whole_or_not_at_all(spool: Spool) -> None:
+def test_result_is_replaced_atomically(spool: Spool) -> None:
     write(spool, b"x")
     spool.store_result(JOB, GREETING, processing_time=0.0)
     done, seen = threading.Event(), set[float]()
@@ -231,7 +231,7 @@ def test_audio_is_discarded_and_the_result_kept(spool: Spool) -> None:
     assert not spool.audio_path(JOB).parent.exists()
 
 
-def test_what_is_not_there_can_be_discarded(spool: Spool) -> None:
+def test_missing_files_can_be_discarded(spool: Spool) -> None:
     spool.discard_audio(JOB)
     spool.discard(JOB)
     assert not spool.has_audio(JOB)
@@ -242,7 +242,7 @@ def on(file: FullDisk, spool: Spool) -> AudioFile:
     return AudioFile(file, JOB, spool.space)  # type: ignore[arg-type]  # raw files are what is written to here
 
 
-def test_write_goes_on_until_everything_is_written(spool: Spool) -> None:
+def test_short_writes_are_continued(spool: Spool) -> None:
     disk = FullDisk(room=1000)
     file = on(disk, spool)
     file.write(bytes(range(95)))
@@ -252,18 +252,18 @@ def test_write_goes_on_until_everything_is_written(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_is_told_as_such(spool: Spool, code: int) -> None:
+def test_full_disk_raises_disk_full(spool: Spool, code: int) -> None:
     with pytest.raises(DiskFull, match="no disk space left") as caught:
         on(FullDisk(room=25, code=code), spool).write(b"x" * 100)
     assert 1 <= caught.value.retry_after_seconds <= 120
 
 
-def test_other_trouble_with_the_disk_keeps_its_own_name(spool: Spool) -> None:
+def test_other_disk_errors_are_not_translated(spool: Spool) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         on(FullDisk(room=0, code=errno.EIO), spool).write(b"x")
 
 
-def test_audio_beyond_the_budget_is_refused_before_it_is_written(root: Path) -> None:
+def test_audio_beyond_the_budget_is_rejected_before_it_is_written(root: Path) -> None:
     root.parent.mkdir()
     spool = Spool(root, Space(root.parent, max_bytes=1000))
     spool.open()
@@ -277,7 +277,7 @@ def test_audio_beyond_the_budget_is_refused_before_it_is_written(root: Path) -> 
     spool.close()
 
 
-def test_really_full_disk_refuses_audio_and_results(disk: Path) -> None:
+def test_full_disk_rejects_audio_and_results(disk: Path) -> None:
     spool = Spool(disk, Space(disk.parent))  # which sees the space of another disk, and so lets everything pass
     spool.open()
     write(spool, b"x" * 10_000)

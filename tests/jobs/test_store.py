@@ -50,7 +50,7 @@ def books() -> Books:
 
 
 async def started(books: Books, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """``work`` as a task, once it waits for the journal."""
+    """Start ``work`` as a task and wait until it waits for the journal."""
     books.journal.hold()
     task = asyncio.create_task(work)
     await books.journal.arrived.wait()
@@ -76,7 +76,7 @@ def unchanged(live: LiveJob) -> Job:
 # The journal comes first.
 
 
-async def test_new_job_is_in_the_journal_before_anybody_knows_it(books: Books) -> None:
+async def test_new_job_is_journalled_before_it_is_visible(books: Books) -> None:
     job = a_job()
     task = await started(books, books.store.admit(job))
     assert not books.store.knows(job.id)
@@ -85,7 +85,7 @@ async def test_new_job_is_in_the_journal_before_anybody_knows_it(books: Books) -
     assert books.now(job.id) == books.journal.kept[job.id] == job
 
 
-async def test_change_is_in_the_journal_before_anybody_sees_it(books: Books) -> None:
+async def test_change_is_journalled_before_it_is_visible(books: Books) -> None:
     job = await books.with_job()
     task = await started(books, books.store.commit(job.id, processing))
     assert books.now(job.id).status is QUEUED
@@ -94,7 +94,7 @@ async def test_change_is_in_the_journal_before_anybody_sees_it(books: Books) -> 
     assert books.now(job.id) == books.journal.kept[job.id] == moved(job)
 
 
-async def test_job_is_forgotten_by_the_journal_first(books: Books) -> None:
+async def test_job_is_deleted_from_the_journal_first(books: Books) -> None:
     job = await books.with_job()
     task = await started(books, books.store.forget(job.id))
     assert books.store.knows(job.id)
@@ -139,7 +139,7 @@ async def test_revisions_count_progress_and_commits(books: Books) -> None:
     assert (live.revision, live.job.revision, books.journal.kept[job.id].revision) == (2, 2, 2)
 
 
-async def test_changes_of_one_job_wait_for_each_other_and_those_of_others_do_not(books: Books) -> None:
+async def test_changes_wait_only_for_those_of_the_same_job(books: Books) -> None:
     one, other = await books.with_job(), await books.with_job()
     books.journal.hold(lambda job: job is not None and job.id == one.id)
     changes = [asyncio.create_task(books.store.commit(one.id, transitions.work_started)) for _ in range(30)]
@@ -152,13 +152,13 @@ async def test_changes_of_one_job_wait_for_each_other_and_those_of_others_do_not
     assert [job.starts for job in books.journal.written(one.id)] == list(range(31))
 
 
-async def test_change_that_changes_nothing_writes_nothing(books: Books) -> None:
+async def test_unchanged_job_is_not_written(books: Books) -> None:
     job = await books.with_job()
     assert await books.store.commit(job.id, unchanged) is books.store.get(job.id)
     assert len(books.journal.changes) == 1
 
 
-# What can't be written does not happen.
+# Changes that can't be written.
 
 
 @pytest.mark.parametrize("failure", [disk_full(), JournalFailed("No.")])
@@ -179,7 +179,7 @@ async def test_failing_journal_changes_nothing(books: Books, failure: Exception)
     assert (await books.store.commit(job.id, processing)).status is PROCESSING
 
 
-async def test_change_that_is_not_allowed_is_not_written(books: Books) -> None:
+async def test_illegal_change_is_not_written(books: Books) -> None:
     job = await books.with_job()
     with pytest.raises(IllegalTransition):
         await books.store.commit(job.id, completed)
@@ -195,7 +195,7 @@ async def test_unknown_job_can_not_be_changed_or_forgotten(books: Books) -> None
     assert books.journal.changes == []
 
 
-async def test_caller_that_is_cancelled_leaves_the_registry_and_the_journal_of_one_mind(books: Books) -> None:
+async def test_cancelled_caller_leaves_registry_and_journal_consistent(books: Books) -> None:
     job, new = await books.with_job(), a_job()
     books.journal.hold()
     tasks = [
@@ -215,7 +215,7 @@ async def test_caller_that_is_cancelled_leaves_the_registry_and_the_journal_of_o
 # One key, two requests.
 
 
-async def test_two_requests_with_one_key_that_come_at_once_are_one_job(books: Books) -> None:
+async def test_concurrent_requests_with_one_key_are_one_job(books: Books) -> None:
     first, second = a_job(idempotency_key="one"), a_job(idempotency_key="one")
     task = await started(books, books.store.admit(first))
     meeting = asyncio.create_task(books.store.admit(second))
@@ -226,7 +226,7 @@ async def test_two_requests_with_one_key_that_come_at_once_are_one_job(books: Bo
     assert list(books.journal.kept) == [first.id]
 
 
-async def test_request_whose_key_was_used_by_one_that_could_not_be_written_is_taken_itself(books: Books) -> None:
+async def test_key_of_a_job_that_was_not_written_is_free(books: Books) -> None:
     first, second = a_job(idempotency_key="one"), a_job(idempotency_key="one")
     books.journal.failures.append(disk_full())
     results = await asyncio.gather(books.store.admit(first), books.store.admit(second), return_exceptions=True)
@@ -243,7 +243,7 @@ async def test_one_key_of_two_owners_is_two_jobs(books: Books) -> None:
     assert [await task, await other] == jobs
 
 
-# Who waits for the transcript is not written down.
+# Synchronous jobs.
 
 
 async def test_synchronous_request_is_never_journalled(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ async def test_every_step_of_a_background_job_is_journalled(tmp_path: Path) -> N
 # Two ends of one job.
 
 
-async def test_job_cancelled_while_its_completion_is_written_is_completed(tmp_path: Path) -> None:
+async def test_job_cancelled_during_its_completion_is_completed(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         journal.hold(lambda job: job is not None and job.status is COMPLETED)
@@ -292,7 +292,7 @@ async def test_job_cancelled_while_its_completion_is_written_is_completed(tmp_pa
         assert await rig.files(job) == ["result.json"]
 
 
-async def test_job_completed_while_its_cancellation_is_written_is_cancelled(tmp_path: Path) -> None:
+async def test_job_completed_during_its_cancellation_is_cancelled(tmp_path: Path) -> None:
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         rig.transcriber.finishing.hold()
@@ -311,8 +311,8 @@ async def test_job_completed_while_its_cancellation_is_written_is_cancelled(tmp_
         assert await rig.files(job) == []
 
 
-async def test_journal_that_fails_in_mid_work_has_the_service_end(tmp_path: Path) -> None:
-    """What has been accepted could not be kept: another process begins anew with what is written."""
+async def test_journal_failure_during_work_stops_the_service(tmp_path: Path) -> None:
+    """The next process continues with what is in the journal."""
     journal = ScriptedJournal()
     async with open_rig(tmp_path, journal=journal) as rig:
         rig.transcriber.on_model.hold()
@@ -330,7 +330,7 @@ async def test_journal_that_fails_in_mid_work_has_the_service_end(tmp_path: Path
 # A full disk.
 
 
-async def test_work_that_was_accepted_waits_for_space(books: Books, caplog: pytest.LogCaptureFixture) -> None:
+async def test_patient_commit_waits_for_space(books: Books, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     job = await books.with_job()
     books.journal.failures.append(disk_full())
@@ -340,7 +340,7 @@ async def test_work_that_was_accepted_waits_for_space(books: Books, caplog: pyte
     assert books.journal.kept[job.id].status is PROCESSING
 
 
-async def test_wait_for_space_can_be_cancelled(books: Books) -> None:
+async def test_patient_commit_can_be_cancelled(books: Books) -> None:
     job = await books.with_job()
     books.journal.failures.extend([disk_full()] * 100)
     task = asyncio.create_task(books.store.commit_patiently(job.id, processing))
@@ -354,7 +354,7 @@ async def test_wait_for_space_can_be_cancelled(books: Books) -> None:
     assert (await books.store.commit(job.id, processing)).status is PROCESSING
 
 
-async def test_trouble_that_will_not_pass_is_not_waited_for(books: Books) -> None:
+async def test_patient_commit_does_not_wait_for_other_errors(books: Books) -> None:
     job = await books.with_job()
     books.journal.failures.append(JournalFailed("No."))
     with pytest.raises(JournalFailed):

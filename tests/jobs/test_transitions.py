@@ -90,7 +90,7 @@ def test_every_end_has_its_time_and_its_event(status: JobStatus, end: End, *, ha
 
 
 @every_end
-def test_event_is_the_job_as_it_then_is(status: JobStatus, end: End, *, has_result: bool) -> None:
+def test_event_has_the_view_of_the_ended_job(status: JobStatus, end: End, *, has_result: bool) -> None:
     job = end(running(has_result=has_result, metadata={"name": "Grüße 😀"}))
     view = job_view(LiveJob(job), now=NOW, retention=RETENTION)
     del view["webhook"]  # not sent yet
@@ -98,7 +98,7 @@ def test_event_is_the_job_as_it_then_is(status: JobStatus, end: End, *, has_resu
     assert "secret" not in json.dumps(event_of(job))
 
 
-def test_event_fits_in_the_strictest_json() -> None:
+def test_event_is_strict_json() -> None:
     job = COMPLETE(running(has_result=True, metadata={"name": "\u2028</script>\\"}))
     assert job.webhook is not None
     assert event_of(job)["data"]["metadata"] == {"name": "\u2028</script>\\"}

@@ -1,4 +1,4 @@
-"""A transcriber on a script: no model, no audio, and it goes on when the test says so."""
+"""A scripted transcriber, without a model, which continues when the test says so."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GREETING: Final = Transcript(
 
 
 class Checkpoint:
-    """A place that every job passes, and where the test may hold them."""
+    """A point that every job passes, and where the test can hold them."""
 
     def __init__(self) -> None:
         self.arrivals = 0
@@ -57,7 +57,7 @@ class Checkpoint:
         self._open.set()
 
     async def reached(self, times: int = 1) -> None:
-        """Waits until so many jobs have come here since the beginning."""
+        """Wait until this many jobs have passed or reached this point."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: self.arrivals >= times)
 
@@ -70,7 +70,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What the transcriber was asked, and by whom the answer is heard."""
+    """The arguments of a call of the transcriber."""
 
     source: Path
     options: TranscriptionOptions
@@ -139,7 +139,7 @@ class FakeTranscriber:
         return self.transcript
 
     def windows(self) -> list[FinishedWindow]:
-        """A window for each segment."""
+        """Return a window for each segment."""
         return [
             FinishedWindow(
                 segments=(segment,),

@@ -35,7 +35,7 @@ class Running:
         self.address = address
 
     async def description(self) -> dict[str, Any]:
-        """``/openapi.json``."""
+        """Return ``/openapi.json``."""
         described: dict[str, Any] = (await self.client.get("/openapi.json")).json()
         return described
 
@@ -52,14 +52,14 @@ class Running:
             return False
 
     async def transcribe(self, file: Path | None = None, **fields: Any) -> httpx.Response:
-        """``POST /v1/audio/transcriptions`` with a file and form fields."""
+        """POST a file and form fields to ``/v1/audio/transcriptions``."""
         files = {}
         if file is not None:
             files["file"] = (file.name, await asyncio.to_thread(file.read_bytes))
         return await self.client.post("/v1/audio/transcriptions", data=fields, files=files or {"": ("", b"")})
 
     async def submit(self, file: Path | None = None, **fields: Any) -> str:
-        """An asynchronous submission; gives the job's id."""
+        """Submit an asynchronous job and return its id."""
         answer = await self.transcribe(file, **fields)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["job_id"])
@@ -71,11 +71,11 @@ class Running:
         return job
 
     async def until(self, job_id: str, *statuses: str, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
-        """The job once it is in one of ``statuses``."""
+        """Wait until the job is in one of ``statuses`` and return it."""
         return await self._until(job_id, lambda job: job["status"] in statuses, seconds)
 
     async def until_progress(self, job_id: str, phrase: str, *, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
-        """The job once its progress is ``phrase``."""
+        """Wait until the progress of the job is ``phrase`` and return it."""
         return await self._until(job_id, lambda job: job["progress"] == phrase, seconds)
 
     async def _until(self, job_id: str, condition: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Running:
         return job
 
     async def finished(self, job_id: str) -> dict[str, Any]:
-        """The job at its end, its failure document delivered or not."""
+        """Wait until the job has ended and nothing of it runs, and return it."""
         job = await self.until(job_id, "completed", "failed", "cancelled")
         await eventually(lambda: not self.service.jobs.runner.is_running(job_id))
         return await self.job(job_id) if job["status"] != "cancelled" else job
@@ -106,7 +106,7 @@ async def serving(
     grace_seconds: float = GRACE_SECONDS,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serves on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
+    """Serve on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
     listener = listen("127.0.0.1", 0)
     chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
     app = create_app(
