@@ -116,13 +116,14 @@ def test_openai_client_accepts_the_signature() -> None:
 
 @pytest.mark.parametrize("change", ["webhook-id", "webhook-timestamp", "body", "secret"])
 def test_openai_client_refuses_tampered_events(change: str) -> None:
-    headers, body, client = headers_of("msg_1", int(time.time()), BODY), BODY, openai_client()
+    timestamp = int(time.time())
+    headers, body, client = headers_of("msg_1", timestamp, BODY), BODY, openai_client()
     if change == "body":
         body = BODY.replace(b"completed", b"cancelled")
     elif change == "secret":
         client = openai_client(f"whsec_{base64.b64encode(bytes(32)).decode()}")
     else:
-        headers[change] = {"webhook-id": "msg_2", "webhook-timestamp": str(int(time.time()) - 1)}[change]
+        headers[change] = {"webhook-id": "msg_2", "webhook-timestamp": str(timestamp - 1)}[change]
     with pytest.raises(InvalidWebhookSignatureError):
         client.webhooks.verify_signature(body, headers)
 
