@@ -1,52 +1,32 @@
 """The Transcriber on Whisper: each file is decoded, searched for speech and fed to the batcher while it still arrives.
 
 A transcription becomes windows, windows of all transcriptions become batches, and what is decoded from them becomes
-segments. Only the PCM of a file, on disk, and its transcript are held as a whole: the front end of a transcription
-runs ahead of the model by a few windows and then waits.
+segments.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from app.domain.events import discard_event
-from app.domain.languages import language_name
-from app.domain.transcript import Transcript
 from app.transcription.admission import PREVIEW_SECONDS, Grant
 from app.transcription.batcher import Batcher
-from app.transcription.features import HOP_SAMPLES
+from app.transcription.file_transcription import FileTranscription
 from app.transcription.recording import Recording
-from app.transcription.segments import Assembly
-from app.transcription.transcriber import FinishedWindow
-from app.transcription.transcription import Transcription
-from app.transcription.vad import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
-from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
-from app.transcription.window import Window
+from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from app.domain.events import EventSink
-    from app.domain.transcript import Segment, TranscriptionOptions
+    from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.admission import Candidate, FrontEnd
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
-    from app.transcription.window import Array
-
-#: Windows that a transcription may have submitted while it has no slot.
-_MAX_OUTSTANDING_WITHOUT_SLOT: Final = 2
-#: A transcription is not short if more of its recording has been searched, whatever is found in the rest.
-_LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
-#: With ``condition_on_previous_text``, text decoded at a higher temperature is not passed on (as in Whisper).
-_MAX_CONTEXT_TEMPERATURE: Final = 0.5
-#: The language of a recording without speech, as in faster-whisper.
-_NO_LANGUAGE: Final = "en"
 
 
 class WhisperTranscriber:
@@ -102,7 +82,7 @@ class WhisperTranscriber:
             is_decoded = await self._decode_preview(candidate, source, recording, options)
             if is_decoded:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
-            transcription = _FileTranscription(
+            transcription = FileTranscription(
                 self._batcher, self._front_end, self.model, recording, options, listener, synchronous=synchronous
             )
             with _first_error_only():
@@ -144,162 +124,6 @@ class WhisperTranscriber:
         candidate.release_decoder()
         recording.complete(decoded.samples, decoded.channels)
         listener.on_decoded(decoded.duration)
-
-
-class _FileTranscription(Transcription):
-    """The transcription of one recording, from finding its windows to assembling their segments."""
-
-    def __init__(
-        self,
-        batcher: Batcher,
-        front_end: FrontEnd,
-        model: WhisperModel,
-        recording: Recording,
-        options: TranscriptionOptions,
-        listener: Listener,
-        *,
-        synchronous: bool,
-    ) -> None:
-        super().__init__(synchronous=synchronous)
-        self._batcher = batcher
-        self._front_end = front_end
-        self._model = model
-        self._recording = recording
-        self._options = options
-        self._listener = listener
-        self._assembly = Assembly(1)
-        self._prompt = model.prompt(options)
-        self._previous_tokens: list[int] = []
-        self._capacity_changed = asyncio.Event()
-
-    async def run(self, group: asyncio.TaskGroup) -> Transcript:
-        """Transcribe the recording with tasks in ``group``, which cancels this one if any of them fails."""
-        self._batcher.open(self)
-        try:
-            await self._recording.wait_beyond(0)
-            channels = self._recording.channels
-            self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
-            group.create_task(self._submit_windows(channels, group))
-            await self.wait_until_ended()
-        finally:
-            self._batcher.drop(self)
-        if rest := self._assembly.take_all():
-            self._report(rest, self._recording.samples)
-        language = self._options.language or self.languages.get(0) or self._any_language()
-        return Transcript(
-            task=self._options.task,
-            language=language_name(language),
-            duration=self._recording.samples / SAMPLE_RATE,
-            segments=tuple(self._assembly.segments),
-        )
-
-    def on_slot_granted(self) -> None:
-        self._listener.on_slot_granted()
-        self._capacity_changed.set()
-
-    def on_slot_taken_back(self) -> None:
-        self._listener.on_waiting()
-        self._capacity_changed.set()
-
-    def on_window(self, window: Window) -> None:
-        if self._options.condition_on_previous_text:
-            self._remember_text(window)
-        self._assembly.finish_window(window)
-        self._report(self._assembly.take(), self._assembly.samples_done, window.language)
-        self._capacity_changed.set()
-
-    async def _submit_windows(self, channels: int, group: asyncio.TaskGroup) -> None:
-        """Submit the windows of all channels, side by side."""
-        await asyncio.gather(*(group.create_task(self._submit_channel(channel)) for channel in range(channels)))
-        self._batcher.complete(self)
-
-    async def _submit_channel(self, channel: int) -> None:
-        """Find the windows of a channel while it is still being decoded, and submit each."""
-        options = self._options
-        finder = await self._front_end.run(  # the first use loads Silero
-            WindowFinder, options.speech_detection, only_speech=options.vad_filter
-        )
-        position = number = 0
-        ended = False
-        while not ended:
-            available = await self._recording.wait_beyond(position)
-            ended = available <= position
-            block = Span(position, min(available, position + BLOCK_SAMPLES))
-            for window_span in await self._front_end.run(_find_windows, self._recording, finder, channel, block):
-                if window_span.samples >= HOP_SAMPLES:  # the spectrogram of a shorter one has no frame
-                    await self._submit(channel, number, window_span)
-                    number += 1
-            position = block.end
-            self.known_long = self.known_long or position > _LONG_SAMPLES
-            self._assembly.set_searched(channel, position if ended else finder.next_start)
-
-    async def _submit(self, channel: int, number: int, window_span: WindowSpan) -> None:
-        """Compute a window and submit it, as soon as few enough are outstanding."""
-        await self._wait_for_capacity()
-        window = Window(
-            channel=channel,
-            number=number,
-            spans=window_span.spans,
-            features=await self._front_end.run(_features, self._recording, self._model, channel, window_span),
-            task=self._options.task,
-            beam_size=self._options.beam_size or self._model.beam_size,
-            temperatures=temperatures(self._options),
-            prompt=self._next_prompt(),
-            word_timestamps=self._options.word_timestamps,
-            token_logprobs=self._options.token_logprobs,
-            language=self._options.language,
-        )
-        self._assembly.add_window(window)
-        self._batcher.submit(self, window)
-
-    async def _wait_for_capacity(self) -> None:
-        while self.outstanding >= self._max_outstanding():
-            self._capacity_changed.clear()
-            await self._capacity_changed.wait()
-
-    def _max_outstanding(self) -> int:
-        if self._options.condition_on_previous_text:
-            return 1
-        return self._batcher.max_outstanding if self.has_slot else _MAX_OUTSTANDING_WITHOUT_SLOT
-
-    def _next_prompt(self) -> tuple[int, ...]:
-        if not self._previous_tokens:
-            return self._prompt
-        return self._model.prompt(self._options, self._previous_tokens)
-
-    def _remember_text(self, window: Window) -> None:
-        """Keep the text for the prompt of the next window, or forget all text if it was sampled (as in Whisper)."""
-        for segment in window.segments:
-            if segment.temperature > _MAX_CONTEXT_TEMPERATURE:
-                self._previous_tokens.clear()
-            else:
-                self._previous_tokens += segment.tokens
-        del self._previous_tokens[:-MAX_PROMPT_TOKENS]
-
-    def _report(self, segments: tuple[Segment, ...], samples_done: int, language: str | None = None) -> None:
-        self._listener.on_window(
-            FinishedWindow(
-                segments=segments,
-                seconds_done=samples_done / SAMPLE_RATE,
-                duration=self._recording.duration,
-                language=language_name(language or self._any_language()),
-            )
-        )
-
-    def _any_language(self) -> str:
-        return next(iter(self.languages.values()), _NO_LANGUAGE)
-
-
-def _find_windows(recording: Recording, finder: WindowFinder, channel: int, block: Span) -> list[WindowSpan]:
-    """Return the windows that are complete with a further block; an empty one is the end of the recording."""
-    if not block.samples:
-        return finder.finish()
-    return finder.feed(recording.read(channel, block.start, block.end))
-
-
-def _features(recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan) -> Array:
-    samples = [recording.read(channel, span.start, span.end) for span in window_span.spans]
-    return model.features(as_float(np.concatenate(samples)))
 
 
 @contextmanager
