@@ -24,12 +24,12 @@ LanguageName = Annotated[
 ]
 Duration = Annotated[float, Field(description="The length of the audio in seconds.", examples=[5.22])]
 TaskName = Annotated[
-    Literal["transcribe", "translate"], Field(description="Whether the audio was transcribed or translated.")
+    Literal["transcribe", "translate"], Field(description="`translate` for a translation into English.")
 ]
 
 
 class ErrorCause(TypedDict):
-    message: Annotated[str, Field(description="What is wrong, what is allowed, and what to do.")]
+    message: Annotated[str, Field(description="A sentence that says what is wrong, what is allowed, and what to do.")]
     type: Annotated[str, Field(description="OpenAI's category of the error.", examples=["invalid_request_error"])]
     param: Annotated[str | None, Field(description="The field that caused the error.", examples=["temperature"])]
     code: Annotated[str | None, Field(description="A stable identifier for programs.", examples=["queue_full"])]

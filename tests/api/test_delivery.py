@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.delivery.attempts import Clock
 from app.domain.transcript import Task, Transcript
 from tests.support.fake_transcriber import a_segment
 from tests.support.fault_server import (
@@ -25,11 +26,11 @@ from tests.support.service import serving
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from local_s3 import LocalS3
 
-    from app.delivery.attempts import Clock
     from app.transcription.whisper import WhisperModel
     from tests.support.fault_server import Behaviour
     from tests.support.held_model import Held
@@ -44,6 +45,18 @@ SETTINGS: dict[str, Any] = {
 }
 #: Without further rounds after a transient failure.
 ONE_ROUND: dict[str, Any] = {**SETTINGS, "delivery_max_age_seconds": 0}
+
+
+async def _do_not_sleep(_: float) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+async def one_round(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel) -> AsyncIterator[Running]:
+    """A service for deliveries that fail within one round."""
+    clock = Clock(sleep=_do_not_sleep)
+    async with serving(tmp_path_factory.mktemp("data"), lambda: model, clock=clock, **ONE_ROUND) as running:
+        yield running
 
 
 async def delivered(running: Running, samples: Path, url: str, **fields: str) -> dict[str, Any]:
@@ -70,19 +83,10 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
     ],
 )
 async def test_failed_delivery_has_its_exact_cause(
-    tmp_path: Path,
-    model: WhisperModel,
-    samples: Path,
-    clock: Clock,
-    behaviours: list[Behaviour],
-    attempts: int,
-    cause: str,
+    one_round: Running, samples: Path, behaviours: list[Behaviour], attempts: int, cause: str
 ) -> None:
-    async with (
-        fault_server(*behaviours) as receiver,
-        serving(tmp_path / "data", lambda: model, clock=clock, **ONE_ROUND) as running,
-    ):
-        job = await delivered(running, samples, receiver.url("/bucket/key") + "?X-Amz-Signature=secret")
+    async with fault_server(*behaviours) as receiver:
+        job = await delivered(one_round, samples, receiver.url("/bucket/key") + "?X-Amz-Signature=secret")
         assert (job["status"], job["error_type"]) == ("failed", "DeliveryFailed")
         assert job["error"] == f"{cause} to {receiver.url('/bucket/key')}"
         assert job["delivery"]["status"] == "failed"
@@ -245,40 +249,34 @@ async def test_slow_receivers_hold_no_slot(tmp_path: Path, model: WhisperModel, 
             await running.client.delete(f"/v1/jobs/{job_id}")
 
 
-@pytest.fixture
-async def against_store(tmp_path: Path, model: WhisperModel, clock: Clock) -> Any:
-    async with serving(tmp_path / "data", lambda: model, clock=clock, url_allowed_hosts="127.0.0.1") as running:
-        yield running
-
-
-async def test_real_store_rejects_a_tampered_url(against_store: Running, store: LocalS3, samples: Path) -> None:
+async def test_real_store_rejects_a_tampered_url(shared: Running, store: LocalS3, samples: Path) -> None:
     url = store.presign_put("results", "mine.json").replace("mine.json", "yours.json")
-    job = await delivered(against_store, samples, url)
+    job = await delivered(shared, samples, url)
     assert job["error"] == f"HTTP 403 SignatureDoesNotMatch (attempt 1/3) to {store.endpoint}/results/yours.json"
 
 
-async def test_real_store_rejects_a_url_signed_for_get(against_store: Running, store: LocalS3, samples: Path) -> None:
-    job = await delivered(against_store, samples, store.presign_get("results", "mine.json"))
+async def test_real_store_rejects_a_url_signed_for_get(shared: Running, store: LocalS3, samples: Path) -> None:
+    job = await delivered(shared, samples, store.presign_get("results", "mine.json"))
     assert job["error"].startswith("HTTP 403 SignatureDoesNotMatch (attempt 1/3)")
 
 
-async def test_real_store_accepts_a_signed_content_type(against_store: Running, store: LocalS3, samples: Path) -> None:
+async def test_real_store_accepts_a_signed_content_type(shared: Running, store: LocalS3, samples: Path) -> None:
     url = store.presign_put("results", "typed.json", ContentType="application/json")
-    assert (await delivered(against_store, samples, url))["status"] == "completed"
+    assert (await delivered(shared, samples, url))["status"] == "completed"
     own = store.presign_put("results", "own.json", ContentType="application/x-transcript")
     headers = '{"Content-Type": "application/x-transcript"}'
-    assert (await delivered(against_store, samples, own, upload_headers=headers))["status"] == "completed"
+    assert (await delivered(shared, samples, own, upload_headers=headers))["status"] == "completed"
 
 
 async def test_url_that_expires_in_the_queue_is_not_attempted(
-    against_store: Running, store: LocalS3, samples: Path, held: Held
+    shared: Running, store: LocalS3, samples: Path, held: Held
 ) -> None:
     url = store.presign_put("results", "late.json", expires_in=4)
-    job_id = await against_store.submit(samples / "hello.wav", upload_presigned_url=url)
-    expires_at = (await against_store.job(job_id))["delivery"]["expires_at"]
+    job_id = await shared.submit(samples / "hello.wav", upload_presigned_url=url)
+    expires_at = (await shared.job(job_id))["delivery"]["expires_at"]
     await eventually(lambda: time.time() > expires_at)
     held.open.set()
-    job = await against_store.finished(job_id)
+    job = await shared.finished(job_id)
     assert (job["status"], job["error_type"], job["result_available"]) == ("failed", "DeliveryFailed", True)
     assert job["error"].startswith("upload_presigned_url expired at ")
     assert job["error"].endswith(": sign a new URL that is valid for longer.")
@@ -288,6 +286,6 @@ async def test_url_that_expires_in_the_queue_is_not_attempted(
         "last_error": job["error"],
         "expires_at": expires_at,
     }
-    late = await against_store.transcribe(samples / "hello.wav", upload_presigned_url=url)
+    late = await shared.transcribe(samples / "hello.wav", upload_presigned_url=url)
     assert late.status_code == 400
     assert "expired" in late.json()["error"]["message"]
