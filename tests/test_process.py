@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -120,10 +119,7 @@ def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> N
         job_id = running.submit(samples / "long.opus", upload_presigned_url=receiver.url("/bucket/key"))
         running.until(job_id, "processing")
         running.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while running.client.get("/health").json()["status"] != "draining":
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        running.eventually(lambda: running.client.get("/health").json()["status"] == "draining")
         assert running.client.get("/health/ready").status_code == 503
         with (samples / "hello.wav").open("rb") as audio:
             refused = running.client.post("/v1/audio/transcriptions", files={"file": audio})
@@ -134,17 +130,15 @@ def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> N
 
 
 def test_unfinished_jobs_continue_after_the_next_start(tmp_path: Path, samples: Path) -> None:
-    """One job on the model, and others in the line before it."""
-    one_thread = {"WHISPER_CPU_THREADS": "1"}  # several wait for each other, for long on a busy machine
+    """One job is being transcribed, the others are queued."""
+    one_thread = {"WHISPER_CPU_THREADS": "1"}  # several threads are slow on a busy machine
     with fault_server_in_thread(answer(200)) as receiver:
         url = receiver.url("/bucket/key")
         with program(tmp_path, SHUTDOWN_GRACE_SECONDS="0", MAX_CONCURRENT_REQUESTS="1", **one_thread) as running:
             running.until_ready()
             ids = [running.submit(samples / "long.opus", upload_presigned_url=url) for _ in range(3)]
             running.until(ids[0], "processing")
-            began = time.monotonic()
             assert running.stop() == 0
-            assert time.monotonic() - began < 10
             assert f"Job {ids[-1]} goes back to the queue, for the next start" in running.log.read_text()
         assert not any(b'"failed"' in request.body for request in receiver.requests)
         with program(tmp_path, **one_thread) as running:
@@ -168,9 +162,10 @@ def test_second_signal_ends_the_process_at_once(tmp_path: Path, samples: Path) -
         job_id = running.submit(long, stored_output="true")
         running.until(job_id, "processing")
         running.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        running.eventually(lambda: running.client.get("/health").json()["status"] == "draining")
         running.process.send_signal(signal.SIGTERM)
-        running.ends_with(5)
+        running.ends_with()
+    assert not (tmp_path / "data" / "jobs" / job_id / "result.json").exists()
 
 
 def _repeat(source: Path, destination: Path, *, times: int) -> None:
