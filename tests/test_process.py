@@ -15,7 +15,10 @@ from app.__main__ import listen
 from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import program
 
+pytestmark = pytest.mark.full(reason="starts a process for each test")
 
+
+@pytest.mark.smoke
 def test_start_logs_the_settings(tmp_path: Path) -> None:
     with program(tmp_path, LOG_FORMAT="json", API_KEYS="very-secret") as running:
         running.until_ready()
@@ -69,6 +72,7 @@ def test_limit_on_open_files_is_raised_for_the_connections(tmp_path: Path) -> No
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
+@pytest.mark.smoke
 def test_invalid_settings_stop_the_start_with_one_sentence_each(tmp_path: Path) -> None:
     with program(tmp_path, MAX_CONCURRENT_REQUESTS="abc", WHISPER_DEVICE="tpu") as running:
         assert running.ends_with() == 1
@@ -110,6 +114,7 @@ def test_second_process_on_the_same_folder_is_rejected(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.smoke
 def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> None:
     with (
         fault_server_in_thread(answer(200)) as receiver,
@@ -169,7 +174,7 @@ def test_second_signal_ends_the_process_at_once(tmp_path: Path, samples: Path) -
 
 
 def _repeat(source: Path, destination: Path, *, times: int) -> None:
-    """Yield a WAV file repeatedly."""
+    """Write the audio of a WAV file ``times`` times."""
     import wave
 
     with wave.open(str(source), "rb") as read, wave.open(str(destination), "wb") as written:
@@ -179,6 +184,7 @@ def _repeat(source: Path, destination: Path, *, times: int) -> None:
             written.writeframes(samples)
 
 
+@pytest.mark.smoke
 def test_responses_do_not_wait_for_delayed_acknowledgements() -> None:
     with (
         listen("127.0.0.1", 0) as listener,

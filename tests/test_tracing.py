@@ -94,6 +94,7 @@ async def test_spans_of_ended_jobs_are_released(tmp_path: Path, model: WhisperMo
 
 
 @pytest.mark.anyio
+@pytest.mark.full(reason="starts a process")
 async def test_traces_are_exported_to_the_configured_endpoint(tmp_path: Path, samples: Path) -> None:
     async with fault_server(answer(200)) as collector:
 

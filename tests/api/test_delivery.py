@@ -82,6 +82,7 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
         ([reset_while_receiving(100)], 3, "Connection closed before a response (attempt 3/3)"),
     ],
 )
+@pytest.mark.full(reason="waits for every kind of failure")
 async def test_failed_delivery_has_its_exact_cause(
     one_round: Running, samples: Path, behaviours: list[Behaviour], attempts: int, cause: str
 ) -> None:

@@ -84,6 +84,7 @@ async def test_result_is_uploaded_to_the_bucket(running: Running, store: LocalS3
         ({"response_format": "verbose_json"}, b'{"job_id":"'),
     ],
 )
+@pytest.mark.full(reason="repeats an upload for each format")
 async def test_upload_has_the_requested_format(
     shared: Running, store: LocalS3, samples: Path, fields: dict[str, str], begins: bytes
 ) -> None:
@@ -165,6 +166,7 @@ async def test_log_lines_are_those_of_the_contract(
     assert re.fullmatch(rf"✅ Background job {job_id} completed successfully in \d+\.\d+s", lines[-1])
 
 
+@pytest.mark.full(reason="transcribes long recordings")
 async def test_jobs_beyond_the_slots_are_queued(running: Running, samples: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.wav"  # long enough that no job ends while others are submitted
     with wave.open(str(samples / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
@@ -311,6 +313,7 @@ async def test_url_that_expires_within_the_queue_time_is_a_warning(
     assert (await running.finished(response.json()["job_id"]))["warnings"] == [warning]
 
 
+@pytest.mark.full(reason="transcribes long recordings")
 async def test_submission_is_accepted_while_the_model_is_busy(running: Running, samples: Path) -> None:
     busy = [await running.submit(samples / "long.opus", stored_output="true") for _ in range(3)]
     await running.until(busy[0], "processing")

@@ -80,6 +80,7 @@ async def test_forbidden_host_is_refused_at_submission_and_transfer(host: str, t
 
 @pytest.mark.parametrize("transfer", TRANSFERS)
 @pytest.mark.parametrize("host", HOSTS, ids=ascii)
+@pytest.mark.full(reason="tries hundreds of hosts")
 async def test_forbidden_host_is_unreachable_with_the_systems_resolver(host: str, transfer: str) -> None:
     async with counting_listener() as listener:
         await failure_of(transfer, client_with(), f"https://{host}:{listener.port}/key?{QUERY}")

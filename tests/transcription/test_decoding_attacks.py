@@ -83,6 +83,7 @@ MAKERS = [
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("prefix", ["", "file:", "concat:", "subfile,,start,0,end,0,,:", "crypto:"])
+@pytest.mark.full(reason="decodes dozens of files")
 async def test_list_of_files_opens_none_of_them(
     make: Callable[[str], str], prefix: str, decoder: Decoder, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def decoder() -> Decoder:
         ("ipod", "aac", 44_100),
     ],
 )
+@pytest.mark.full(reason="decodes each file many times")
 async def test_damaged_bytes_only_cost_their_surroundings(
     container: str, codec: str, rate: int, decoder: Decoder, tmp_path: Path
 ) -> None:

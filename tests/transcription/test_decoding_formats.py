@@ -95,6 +95,7 @@ def decoder() -> Decoder:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.full(reason="decodes dozens of files")
 async def test_format_is_decoded(kind: Kind, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(3)
     source = encode(tmp_path / "source", sound, **kind._asdict())

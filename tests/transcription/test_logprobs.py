@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     #: ln P of each token, given the name of a sample, the start of the transcript and the tokens.
     Score = Callable[[str, list[int], list[int]], list[float]]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="compares with a slow model in NumPy")]
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,7 @@ def _window(sample: str, language: str, task: Task) -> Window:
     )
 
 
+@pytest.mark.smoke
 def test_impossible_token_has_openais_number() -> None:
     assert token_logprob("hello", 0.0).logprob == -9999.0
     assert token_logprob("hello", 1.0).logprob == 0.0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.recording_model import Generation, RecordingModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="transcribes in many services")]
 
 NUMBERS = "my number is seven three nine one room two hundred and forty five is ready"
 CODES = {"german": "de", "french": "fr", "spanish": "es"}
@@ -104,6 +104,7 @@ async def together(
     return [json_of(task.result()) for task in tasks]
 
 
+@pytest.mark.smoke
 async def test_language_of_the_request_is_in_the_prompt(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
@@ -138,6 +139,7 @@ async def test_translation_prompts_with_the_spoken_language_and_reports_english(
     assert (body["task"], body["language"]) == ("translate", "english")
 
 
+@pytest.mark.smoke
 async def test_keywords_and_prompt_precede_the_transcript(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary
 ) -> None:
@@ -157,6 +159,7 @@ async def test_keywords_and_prompt_precede_the_transcript(
     ]
 
 
+@pytest.mark.smoke
 def test_long_prompt_keeps_its_end_and_long_hotwords_their_start(model: WhisperModel, vocabulary: Vocabulary) -> None:
     long = "alpha " + "one " * 300 + "zulu"
     start, one = vocabulary.token("startofprev"), vocabulary.text(" one")
@@ -180,6 +183,7 @@ def test_long_prompt_keeps_its_end_and_long_hotwords_their_start(model: WhisperM
         pytest.param(0, MAX_PROMPT_TOKENS, 0, id="prompt-fits-exactly"),
     ],
 )
+@pytest.mark.smoke
 def test_hotwords_and_prompt_share_half_of_the_context(
     model: WhisperModel, vocabulary: Vocabulary, hotwords: int, prompt: int, previous: int
 ) -> None:
