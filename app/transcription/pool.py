@@ -200,16 +200,25 @@ class ModelPool:
         """
         evicted: WhisperTranscriber | None = None
         if sum(other.is_in_memory for other in self._models.values()) >= self._max_loaded:
-            idle = [other for other in self._models.values() if other.is_idle]
-            if not idle:
+            victim = self._least_recently_used()
+            if victim is None:
                 return False
-            victim = min(idle, key=attrgetter("last_used"))
             logger.info("Evicting model %s to load %s", victim.name, model.name)
-            evicted, victim.engine = victim.engine, None
-            self.model_registry.update(victim.name, replace(self.model_registry.find(victim.name), loaded=False))
+            evicted = self._take_engine(victim)
         model.loading = asyncio.create_task(self._load(model, evicted), name=f"loading {model.name}")
         model.loading.add_done_callback(partial(self._loading_ended, model))
         return True
+
+    def _least_recently_used(self) -> _PooledModel | None:
+        """Return the idle model that was used longest ago, or None if all loaded models are in use."""
+        idle = [model for model in self._models.values() if model.is_idle]
+        return min(idle, key=attrgetter("last_used"), default=None)
+
+    def _take_engine(self, model: _PooledModel) -> WhisperTranscriber | None:
+        """Return the engine of a model, which is not loaded from now on."""
+        engine, model.engine = model.engine, None
+        self.model_registry.update(model.name, replace(self.model_registry.find(model.name), loaded=False))
+        return engine
 
     async def _load(self, model: _PooledModel, evicted: WhisperTranscriber | None) -> None:
         try:
