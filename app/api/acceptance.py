@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from app.api.dependencies import JobParts, Parts
     from app.api.submission import Submission
     from app.domain.transcript import Task
-    from app.jobs.sync_requests import Resend
+    from app.jobs.sync_requests import Replay
 
 logger = logging.getLogger(__name__)
 
 
-async def accept(request: Request, parts: Parts, task: Task, resend: Resend) -> Job:
+async def accept(request: Request, parts: Parts, task: Task, replay: Replay) -> Job:
     """Receive the body and return its job, admitted, or the earlier job that it repeats.
 
     A place in the queue is reserved before the body is read. A request that is rejected, or repeats another, leaves
@@ -40,12 +40,12 @@ async def accept(request: Request, parts: Parts, task: Task, resend: Resend) -> 
     key = idempotency_key(request.headers)
     job_id = str(uuid4())
     with ExitStack() as place:
-        has_place = await _reserve_place(jobs, place, key, resend, owner=request.state.owner)
+        has_place = await _reserve_place(jobs, place, key, replay, owner=request.state.owner)
         try:
             await asyncio.to_thread(jobs.spool.space.announce, job_id, content_length(request.headers) or 0)
             received = await _receive(request, parts, job_id, task, key)
-            joined = resend.joined(received.exact_digest)
-            return joined or await _admit(received, jobs, resend, request, has_place=has_place)
+            joined = replay.joined(received.exact_digest)
+            return joined or await _admit(received, jobs, replay, request, has_place=has_place)
         except DiskFull as exc:
             logger.warning("⚠️ A request was rejected: %s", exc)
             raise
@@ -54,9 +54,9 @@ async def accept(request: Request, parts: Parts, task: Task, resend: Resend) -> 
                 await shielded(asyncio.to_thread(jobs.spool.discard, job_id))
 
 
-async def _reserve_place(jobs: JobParts, place: ExitStack, key: str | None, resend: Resend, *, owner: str) -> bool:
+async def _reserve_place(jobs: JobParts, place: ExitStack, key: str | None, replay: Replay, *, owner: str) -> bool:
     """Reserve a place in the queue; a request that may be a replay is received without one if there is none."""
-    if resend.is_expected:
+    if replay.is_expected:
         return False
     try:
         place.enter_context(jobs.intake.reserved_place())
@@ -67,7 +67,7 @@ async def _reserve_place(jobs: JobParts, place: ExitStack, key: str | None, rese
     return True
 
 
-async def _admit(job: Job, jobs: JobParts, resend: Resend, request: Request, *, has_place: bool) -> Job:
+async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, has_place: bool) -> Job:
     """Admit the job and return it, or the job that was submitted before with its idempotency key."""
     known = None
     if not has_place and job.idempotency_key is not None:
@@ -89,7 +89,7 @@ async def _admit(job: Job, jobs: JobParts, resend: Resend, request: Request, *, 
             "new request, or the same form with this key.",
             code="idempotency_key_reused",
         )
-    resend.keep(admitted)
+    replay.keep(admitted)
     return (await jobs.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
 
 

@@ -47,6 +47,6 @@ def idempotency_key(headers: Headers) -> str | None:
     return key
 
 
-def is_resent(headers: Headers) -> bool:
+def is_replay(headers: Headers) -> bool:
     """Return True if OpenAI's SDK marks the request as a retry."""
     return bool(parse_number(headers.get("x-stainless-retry-count")))

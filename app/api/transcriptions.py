@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from app.api.acceptance import accept
 from app.api.dependencies import ServiceParts
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
-from app.api.idempotency import is_resent
+from app.api.idempotency import is_replay
 from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.requests import content_length, wait_for_disconnect
 from app.api.responses import transcript_response
@@ -22,7 +22,7 @@ from app.domain.transcript import Task
 if TYPE_CHECKING:
     from app.api.dependencies import JobParts, Parts
     from app.domain.job import Job
-    from app.jobs.sync_requests import Resend
+    from app.jobs.sync_requests import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ async def create_translation(request: Request, parts: ServiceParts) -> Response:
 
 async def _respond(request: Request, parts: Parts, task: Task) -> Response:
     parts.pool.require_ready()
-    with _resend(request, parts.jobs) as resend:
-        job = await accept(request, parts, task, resend)
+    with _replay(request, parts.jobs) as replay:
+        job = await accept(request, parts, task, replay)
         if job.streamed:
             return await TranscriptStream(job, parts.jobs).respond(request.receive)
         if job.synchronous:
@@ -67,11 +67,11 @@ async def _respond(request: Request, parts: Parts, task: Task) -> Response:
     return _accepted(job)
 
 
-def _resend(request: Request, jobs: JobParts) -> Resend:
+def _replay(request: Request, jobs: JobParts) -> Replay:
     """Return the synchronous request, if any, that this one may repeat."""
-    if not is_resent(request.headers):
+    if not is_replay(request.headers):
         return jobs.sync_requests.first_send()
-    return jobs.sync_requests.resend(owner=request.state.owner, content_length=content_length(request.headers))
+    return jobs.sync_requests.replay(owner=request.state.owner, content_length=content_length(request.headers))
 
 
 def _accepted(job: Job) -> Response:

@@ -1,7 +1,7 @@
 """The clients that wait for their transcripts, and what happens to the work when they go away.
 
 A client that goes away may only have timed out: OpenAI's SDKs send the whole request again then. So the work continues
-for a while, and longer while a re-sent request arrives, which then joins it.
+for a while, and longer while a replay arrives, which then joins it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EARLY_SECONDS: Final = 0.01
 class SyncRequest:
     """A synchronous job with the clients that wait for it.
 
-    ``outcome`` returns what went wrong, or None. ``expected`` counts re-sent requests on their way that may be the
+    ``outcome`` returns what went wrong, or None. ``expected`` counts replays on their way that may be the
     same; ``responded`` is set once a client has its response; ``deadline`` is in the event loop's time.
     """
 
@@ -46,8 +46,8 @@ class SyncRequest:
         return self.outcome.done() and self.outcome.result() is not None
 
 
-class Resend:
-    """A re-sent request on its way, and the synchronous requests that it may be the same as, which are kept for it."""
+class Replay:
+    """A request that may be a replay, and the synchronous requests that it may repeat, which are kept for it."""
 
     def __init__(self, sync_requests: SyncRequests, candidates: list[SyncRequest]) -> None:
         self._sync_requests = sync_requests
@@ -120,28 +120,28 @@ class SyncRequests:
     def find(self, job_id: str) -> SyncRequest | None:
         return self._requests.get(job_id)
 
-    def resend(self, *, owner: str, content_length: int | None) -> Resend:
-        """Return a re-sent request that begins to arrive, with its candidates."""
+    def replay(self, *, owner: str, content_length: int | None) -> Replay:
+        """Return a replay that begins to arrive, with the requests that it may repeat."""
         candidates = [
             request
             for request in self._requests.values()
             if content_length is not None and request.content_length == content_length and request.job.owner == owner
         ]
-        return Resend(self, candidates)
+        return Replay(self, candidates)
 
-    def first_send(self) -> Resend:
-        """Return a request that is sent for the first time, without candidates."""
-        return Resend(self, [])
+    def first_send(self) -> Replay:
+        """Return a request that is sent for the first time, and repeats none."""
+        return Replay(self, [])
 
     def end_if_abandoned(self, request: SyncRequest) -> None:
-        """End a job that no client waits for and that no re-sent request may join."""
+        """End a job that no client waits for and that no replay may join."""
         if request.clients or request.expected or request.deadline is None:
             return
         if request.deadline - _EARLY_SECONDS <= asyncio.get_running_loop().time():
             self._end_in_background(request)
 
     async def close(self) -> None:
-        """End all jobs that no client waits for: no re-sent request will come to this process."""
+        """End all jobs that no client waits for: no replay will come to this process."""
         for request in list(self._requests.values()):
             if not request.clients:
                 self._end_in_background(request)

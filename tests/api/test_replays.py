@@ -73,7 +73,7 @@ async def test_openais_client_joins_its_own_request_after_a_timeout(
     await client.close()
 
 
-async def test_retry_gets_the_result_that_was_finished_meanwhile(running: Running, samples: Path, held: Held) -> None:
+async def test_replay_gets_the_result_that_was_finished_meanwhile(running: Running, samples: Path, held: Held) -> None:
     async with abandoned(running, samples / "hello.wav"):
         pass
     held.open.set()
@@ -84,7 +84,7 @@ async def test_retry_gets_the_result_that_was_finished_meanwhile(running: Runnin
     await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
-async def test_retry_and_waiting_client_both_get_the_transcript(running: Running, samples: Path, held: Held) -> None:
+async def test_replay_and_waiting_client_both_get_the_transcript(running: Running, samples: Path, held: Held) -> None:
     first = asyncio.create_task(send(running, samples / "hello.wav"))
     await eventually(lambda: len(sync_requests(running)) == 1)
     second = asyncio.create_task(send(running, samples / "hello.wav", headers=RETRY))
@@ -128,7 +128,7 @@ async def test_same_length_with_other_bytes_is_a_different_request(
     await eventually(lambda: held.decoded == 2)
 
 
-async def test_request_is_kept_while_a_retry_arrives_and_then_cancelled(
+async def test_request_is_kept_while_a_replay_arrives_and_then_cancelled(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, grace_seconds=0.2) as running:
@@ -172,7 +172,7 @@ async def body(file: Path, boundary: str, **fields: Any) -> bytes:
     return request.read()
 
 
-async def test_retry_with_another_api_key_does_not_join(
+async def test_replay_with_another_api_key_does_not_join(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-one,sk-two") as running:
@@ -185,7 +185,7 @@ async def test_retry_with_another_api_key_does_not_join(
         await eventually(lambda: held.decoded == 2)
 
 
-async def test_full_queue_accepts_a_retry(tmp_path: Path, model: WhisperModel, samples: Path, held: Held) -> None:
+async def test_full_queue_accepts_a_replay(tmp_path: Path, model: WhisperModel, samples: Path, held: Held) -> None:
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
         async with abandoned(running, samples / "hello.wav"):
             await eventually(lambda: running.service.pool.active == 1)
