@@ -90,6 +90,16 @@ def create_app(
         app.router.routes.extend(module.router.routes)
     errors.install(app)
     openapi.install(app)
+    _add_middleware(app, service)
+    return app
+
+
+def _load_model(settings: Settings, name: str) -> Sequence[WhisperModel]:
+    return load(model_choice(settings, name))
+
+
+def _add_middleware(app: FastAPI, service: Service) -> None:
+    settings = service.settings
     app.add_middleware(
         RequestLimits,
         keys=settings.api_keys,
@@ -103,11 +113,6 @@ def create_app(
     app.add_middleware(GroqPrefix)
     app.add_middleware(ResponseEvents, emit=service.emit)
     app.add_middleware(SecurityHeaders)
-    return app
-
-
-def _load_model(settings: Settings, name: str) -> Sequence[WhisperModel]:
-    return load(model_choice(settings, name))
 
 
 def _parts(service: Service) -> Parts:

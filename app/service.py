@@ -86,37 +86,17 @@ class Service:
             trusted=settings.forwarded_allow_ips,
             on_cut=lambda reason: self.emit(ConnectionCut(reason)),
         )
-        self.pool = ModelPool(
-            load_model,
-            model_registry=ModelRegistry(
-                settings.whisper_model,
-                settings.whisper_models,
-                settings.whisper_model_aliases,
-                compute_type=settings.whisper_compute_type,
-            ),
-            decoder=Decoder(max_seconds=settings.max_audio_seconds, min_free_bytes=settings.spool_min_free_bytes),
-            slots=settings.max_concurrent_requests,
-            batch_size=settings.batch_size,
-            max_loaded=settings.whisper_max_loaded_models,
-            on_death=self._engine_died,
-            emit=self.emit,
-        )
-        self.client = open_client(
-            allowed=settings.url_allowed_hosts,
-            connect_timeout_seconds=settings.upload_connect_timeout_seconds,
-            read_write_timeout_seconds=settings.upload_timeout_seconds,
-            pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
-            max_connections=DELIVERIES + DOWNLOADS,
-        )
+        self.pool = create_pool(settings, load_model, on_death=self._engine_died, emit=self.emit)
+        self.client = create_client(settings)
+        limits = job_limits(settings)
         self.jobs = JobSystem(
             settings.data_dir,
-            transcriber=self.pool,
-            client=self.client,
             journal=journal,
+            transcriber=self.pool,
+            transfers=create_transfers(self.client, limits, settings.webhook_secret, clock=clock, emit=self.emit),
+            limits=limits,
             service_clock=service_clock,
             clock=clock,
-            webhook_secret=settings.webhook_secret,
-            limits=job_limits(settings),
             on_death=self._job_died,
             emit=self.emit,
         )
@@ -264,6 +244,40 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
+def create_pool(
+    settings: Settings,
+    load_model: Callable[[str], Sequence[WhisperModel]],
+    *,
+    on_death: Callable[[BaseException], None],
+    emit: EventSink,
+) -> ModelPool:
+    return ModelPool(
+        load_model,
+        model_registry=ModelRegistry(
+            settings.whisper_model,
+            settings.whisper_models,
+            settings.whisper_model_aliases,
+            compute_type=settings.whisper_compute_type,
+        ),
+        decoder=Decoder(max_seconds=settings.max_audio_seconds, min_free_bytes=settings.spool_min_free_bytes),
+        slots=settings.max_concurrent_requests,
+        batch_size=settings.batch_size,
+        max_loaded=settings.whisper_max_loaded_models,
+        on_death=on_death,
+        emit=emit,
+    )
+
+
+def create_client(settings: Settings) -> httpx.AsyncClient:
+    return open_client(
+        allowed=settings.url_allowed_hosts,
+        connect_timeout_seconds=settings.upload_connect_timeout_seconds,
+        read_write_timeout_seconds=settings.upload_timeout_seconds,
+        pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
+        max_connections=DELIVERIES + DOWNLOADS,
+    )
+
+
 def job_limits(settings: Settings) -> JobLimits:
     """Return the limits of the settings for jobs."""
     return JobLimits(
@@ -326,6 +340,32 @@ class JobLimits:
     retention: Retention
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfers:
+    """The parts that transfer audio, results and webhook events. Without a secret there is no ``sender``."""
+
+    downloader: AudioDownloader
+    uploader: PresignedUploader
+    sender: WebhookSender | None
+
+
+def create_transfers(
+    client: httpx.AsyncClient,
+    limits: JobLimits,
+    webhook_secret: WebhookSecret | None,
+    *,
+    clock: Clock,
+    emit: EventSink = discard_event,
+) -> Transfers:
+    uploads = RoundOptions(total_timeout_seconds=limits.upload_seconds, policy=limits.attempts, clock=clock, emit=emit)
+    downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
+    return Transfers(
+        downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
+        uploader=PresignedUploader(client, uploads),
+        sender=None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads),
+    )
+
+
 class JobSystem:
     """The parts that work on jobs. ``on_death`` is called with the exception of a task that must not fail."""
 
@@ -335,8 +375,7 @@ class JobSystem:
         *,
         journal: Journal,
         transcriber: Transcriber,
-        client: httpx.AsyncClient,
-        webhook_secret: WebhookSecret | None,
+        transfers: Transfers,
         limits: JobLimits,
         service_clock: ServiceClock,
         clock: Clock,
@@ -361,29 +400,23 @@ class JobSystem:
         self.views = JobViews(
             store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock
         )
-        uploads = RoundOptions(
-            total_timeout_seconds=limits.upload_seconds, policy=limits.attempts, clock=clock, emit=emit
-        )
-        downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
         self.pipeline = Pipeline(
             store=self.store,
             spool=self.spool,
             transcriber=transcriber,
-            downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
+            downloader=transfers.downloader,
             estimate=self.estimate,
             segments=self.segments,
             retention=retention,
             service_clock=service_clock,
             emit=emit,
         )
-        uploader = PresignedUploader(client, uploads)
-        sender = None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads)
         self.deliveries = DeliverySchedule(
             store=self.store,
             rounds=DeliveryRounds(
                 store=self.store,
-                bucket=Bucket(spool=self.spool, uploader=uploader, emit=emit),
-                webhook=WebhookReceiver(sender=sender),
+                bucket=Bucket(spool=self.spool, uploader=transfers.uploader, emit=emit),
+                webhook=WebhookReceiver(sender=transfers.sender),
                 schedule=limits.rounds,
                 retention=retention,
                 service_clock=service_clock,

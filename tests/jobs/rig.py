@@ -19,7 +19,7 @@ from app.domain.job import Delivery, Job, JobStatus, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
 from app.jobs.retention import Retention
-from app.service import JobLimits, JobSystem
+from app.service import JobLimits, JobSystem, create_transfers
 from tests.support.fake_transcriber import FakeTranscriber
 from tests.support.scripted_journal import ScriptedJournal
 from tests.support.service_clock import FakeServiceClock
@@ -213,25 +213,26 @@ async def open_rig(
         max_connections=100,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     ) as client:
+        clock = Clock(sleep=sleep, now=now, random=lambda: 0.5)
+        limits = JobLimits(
+            slots=slots,
+            queued=max_queued,
+            file_bytes=file_bytes,
+            spool_bytes=spool_bytes,
+            attempts=RetryPolicy(attempts=attempts),
+            rounds=RoundSchedule(max_age_seconds=max_age_seconds),
+            upload_seconds=60.0,
+            download_seconds=60.0,
+            retention=Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0),
+        )
         jobs = JobSystem(
             root,
-            transcriber=transcriber,
-            client=client,
             journal=journal,
+            transcriber=transcriber,
+            transfers=create_transfers(client, limits, webhook_secret, clock=clock),
+            limits=limits,
             service_clock=service_clock,
-            clock=Clock(sleep=sleep, now=now, random=lambda: 0.5),
-            webhook_secret=webhook_secret,
-            limits=JobLimits(
-                slots=slots,
-                queued=max_queued,
-                file_bytes=file_bytes,
-                spool_bytes=spool_bytes,
-                attempts=RetryPolicy(attempts=attempts),
-                rounds=RoundSchedule(max_age_seconds=max_age_seconds),
-                upload_seconds=60.0,
-                download_seconds=60.0,
-                retention=Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0),
-            ),
+            clock=clock,
             on_death=deaths.append,
             registry=registry,
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from app.api import schemas
 from app.domain.formats import Granularity, Rendering, ResponseFormat
-from app.domain.job import Job, JobStatus
-from app.jobs.serializers import body, extras, failure_document, success_document
+from app.domain.job import Delivery, Job, JobStatus, LiveJob, Upload, Webhook
+from app.jobs.retention import Retention
+from app.jobs.serializers import body, extras, failure_document, job_view, success_document
+from app.jobs.service_clock import Moment
 from tests.jobs.rig import a_job
 from tests.support.fake_transcriber import GREETING
 
@@ -99,3 +103,32 @@ def test_json_bodies_have_the_warnings() -> None:
     job = a_job(warnings=("It was late.",))
     content = body(job, Rendering(format=ResponseFormat.VERBOSE_JSON), GREETING, processing_time=1.0)
     assert json.loads(content)["warnings"] == ["It was late."]
+
+
+def test_job_view_has_exactly_the_documented_fields() -> None:
+    """A field that is added to the view or to the schema alone fails here."""
+    url = "https://b.example/key"
+    values: dict[str, Any] = {
+        "upload": Upload(url=url, rendering=Rendering(), expires_at=9e9),
+        "delivery": Delivery(next_attempt_at=1.0, last_error="HTTP 503", expires_at=9e9),
+        "webhook": Webhook(url=url),
+        "webhook_delivery": Delivery(),
+        "metadata": {"call": "17"},
+        "warnings": ("It was late.",),
+        "error": "No audio.",
+        "error_type": "UndecodableAudio",
+        "starts": 1,
+        "audio_duration": 10.0,
+        "language": "german",
+        "has_result": True,
+    }
+    job = a_job(**values).moved_to(JobStatus.PROCESSING, at=1.0).moved_to(JobStatus.FAILED, at=2.0)
+    view = job_view(
+        LiveJob(job),
+        now=Moment(unix=3.0, service_seconds=1.0),
+        retention=Retention(finished_seconds=1.0, undelivered_seconds=1.0),
+        queue_position=1,
+        eta_seconds=1.0,
+    )
+    assert {*view, "result"} == schemas.Job.__annotations__.keys()
+    assert view["delivery"].keys() == schemas.Delivery.__annotations__.keys()
