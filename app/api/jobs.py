@@ -157,7 +157,8 @@ async def get_events(
     """Stream the job as server-sent events, on every change and at least every 15 s, until it ends.
 
     A client can disconnect and reconnect at any time. If it has received the last event already, the response is 204,
-    which tells browsers not to reconnect."""
+    which tells browsers not to reconnect.
+    """
     live = await _find(parts.jobs, request, job_id)
     last_seen = parse_number(last_event_id)
     if not live.job.is_active and live.revision == last_seen:
@@ -179,8 +180,10 @@ async def get_events(
     openapi_extra=REDELIVERY_OPERATION,
 )
 async def redeliver(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
-    """PUT the stored result of an ended job to a new URL, or to the URL that the job was submitted with if that is
-    still stored and has not expired."""
+    """Upload the stored result of an ended job again.
+
+    It goes to a new URL, or to the URL that the job was submitted with if that is still stored and has not expired.
+    """
     live = await _find(parts.jobs, request, job_id)
     upload = parts.reader.fresh_upload(await read_small_body(request), live.job)
     return parts.jobs.views.one(await parts.jobs.intake.redeliver(job_id, upload))

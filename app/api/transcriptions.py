@@ -38,8 +38,10 @@ router = APIRouter(prefix="/v1/audio", tags=["Audio"])
     openapi_extra=form_operation("TranscriptionForm"),
 )
 async def create_transcription(request: Request, parts: ServiceParts) -> Response:
-    """Return the transcript, or a job id at once if `upload_presigned_url`, `webhook_url` or `stored_output` is
-    given."""
+    """Return the transcript, or a job id at once.
+
+    A request with `upload_presigned_url`, `webhook_url` or `stored_output` makes a job.
+    """
     return await _respond(request, parts, Task.TRANSCRIBE)
 
 

@@ -29,8 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """The number of jobs that an earlier process left: ``requeued`` ones have no result, ``undelivered`` ones have
-    something to deliver, the others have ended."""
+    """The number of jobs that an earlier process left.
+
+    ``requeued`` ones have no result, ``undelivered`` ones have something to deliver, the others have ended.
+    """
 
     jobs: int = 0
     requeued: int = 0

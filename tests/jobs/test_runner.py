@@ -489,8 +489,7 @@ async def test_drain_without_grace_withdraws_the_start(rig: Rig) -> None:
 
 
 async def test_drain_fails_synchronous_requests_in_time(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """They wait longer than background jobs do, also those that are not on the model yet, as nothing is kept of
-    them."""
+    """They wait longer than background jobs, even if they are not on the model yet, because nothing of them is kept."""
     rig.transcriber.decoding.hold()
     job = await rig.submit(synchronous=True)
     await rig.transcriber.decoding.reached()
