@@ -165,9 +165,7 @@ async def test_urls_and_headers_follow_the_rules_of_submission(running: Running,
         response = await redeliver(running, job_id, body)
         assert response.status_code == 400, headers
         assert response.json()["error"]["param"] == "upload_headers"
-    check_rejected(
-        await redeliver(running, job_id, b" " * 65_537), "The body is too large: at most 65536 bytes are allowed."
-    )
+    check_rejected(await redeliver(running, job_id, b" " * 65_537), "The body must have at most 65536 bytes.")
     other_method = await running.client.get(f"/v1/jobs/{job_id}/redeliver")
     assert (other_method.status_code, other_method.headers["Allow"]) == (405, "POST")
     assert await running.job(job_id) == before
