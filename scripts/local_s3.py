@@ -26,8 +26,8 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from types import TracebackType
 
-_START_SECONDS = 20.0
-_STOP_SECONDS = 5.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
 
 
 class LocalS3:

@@ -16,6 +16,7 @@ from local_s3 import LocalS3
 
 from app.delivery.attempts import Clock
 from app.transcription.loading import ModelChoice, load
+from tests.support.program import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +147,7 @@ def model() -> WhisperModel:
 @pytest.fixture(scope="session")
 def store() -> Iterator[LocalS3]:
     """A local S3 store with the bucket ``results``."""
-    with LocalS3() as local:
+    with LocalS3(port=int(free_port())) as local:
         local.create_bucket("results")
         yield local
 

@@ -190,7 +190,6 @@ async def send_all(running: Program, trap: Honeypot, files: list[HostileFile]) -
 
 @pytest.mark.full(reason="sends more than a hundred files to a service")
 @pytest.mark.timeout(900)
-@pytest.mark.full(reason="sends dozens of files")
 async def test_service_responds_to_hostile_files_and_keeps_running(
     tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]], tier: str
 ) -> None:
