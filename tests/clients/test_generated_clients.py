@@ -169,10 +169,10 @@ async def test_generated_python_client_works_with_the_service(
     program: Path, running: Running, key: str, samples: Path, folder: Path
 ) -> None:
     output, _ = await output_of(sys.executable, program, running.address, key, samples / "hello.wav", cwd=folder)
-    found = json.loads(output)
-    first, second = found.pop("starts")
+    results = json.loads(output)
+    first, second = results.pop("starts")
     assert 0 <= first < 2 < second < 5
-    assert found == {
+    assert results == {
         "health": "healthy",
         "slots": 3,
         "models": ["demo", "whisper-1"],

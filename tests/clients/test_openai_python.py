@@ -471,7 +471,7 @@ async def test_errors_have_the_right_class_and_are_not_retried(client: Client, h
         assert caught.body["message"] in caught.message
 
 
-async def test_too_large_or_too_long_audio_is_413_and_not_retried(
+async def test_too_large_audio_is_413_and_not_retried(
     tmp_path: Path, model: WhisperModel, samples: Path, kind: Kind
 ) -> None:
     limits: dict[str, Any] = {"max_upload_bytes": 300_000, "max_audio_seconds": 30, "api_keys": "sk-test"}

@@ -221,7 +221,7 @@ def test_stream_is_not_buffered(proxy: Proxy, service: Program, samples: Path) -
     assert "transcript.text.done" in last
 
 
-def test_wrong_key_gets_the_error_of_the_service(proxy: Proxy, samples: Path) -> None:
+def test_wrong_key_gets_the_services_error(proxy: Proxy, samples: Path) -> None:
     with proxy.client as client, (samples / "hello.wav").open("rb") as audio:
         response = client.post(
             "/v1/audio/transcriptions", files={"file": audio}, headers={"Authorization": "Bearer wrong"}
@@ -230,7 +230,7 @@ def test_wrong_key_gets_the_error_of_the_service(proxy: Proxy, samples: Path) ->
     assert response.json()["error"]["message"]
 
 
-def test_large_file_with_a_wrong_key_gets_the_error_of_the_service(proxy: Proxy, large: bytes) -> None:
+def test_large_file_with_a_wrong_key_gets_an_error(proxy: Proxy, large: bytes) -> None:
     """The response comes before the whole body has been read."""
     with proxy.client as client:
         response = client.post(

@@ -79,83 +79,83 @@ STEPS: Final[dict[str, Step]] = {
     "the audio is synced": Step("pathlib:Path", "rename", BEFORE, about="audio.partial"),
     "the audio has its name": Step("pathlib:Path", "rename", AFTER, about="audio.partial"),
     "the audio's folders are synced": Step(_SPOOL, "keep_audio", AFTER),
-    "the job is to be committed": Step(_JOURNAL, "_commit", BEFORE),
+    "before the job is committed": Step(_JOURNAL, "_commit", BEFORE),
     "the job is committed": Step(_JOURNAL, "write", AFTER),
     "the job is registered": Step("app.jobs.registry:Registry", "add", AFTER),
-    "the client is to be answered": Step(_INTAKE, "submit", AFTER),
+    "before the client is answered": Step(_INTAKE, "submit", AFTER),
     # Its audio is fetched.
-    "the download is to begin": Step(_DOWNLOADER, "fetch", BEFORE),
+    "before the download begins": Step(_DOWNLOADER, "fetch", BEFORE),
     "the download has begun": Step("app.jobs.spool:AudioFile", "write", AFTER),
     "the download has ended": Step(_DOWNLOADER, "fetch", AFTER),
     "the download has its name": Step(_SPOOL, "keep_audio", AFTER),
     "the download is committed": Step(_PIPELINE, "_download", AFTER),
     # It is transcribed.
-    "the start is to be committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", BEFORE),
+    "before the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", BEFORE),
     "the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", AFTER),
-    "the decoder is to start": Step("asyncio", "create_subprocess_exec", BEFORE),
+    "before the decoder starts": Step("asyncio", "create_subprocess_exec", BEFORE),
     "the decoder has started": Step("asyncio", "create_subprocess_exec", AFTER),
     "the decoder has ended": Step(_DECODER, "decode", AFTER),
-    "the encoder is to start": Step(_MODEL, "encode", BEFORE),
+    "before the encoder starts": Step(_MODEL, "encode", BEFORE),
     "the encoder has ended": Step(_MODEL, "encode", AFTER),
-    "the model is to decode": Step(_MODEL, "decode", BEFORE),
+    "before the model decodes": Step(_MODEL, "decode", BEFORE),
     "the model has decoded": Step(_MODEL, "decode", AFTER),
     "the transcript is assembled": Step("app.transcription.segments:Assembly", "take_all", AFTER),
     FATAL_FILE: FatalFile(_MODEL, "decode", BEFORE),
     # Its result is stored.
-    "the result is to be stored": Step(_SPOOL, "store_result", BEFORE),
+    "before the result is stored": Step(_SPOOL, "store_result", BEFORE),
     "the result is written": Step("pathlib:Path", "replace", BEFORE, about="result.partial"),
     "the result has its name": Step("pathlib:Path", "replace", AFTER, about="result.partial"),
     "the result is stored": Step(_SPOOL, "store_result", AFTER),
     "the result is committed": Step(_PIPELINE, "_store_result", AFTER),
-    "the audio is to be removed": Step(_SPOOL, "discard_audio", BEFORE),
+    "before the audio is removed": Step(_SPOOL, "discard_audio", BEFORE),
     "the audio is removed": Step(_SPOOL, "discard_audio", AFTER),
     # It is delivered.
-    "the PUT is to begin": Step(_UPLOADER, "put", BEFORE),
+    "before the PUT begins": Step(_UPLOADER, "put", BEFORE),
     "the PUT has been answered": Step(_UPLOADER, "put", AFTER),
     "the delivery is committed": Step(_ROUNDS, "run", AFTER),
-    "the webhook is to be told": Step(_SENDER, "post", BEFORE),
+    "before the webhook is sent": Step(_SENDER, "post", BEFORE),
     "the webhook has answered": Step(_SENDER, "post", AFTER),
-    "the notification is committed": Step(_ROUNDS, "run", AFTER, nth=2),
-    "the log is to be emptied of URLs": Step(_JOURNAL, "_truncate_log", BEFORE),
+    "the end of the webhook is committed": Step(_ROUNDS, "run", AFTER, nth=2),
+    "before the log is emptied of URLs": Step(_JOURNAL, "_truncate_log", BEFORE),
     "the log is emptied of URLs": Step(_JOURNAL, "_truncate_log", AFTER),
     # It fails.
-    "the failure is to be committed": Step(_RUNNER, "_fail", BEFORE),
+    "before the failure is committed": Step(_RUNNER, "_fail", BEFORE),
     "the failure is committed": Step(_RUNNER, "_fail", AFTER),
-    "the failure is to be reported": Step(_UPLOADER, "put", BEFORE),
+    "before the failure is reported": Step(_UPLOADER, "put", BEFORE),
     "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
     # It is cancelled, forgotten, delivered again; the service is stopped.
-    "the cancellation is to be committed": Step(_INTAKE, "cancel", BEFORE, held=True),
+    "before the cancellation is committed": Step(_INTAKE, "cancel", BEFORE, held=True),
     "the cancellation is committed": Step(_RUNNER, "stop", BEFORE, held=True),
     "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER, held=True),
     "the cancelled job's audio is removed": Step(_RUNNER, "discard_files", AFTER, held=True),
-    "the job is to be forgotten": Step(_STORE, "forget", BEFORE),
+    "before the job is forgotten": Step(_STORE, "forget", BEFORE),
     "the job is forgotten": Step(_STORE, "forget", AFTER),
     "the forgotten job's files are removed": Step(_SPOOL, "discard", AFTER),
-    "the redelivery is to be committed": Step(_INTAKE, "redeliver", BEFORE),
+    "before the redelivery is committed": Step(_INTAKE, "redeliver", BEFORE),
     "the redelivery is committed": Step(_INTAKE, "redeliver", AFTER),
-    "the start is to be taken back": Step(_PIPELINE, "_withdraw_start", BEFORE, held=True),
-    "the start is taken back": Step(_PIPELINE, "_withdraw_start", AFTER, held=True),
-    "the journal is to be closed": Step(_JOURNAL, "close", BEFORE, held=True),
+    "before the start is withdrawn": Step(_PIPELINE, "_withdraw_start", BEFORE, held=True),
+    "the start is withdrawn": Step(_PIPELINE, "_withdraw_start", AFTER, held=True),
+    "before the journal is closed": Step(_JOURNAL, "close", BEFORE, held=True),
     "the journal is closed": Step(_JOURNAL, "close", AFTER, held=True),
     # The next process starts.
-    "the journal is to be made": Step(_JOURNAL, "_prepare", BEFORE),
+    "before the journal is made": Step(_JOURNAL, "_prepare", BEFORE),
     "the journal is made": Step(_JOURNAL, "_prepare", AFTER),
     "the journal is read": Step(_JOURNAL, "open", AFTER),
-    "the spool is to be swept": Step(_SPOOL, "sweep", BEFORE),
+    "before the spool is swept": Step(_SPOOL, "sweep", BEFORE),
     "the spool is swept": Step(_SPOOL, "sweep", AFTER),
-    "a found result is to be committed": Step(_STORE, "commit_patiently", BEFORE),
-    "a found result is committed": Step(_STORE, "commit_patiently", AFTER),
+    "before a recovered result is committed": Step(_STORE, "commit_patiently", BEFORE),
+    "a recovered result is committed": Step(_STORE, "commit_patiently", AFTER),
     "everything is restored": Step(_RECOVERY, "restore", AFTER),
-    "work is to be resumed": Step(_RECOVERY, "resume", BEFORE),
-    "work is resumed": Step(_RECOVERY, "resume", AFTER),
+    "before jobs are resumed": Step(_RECOVERY, "resume", BEFORE),
+    "jobs are resumed": Step(_RECOVERY, "resume", AFTER),
 }
 
 
 def install(step: Step) -> None:
     """Make this process kill itself at ``step``."""
     if step.held:
-        _owner(_MODEL).decode = _decode_endlessly
-    owner = _owner(step.owner)
+        owner_of(_MODEL).decode = _decode_endlessly
+    owner = owner_of(step.owner)
     original = getattr(owner, step.name)
     calls = count(1)
 
@@ -183,7 +183,8 @@ def install(step: Step) -> None:
     setattr(owner, step.name, awaited if inspect.iscoroutinefunction(original) else called)
 
 
-def _owner(path: str) -> Any:
+def owner_of(path: str) -> Any:
+    """Return the module or the class that ``path`` names."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name) if name else import_module(module)
 

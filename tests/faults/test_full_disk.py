@@ -92,7 +92,7 @@ async def test_upload_that_fills_the_disk_is_refused_and_leaves_nothing(
     assert await jobs_of(running) == {}
 
 
-async def test_submission_is_accepted_or_refused_whole_on_an_almost_full_disk(
+async def test_almost_full_disk_accepts_or_refuses_a_whole_submission(
     running: Running, disk: Path, samples: Path, held: Held
 ) -> None:
     """The less space is left, the earlier it fails: at the file, at its folder, at the commit."""

@@ -23,7 +23,7 @@ from tests.faults.crash_clients import (
     StoppingClient,
     UnretainedClient,
 )
-from tests.faults.crash_points import FATAL_BEAMS, FATAL_FILE, STEPS
+from tests.faults.crash_points import FATAL_BEAMS, FATAL_FILE, STEPS, owner_of
 from tests.faults.final_state import files_with, leftovers, settled
 from tests.faults.forked_program import MISSED, ForkedProgram
 from tests.faults.receiver import SIGNATURE, receiver
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from tests.faults.crash_points import Step
     from tests.support.program import Program
 
 pytestmark = pytest.mark.full(reason="starts two processes for each step")
@@ -71,25 +72,25 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the audio is synced",
         "the audio has its name",
         "the audio's folders are synced",
-        "the job is to be committed",
+        "before the job is committed",
         "the job is committed",
         "the job is registered",
-        "the client is to be answered",
-        "the start is to be committed",
+        "before the client is answered",
+        "before the start is committed",
     ),
     **each(
         Client,
         DELIVERED,
         "the start is committed",
-        "the decoder is to start",
+        "before the decoder starts",
         "the decoder has started",
         "the decoder has ended",
-        "the encoder is to start",
+        "before the encoder starts",
         "the encoder has ended",
-        "the model is to decode",
+        "before the model decodes",
         "the model has decoded",
         "the transcript is assembled",
-        "the result is to be stored",
+        "before the result is stored",
         "the result is written",
         attempts=2,
     ),
@@ -99,22 +100,22 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the result has its name",
         "the result is stored",
         "the result is committed",
-        "the audio is to be removed",
+        "before the audio is removed",
         "the audio is removed",
-        "the PUT is to begin",
+        "before the PUT begins",
         "the PUT has been answered",
         "the delivery is committed",
-        "the webhook is to be told",
+        "before the webhook is sent",
         "the webhook has answered",
-        "the notification is committed",
-        "the journal is to be made",
+        "the end of the webhook is committed",
+        "before the journal is made",
         "the journal is made",
     ),
-    **each(Client, DELIVERED, "the log is to be emptied of URLs", "the log is emptied of URLs", attempts=None),
+    **each(Client, DELIVERED, "before the log is emptied of URLs", "the log is emptied of URLs", attempts=None),
     **each(
         DownloadClient,
         DELIVERED,
-        "the download is to begin",
+        "before the download begins",
         "the download has begun",
         "the download has ended",
         "the download has its name",
@@ -123,12 +124,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **each(
         InvalidAudioClient,
         FAILED,
-        "the failure is to be committed",
+        "before the failure is committed",
         "the failure is committed",
-        "the failure is to be reported",
+        "before the failure is reported",
         "the report of the failure has been answered",
     ),
-    **each(CancellingClient, DELIVERED, "the cancellation is to be committed", attempts=2),
+    **each(CancellingClient, DELIVERED, "before the cancellation is committed", attempts=2),
     **each(
         CancellingClient,
         CANCELLED,
@@ -136,36 +137,36 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the cancelled job has stopped",
         "the cancelled job's audio is removed",
     ),
-    **each(DeletingClient, DELIVERED, "the job is to be forgotten"),
+    **each(DeletingClient, DELIVERED, "before the job is forgotten"),
     **each(DeletingClient, FORGOTTEN, "the job is forgotten"),
     **each(UnretainedClient, FORGOTTEN, "the forgotten job's files are removed"),
-    **each(RedeliveringClient, STORED, "the redelivery is to be committed"),
+    **each(RedeliveringClient, STORED, "before the redelivery is committed"),
     **each(RedeliveringClient, DELIVERED, "the redelivery is committed"),
-    **each(StoppingClient, DELIVERED, "the start is to be taken back", attempts=2),
+    **each(StoppingClient, DELIVERED, "before the start is withdrawn", attempts=2),
     **each(
         StoppingClient,
         DELIVERED,
-        "the start is taken back",
-        "the journal is to be closed",
+        "the start is withdrawn",
+        "before the journal is closed",
         "the journal is closed",
     ),
     **each(
         Client,
         DELIVERED,
         "the journal is read",
-        "the spool is to be swept",
+        "before the spool is swept",
         "the spool is swept",
         "everything is restored",
-        "work is to be resumed",
-        "work is resumed",
-        after="the model is to decode",
+        "before jobs are resumed",
+        "jobs are resumed",
+        after="before the model decodes",
         attempts=2,
     ),
     **each(
         Client,
         DELIVERED,
-        "a found result is to be committed",
-        "a found result is committed",
+        "before a recovered result is committed",
+        "a recovered result is committed",
         after="the result has its name",
     ),
 }
@@ -176,12 +177,12 @@ ALWAYS: Final = frozenset(
     {
         "the last byte has arrived",
         "the audio has its name",
-        "the job is to be committed",
+        "before the job is committed",
         "the job is committed",
         "the download has begun",
         "the download has its name",
         "the decoder has started",
-        "the model is to decode",
+        "before the model decodes",
         "the result is written",
         "the result has its name",
         "the PUT has been answered",
@@ -191,9 +192,9 @@ ALWAYS: Final = frozenset(
         "the cancellation is committed",
         "the job is forgotten",
         "the redelivery is committed",
-        "the start is to be taken back",
+        "before the start is withdrawn",
         "the spool is swept",
-        "a found result is to be committed",
+        "before a recovered result is committed",
     }
 )
 
@@ -253,7 +254,7 @@ class Stage:
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=MARKS.get(step, ())) for step in SCENARIOS])
-def test_job_continues_after_the_process_died_when(
+def test_job_continues_after_a_crash(
     step: str, tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]]
 ) -> None:
     Stage(tmp_path, samples, references).play(SCENARIOS[step])
@@ -263,6 +264,12 @@ def test_job_continues_after_the_process_died_when(
 def test_every_step_has_a_scenario() -> None:
     assert STEPS.keys() - SCENARIOS.keys() == {FATAL_FILE}
     assert SCENARIOS.keys() >= ALWAYS
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_step_is_a_function_of_the_service(step: Step) -> None:
+    assert callable(getattr(owner_of(step.owner), step.name))
 
 
 def test_file_that_kills_every_process_fails_alone(

@@ -69,7 +69,7 @@ def submit(client: httpx.Client, audio: bytes, url: str) -> tuple[float, httpx.R
 
 
 @pytest.mark.timeout(1200)
-def test_each_submission_is_delivered_or_refused_with_a_time_to_retry(
+def test_each_submission_is_delivered_or_refused(
     tmp_path: Path, samples: Path, capsys: pytest.CaptureFixture[str], *, long: bool
 ) -> None:
     count, at_once, may_wait = (1000, 100, 600) if long else (120, 60, 80)

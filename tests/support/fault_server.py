@@ -1,4 +1,4 @@
-"""An HTTP server over raw TCP that misbehaves as told: one behaviour for each connection, the last one repeats."""
+"""An HTTP server over raw TCP with scripted faults: one behaviour for each connection, the last one repeats."""
 
 from __future__ import annotations
 
