@@ -1,4 +1,4 @@
-"""Which status may follow which, and what a job shows at its end."""
+"""Transitions between the statuses of a job, and what a finished job shows."""
 
 from __future__ import annotations
 
