@@ -136,9 +136,9 @@ class Rig:
 
     async def ended(self, job: Job) -> Job:
         """Wait until nothing runs or is due for the job, and return it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.runner.outcome(job.id)
-        await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id), seconds=10)
+        await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id), seconds=60)
         return self.now(job)
 
     async def put_off(self, job: Job, *, rounds: int) -> Job:
@@ -148,7 +148,7 @@ class Rig:
             states = (self.now(job).delivery, self.now(job).webhook_delivery)
             return any(state is not None and state.rounds == rounds for state in states)
 
-        await eventually(lambda: has_failed() and not self.runner.is_running(job.id), seconds=10)
+        await eventually(lambda: has_failed() and not self.runner.is_running(job.id), seconds=60)
         return self.now(job)
 
     def live(self, job: Job) -> LiveJob:

@@ -351,9 +351,9 @@ async def test_outcome_of_a_cancelled_job_does_not_hang(rig: Rig) -> None:
         waiter = asyncio.create_task(rig.runner.outcome(job.id))
         await asyncio.sleep(0)
         await rig.intake.cancel(job.id)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert isinstance(await waiter, ShutDown)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await rig.runner.outcome(job.id) is None
 
 
@@ -382,14 +382,14 @@ async def test_drain_lets_jobs_on_the_model_finish(rig: Rig) -> None:
         await asyncio.sleep(0)
         assert rig.runner.draining
         rig.transcriber.on_model.release()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await drained
     assert [rig.now(job).status for job in jobs] == [COMPLETED, COMPLETED]
     assert len(target.requests) == 2
 
 
 async def test_drain_of_an_idle_service_returns_at_once(rig: Rig) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await rig.drain(600.0)
 
 
@@ -413,7 +413,7 @@ async def test_drain_requeues_waiting_jobs_at_once(tmp_path: Path) -> None:
         queued.append(await rig.submit(source_url=source.url(), **upload_to(target.url())))
         await source.came.wait()
         drained = asyncio.create_task(rig.drain(600.0))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(rig.runner.outcome(job.id) for job in queued))
         assert not drained.done()
         for job in queued:
@@ -422,7 +422,7 @@ async def test_drain_requeues_waiting_jobs_at_once(tmp_path: Path) -> None:
                 assert (known.status, known.starts, known.error) == (QUEUED, 0, None)
                 assert known.upload_has_begun is False
         transcriber.on_model.release()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await drained
         assert rig.now(first).status is COMPLETED
         (put,) = target.requests
@@ -441,7 +441,7 @@ async def test_drained_jobs_are_delivered_once_after_the_next_start(
             await rig.transcriber.on_model.reached()
             jobs.append(await rig.submit(**upload_to(target.url())))
             await rig.transcriber.decoding.reached(2)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await rig.drain(0.3)
             for job in jobs:
                 assert not rig.runner.is_running(job.id)
@@ -464,7 +464,7 @@ async def test_drain_leaves_a_hanging_delivery_to_the_next_start(tmp_path: Path,
         async with open_journalled(tmp_path) as rig:
             job = await rig.submit(**upload_to(target.url()))
             await eventually(lambda: len(target.requests) == 1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await rig.drain(grace)
             assert not rig.runner.is_running(job.id)
             assert (rig.now(job).status, rig.now(job).has_result) == (PROCESSING, True)
@@ -481,7 +481,7 @@ async def test_drain_without_grace_withdraws_the_start(rig: Rig) -> None:
     job = await rig.submit()
     await rig.transcriber.on_model.reached()
     assert rig.now(job).starts == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await rig.drain(0)
     assert (rig.live(job).status, rig.now(job).starts, rig.now(job).error) == (PROCESSING, 0, None)
     assert not rig.runner.is_running(job.id)
@@ -496,7 +496,7 @@ async def test_drain_fails_synchronous_requests_in_time(rig: Rig, caplog: pytest
     drained = asyncio.create_task(rig.drain(0.6))
     await asyncio.sleep(0.1)
     assert rig.now(job).is_active
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await drained
     now = rig.now(job)
     assert (now.status, now.error_type) == (FAILED, "ShutDown")
@@ -511,7 +511,7 @@ async def test_outcome_of_a_drained_request_does_not_hang(rig: Rig) -> None:
     await rig.transcriber.on_model.reached()
     waiter = asyncio.create_task(rig.runner.outcome(job.id))
     await rig.drain(0.1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert isinstance(await waiter, ShutDown)
 
 
@@ -605,7 +605,7 @@ async def test_engine_failure_leaves_background_jobs_to_the_next_start(
 ) -> None:
     async with fault_server(answer(200)) as target:
         async with open_journalled(tmp_path) as rig:
-            rig.transcriber.error = EngineFailed("The engine died.", retry_after_seconds=10)
+            rig.transcriber.error = EngineFailed("The engine died.", retry_after_seconds=60)
             rig.transcriber.on_model.hold()
             waiting, job = await rig.submit(synchronous=True), await rig.submit(**upload_to(target.url()))
             await rig.transcriber.on_model.reached(2)

@@ -208,11 +208,11 @@ def test_retry_after_is_when_the_next_job_will_be_done(tmp_path: Path) -> None:
     assert refused(space, "b", 1).retry_after_seconds == 8
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (0.001, 1), (119.5, 120), (1e9, 120)])
-def test_retry_after_of_a_full_spool_is_1_to_120_seconds(tmp_path: Path, seconds: float, told: int) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 1), (0.001, 1), (119.5, 120), (1e9, 120)])
+def test_retry_after_of_a_full_spool_is_1_to_120_seconds(tmp_path: Path, seconds: float, expected: int) -> None:
     space = Space(tmp_path, max_bytes=1, next_free_seconds=lambda: seconds)
     space.claim("a", 1)
-    assert refused(space, "b", 1).retry_after_seconds == told
+    assert refused(space, "b", 1).retry_after_seconds == expected
 
 
 # The spool's files.

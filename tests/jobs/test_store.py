@@ -334,7 +334,7 @@ async def test_patient_commit_waits_for_space(books: Books, caplog: pytest.LogCa
     caplog.set_level(logging.WARNING)
     job = await books.with_job()
     books.journal.failures.append(disk_full())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert (await books.store.commit_patiently(job.id, processing)).status is PROCESSING
     assert caplog.messages == [f"⚠️ Job {job.id}: the disk is full; waiting for space for the journal"]
     assert books.journal.kept[job.id].status is PROCESSING
@@ -346,7 +346,7 @@ async def test_patient_commit_can_be_cancelled(books: Books) -> None:
     task = asyncio.create_task(books.store.commit_patiently(job.id, processing))
     await eventually(lambda: len(books.journal.failures) < 100)
     task.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await asyncio.wait([task])
     assert task.cancelled()
     assert books.now(job.id) == job
