@@ -123,11 +123,10 @@ async def test_running_and_queued_jobs_are_done_after_a_restart(
 ) -> None:
     async with fault_server(answer(200)) as target:
         async with process(tmp_path, model, clock, max_concurrent_requests=1) as running:
-            jobs = [
-                await running.submit(samples / name, upload_presigned_url=target.url(f"/{name}"))
-                for name in ("hello.wav", "numbers.mp3", "hello.wav")
-            ]
-            await running.until(jobs[0], "processing")
+            jobs = []
+            for name in ("hello.wav", "numbers.mp3", "hello.wav"):
+                jobs.append(await running.submit(samples / name, upload_presigned_url=target.url(f"/{name}")))
+                await running.until(jobs[0], "processing")  # before the others, whose audio might be decoded first
             page = (await running.client.get("/v1/jobs")).json()["jobs"]
         held.open.set()
         async with process(tmp_path, model, clock) as running:
@@ -187,11 +186,13 @@ async def test_unusable_journal_stops_the_service_and_loses_nothing(
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
         await running.finished(job_id)
 
-    def set_version(number: int) -> None:
+    def set_version(number: int) -> int:
         with closing(sqlite3.connect(tmp_path / "data" / "journal.sqlite3")) as connection:
+            (before,) = connection.execute("PRAGMA user_version").fetchone()
             connection.execute(f"PRAGMA user_version={number}")
+            return int(before)
 
-    await asyncio.to_thread(set_version, 9)
+    version = await asyncio.to_thread(set_version, 9)
     codes: list[int] = []
     app = create_app(Settings(data_dir=tmp_path / "data"), stop=codes.append, load_model=lambda _: (model,))
     async with app.router.lifespan_context(app):
@@ -199,6 +200,6 @@ async def test_unusable_journal_stops_the_service_and_loses_nothing(
     (critical,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
     assert "was written by a later version of this service" in critical.getMessage()
     assert critical.exc_info is None
-    await asyncio.to_thread(set_version, 1)
+    await asyncio.to_thread(set_version, version)
     async with process(tmp_path, model, clock) as running:
         assert (await running.client.get(f"/v1/jobs/{job_id}/result")).json()["text"] == HELLO
