@@ -194,6 +194,7 @@ async def test_every_route_requires_a_key_and_hides_jobs_of_others(
         assert (await running.client.get(f"/v1/jobs/{job}", headers=bearer("alpha"))).json()["status"] == "completed"
 
 
+@pytest.mark.full(reason="sends thousands of requests")
 async def test_many_wrong_keys_are_logged_briefly_and_change_nothing(
     tmp_path: Path, model: WhisperModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -150,6 +150,7 @@ async def test_silence_stays_empty_without_vad(transcriber: WhisperTranscriber, 
     assert transcript.text == ""
 
 
+@pytest.mark.full(reason="transcribes many recordings at once")
 async def test_transcripts_under_load_equal_those_alone(
     model: WhisperModel,
     decoder: Decoder,
@@ -264,6 +265,7 @@ async def test_previous_text_is_in_the_prompt_when_requested(
     assert transcript.text.startswith("good morning and welcome")
 
 
+@pytest.mark.full(reason="decodes a long file")
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
     transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
 ) -> None:

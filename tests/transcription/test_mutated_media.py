@@ -133,6 +133,7 @@ async def test_stream_that_appears_midway_is_not_a_decoder_failure(
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.full(reason="decodes a hundred files")
 async def test_hostile_files_are_decoded_or_refused(tmp_path: Path, tier: str) -> None:
     files = FUZZED_FILES[tier]
     memory: list[float] = []

@@ -52,6 +52,7 @@ def _encoded(model: WhisperModel, features: npt.NDArray[np.float32]) -> Any:
         pytest.param("silence.wav", HELLO, id="silence"),
     ],
 )
+@pytest.mark.full(reason="compares with a slow model in NumPy")
 def test_probabilities_of_words_match_numpy(
     exact: WhisperModel, reference: NumpyWhisper, recording: str, text: str
 ) -> None:
@@ -68,6 +69,7 @@ def test_probabilities_of_words_match_numpy(
 
 
 @pytest.mark.parametrize("recording", ["hello.wav", "numbers.mp3"])
+@pytest.mark.full(reason="compares with a slow model in NumPy")
 def test_score_of_a_text_matches_numpy(exact: WhisperModel, reference: NumpyWhisper, recording: str) -> None:
     tokenizer = exact._tokenizer("en", "transcribe")
     start = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
