@@ -19,9 +19,8 @@ from app.api.openapi import (
     json_body,
     responses,
 )
-from app.api.renderings import result_rendering
+from app.api.renderings import json_response, result_rendering, transcript_response
 from app.api.requests import parse_number, read_small_body
-from app.api.responses import json_response, transcript_response
 from app.api.schemas import (
     DiarizedTranscription,
     Document,

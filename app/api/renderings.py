@@ -1,9 +1,12 @@
-"""The format in which a request wants its transcript, with the rules that concern several fields."""
+"""The format in which a request wants its transcript, the rules that concern several fields, and its response."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+
+from fastapi.responses import Response
 
 from app.api.forms import (
     HIGHLIGHT_WORDS,
@@ -17,12 +20,15 @@ from app.api.forms import (
     WORD_TIMESTAMPS,
 )
 from app.domain.errors import InvalidRequest
-from app.domain.formats import Granularity, Include, Rendering, ResponseFormat
+from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat, to_json
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
+from app.jobs.serializers import stored_body
 
 if TYPE_CHECKING:
     from app.api.fields import Field, Form
     from app.domain.job import Job
+    from app.jobs.spool import Spool
+
 
 _PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT})
 _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
@@ -116,3 +122,15 @@ def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, multichannel: 
             "by their channels. Record each speaker on a channel, or use verbose_json.",
             param=field.name,
         )
+
+
+async def json_response(content: dict[str, Any]) -> Response:
+    """Return ``content`` as JSON."""
+    return Response(await asyncio.to_thread(to_json, content), media_type="application/json")
+
+
+async def transcript_response(spool: Spool, job: Job, rendering: Rendering) -> Response:
+    """Return the job's transcript in any format. As in OpenAI's API, WebVTT is plain text."""
+    content = await asyncio.to_thread(stored_body, spool, job, rendering)
+    media_type = MEDIA_TYPES[rendering.format]
+    return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)

@@ -1,20 +1,27 @@
-"""Server-sent events: their format, and a response that streams them until the client disconnects."""
+"""Server-sent events: their format, a response that streams them, and the stream of a transcript (``stream=true``)."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.responses import Response
 
+from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
-from app.domain.formats import to_json
+from app.domain.formats import ResponseFormat, diarized_segment, logprob_object, logprobs, to_json, usage
+from app.jobs.serializers import extras
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
+
+    from app.api.dependencies import JobParts
+    from app.domain.job import Job
+    from app.domain.transcript import Segment
+
 
 #: The longest silence before an event or a comment is sent. Proxies close connections that are silent for longer.
 KEEP_ALIVE_SECONDS: Final = 15.0
@@ -64,3 +71,100 @@ class EventStream(Response):
         with suppress(asyncio.CancelledError):
             await pending
         return None
+
+
+#: How long to wait for the first segment before the response begins. An error until then has a status of its own.
+FIRST_EVENT_SECONDS: Final = 10.0
+
+
+class TextDeltas:
+    """The text of segments as deltas, which add up to the transcript's text exactly."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+        self._held_space = ""
+
+    def add(self, segments: tuple[Segment, ...]) -> str:
+        """Return the text to append for further segments. Space at its end is held back until more text follows."""
+        text = self._held_space + "".join(segment.text for segment in segments)
+        if not self._has_begun:
+            text = text.lstrip()
+        delta = text.rstrip()
+        self._held_space = text[len(delta) :]
+        self._has_begun = self._has_begun or bool(delta)
+        return delta
+
+
+class TranscriptStream:
+    """The stream of one job's transcript. The job is cancelled and forgotten when the stream is closed."""
+
+    def __init__(self, job: Job, jobs: JobParts) -> None:
+        self._job = job
+        self._jobs = jobs
+        self._subscription = ExitStack()
+        self._segments = self._subscription.enter_context(jobs.segments.subscribe(job.id))
+        self._outcome = asyncio.create_task(jobs.runner.outcome(job.id), name=f"outcome of {job.id}")
+        self._outcome.add_done_callback(self._end_segments)
+        self._pending = asyncio.create_task(self._segments.get())
+
+    async def respond(self, receive: Receive) -> Response:
+        """Return the stream, or the response to an error that happened before its first event."""
+        disconnect = asyncio.create_task(wait_for_disconnect(receive), name=f"client of {self._job.id}")
+        try:
+            await asyncio.wait(
+                {self._pending, disconnect}, timeout=FIRST_EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            disconnect.cancel()
+        if disconnect.done() and not disconnect.cancelled() and not self._pending.done():
+            await self.close()
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        error = self._outcome.result() if self._outcome.done() else None
+        if error is not None:
+            await self.close()
+            return error_response(error)
+        return EventStream(self._events(), end=self.close)
+
+    async def close(self) -> None:
+        """Cancel the job, if it still runs, and forget it."""
+        self._subscription.close()
+        self._pending.cancel()
+        self._outcome.cancel()
+        await self._jobs.intake.cancel(self._job.id)
+        await self._jobs.intake.forget(self._job.id)
+
+    def _end_segments(self, _: asyncio.Task[Exception | None]) -> None:
+        self._segments.put_nowait(None)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        deltas = TextDeltas()
+        while True:
+            await asyncio.wait({self._pending}, timeout=KEEP_ALIVE_SECONDS)
+            if not self._pending.done():
+                yield KEEP_ALIVE
+                continue
+            segments = self._pending.result()
+            if segments is None:
+                break
+            for content in self._contents(deltas.add(segments), segments):
+                yield event(content)
+            self._pending = asyncio.create_task(self._segments.get())
+        error = self._outcome.result()
+        yield event(await self._done()) if error is None else data_event(bytes(error_response(error).body))
+
+    def _contents(self, text: str, segments: tuple[Segment, ...]) -> list[dict[str, Any]]:
+        """Return the events for further segments: the new text, and in diarized_json the segments themselves."""
+        contents: list[dict[str, Any]] = []
+        if text:
+            delta: dict[str, Any] = {"type": "transcript.text.delta", "delta": text}
+            if self._job.rendering.logprobs:
+                delta["logprobs"] = [logprob_object(token) for segment in segments for token in segment.logprobs]
+            contents.append(delta)
+        if self._job.rendering.format is ResponseFormat.DIARIZED_JSON:
+            contents += [diarized_segment(segment) for segment in segments]
+        return contents
+
+    async def _done(self) -> dict[str, Any]:
+        transcript, _ = await asyncio.to_thread(self._jobs.spool.result, self._job.id)
+        done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
+        return {**done, **logprobs(transcript, self._job.rendering), **extras(self._job)}

@@ -1,28 +1,37 @@
-"""``/v1/audio/transcriptions`` and ``translations``: synchronous, streamed or asynchronous."""
+"""``/v1/audio/transcriptions`` and ``translations``: receiving the form, admitting its job, responding."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api.acceptance import accept
 from app.api.dependencies import ServiceParts
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
-from app.api.idempotency import is_replay
+from app.api.multipart import read_form, reject_empty_file
 from app.api.openapi import FORM_RESPONSES, form_operation
-from app.api.requests import content_length, wait_for_disconnect
-from app.api.responses import transcript_response
-from app.api.transcript_stream import TranscriptStream
+from app.api.renderings import transcript_response
+from app.api.requests import content_length, form_digest, idempotency_key, is_replay, trace_context, wait_for_disconnect
+from app.api.sse import TranscriptStream
+from app.domain.concurrency import shielded
+from app.domain.errors import DiskFull, Draining, InvalidRequest, QueueFull
+from app.domain.events import AudioReceived
+from app.domain.job import Delivery, Job, Webhook
+from app.domain.log_context import CurrentJob, logging_for
 from app.domain.transcript import Task
+from app.jobs import transitions
 
 if TYPE_CHECKING:
     from app.api.dependencies import JobParts, Parts
-    from app.domain.job import Job
+    from app.api.submission import Submission
     from app.jobs.sync_requests import Replay
+
 
 logger = logging.getLogger(__name__)
 
@@ -107,3 +116,125 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
             return response
         finally:
             disconnect.cancel()
+
+
+async def accept(request: Request, parts: Parts, task: Task, replay: Replay) -> Job:
+    """Receive the body and return its job, admitted, or the earlier job that it repeats.
+
+    A place in the queue is reserved before the body is read. A request that is rejected, or repeats another, leaves
+    nothing behind.
+    """
+    jobs = parts.jobs
+    key = idempotency_key(request.headers)
+    job_id = str(uuid4())
+    with ExitStack() as place:
+        has_place = await _reserve_place(jobs, place, key, replay, owner=request.state.owner)
+        try:
+            await asyncio.to_thread(jobs.spool.space.announce, job_id, content_length(request.headers) or 0)
+            received = await _receive(request, parts, job_id, task, key)
+            joined = replay.joined(received.exact_digest)
+            return joined or await _admit(received, jobs, replay, request, has_place=has_place)
+        except DiskFull as exc:
+            logger.warning("⚠️ A request was rejected: %s", exc)
+            raise
+        finally:
+            if not jobs.store.knows(job_id):
+                await shielded(asyncio.to_thread(jobs.spool.discard, job_id))
+
+
+async def _reserve_place(jobs: JobParts, place: ExitStack, key: str | None, replay: Replay, *, owner: str) -> bool:
+    """Reserve a place in the queue; a request that may be a replay is received without one if there is none."""
+    if replay.is_expected:
+        return False
+    try:
+        place.enter_context(jobs.intake.reserved_place())
+    except (QueueFull, Draining):
+        if key is None or await jobs.store.with_key(key, owner=owner) is None:
+            raise
+        return False
+    return True
+
+
+async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, has_place: bool) -> Job:
+    """Admit the job and return it, or the job that was submitted before with its idempotency key."""
+    known = None
+    if not has_place and job.idempotency_key is not None:
+        known = await jobs.store.with_key(job.idempotency_key, owner=job.owner)
+    if known is not None:
+        admitted = known.job
+    else:
+        with nullcontext() if has_place else jobs.intake.reserved_place():
+            if job.source_url is None:
+                durably = not job.synchronous
+                await shielded(asyncio.to_thread(jobs.spool.keep_audio, job.id, durably=durably))
+            admitted = await jobs.intake.submit(job, trace_context(request.headers))
+    if admitted is job:
+        _log_acceptance(job, key_name=request.state.key_name)
+        return job
+    if admitted.form_digest != job.form_digest:
+        raise InvalidRequest(
+            f"`Idempotency-Key` was used before with a different request (job {admitted.id}): send a new key with a "
+            "new request, or the same form with this key.",
+            code="idempotency_key_reused",
+        )
+    replay.keep(admitted)
+    return (await jobs.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
+
+
+async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key: str | None) -> Job:
+    """Receive the body, write its file to the spool and return the job that the form describes."""
+    form = await read_form(
+        request.stream(),
+        request.headers.get("content-type"),
+        spool=parts.jobs.spool,
+        job_id=job_id,
+        max_file_bytes=parts.max_upload_bytes,
+    )
+    submission = parts.reader.read(
+        form.fields, has_file=form.file_bytes is not None, models=parts.pool.model_registry, task=task
+    )
+    reject_empty_file(form)
+    if form.file_bytes is not None:
+        parts.emit(AudioReceived(form.file_bytes))
+    upload = submission.upload
+    return Job(
+        id=job_id,
+        accepted_at=time.time(),
+        model=submission.model,
+        options=submission.options,
+        rendering=submission.rendering,
+        owner=request.state.owner,
+        synchronous=submission.synchronous,
+        streamed=submission.streamed,
+        source_url=submission.source_url,
+        upload=upload,
+        webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
+        delivery=Delivery(expires_at=upload.expires_at) if upload else None,
+        metadata=submission.metadata,
+        warnings=submission.warnings + _expiry_warning(submission, parts.jobs),
+        form_digest=form_digest(form, task),
+        exact_digest=form_digest(form, task, with_queries=True),
+        idempotency_key=None if submission.streamed else key,  # a stream cannot be replayed
+    )
+
+
+def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:
+    if submission.upload is None or submission.upload.expires_at is None:
+        return ()
+    left_seconds = submission.upload.expires_at - time.time()
+    wait_seconds = jobs.estimate.wait_seconds(jobs.store.queued_count)
+    if left_seconds > wait_seconds:
+        return ()
+    return (
+        f"`upload_presigned_url` expires in {left_seconds:.0f} s, but the job may take {wait_seconds:.0f} s to finish: "
+        "sign URLs for at least an hour.",
+    )
+
+
+def _log_acceptance(job: Job, *, key_name: str) -> None:
+    """Log which API key the job came with; nothing without keys."""
+    if not key_name:
+        return
+    kind = "Request" if job.synchronous else "Job"
+    with logging_for(CurrentJob(job.id, job.accepted_at)):
+        logger.info("📨 %s %s accepted, key %s", kind, job.id, key_name)

@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from app.api.idempotency import form_digest
 from app.api.multipart import ReceivedForm
+from app.api.requests import form_digest
 from app.domain.transcript import Task
 from tests.support.service import serving
 from tests.support.waiting import eventually

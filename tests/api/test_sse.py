@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from app.api.transcript_stream import TextDeltas
+from app.api.sse import TextDeltas
 from tests.support.fake_transcriber import a_segment
 from tests.support.service import serving
 from tests.support.waiting import eventually
