@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
+pytestmark = pytest.mark.full(reason="starts a service with OpenTelemetry for each test")
+
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -39,6 +41,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
     ],
 )
+@pytest.mark.smoke
 def test_environment_enables_traces(environment: dict[str, str], *, enabled: bool) -> None:
     assert tracing.is_enabled(environment) is enabled
 
@@ -55,6 +58,7 @@ def spans_by_name(exporter: InMemorySpanExporter) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
+@pytest.mark.smoke
 async def test_job_and_steps_are_spans_of_the_clients_trace(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -112,6 +116,7 @@ async def test_traces_are_exported_to_the_configured_endpoint(tmp_path: Path, sa
     assert b"transcription-service" in request.body
 
 
+@pytest.mark.smoke
 def test_traces_without_opentelemetry_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracesUnavailable, match="OpenTelemetry is not installed"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 #: About the size of ``hello.wav`` in bytes.
 SIZE: Final = 167_000
@@ -83,6 +83,7 @@ async def remains(running: Running) -> tuple[int, set[str]]:
     return (await running.client.get("/v1/jobs")).json()["total_jobs"], folders
 
 
+@pytest.mark.smoke
 async def test_full_queue_is_429_before_the_body_is_read(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:

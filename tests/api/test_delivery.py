@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 SETTINGS: dict[str, Any] = {
     "url_allowed_hosts": "127.0.0.1",
@@ -83,6 +83,7 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
     ],
 )
 @pytest.mark.full(reason="waits for every kind of failure")
+@pytest.mark.smoke
 async def test_failed_delivery_has_its_exact_cause(
     one_round: Running, samples: Path, behaviours: list[Behaviour], attempts: int, cause: str
 ) -> None:
@@ -159,6 +160,7 @@ async def _is_postponed(running: Running, job_id: str) -> bool:
         ([close_before_status(), answer(201)], [2.0]),
     ],
 )
+@pytest.mark.smoke
 async def test_transient_failure_is_retried_until_it_succeeds(
     tmp_path: Path,
     model: WhisperModel,

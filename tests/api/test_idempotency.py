@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 
 async def submit(
@@ -36,6 +36,7 @@ async def submit(
     )
 
 
+@pytest.mark.smoke
 async def test_same_form_with_the_same_key_returns_the_first_job(
     running: Running, samples: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ async def test_same_form_with_the_same_key_returns_the_first_job(
         ("hello.wav", "transcriptions", {"timestamp_granularities[]": "word"}),
     ],
 )
+@pytest.mark.smoke
 async def test_other_form_with_the_same_key_is_rejected(
     running: Running, samples: Path, tmp_path: Path, file: str, path: str, fields: dict[str, str]
 ) -> None:
@@ -146,6 +148,7 @@ async def test_synchronous_replay_joins_the_running_request(running: Running, sa
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
+@pytest.mark.smoke
 async def test_key_of_invalid_length_is_rejected(running: Running, samples: Path, key: str) -> None:
     response = await submit(running, samples / "hello.wav", key, stored_output="true")
     assert response.status_code == 400

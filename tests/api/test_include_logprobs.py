@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO = "hello this is a test the job is complete now"
 INCLUDED = {"include[]": "logprobs"}
@@ -40,6 +40,7 @@ def joined(logprobs: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("fields", [{}, {"response_format": "verbose_json"}, {"include": "logprobs"}])
+@pytest.mark.smoke
 async def test_each_token_has_its_log_probability(running: Running, samples: Path, fields: dict[str, str]) -> None:
     body = (
         await running.transcribe(samples / "hello.wav", **({} if "include" in fields else INCLUDED), **fields)

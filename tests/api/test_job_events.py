@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 
 class Events:
@@ -57,6 +57,7 @@ async def following(running: Running, job_id: str, *, seen: int | None = None) -
         yield Events(response)
 
 
+@pytest.mark.smoke
 async def test_job_is_followed_with_its_progress_to_the_end(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, whisper_batch_size="1") as running:
         job_id = await running.submit(samples / "long.opus", stored_output="true")
@@ -155,6 +156,7 @@ async def test_unknown_job_and_job_of_another_key_are_404(tmp_path: Path, model:
 
 
 @pytest.mark.parametrize("seen", ["9" * 5000, "-1", "1.5", "²"])
+@pytest.mark.smoke
 async def test_invalid_last_event_id_is_ignored(running: Running, samples: Path, seen: str) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     await running.finished(job_id)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 
 class Page:
@@ -44,6 +44,7 @@ async def page(running: Running) -> Page:
     return Page(response.text)
 
 
+@pytest.mark.smoke
 async def test_work_is_counted_from_arrival_to_delivery(running: Running, samples: Path) -> None:
     before = await page(running)
     assert before.value("ended_total", kind="job", status="failed") == 0  # so that Prometheus sees the first increase
@@ -139,6 +140,7 @@ async def test_metrics_are_open_without_a_metrics_key(tmp_path: Path, model: Whi
         assert (await running.client.get("/metrics")).status_code == 200
 
 
+@pytest.mark.smoke
 async def test_unknown_paths_do_not_create_series(running: Running) -> None:
     for number in range(50):
         await running.client.get(f"/nothing/{number}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO: Final = "hello this is a test the job is complete now"
 DOWN: Final[list[Behaviour]] = [answer(503), close_before_status(), reset_before_status()]
@@ -62,6 +62,7 @@ async def postponed(running: Running, job_id: str, *, attempts: int) -> dict[str
     return job
 
 
+@pytest.mark.smoke
 async def test_result_is_delivered_after_an_outage_and_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:

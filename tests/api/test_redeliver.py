@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 NEEDS_FRESH_URL: Final = (
     "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "
@@ -89,6 +89,7 @@ async def test_unknown_job_and_job_of_another_key_are_404(tmp_path: Path, model:
         assert (await redeliver(running, job_id)).status_code == 401
 
 
+@pytest.mark.smoke
 async def test_job_without_a_finished_result_is_rejected(running: Running, samples: Path, held: Held) -> None:
     job_id = await running.submit(samples / "hello.wav", stored_output="true")
     not_ended = f"Job {job_id} has not ended: wait until its status is completed or failed, then try again."
@@ -113,6 +114,7 @@ async def test_job_without_a_finished_result_is_rejected(running: Running, sampl
     assert await running.job(job_id) == before
 
 
+@pytest.mark.smoke
 async def test_invalid_body_is_rejected_and_changes_nothing(running: Running, samples: Path) -> None:
     job_id = await stored(running, samples)
     before = await running.job(job_id)
@@ -227,6 +229,7 @@ async def test_failed_delivery_is_repeated_to_a_fresh_url_with_headers(running: 
     assert request.body == target.requests[0].body
 
 
+@pytest.mark.smoke
 async def test_delivered_job_needs_a_fresh_url(running: Running, samples: Path) -> None:
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as other:
         job_id = await running.submit(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO = "hello this is a test the job is complete now"
 RETRY = {"x-stainless-retry-count": "1"}
@@ -57,6 +57,7 @@ async def send(running: Running, file: Path, *, headers: dict[str, str] | None =
     )
 
 
+@pytest.mark.smoke
 async def test_openais_client_joins_its_own_request_after_a_timeout(
     running: Running, samples: Path, held: Held
 ) -> None:
@@ -115,6 +116,7 @@ async def test_different_or_first_request_is_transcribed_on_its_own(
     await eventually(lambda: held.decoded == 2)
 
 
+@pytest.mark.smoke
 async def test_same_length_with_other_bytes_is_a_different_request(
     running: Running, samples: Path, tmp_path: Path, held: Held
 ) -> None:

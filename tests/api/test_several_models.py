@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Serving = Callable[..., AbstractAsyncContextManager[Running]]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 GREETING = "hello this is a test"
 
@@ -80,6 +80,7 @@ async def text_of(running: Running, file: Path, **fields: str) -> str:
     return str(response.json()["text"])
 
 
+@pytest.mark.smoke
 async def test_models_are_listed_from_the_default_to_the_aliases(service: Serving, other: str) -> None:
     async with service(whisper_model_aliases=f"second={other},best") as running:
         body = (await running.client.get("/v1/models")).json()
@@ -135,6 +136,7 @@ async def test_two_models_stay_loaded_if_allowed(service: Serving, other: str, s
         assert await loaded(running) == {"demo": True, other: True}
 
 
+@pytest.mark.smoke
 async def test_unknown_model_is_404_with_the_served_ones(service: Serving, other: str, samples: Path) -> None:
     async with service() as running:
         response = await running.transcribe(samples / "hello.wav", model="large-v3")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 SECRET: Final = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYg=="
 SETTINGS: Final[dict[str, Any]] = {"url_allowed_hosts": "127.0.0.1", "webhook_secret": SECRET}
@@ -55,6 +55,7 @@ async def event_of(running: Running, hook: FaultServer, job_id: str) -> dict[str
     return event
 
 
+@pytest.mark.smoke
 async def test_webhook_alone_makes_a_job_and_gets_its_completion(
     tmp_path: Path, model: WhisperModel, samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,6 +124,7 @@ async def test_event_follows_the_delivery_and_has_its_outcome(
             assert first["data"]["status"] == ("completed" if status == 200 else "failed")
 
 
+@pytest.mark.smoke
 async def test_unusable_webhook_is_rejected_at_submission(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving_webhooks(tmp_path, model) as running:
         for url in ("http://10.0.0.1/hook", "ftp://b.example/hook", "http://b.example/hook?token=secret", "hook"):

@@ -345,7 +345,7 @@ async def test_fields_are_parsed_as_the_client_encodes_them(client: Client, hell
     assert strictly(first) == strictly(second) == HELLO_JSON
     warnings = strictly(third)["warnings"]
     assert strictly(third) == {**HELLO_JSON, "metadata": {"ticket": "42"}, "warnings": warnings}
-    assert [warning.partition(" ")[0] for warning in warnings] == [*names, "languages"]
+    assert [warning.partition(" ")[0].strip("`") for warning in warnings] == [*names, "languages"]
 
 
 async def test_channels_become_speakers(client: Client, samples: Path, references: dict[str, dict[str, Any]]) -> None:
@@ -446,10 +446,10 @@ async def test_errors_have_the_right_class_and_are_not_retried(client: Client, h
     vad = {"type": "server_vad", "threshold": 2}
     bad, lost, locked = openai.BadRequestError, openai.NotFoundError, openai.AuthenticationError
     for error, code, param, words, refused in (
-        (bad, None, "temperature", "from 0 to 1", (transcribe, {**fields, "temperature": 7})),
-        (bad, None, "temperature", "from 0 to 1", (transcribe, {**fields, "extra_body": {"temperature": 7}})),
-        (bad, None, "temperature", "from 0 to 1", (transcribe, {**fields, "temperature": 7, "stream": True})),
-        (bad, None, "temperature", "from 0 to 1", (translate, {**fields, "temperature": 7})),
+        (bad, None, "temperature", "between 0 and 1", (transcribe, {**fields, "temperature": 7})),
+        (bad, None, "temperature", "between 0 and 1", (transcribe, {**fields, "extra_body": {"temperature": 7}})),
+        (bad, None, "temperature", "between 0 and 1", (transcribe, {**fields, "temperature": 7, "stream": True})),
+        (bad, None, "temperature", "between 0 and 1", (translate, {**fields, "temperature": 7})),
         (bad, None, "response_format", "verbose_json", (transcribe, {**fields, "response_format": "docx"})),
         (bad, None, "response_format", "multichannel", (transcribe, {**fields, "response_format": "diarized_json"})),
         (bad, None, "chunking_strategy[threshold]", "0 to 1", (transcribe, {**fields, "chunking_strategy": vad})),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
+pytestmark = pytest.mark.full(reason="waits for deadlines")
+
 HEAD = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
 
@@ -43,6 +45,7 @@ def limited(**limits: Any) -> Connections:
     return Connections(ConnectionLimits(**limits), trusted=TrustedProxies.parse("192.0.2.1"))
 
 
+@pytest.mark.smoke
 def test_longest_idle_connection_makes_room() -> None:
     connections = limited(total=2)
     first, second, third = Idle(), Idle(), Idle()
@@ -54,6 +57,7 @@ def test_longest_idle_connection_makes_room() -> None:
     assert len(connections) == 2
 
 
+@pytest.mark.smoke
 def test_no_connection_is_admitted_while_all_are_busy() -> None:
     connections = limited(total=1)
     working = Idle()
@@ -65,6 +69,7 @@ def test_no_connection_is_admitted_while_all_are_busy() -> None:
     assert connections.admit(Idle(), "203.0.113.2")
 
 
+@pytest.mark.smoke
 def test_address_at_its_limit_closes_its_own_idle_connection() -> None:
     connections = limited(per_address=2)
     others, own = Idle(), [Idle(), Idle()]
@@ -75,12 +80,14 @@ def test_address_at_its_limit_closes_its_own_idle_connection() -> None:
     assert (others.reasons, own[0].reasons, own[1].reasons) == ([], [CutReason.MADE_ROOM], [])
 
 
+@pytest.mark.smoke
 def test_trusted_proxy_has_no_connection_limit() -> None:
     connections = limited(per_address=1)
     assert all(connections.admit(Idle(), "192.0.2.1") for _ in range(50))
     assert all(connections.admit(Idle(), "::ffff:192.0.2.1") for _ in range(50))
 
 
+@pytest.mark.smoke
 def test_closed_connections_leave_no_state() -> None:
     connections = limited(total=3, per_address=1)
     for number in range(100):
@@ -138,6 +145,7 @@ async def test_missing_head_times_out(head: bytes, tmp_path: Path, model: Whispe
 
 
 @pytest.mark.anyio
+@pytest.mark.smoke
 async def test_slow_head_times_out(tmp_path: Path, model: WhisperModel) -> None:
     async with strict(tmp_path, model) as running:
         reader, writer = await connect(running)

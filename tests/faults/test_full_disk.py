@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="fills disks")]
 
 HELLO = "hello this is a test the job is complete now"
 
@@ -71,6 +71,7 @@ async def test_refused_submission_leaves_nothing_on_a_full_disk(running: Running
     assert (await running.transcribe(samples / "hello.wav")).json()["text"] == HELLO
 
 
+@pytest.mark.smoke
 async def test_upload_that_fills_the_disk_is_refused_and_leaves_nothing(
     running: Running, disk: Path, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
 
 EVERYTHING = {
     "response_format": "verbose_json",
@@ -53,6 +53,7 @@ def assert_empty(body: dict[str, Any]) -> None:
     assert body["segments"] == body["words"] == body["logprobs"] == []
 
 
+@pytest.mark.smoke
 def test_score_of_an_empty_text_is_not_finite(model: WhisperModel, samples: Path) -> None:
     tokenizer = model._tokenizer("en", "transcribe")
     features = model.features(np.asarray(decode_audio(str(samples / "silence.wav")), np.float32))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from app.transcription.decoding import Decoder
     from app.transcription.window import Window
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="loads a model for each test")]
 
 GREETING = "hello this is a test"
 
@@ -215,6 +215,7 @@ def make_pool(model: WhisperModel, decoder: Decoder, samples: Path, tmp_path: Pa
     return PoolFactory(model, decoder, samples / "hello.wav", tmp_path)
 
 
+@pytest.mark.smoke
 async def test_transcriptions_are_refused_until_the_default_model_is_loaded(make_pool: PoolFactory) -> None:
     async with make_pool(load=False) as running:
         assert not running.pool.ready
@@ -256,6 +257,7 @@ async def test_single_loaded_model_is_evicted_and_loaded_again(make_pool: PoolFa
         assert running.pool.ready
 
 
+@pytest.mark.smoke
 async def test_least_recently_used_model_is_evicted(make_pool: PoolFactory) -> None:
     async with make_pool(max_loaded=2) as running:
         for name in "abac":
@@ -497,6 +499,7 @@ async def test_transcription_cancelled_as_it_starts_releases_its_model(make_pool
         assert GREETING in await running.transcribe("a")
 
 
+@pytest.mark.smoke
 async def test_unknown_model_is_rejected_without_queueing(make_pool: PoolFactory) -> None:
     async with make_pool() as running:
         with pytest.raises(UnknownModel):
