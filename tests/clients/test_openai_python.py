@@ -452,7 +452,13 @@ async def test_errors_have_the_right_class_and_are_not_retried(client: Client, h
         (bad, None, "temperature", "between 0 and 1", (translate, {**fields, "temperature": 7})),
         (bad, None, "response_format", "verbose_json", (transcribe, {**fields, "response_format": "docx"})),
         (bad, None, "response_format", "multichannel", (transcribe, {**fields, "response_format": "diarized_json"})),
-        (bad, None, "chunking_strategy[threshold]", "0 to 1", (transcribe, {**fields, "chunking_strategy": vad})),
+        (
+            bad,
+            None,
+            "chunking_strategy[threshold]",
+            "between 0 and 1",
+            (transcribe, {**fields, "chunking_strategy": vad}),
+        ),
         (bad, None, "file", "curl -F file=@", (transcribe, {**fields, "file": (None, hello[1])})),  # without a name
         (bad, "invalid_audio", "file", "empty", (transcribe, {**fields, "file": ("empty.wav", b"")})),
         (bad, "invalid_audio", "file", "", (transcribe, {**fields, "file": ("song.mp3", b"no frames\n" * 100)})),
