@@ -30,7 +30,7 @@ step() {
 types_output=$(mktemp)
 mypy >"$types_output" 2>&1 &
 types=$!
-trap 'kill "$types" 2>/dev/null; rm -f "$types_output"' EXIT
+trap 'kill "$types" 2>/dev/null || true; rm -f "$types_output"' EXIT
 types_result() {
     local status=0
     wait "$types" || status=$?
