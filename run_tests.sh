@@ -43,19 +43,16 @@ quick_tests() {
     python -m pytest --quiet --numprocesses auto --dist worksteal
 }
 
-# These drive the whole program from outside, mostly in processes of its own. Coverage would double their time.
-from_outside=(tests/faults tests/clients tests/deploy tests/browser)
-
-# Many of these tests wait for a process, so there are more workers than cores.
-measured_tests() {
+measured_quick_tests() {
     coverage erase
-    coverage run -m pytest --quiet --all --numprocesses 4 --dist worksteal "${from_outside[@]/#/--ignore=}"
+    coverage run -m pytest --quiet --all -m "smoke or not full" --numprocesses auto --dist worksteal
     coverage combine --quiet
     coverage report --fail-under=94
 }
 
-tests_from_outside() {
-    python -m pytest --quiet --all --numprocesses 4 --dist worksteal "${from_outside[@]}"
+# Many of these tests wait for another process, so there are more workers than cores.
+other_tests() {
+    python -m pytest --quiet --all -m "full and not smoke" --numprocesses 4 --dist worksteal
 }
 
 step "Format" ruff format --check .
@@ -64,8 +61,8 @@ step "Imports" lint-imports
 step "Docstrings" python scripts/check_docstrings.py
 if [[ $* == --all ]]; then
     step "Advisories" python scripts/audit.py
-    step "Tests, with coverage" measured_tests
-    step "Tests of the whole program" tests_from_outside
+    step "Quick tests, with coverage" measured_quick_tests
+    step "Other tests" other_tests
 else
     step "Quick tests" quick_tests
 fi

@@ -37,11 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime without the service, which sets this too
-    every = _tier(config) != "quick"
+    examples = {"quick": 20, "full": 40, "long": 100}[_tier(config)]
     settings.register_profile(
-        "tier", max_examples=100 if every else 20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        "tier", max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("tier")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one worker more than there are cores, because some tests wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 def _tier(config: pytest.Config) -> str:
@@ -61,14 +67,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _tier_of(item: pytest.Item) -> str:
-    """Return the name of the closest marker of a tier; a test without one is quick."""
-    for marker in item.iter_markers():
-        if marker.name == "smoke":
-            return "quick"
-        if marker.name in ("full", "long"):
+    """Return ``long``, ``full`` or ``quick``. A test with several markers is in the tier that is named first here."""
+    for tier in ("long", "full"):
+        for marker in item.iter_markers(tier):
             if not marker.kwargs.get("reason"):
-                raise pytest.UsageError(f"{item.nodeid}: the marker `{marker.name}` needs a reason")
-            return marker.name
+                raise pytest.UsageError(f"{item.nodeid}: the marker `{tier}` needs a reason")
+            return "quick" if item.get_closest_marker("smoke") else tier
     return "quick"
 
 

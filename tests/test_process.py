@@ -114,7 +114,6 @@ def test_second_process_on_the_same_folder_is_rejected(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.smoke
 def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> None:
     with (
         fault_server_in_thread(answer(200)) as receiver,

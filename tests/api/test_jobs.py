@@ -323,6 +323,7 @@ async def test_submission_is_accepted_while_the_model_is_busy(running: Running, 
         assert (await running.finished(accepted.json()["job_id"]))["status"] == "completed"
 
 
+@pytest.mark.full(reason="requests a result in each format")
 async def test_stored_result_is_available_in_every_format(running: Running, samples: Path) -> None:
     granularities = {"timestamp_granularities[]": "word,segment"}
     job_id = await running.submit(samples / "hello.wav", stored_output="true", **granularities)

@@ -200,7 +200,7 @@ async def test_many_wrong_keys_are_logged_briefly_and_change_nothing(
 ) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
-        for number in range(10_000):
+        for number in range(2000):
             writer.write(b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong%d\r\n\r\n" % number)
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             assert head.startswith(b"HTTP/1.1 401 ")

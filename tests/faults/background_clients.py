@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HEALTH: Final = "health"
 SUBMISSION: Final = "submission"
 TRANSCRIPTION: Final = "transcription"
-_PAUSE_SECONDS: Final = {HEALTH: 0.03, SUBMISSION: 0.1, TRANSCRIPTION: 0.3}
+_PAUSE_SECONDS: Final = {HEALTH: 0.1, SUBMISSION: 0.5, TRANSCRIPTION: 0.3}
 #: A service that waits for its attackers never answers. One on a busy machine answers within this time.
 _ANSWER_SECONDS: Final = 120.0
 

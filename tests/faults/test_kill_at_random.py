@@ -191,7 +191,7 @@ def test_killed_service_loses_no_accepted_job(
     *,
     long: bool,
 ) -> None:
-    kills = 200 if long else 18
+    kills = 200 if long else 8
     services = []
     for number in range(SERVICES):
         folder = tmp_path / str(number)

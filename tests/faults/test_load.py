@@ -21,7 +21,7 @@ from tests.support.waiting import LIMIT_SECONDS
 if TYPE_CHECKING:
     from tests.support.program import Program
 
-pytestmark = pytest.mark.full(reason="transcribes a hundred files")
+pytestmark = pytest.mark.full(reason="transcribes dozens of files")
 
 MEGABYTE = 1_000_000
 
@@ -72,7 +72,7 @@ def submit(client: httpx.Client, audio: bytes, url: str) -> tuple[float, httpx.R
 def test_each_submission_is_delivered_or_refused(
     tmp_path: Path, samples: Path, capsys: pytest.CaptureFixture[str], *, long: bool
 ) -> None:
-    count, at_once, may_wait = (1000, 100, 600) if long else (120, 60, 80)
+    count, at_once, may_wait = (1000, 100, 600) if long else (60, 40, 45)
     audio = (samples / "silence.wav").read_bytes(), (samples / "hello.wav").read_bytes()
     with (
         fault_server_in_thread(answer(200)) as receiver,

@@ -34,8 +34,8 @@ SLOWHTTPTEST: Final = shutil.which("slowhttptest")
 #: Jobs and requests that are being processed take up to 40 MiB without an attack.
 _MAX_GROWTH_MIB: Final = 100
 #: Each attack lasts at least this long, and until other clients have completed this many submissions.
-_ATTACK_SECONDS: Final = 6
-_SUBMISSIONS: Final = 8
+_ATTACK_SECONDS: Final = 3
+_SUBMISSIONS: Final = 5
 _LONG_REASON: Final = "waits for the default time limits"
 
 
@@ -257,7 +257,7 @@ def until_answered(client: httpx.Client, status: int) -> httpx.Response:
     deadline = time.monotonic() + LIMIT_SECONDS
     while (response := client.get("/health")).status_code != status:
         assert time.monotonic() < deadline, f"/health still answers {response.status_code}"
-        time.sleep(0.01)
+        time.sleep(0.1)
     return response
 
 

@@ -158,7 +158,7 @@ async def test_transcripts_under_load_equal_those_alone(
     references: dict[str, dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    """Compare all samples, three times each, at once and one by one, except windows that needed a fallback."""
+    """Compare all samples, twice each, at once and one by one, except windows that needed a fallback."""
     names = list(references)
     options = TranscriptionOptions(word_timestamps=True)
     deaths: list[BaseException] = []
@@ -168,7 +168,7 @@ async def test_transcripts_under_load_equal_those_alone(
     copies = {
         f"{name}-{copy}": Path(shutil.copy(samples / name, tmp_path / f"{copy}-{name}"))
         for name in names
-        for copy in range(3)
+        for copy in range(2)
     }
     alone = {name: await transcriber.transcribe(copies[f"{name}-0"], options, listener=Listener()) for name in names}
     together = await asyncio.gather(
@@ -184,7 +184,7 @@ async def test_transcripts_under_load_equal_those_alone(
         assert certain_segments(transcript, sampled) == certain_segments(expected, sampled), key
         if not sampled:
             assert_same_words(transcript, expected)
-    assert compared > 30
+    assert compared > 20
     assert fallbacks <= compared * 0.05
     assert deaths == []
 

@@ -32,19 +32,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 SEED: Final = 20_250_309
-#: The number of files that are decoded by each tier of the tests.
-FUZZED_FILES: Final = {"quick": 100, "all": 400, "long": 20_000}
+#: The number of files that are decoded without and with --long.
+FUZZED_FILES: Final = {False: 100, True: 20_000}
 #: Files that are decoded at once.
 JOBS: Final = 2
 GROWTH_MIB: Final = 20.0
-
-
-@pytest.fixture
-def tier(request: pytest.FixtureRequest) -> str:
-    """The tier of the tests that run: ``quick``, ``all`` or ``long``."""
-    if request.config.getoption("--long"):
-        return "long"
-    return "all" if request.config.getoption("--all") else "quick"
 
 
 def test_originals_are_reproducible(tmp_path: Path) -> None:
@@ -54,6 +46,7 @@ def test_originals_are_reproducible(tmp_path: Path) -> None:
     assert len(first) == len(KINDS)
 
 
+@pytest.mark.full(reason="makes three hundred files")
 def test_mutant_is_determined_by_its_seed_and_number(tmp_path: Path) -> None:
     base_files = originals(tmp_path)
     first, same, other = (mutant_series(base_files, seed=seed) for seed in (1, 1, 2))
@@ -134,15 +127,15 @@ async def test_stream_that_appears_midway_is_not_a_decoder_failure(
 
 @pytest.mark.timeout(3600)
 @pytest.mark.full(reason="decodes a hundred files")
-async def test_hostile_files_are_decoded_or_refused(tmp_path: Path, tier: str) -> None:
-    files = FUZZED_FILES[tier]
+async def test_hostile_files_are_decoded_or_refused(tmp_path: Path, *, long: bool) -> None:
+    files = FUZZED_FILES[long]
     memory: list[float] = []
 
     def note(done: int) -> None:
         if done in (files * 6 // 10, files):
             memory.append(resident_mib())
 
-    findings = await fuzz(tmp_path, files=files, seed=SEED, jobs=JOBS, large=tier == "long", on_done=note)
+    findings = await fuzz(tmp_path, files=files, seed=SEED, jobs=JOBS, large=long, on_done=note)
 
     assert findings.violations() == []
     assert findings.files == files
@@ -192,13 +185,12 @@ async def send_all(running: Program, trap: Honeypot, files: list[HostileFile]) -
 @pytest.mark.full(reason="sends more than a hundred files to a service")
 @pytest.mark.timeout(900)
 async def test_service_responds_to_hostile_files_and_keeps_running(
-    tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]], tier: str
+    tmp_path: Path, samples: Path, references: dict[str, dict[str, Any]], *, long: bool
 ) -> None:
     folder, data = tmp_path / "files", tmp_path / "program"
     for directory in (folder, data):
         await asyncio.to_thread(directory.mkdir)
     base_files = await asyncio.to_thread(originals, folder)
-    long = tier == "long"
     async with honeypot(folder) as trap:
         handwritten = list(handwritten_files(trap, base_files, large=long))[:: 1 if long else 4]
         files = [*mutants(mutant_series(base_files, seed=SEED), range(600 if long else 40)), *handwritten]
