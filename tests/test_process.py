@@ -117,7 +117,7 @@ def test_second_process_on_the_same_folder_is_rejected(tmp_path: Path) -> None:
 def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> None:
     with (
         fault_server_in_thread(answer(200)) as receiver,
-        program(tmp_path, SHUTDOWN_GRACE_SECONDS="120") as running,
+        program(tmp_path, SHUTDOWN_GRACE_SECONDS="1000") as running,
     ):
         running.until_ready()
         job_id = running.submit(samples / "long.opus", upload_presigned_url=receiver.url("/bucket/key"))
@@ -128,7 +128,7 @@ def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> N
         with (samples / "hello.wav").open("rb") as audio:
             refused = running.client.post("/v1/audio/transcriptions", files={"file": audio})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-        assert running.ends_with() == 0
+        assert running.ends_with(seconds=1000) == 0
     (request,) = receiver.requests
     assert json.loads(request.body)["status"] == "completed"
 
