@@ -14,6 +14,7 @@ from fastapi.dependencies import models as fastapi_models
 from hypothesis import HealthCheck, settings
 from local_s3 import LocalS3
 
+from app.delivery import attempts
 from app.delivery.attempts import Clock
 from app.transcription.loading import ModelChoice, load
 from tests.support.program import free_port
@@ -126,6 +127,12 @@ def no_settings_in_the_environment() -> Iterator[None]:
 def no_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run each test in an empty folder, where the service finds no ``.env``."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def late_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an attempt end by the timeout of a step, which on a busy machine can be noticed after the deadline."""
+    monkeypatch.setattr(attempts, "_DEADLINE_MARGIN_SECONDS", 120.0)
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,16 @@ async def delivered(running: Running, samples: Path, url: str, **fields: str) ->
 @pytest.mark.full(reason="waits for every kind of failure")
 @pytest.mark.smoke
 async def test_failed_delivery_has_its_exact_cause(
-    one_round: Running, hasty: Running, samples: Path, behaviours: list[Behaviour], attempts: int, cause: str
+    one_round: Running,
+    hasty: Running,
+    samples: Path,
+    request: pytest.FixtureRequest,
+    behaviours: list[Behaviour],
+    attempts: int,
+    cause: str,
 ) -> None:
+    if "Total timeout" not in cause:
+        request.getfixturevalue("late_deadline")
     running = hasty if "timeout after" in cause else one_round
     async with fault_server(*behaviours) as receiver:
         job = await delivered(running, samples, receiver.url("/bucket/key") + "?X-Amz-Signature=secret")
@@ -116,6 +124,7 @@ async def test_failed_delivery_has_its_exact_cause(
         (close_before_status(), 3, "Connection closed before a response (attempt 3/3)", 30.0),
     ],
 )
+@pytest.mark.usefixtures("late_deadline")
 async def test_transient_failure_keeps_the_job_processing_with_its_next_attempt(
     tmp_path: Path,
     model: WhisperModel,
@@ -189,6 +198,7 @@ async def test_transient_failure_is_retried_until_it_succeeds(
         assert len({request.body for request in receiver.requests}) == 1
 
 
+@pytest.mark.usefixtures("late_deadline")
 async def test_host_that_accepts_no_connection_is_a_connection_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
@@ -199,6 +209,7 @@ async def test_host_that_accepts_no_connection_is_a_connection_timeout(
     assert job["error"] == f"Connection timeout after 0.4s (attempt 3/3) to http://127.0.0.1:{port}/bucket/key"
 
 
+@pytest.mark.usefixtures("late_deadline")
 async def test_receiver_that_reads_nothing_is_a_write_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:

@@ -32,12 +32,12 @@ def client_for_loopback() -> OpenClient:
 
     @asynccontextmanager
     async def opened(
-        *, connect: float = 5.0, max_connections: int = 10, ssl_context: ssl.SSLContext | None = None
+        *, connect: float = 60.0, max_connections: int = 10, ssl_context: ssl.SSLContext | None = None
     ) -> AsyncIterator[httpx.AsyncClient]:
         client = open_client(
             allowed=AllowedHosts.parse("127.0.0.1, localhost"),
             connect_timeout_seconds=connect,
-            read_write_timeout_seconds=5.0,
+            read_write_timeout_seconds=60.0,
             max_connections=max_connections,
             pool_timeout_seconds=0.3,
             ssl_context=ssl_context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -55,9 +55,9 @@ def uploader_for_loopback(client_for_loopback: OpenClient, clock: Clock) -> Open
     @asynccontextmanager
     async def opened(
         *,
-        total: float = 5.0,
+        total: float = 60.0,
         attempts: int = 3,
-        connect: float = 5.0,
+        connect: float = 60.0,
         max_connections: int = 10,
         ssl_context: ssl.SSLContext | None = None,
     ) -> AsyncIterator[PresignedUploader]:

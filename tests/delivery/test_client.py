@@ -252,8 +252,8 @@ async def test_certificate_store_from_the_environment_is_used(monkeypatch: pytes
     async with fault_server(answer(200), ssl_context=serving) as server:
         client = open_client(
             allowed=AllowedHosts.parse("127.0.0.1"),
-            connect_timeout_seconds=5,
-            read_write_timeout_seconds=5,
+            connect_timeout_seconds=60,
+            read_write_timeout_seconds=60,
             max_connections=1,
         )
         async with client:

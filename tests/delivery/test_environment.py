@@ -25,8 +25,8 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"
 def client_for(allowed: str, backend: ReroutingBackend | None = None) -> httpx.AsyncClient:
     return open_client(
         allowed=AllowedHosts.parse(allowed),
-        connect_timeout_seconds=5,
-        read_write_timeout_seconds=5,
+        connect_timeout_seconds=60,
+        read_write_timeout_seconds=60,
         max_connections=2,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         resolver=FakeResolver(["8.8.8.8"]) if backend else None,

@@ -33,8 +33,8 @@ def client_with(
 ) -> httpx.AsyncClient:
     return open_client(
         allowed=AllowedHosts.parse(allowed),
-        connect_timeout_seconds=5,
-        read_write_timeout_seconds=5,
+        connect_timeout_seconds=60,
+        read_write_timeout_seconds=60,
         max_connections=5,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         resolver=resolver,

@@ -24,8 +24,8 @@ FOLLOWED = [301, 302, 303, 308]
 def client_for(allowed: str = "127.0.0.1", **options: Any) -> httpx.AsyncClient:
     return open_client(
         allowed=AllowedHosts.parse(allowed),
-        connect_timeout_seconds=5,
-        read_write_timeout_seconds=5,
+        connect_timeout_seconds=60,
+        read_write_timeout_seconds=60,
         max_connections=2,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         **options,

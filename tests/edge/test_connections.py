@@ -239,7 +239,7 @@ async def test_unread_response_is_dropped(tmp_path: Path, model: WhisperModel) -
         async def is_cut() -> bool:
             return await cuts(running, CutReason.SLOW_READER) == 1
 
-        await eventually(is_cut, seconds=60)
+        await eventually(is_cut)
         await eventually(lambda: len(running.service.connections) <= 1)
         writer.transport.abort()
 

@@ -138,7 +138,7 @@ class Rig:
         """Wait until nothing runs or is due for the job, and return it."""
         async with asyncio.timeout(60):
             await self.runner.outcome(job.id)
-        await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id), seconds=60)
+        await eventually(lambda: self.now(job).is_settled and not self.runner.is_running(job.id))
         return self.now(job)
 
     async def put_off(self, job: Job, *, rounds: int) -> Job:
@@ -148,7 +148,7 @@ class Rig:
             states = (self.now(job).delivery, self.now(job).webhook_delivery)
             return any(state is not None and state.rounds == rounds for state in states)
 
-        await eventually(lambda: has_failed() and not self.runner.is_running(job.id), seconds=60)
+        await eventually(lambda: has_failed() and not self.runner.is_running(job.id))
         return self.now(job)
 
     def live(self, job: Job) -> LiveJob:
@@ -207,9 +207,9 @@ async def open_rig(
     deaths: list[BaseException] = []
     async with open_client(
         allowed=AllowedHosts.parse("127.0.0.1"),
-        connect_timeout_seconds=5.0,
-        read_write_timeout_seconds=5.0,
-        pool_timeout_seconds=5.0,
+        connect_timeout_seconds=60.0,
+        read_write_timeout_seconds=60.0,
+        pool_timeout_seconds=60.0,
         max_connections=100,
         ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     ) as client:

@@ -407,7 +407,7 @@ def test_erased_secret_is_soon_gone_from_all_files(path: Path, tmp_path: Path) -
         assert SECRET.encode() in stored_bytes(tmp_path)
         write(journal, *map(without_secrets, jobs[:4]))
         delete(journal, jobs[4].id)
-        asyncio.run(eventually(lambda: SECRET.encode() not in stored_bytes(tmp_path), seconds=60))
+        asyncio.run(eventually(lambda: SECRET.encode() not in stored_bytes(tmp_path)))
     assert SECRET.encode() not in stored_bytes(tmp_path)
     assert found_in(path) == list(map(without_secrets, jobs[:4]))
 

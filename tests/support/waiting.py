@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 #: Far more than any wait takes, so that no test fails only because the machine is busy.
-LIMIT_SECONDS: Final = 120.0
+LIMIT_SECONDS: Final = 300.0
 
 _PAUSE_SECONDS: Final = 0.01
 
