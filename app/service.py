@@ -16,7 +16,7 @@ from app.delivery.download import AudioDownloader
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.upload import PresignedUploader
 from app.delivery.webhooks import WebhookSender
-from app.domain.errors import ModelUnavailable, ServiceError
+from app.domain.errors import DecoderUnavailable, ModelUnavailable, ServiceError
 from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
 from app.edge.connections import ConnectionLimits, Connections
@@ -175,7 +175,7 @@ class Service:
     async def _load_model(self) -> None:
         try:
             await self.pool.load()
-        except ModelUnavailable as exc:
+        except (DecoderUnavailable, ModelUnavailable) as exc:
             self._give_up(exc)
             return
         await self.jobs.recovery.resume(self.pool.model_registry)

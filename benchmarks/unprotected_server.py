@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 import app.__main__ as program
 import app.main
 import app.service
-from app.transcription import decoding
+from app.transcription import decoder_launcher
 from benchmarks.replacing import replace
 
 _NO_SANDBOX = """
@@ -32,11 +32,11 @@ def enter(_):
 
 
 def _decoder_without_sandbox(folder: Path) -> Path:
-    """Copy the program of the decoder process beside a sandbox module that does nothing, and return its path."""
-    copy = folder / "decoder_process.py"
-    shutil.copy(Path(decoding.__file__).with_name(copy.name), copy)
-    copy.with_name("sandbox.py").write_text(_NO_SANDBOX)
-    return copy
+    """Copy the program of the decoder server beside a sandbox module that does nothing, and return its path."""
+    for name in ("decoder_server.py", "decoder_process.py"):
+        shutil.copy(Path(decoder_launcher.__file__).with_name(name), folder)
+    (folder / "sandbox.py").write_text(_NO_SANDBOX)
+    return folder / "decoder_server.py"
 
 
 def _unwrapped(application: Any, **_: Any) -> Any:
@@ -54,7 +54,7 @@ def _emit_nothing(_service: Any, _event: Any) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="unprotected-") as folder:
-        replace(decoding, "_PROGRAM", _decoder_without_sandbox(Path(folder)))
+        replace(decoder_launcher, "_PROGRAM", _decoder_without_sandbox(Path(folder)))
         replace(program, "http_protocol", _plain_protocol)
         for middleware in ("CrossOriginGuard", "SecurityHeaders", "ResponseEvents"):
             replace(app.main, middleware, _unwrapped)

@@ -22,6 +22,7 @@
     * DownloadFailed          the audio could not be downloaded
     * DeliveryFailed          the result or webhook event could not be delivered
   * TranscriptionFailed       the model raised an error
+  * DecoderUnavailable        no file can be decoded on this machine
   * TooManyStarts             the process died repeatedly while it worked on this job
   * AudioLost                 the audio of an accepted job is missing
   * JournalFailed             the journal can't be written, and the process ends
@@ -149,6 +150,10 @@ class DeliveryFailed(TransferFailed):
 
 class TranscriptionFailed(ServiceError):
     """The model raised an error."""
+
+
+class DecoderUnavailable(ServiceError):
+    """Decoder processes can't be started, which is a fault of this machine and not of a file."""
 
 
 class TooManyStarts(ServiceError):

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Decoder processes that run at once: one of them is reserved for previews.
-DECODERS: Final = 4
+#: A core decodes an hour of compressed audio in 1 to 7 s and finds the windows of an hour in 9 s, and a large GPU takes
+#: an hour every 10 s. Up to this many cores work for it.
+_MAX_CORES: Final = 16
+#: Decoder processes may wait for the disk, so there are some on a small machine too.
+_MIN_DECODERS: Final = 4
+#: One of the decoder processes is reserved for previews.
 _PREVIEW_DECODERS: Final = 1
 #: Transcriptions that may be decoded completely besides those that hold a slot.
 _AHEAD: Final = 4
@@ -35,8 +39,6 @@ _SHORT_AHEAD: Final = 8
 PREVIEW_SECONDS: Final = 60.0
 #: Synchronous requests that may overtake a job before the job is admitted.
 _MAX_OVERTAKEN: Final = 4
-#: Threads that detect speech and compute features, for all transcriptions together.
-_THREADS: Final = 4
 
 
 class Grant(Enum):
@@ -94,13 +96,13 @@ class Admission:
     """Two queues, one of synchronous requests and one of jobs, and the resources that they wait for.
 
     Synchronous requests are admitted first, but a job waits for a few of them at most. ``slots`` is the number of
-    transcriptions that use the models at once.
+    transcriptions that use the models at once, ``decoders`` that of decoder processes.
     """
 
-    def __init__(self, *, slots: int) -> None:
+    def __init__(self, *, slots: int, decoders: int) -> None:
         self._free = {
             _Resource.WHOLE_FILE: slots + _AHEAD,
-            _Resource.DECODER: DECODERS - _PREVIEW_DECODERS,
+            _Resource.DECODER: decoders - _PREVIEW_DECODERS,
             _Resource.SHORT_FILE: slots + _SHORT_AHEAD,
             _Resource.PREVIEW_DECODER: _PREVIEW_DECODERS,
         }
@@ -177,6 +179,11 @@ def _first(queue: deque[Candidate], grant: Grant) -> Candidate | None:
     return next((candidate for candidate in queue if candidate.may_preview or grant is not Grant.PREVIEW), None)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that the front end uses."""
+    return min(_MAX_CORES, len(os.sched_getaffinity(0)))
+
+
 class FrontEnd:
     """Admission, the decoder and the threads that turn a file into windows.
 
@@ -185,14 +192,14 @@ class FrontEnd:
 
     def __init__(self, decoder: Decoder, *, slots: int) -> None:
         self.decoder = decoder
-        self.admission = Admission(slots=slots)
-        threads = min(_THREADS, max(1, len(os.sched_getaffinity(0))))
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="front-end")
+        self.admission = Admission(slots=slots, decoders=max(_MIN_DECODERS, usable_cores()))
+        self._executor = ThreadPoolExecutor(usable_cores(), thread_name_prefix="front-end")
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a blocking function in one of the threads and return its future result."""
         return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Stop the threads without waiting for what they compute now."""
+        """Stop the threads without waiting for what they compute now, and the decoder processes."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self.decoder.close()

@@ -3,28 +3,27 @@
 It is a process of its own because the files come from strangers. Demuxers and decoders are a large amount of C code,
 and whatever they do to memory, processor time or themselves must not reach the service.
 
-Usage: ``python -I decoder_process.py SOURCE DESTINATION CONFIG``, where CONFIG is JSON with ``parent`` (a process id),
-``memory_bytes``, ``cpu_seconds`` and ``options`` (the fields of :class:`DecodeOptions`). The program writes lines of
-JSON: ``decoded`` and ``channels`` tell how many samples of each channel can be read already, and the last line is the
-result. It is started by its path and imports nothing of this project except the sandbox beside it.
+The decoder server (``decoder_server.py``) forks it with a socket to the service. Over that comes the order: JSON with
+``memory_bytes``, ``cpu_seconds`` and ``options`` (the fields of :class:`DecodeOptions`), and three open files: the
+source, the destination and one for messages. The process answers with lines of JSON: ``decoded`` and ``channels``
+tell how many samples of each channel can be read already, and the last line is the result. It imports nothing of this
+project except the sandbox beside it.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
+import socket
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from io import BufferedReader
-    from types import ModuleType
 
     from av import AudioFrame, AudioResampler, AudioStream, Packet
     from av.container import InputContainer
@@ -49,6 +48,7 @@ MAX_DEMUX_FAILURES: Final = 10_000
 
 _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
+_MAX_ORDER_BYTES: Final = 4096
 #: Progress is reported after each 30 s of audio, as much as the voice activity detection takes at once.
 _REPORT_SAMPLES: Final = 30 * SAMPLE_RATE
 
@@ -77,16 +77,6 @@ class DecodeOptions(NamedTuple):
     silent_seconds: float
     separate_channels: bool
     min_free_bytes: int
-
-
-def load_sandbox() -> ModuleType:
-    """Import the module beside this one. Python's isolated mode does not find it by its name."""
-    spec = importlib.util.spec_from_file_location("sandbox", Path(__file__).with_name("sandbox.py"))
-    assert spec is not None  # noqa: S101  # the file name ends in .py
-    assert spec.loader is not None  # noqa: S101  # likewise
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def load_decoders() -> None:
@@ -393,18 +383,18 @@ def write_packet(packet: Packet[AudioStream] | None, writer: PcmWriter) -> None:
         writer.damaged += 1
 
 
-def decode_file(
-    source: str,
-    destination: str,
+def decode_files(
+    source: BufferedReader,
+    destination: BinaryIO,
     options: DecodeOptions,
     *,
     on_progress: OnProgress,
     enter_sandbox: Callable[[], list[str]],
 ) -> dict[str, Any]:
-    """Decode a file in the sandbox and return the result, also if it is an expected failure."""
+    """Decode an open file in the sandbox and return the result, also if it is an expected failure."""
     sandbox: list[str] = []
     try:
-        with Path(source).open("rb") as audio, Path(destination).open("wb", buffering=_WRITE_BUFFER) as pcm:
+        with source as audio, destination as pcm:
             sandbox = enter_sandbox()
             return {"sandbox": sandbox, **decode(audio, pcm, options, on_progress)}
     except UnusableFile as exc:
@@ -421,43 +411,43 @@ def decode_file(
 class Output:
     """Writes lines of JSON for the service to read."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
 
     def write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        # With write(2): the sandbox does not allow sendto(2).
+        os.write(self._connection.fileno(), json.dumps(line).encode() + b"\n")
 
     def write_progress(self, samples: int, channels: int) -> None:
         self.write({"decoded": samples, "channels": channels})
 
 
-def main() -> None:
-    source, destination, config_json = sys.argv[1:]
-    config = json.loads(config_json)
-    options = DecodeOptions(**config["options"])
-    sandbox = load_sandbox()
-    sandbox.die_with(config["parent"])
+def run(connection: socket.socket, parent: int) -> None:
+    """Decode the file of the order that arrives over ``connection``. ``parent`` is the decoder server."""
+    message, descriptors, _, _ = socket.recv_fds(connection, _MAX_ORDER_BYTES, 3)
+    if not message:
+        return  # the service no longer wants it
+    source, destination, messages = descriptors
+    # C libraries may print to standard output too.
+    for standard in (1, 2):
+        os.dup2(messages, standard)
+    os.close(messages)
+    order = json.loads(message)
+    options = DecodeOptions(**order["options"])
+    sandbox = sys.modules["sandbox"]
     channels = MAX_CHANNELS if options.separate_channels else 1
     sandbox.limit_resources(
-        memory_bytes=config["memory_bytes"],
-        cpu_seconds=config["cpu_seconds"],
+        memory_bytes=order["memory_bytes"],
+        cpu_seconds=order["cpu_seconds"],
         file_bytes=int(options.max_seconds * SAMPLE_RATE) * BYTES_PER_SAMPLE * channels + _WRITE_BUFFER,
     )
-    # C libraries may print to standard output: send that to standard error, and keep the original for the results.
-    with os.fdopen(os.dup(1), "w") as stream:
-        os.dup2(2, 1)
-        load_decoders()
-        output = Output(stream)
-        result = decode_file(
-            source,
-            destination,
+    output = Output(connection)
+    output.write(
+        decode_files(
+            os.fdopen(source, "rb"),
+            os.fdopen(destination, "wb", buffering=_WRITE_BUFFER),
             options,
             on_progress=output.write_progress,
-            enter_sandbox=partial(sandbox.enter, config["parent"]),
+            enter_sandbox=partial(sandbox.enter, parent),
         )
-        output.write(result)
-
-
-if __name__ == "__main__":
-    main()
+    )

@@ -8,19 +8,19 @@ import logging
 import math
 import os
 import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE
-from contextlib import suppress
+import socket
+import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from app.domain.errors import AudioTooLong, DiskFull, UndecodableAudio
+from app.domain.concurrency import shielded
+from app.domain.errors import AudioTooLong, DecoderUnavailable, DiskFull, UndecodableAudio
+from app.transcription.decoder_launcher import DecoderLauncher
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader
-    from asyncio.subprocess import Process
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ DEFAULT_STALL_SECONDS: Final = 120.0
 #: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.
 DEFAULT_SILENT_SECONDS: Final = 4.0
 
-_PROGRAM: Final = Path(__file__).with_name("decoder_process.py")
 _SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv or mpeg-ts"
 _CONVERT: Final = "convert it to wav, mp3 or flac and send it again."
 _MAX_MESSAGE_BYTES: Final = 16_384
@@ -48,11 +47,11 @@ _MAX_LINE_BYTES: Final = 4096
 _RETRY_DISK_SECONDS: Final = 60
 _MAX_CHANNELS: Final = 8
 _BYTES_PER_SAMPLE: Final = 2
-
-#: A Python that was moved finds its own libraries by these. The process inherits nothing else of the environment.
-_INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-#: Without HOME, Python would look for the user in the system's list at its start.
-_HOME: Final = {"HOME": "/"}
+#: A fifth of a second of a tone.
+_SAMPLE: Final = Path(__file__).with_name("decoder_sample.flac")
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+#: Only this service may read what it writes.
+_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +76,12 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Exit:
-    """The end of a decoder process: its exit status, last line of output and the beginning of standard error."""
+    """The end of a decoder process: its exit status, last line of output and the beginning of standard error.
 
-    status: int
+    The status is None if the server that started it has ended.
+    """
+
+    status: int | None
     result: bytes
     messages: bytes
 
@@ -109,6 +111,26 @@ class Decoder:
         self._silent_seconds = silent_seconds
         self._cpu_seconds = cpu_seconds or math.ceil(60 + max_seconds / 10)
         self._sandbox: list[str] | None = None
+        self._launcher = DecoderLauncher()
+
+    async def check(self) -> None:
+        """Decode a bundled sample, to find out whether files can be decoded on this machine.
+
+        Raises:
+            DecoderUnavailable: they can't.
+        """
+        order = self._order(separate_channels=False, stop_after_seconds=None)
+        try:
+            with _Files() as files:
+                await shielded(asyncio.to_thread(files.open, _SAMPLE, None))
+                exit_ = await self._run(order, files, _ignore_progress)
+                self._decoded(exit_, _SAMPLE, files.written_bytes)
+        except (UndecodableAudio, DiskFull, OSError) as exc:
+            raise DecoderUnavailable(f"A bundled sample can't be decoded: {exc}") from exc
+
+    def close(self) -> None:
+        """End all decoder processes."""
+        self._launcher.close()
 
     async def decode(
         self,
@@ -129,30 +151,22 @@ class Decoder:
             UndecodableAudio: nothing could be decoded, or not within the limits of a process.
             AudioTooLong: there are more than ``max_seconds``.
             DiskFull: there is no space for the samples.
+            DecoderUnavailable: no file can be decoded on this machine.
             OSError: ``source`` can't be read, which is not the sender's fault.
         """
-        await asyncio.to_thread(source.stat)
-        command = self.command(
-            source, destination, separate_channels=separate_channels, stop_after_seconds=stop_after_seconds
-        )
+        order = self._order(separate_channels=separate_channels, stop_after_seconds=stop_after_seconds)
         try:
-            exit_ = await self._run(command, on_progress or _ignore_progress)
-            return self._decoded(exit_, destination, await asyncio.to_thread(_size, destination))
+            with _Files() as files:
+                await shielded(asyncio.to_thread(files.open, source, destination))
+                exit_ = await self._run(order, files, on_progress or _ignore_progress)
+                return self._decoded(exit_, destination, files.written_bytes)
         except BaseException:
             await asyncio.to_thread(destination.unlink, missing_ok=True)
             raise
 
-    def command(
-        self,
-        source: Path,
-        destination: Path,
-        *,
-        separate_channels: bool = False,
-        stop_after_seconds: float | None = None,
-    ) -> tuple[str, ...]:
-        """Return the command line of a decoder process, which only works as a child of this process."""
-        config = {
-            "parent": os.getpid(),
+    def _order(self, *, separate_channels: bool, stop_after_seconds: float | None) -> bytes:
+        """Return what a decoder process is to do, with its limits."""
+        order = {
             "memory_bytes": self._memory_bytes,
             "cpu_seconds": self._cpu_seconds,
             "options": {
@@ -163,22 +177,14 @@ class Decoder:
                 "min_free_bytes": self._min_free_bytes,
             },
         }
-        return (sys.executable, "-I", str(_PROGRAM), str(source), str(destination), json.dumps(config))
+        return json.dumps(order).encode()
 
-    async def _run(self, command: Sequence[str], on_progress: Callable[[int, int], None]) -> _Exit:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=_MAX_LINE_BYTES,
-            env=_HOME | {name: os.environ[name] for name in _INHERITED if name in os.environ},
-            close_fds=True,
-            umask=0o077,  # only this service may read what it writes
-            start_new_session=True,  # Ctrl-C in the terminal is for the service, which drains
-        )
+    async def _run(self, order: bytes, files: _Files, on_progress: Callable[[int, int], None]) -> _Exit:
+        progress = _Progress(on_progress)
         try:
-            exit_ = await _wait(process, on_progress, stall_seconds=self._stall_seconds)
+            exit_ = await self._run_once(order, files, progress)
+            if exit_.status is None:  # the same bytes are written again
+                exit_ = await self._run_once(order, files, progress)
         except TimeoutError:
             logger.warning("⚠️ The decoder was stopped because it made no progress for %gs", self._stall_seconds)
             raise UndecodableAudio(
@@ -188,8 +194,20 @@ class Decoder:
             logger.debug("Messages of the decoder: %s", exit_.messages.decode(errors="replace").strip())
         return exit_
 
+    async def _run_once(self, order: bytes, files: _Files, progress: _Progress) -> _Exit:
+        files.rewind()
+        messages, theirs = socket.socketpair()
+        messages.setblocking(False)  # noqa: FBT003  # its only parameter
+        with messages:
+            with theirs:
+                connection = await self._launcher.launch(order, (*files.descriptors, theirs.fileno()))
+            with connection:
+                return await _wait(connection, messages, progress, stall_seconds=self._stall_seconds)
+
     def _decoded(self, exit_: _Exit, pcm: Path, written_bytes: int) -> Decoded:
         """Return what a process has decoded, or raise the reason why it has not."""
+        if exit_.status is None:
+            raise DecoderUnavailable("The decoder server ended twice while it decoded a file: send the file again.")
         if exit_.status < 0:
             name = _signal_name(-exit_.status)
             logger.warning("⚠️ The decoder was killed by %s", name)
@@ -259,84 +277,139 @@ class Decoder:
                 return UndecodableAudio(f"{message}: send {_SUPPORTED}.")
 
 
-def _size(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
-
-
 def _ignore_progress(_samples: int, _channels: int) -> None:
     """Do nothing."""
 
 
+class _Files:
+    """The open source and destination of a decoding."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.descriptors: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self, source: Path, destination: Path | None) -> None:
+        """Open the source and create the destination, in memory if it is None."""
+        opened = self._stack.enter_context(source.open("rb", buffering=0))
+        created = _in_memory() if destination is None else os.open(destination, _CREATE, _MODE)
+        self._stack.callback(os.close, created)
+        self.descriptors = (opened.fileno(), created)
+
+    @property
+    def written_bytes(self) -> int:
+        """The size of the destination."""
+        return os.fstat(self.descriptors[1]).st_size
+
+    def rewind(self) -> None:
+        """Go back to the beginning of both; a process shares the position."""
+        for descriptor in self.descriptors:
+            with suppress(OSError):  # a pipe has no position
+                os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def _in_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pcm")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class _Progress:
-    """Passes on the progress of a process and moves its deadline with each.
+    """Passes on the progress of a process.
 
     Only a larger number of samples is progress: a process that foreign code controls may write anything.
     """
 
-    def __init__(
-        self, on_progress: Callable[[int, int], None], *, deadline: asyncio.Timeout, stall_seconds: float
-    ) -> None:
+    def __init__(self, on_progress: Callable[[int, int], None]) -> None:
         self._on_progress = on_progress
-        self._deadline = deadline
-        self._stall_seconds = stall_seconds
         self._samples = 0
 
-    def __call__(self, samples: int, channels: int) -> None:
+    def __call__(self, samples: int, channels: int) -> bool:
+        """Return False if it is no progress."""
         if samples <= self._samples or not 1 <= channels <= _MAX_CHANNELS:
-            return
+            return False
         self._samples = samples
-        if not self._deadline.expired():
-            self._deadline.reschedule(asyncio.get_running_loop().time() + self._stall_seconds)
-            self._on_progress(samples, channels)
+        self._on_progress(samples, channels)
+        return True
 
 
-async def _wait(process: Process, on_progress: Callable[[int, int], None], *, stall_seconds: float) -> _Exit:
+async def _wait(
+    connection: socket.socket, messages: socket.socket, progress: _Progress, *, stall_seconds: float
+) -> _Exit:
     """Wait for the end of a process. It has ended and been reaped when this returns or raises.
 
     Raises:
         TimeoutError: it made no progress for ``stall_seconds``.
     """
-    assert process.stdout is not None  # noqa: S101  # both are pipes
-    assert process.stderr is not None  # noqa: S101
+    loop = asyncio.get_running_loop()
     deadline = asyncio.timeout(stall_seconds)
-    progress = _Progress(on_progress, deadline=deadline, stall_seconds=stall_seconds)
-    all_ended = asyncio.gather(process.wait(), _read_result(process.stdout, progress), _read_head(process.stderr))
+
+    def renewing(samples: int, channels: int) -> None:
+        if not deadline.expired() and progress(samples, channels):
+            deadline.reschedule(loop.time() + stall_seconds)
+
+    all_ended = asyncio.gather(_read_result(connection, renewing), _read_head(messages))
     try:
         async with deadline:
-            status, result, messages = await asyncio.shield(all_ended)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await asyncio.shield(asyncio.gather(process.wait(), all_ended, return_exceptions=True))
-    return _Exit(status=status, result=result, messages=messages)
+            (status, result), head = await asyncio.shield(all_ended)
+    except BaseException:
+        connection.shutdown(socket.SHUT_WR)  # which makes the server kill it
+        await asyncio.shield(_read_rest(connection, after=all_ended))
+        raise
+    return _Exit(status=status, result=result, messages=head)
 
 
-async def _read_result(stream: StreamReader, on_progress: Callable[[int, int], None]) -> bytes:
-    """Return the last line that is not progress."""
+async def _read_result(connection: socket.socket, on_progress: Callable[[int, int], None]) -> tuple[int | None, bytes]:
+    """Return the exit status and the last line that is neither that nor progress."""
+    status: int | None = None
     last = b""
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:  # a longer line than the decoder process writes: foreign code controls it
-            last = b""
-            continue
-        if not line:
-            return last
+    async for line in _lines(connection):
         match _parse(line):
             case {"decoded": int(samples), "channels": int(channels)}:
                 on_progress(samples, channels)
+            case {"exit": int(ended)}:
+                status = ended
             case _:
                 last = line
+    return status, last
 
 
-async def _read_head(stream: StreamReader) -> bytes:
-    """Return the first bytes of a stream, after reading all of it so that the writer never blocks."""
+async def _lines(connection: socket.socket) -> AsyncIterator[bytes]:
+    """Yield lines, and only the end of one that is longer than the decoder process writes."""
+    rest = b""
+    while chunk := await _receive(connection, _MAX_LINE_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        rest = rest[-_MAX_LINE_BYTES:]
+        for line in lines:
+            yield line
+
+
+async def _read_head(connection: socket.socket) -> bytes:
+    """Return the first bytes of the messages, after reading all of them so that the writer never blocks."""
     head = b""
-    while chunk := await stream.read(_MAX_MESSAGE_BYTES):
+    while chunk := await _receive(connection, _MAX_MESSAGE_BYTES):
         head += chunk[: _MAX_MESSAGE_BYTES - len(head)]
     return head
+
+
+async def _read_rest(connection: socket.socket, *, after: asyncio.Future[Any]) -> None:
+    await asyncio.gather(after, return_exceptions=True)
+    while await _receive(connection, _MAX_LINE_BYTES):
+        pass
+
+
+async def _receive(connection: socket.socket, most: int) -> bytes:
+    """Return the next bytes, or none at the end."""
+    try:
+        return await asyncio.get_running_loop().sock_recv(connection, most)
+    except ConnectionResetError:  # the process ended before it read its order
+        return b""
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

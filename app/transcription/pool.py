@@ -120,11 +120,13 @@ class ModelPool:
         return self._slots.held
 
     async def load(self) -> None:
-        """Load the default model.
+        """Load the default model, after making sure that files can be decoded.
 
         Raises:
-            ModelUnavailable: it can't be loaded.
+            DecoderUnavailable: files can't be decoded.
+            ModelUnavailable: the model can't be loaded.
         """
+        await self._front_end.decoder.check()
         async with self._engine(self.model_registry.default.name):
             self.ready = True
 

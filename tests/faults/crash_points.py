@@ -69,6 +69,7 @@ _ROUNDS: Final = "app.jobs.deliveries:DeliveryRounds"
 _UPLOADER: Final = "app.delivery.upload:PresignedUploader"
 _SENDER: Final = "app.delivery.webhooks:WebhookSender"
 _DOWNLOADER: Final = "app.delivery.download:AudioDownloader"
+_LAUNCHER: Final = "app.transcription.decoder_launcher:DecoderLauncher"
 _DECODER: Final = "app.transcription.decoding:Decoder"
 _MODEL: Final = "app.transcription.whisper:WhisperModel"
 
@@ -89,11 +90,11 @@ STEPS: Final[dict[str, Step]] = {
     "the download has ended": Step(_DOWNLOADER, "fetch", AFTER),
     "the download has its name": Step(_SPOOL, "keep_audio", AFTER),
     "the download is committed": Step(_PIPELINE, "_download", AFTER),
-    # It is transcribed.
+    # It is transcribed. The first decoder process is for the check at the start.
     "before the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", BEFORE),
     "the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", AFTER),
-    "before the decoder starts": Step("asyncio", "create_subprocess_exec", BEFORE),
-    "the decoder has started": Step("asyncio", "create_subprocess_exec", AFTER),
+    "before the decoder starts": Step(_LAUNCHER, "launch", BEFORE, nth=2),
+    "the decoder has started": Step(_LAUNCHER, "launch", AFTER, nth=2),
     "the decoder has ended": Step(_DECODER, "decode", AFTER),
     "before the encoder starts": Step(_MODEL, "encode", BEFORE),
     "the encoder has ended": Step(_MODEL, "encode", AFTER),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from app.transcription.admission import DECODERS, Admission, Candidate, Grant
+from app.transcription.admission import Admission, Candidate, Grant
 
 pytestmark = pytest.mark.anyio
+
+DECODERS = 4
 
 
 def grant(candidate: Candidate) -> Grant | None:
@@ -14,13 +16,13 @@ def grant(candidate: Candidate) -> Grant | None:
 
 
 async def test_three_files_are_decoded_completely_and_the_next_is_previewed() -> None:
-    admission = Admission(slots=3)
+    admission = Admission(slots=3, decoders=DECODERS)
     candidates = [admission.enqueue(synchronous=False) for _ in range(DECODERS + 1)]
     assert [grant(candidate) for candidate in candidates] == [Grant.WHOLE_FILE] * 3 + [Grant.PREVIEW, None]
 
 
 async def test_number_of_completely_decoded_files_is_limited() -> None:
-    admission = Admission(slots=1)
+    admission = Admission(slots=1, decoders=DECODERS)
     admitted = [admission.enqueue(synchronous=False) for _ in range(5)]
     for candidate in admitted:
         candidate.release_decoder()
@@ -34,7 +36,7 @@ async def test_number_of_completely_decoded_files_is_limited() -> None:
 
 
 async def test_long_file_keeps_its_queue_position_after_its_preview() -> None:
-    admission = Admission(slots=1)
+    admission = Admission(slots=1, decoders=DECODERS)
     admitted = [admission.enqueue(synchronous=False) for _ in range(3)]
     long = admission.enqueue(synchronous=False)
     short = admission.enqueue(synchronous=False)
@@ -46,7 +48,7 @@ async def test_long_file_keeps_its_queue_position_after_its_preview() -> None:
 
 
 async def test_synchronous_requests_go_first_but_not_for_ever() -> None:
-    admission = Admission(slots=1)
+    admission = Admission(slots=1, decoders=DECODERS)
     admitted = [admission.enqueue(synchronous=False) for _ in range(4)]
     job = admission.enqueue(synchronous=False)
     synchronous = [admission.enqueue(synchronous=True) for _ in range(10)]
@@ -61,7 +63,7 @@ async def test_synchronous_requests_go_first_but_not_for_ever() -> None:
 
 
 async def test_leaving_releases_everything_once() -> None:
-    admission = Admission(slots=1)
+    admission = Admission(slots=1, decoders=DECODERS)
     candidates = [admission.enqueue(synchronous=False) for _ in range(6)]
     candidates[-1].leave()
     for candidate in candidates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -11,18 +12,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import av
 import pytest
 
-from app.domain.errors import DiskFull, UndecodableAudio
-from app.transcription import decoding
-from app.transcription.decoding import DEFAULT_MEMORY_BYTES, Decoded, Decoder
+from app.domain.errors import DecoderUnavailable, DiskFull, UndecodableAudio
+from app.transcription import decoder_launcher, decoding
+from app.transcription.decoding import DEFAULT_MEMORY_BYTES, Decoder
 from tests.support.audio import RATE, SAMPLES, encode, sweep
+from tests.support.decoders import blocked_decoding, children_of, decoders_of, replaced_program, servers_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.support.decoders import Blocked
 
 pytestmark = pytest.mark.anyio
 
@@ -30,32 +35,16 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_seconds=3600)
-
-
-class Blocked:
-    """A decoding that waits for its source, a named pipe without data."""
-
-    def __init__(self, task: asyncio.Task[Decoded], pid: int, destination: Path) -> None:
-        self.task = task
-        self.pid = pid
-        self.destination = destination
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(max_seconds=3600)
+    yield decoder
+    decoder.close()
 
 
 @pytest.fixture
 async def blocked(decoder: Decoder, tmp_path: Path) -> AsyncIterator[Blocked]:
-    source, destination = tmp_path / "source", tmp_path / "pcm"
-    os.mkfifo(source)
-    task = asyncio.create_task(decoder.decode(source, destination), name="blocked")
-    writer = await asyncio.to_thread(os.open, source, os.O_WRONLY)
-    try:
-        await eventually(destination.exists)
-        (pid,) = decoders_of(os.getpid())
-        yield Blocked(task, pid, destination)
-    finally:
-        os.close(writer)
-        await asyncio.gather(task, return_exceptions=True)
+    async with blocked_decoding(decoder, tmp_path) as decoding:
+        yield decoding
 
 
 def environment_of(pid: int) -> bytes:
@@ -70,19 +59,6 @@ def limits_of(pid: int) -> dict[str, str]:
 def open_files_of(pid: int) -> set[str]:
     names = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
     return {name for name in names if name.startswith("/") and name != "/dev/null"}
-
-
-def decoders_of(parent: int) -> list[int]:
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text(encoding="utf-8")
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and b"decoder_process.py" in command:
-            pids.append(int(folder.name))
-    return pids
 
 
 def write_endlessly(descriptor: int) -> None:
@@ -138,19 +114,8 @@ async def test_decoder_process_does_not_inherit_the_environment(
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_made_up")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    source = tmp_path / "source"
-    os.mkfifo(source)
-    task = asyncio.create_task(decoder.decode(source, tmp_path / "pcm"))
-    writer = await asyncio.to_thread(os.open, source, os.O_WRONLY)
-
-    (pid,) = decoders_of(os.getpid())
-    environment = environment_of(pid)
-
-    os.close(writer)
-    with pytest.raises(UndecodableAudio, match="empty"):
-        await task
-    assert b"whsec_made_up" not in environment
-    assert environment == b"HOME=/\0"  # otherwise Python would look up its user
+    async with blocked_decoding(decoder, tmp_path) as decoding:
+        assert environment_of(decoding.pid) == b"HOME=/\0"  # otherwise Python would look up its user
 
 
 @needs_proc
@@ -193,7 +158,7 @@ async def test_decoder_killed_by_a_signal_means_undecodable_audio(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child's life to its parent's")
-def test_decoder_process_dies_with_its_parent(tmp_path: Path) -> None:
+def test_decoder_process_dies_with_the_service(tmp_path: Path) -> None:
     source = tmp_path / "source"
     os.mkfifo(source)
     program = (
@@ -201,19 +166,90 @@ def test_decoder_process_dies_with_its_parent(tmp_path: Path) -> None:
         "asyncio.run(Decoder(max_seconds=60).decode(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", program, str(source), str(tmp_path / "pcm")]
-    with subprocess.Popen(command, cwd=SAMPLES.parent) as parent:
+    with subprocess.Popen(command, cwd=SAMPLES.parent) as service:
         writer = os.open(source, os.O_WRONLY)
-        (pid,) = decoders_of(parent.pid)
-        # The kernel closes the files of a process that ends, and writing to a pipe without a reader fails.
-        parent.kill()
-        parent.wait()
-        with pytest.raises(BrokenPipeError):
-            write_endlessly(writer)
-        os.close(writer)
+        processes = wait_for(lambda: decoders_of(service.pid)) + servers_of(service.pid)
+        service.kill()
+        service.wait()
+    wait_for(lambda: not any(map(is_running, processes)))
+    os.close(writer)
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 120
-    while is_running(pid):  # a process closes its files shortly before it is gone
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return value
+
+
+@needs_proc
+async def test_decodings_continue_if_the_decoder_server_ends(
+    blocked: Blocked, caplog: pytest.LogCaptureFixture
+) -> None:
+    (server,) = (pid for pid in servers_of(os.getpid()) if blocked.pid in children_of(pid))
+    os.kill(server, signal.SIGKILL)
+
+    await eventually(lambda: decoders_of(os.getpid()) not in ([], [blocked.pid]))
+    assert not blocked.task.done()
+    assert "is started again" in caplog.text
+
+
+@needs_proc
+async def test_file_whose_decoder_server_ends_twice_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = replaced_program(tmp_path, "import signal\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(1000)")
+    monkeypatch.setattr(decoder_launcher, "_PROGRAM", program)
+
+    with pytest.raises(DecoderUnavailable, match="ended twice"):
+        await Decoder(max_seconds=60).decode(SAMPLES / "hello.wav", tmp_path / "pcm")
+    assert not await asyncio.to_thread((tmp_path / "pcm").exists)
+
+
+async def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = replaced_program(tmp_path, "pass")
+    process = program.with_name("decoder_process.py")
+    process.write_text(process.read_text().replace("    pass\n", "    import av_of_another_world\n", 1))
+    monkeypatch.setattr(decoder_launcher, "_PROGRAM", program)
+
+    with pytest.raises(DecoderUnavailable, match="ModuleNotFoundError: No module named 'av_of_another_world'"):
+        await Decoder(max_seconds=60).check()
+
+
+async def test_check_reports_a_decoder_that_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_launcher, "_PROGRAM", replaced_program(tmp_path, "raise ImportError('no codec')"))
+
+    with pytest.raises(DecoderUnavailable, match=r"A bundled sample can't be decoded: .*\(the decoder failed\)"):
+        await Decoder(max_seconds=60).check()
+
+
+def test_libraries_of_another_folder_are_found(tmp_path: Path) -> None:
+    """Run the service with packages that Python's isolated mode does not find: from PYTHONPATH."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for package in Path(av.__file__).parent.parent.iterdir():
+        if package.suffix != ".dist-info":
+            (packages / package.name).symlink_to(package)
+    program = (
+        "import asyncio; from app.transcription.decoding import Decoder; asyncio.run(Decoder(max_seconds=9).check())"
+    )
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    done = subprocess.run(
+        [venv / "bin" / "python", "-c", program],
+        env={"PYTHONPATH": f"{packages}:{SAMPLES.parent}"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+def test_files_are_decoded_on_uvloop() -> None:
+    uvloop = importlib.import_module("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Decoder(max_seconds=9).check())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -13,28 +13,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from app.domain.errors import UndecodableAudio
-from app.transcription import decoding
+from app.transcription import decoder_launcher, decoding
 from app.transcription.decoding import Decoder
 from app.transcription.sandbox import NOBODY
-from tests.faults.strace import has_ended
 from tests.support import escape_attempts
 from tests.support.audio import SAMPLES
+from tests.support.decoders import blocked_decoding, decoders_of, replaced_program
 from tests.support.hostile_boxes import MATROSKA
 from tests.support.waiting import eventually
-from tests.transcription.test_decoding import decoders_of, is_alive
+from tests.transcription.test_decoding import is_alive
 from tests.transcription.test_decoding_attacks import MAKERS, NOT_AUDIO
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.support.decoders import Blocked
 
 pytestmark = pytest.mark.anyio
 
@@ -111,30 +111,12 @@ def test_sandboxed_process_can_abort(tmp_path: Path) -> None:
     assert try_everything(tmp_path, "as a decoder, then abort").returncode == -signal.SIGABRT
 
 
-class Running:
-    """A decoder process that waits for its source, a named pipe."""
-
-    def __init__(self, task: asyncio.Task[Any], pid: int, destination: Path) -> None:
-        self.task = task
-        self.pid = pid
-        self.destination = destination
-
-
 @pytest.fixture
-async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Blocked]:
     """A decoder process that makes no progress. The parameter is its ``stall_seconds``."""
-    source, destination = tmp_path / "source", tmp_path / "pcm"
-    os.mkfifo(source)
     decoder = Decoder(max_seconds=3600, stall_seconds=getattr(request, "param", 120))
-    task = asyncio.create_task(decoder.decode(source, destination), name="running")
-    writer = await asyncio.to_thread(os.open, source, os.O_WRONLY)
-    try:
-        await eventually(destination.exists)
-        (pid,) = decoders_of(os.getpid())
-        yield Running(task, pid, destination)
-    finally:
-        os.close(writer)
-        await asyncio.gather(task, return_exceptions=True)
+    async with blocked_decoding(decoder, tmp_path) as decoding:
+        yield decoding
 
 
 def status_of(pid: int) -> list[dict[str, str]]:
@@ -152,7 +134,7 @@ def network_of(process: str) -> Path:
 
 
 @linux_only
-async def test_running_decoder_has_no_rights(effective: list[str], running: Running) -> None:
+async def test_running_decoder_has_no_rights(effective: list[str], running: Blocked) -> None:
     def is_filtered() -> bool:
         return all(thread["Seccomp"] == "2" for thread in status_of(running.pid)) or running.task.done()
 
@@ -212,53 +194,49 @@ def corpus(folder: Path) -> Iterator[Path]:
 
 _NETWORK: Final = re.compile(r"\b(socket|socketpair|connect|bind|listen|accept4?|sendto|sendmsg|sendmmsg|recvfrom)\(")
 _REACHING: Final = re.compile(r"\b(open|openat|openat2|creat|execve|execveat|fork|vfork|memfd_create)\(.* = \d+$")
+_ENTERED: Final = "prctl(PR_SET_SECCOMP"
 _PROCESS: Final = re.compile(r"\bclone3?\((?!.*CLONE_THREAD).* = \d+$")
 
 
-def whole(trace: Path) -> list[str]:
-    """Return the lines of a trace once the tracer has written all of it, which is later than the process ends."""
-    deadline = time.monotonic() + 240
-    while not (
-        (lines := trace.read_text(errors="replace").splitlines()) and has_ended(trace, int(lines[0].split()[0]))
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return lines
-
-
-def forbidden_calls(strace: str, folder: Path, number: int, source: Path) -> list[str]:
-    """Decode ``source`` and return the syscalls, of all threads of the process, that it must not make."""
-    pcm, trace = folder / f"pcm-{number}", folder / f"trace-{number}"
-    # With -D the tracer is the grandchild, so that the decoder process is a child of this one.
-    options = ("-D", "-f", "-q", "-s", "0", "-o", str(trace))
-    program = Decoder(max_seconds=3600).command(source, pcm)
-    done = subprocess.run((strace, *options, *program), env={"HOME": "/"}, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["ok"] == (source.parent == SAMPLES), (source.name, result)
-    lines = whole(trace)
-    opened = [index for index, line in enumerate(lines) if f'{pcm}"' in line or "O_CREAT" in line]
-    assert len(opened) == 1, opened
+def forbidden_calls(trace: Path) -> list[str]:
+    """Return the syscalls, of a decoder process or one of its threads, that it must not make."""
+    lines = trace.read_text(errors="replace").splitlines()
+    entered = next((index + 1 for index, line in enumerate(lines) if _ENTERED in line), 0)
     networking = [line for line in lines if _NETWORK.search(line)]
-    return networking + [line for line in lines[opened[0] + 1 :] if _REACHING.search(line) or _PROCESS.search(line)]
+    return networking + [line for line in lines[entered:] if _REACHING.search(line) or _PROCESS.search(line)]
+
+
+def decoder_traces(folder: Path) -> list[Path]:
+    """Return the traces of decoder processes, without that of the server, which executes a program."""
+    return [trace for trace in folder.glob("trace.*") if "execve(" not in trace.read_text(errors="replace")]
 
 
 @linux_only
 @pytest.mark.full(reason="traces more than fifty decoder processes")
 @pytest.mark.timeout(600)
-def test_no_file_makes_a_decoder_call_forbidden_syscalls(tmp_path: Path) -> None:
+async def test_no_file_makes_a_decoder_call_forbidden_syscalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
-    if subprocess.run([strace, "-D", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode != 0:
+    if await asyncio.to_thread(os.spawnl, os.P_WAIT, strace, "strace", "-D", "-o", "/dev/null", "true") != 0:
         pytest.skip("this machine does not allow tracing a process")
-    sources = list(corpus(tmp_path))
+    sources = await asyncio.to_thread(lambda: list(corpus(tmp_path)))
     assert len(sources) > 50
-    # The kernel kills a decoder process when the thread that started it ends. The threads of the pool live longer.
-    with ThreadPoolExecutor(2) as pool:
-        calls = list(pool.map(partial(forbidden_calls, strace, tmp_path), range(len(sources)), sources))
-
-    assert {source.name: lines for source, lines in zip(sources, calls, strict=True) if lines} == {}
+    python = tmp_path / "python"
+    # With -D the tracer is the grandchild, so that the decoder server is a child of this process.
+    options = f"-D -ff -q -s 0 -o {tmp_path}/trace"
+    await asyncio.to_thread(python.write_text, f'#!/bin/sh\nexec {strace} {options} {sys.executable} "$@"\n')
+    await asyncio.to_thread(python.chmod, 0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    decoder = Decoder(max_seconds=3600)
+    for source in sources:
+        with nullcontext() if source.parent == SAMPLES else pytest.raises(UndecodableAudio):
+            await decoder.decode(source, tmp_path / "pcm")
+    decoder.close()
+    traces = await asyncio.to_thread(decoder_traces, tmp_path)
+    await eventually(lambda: all("+++ exited with 0 +++" in trace.read_text(errors="replace") for trace in traces))
+    assert sum(_ENTERED in trace.read_text(errors="replace") for trace in traces) == len(sources)
+    assert {trace.name: lines for trace in traces if (lines := forbidden_calls(trace))} == {}
 
 
 async def test_video_with_subtitles_is_decoded(tmp_path: Path) -> None:
@@ -289,7 +267,7 @@ def test_everything_is_imported_before_entering_the_sandbox() -> None:
 @linux_only
 @pytest.mark.full(reason="waits for fifteen seconds")
 @pytest.mark.parametrize("running", [15], indirect=True)
-async def test_decoder_without_progress_is_stopped(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+async def test_decoder_without_progress_is_stopped(running: Blocked, caplog: pytest.LogCaptureFixture) -> None:
     os.kill(running.pid, signal.SIGSTOP)
 
     with pytest.raises(UndecodableAudio, match=r"no progress for 15 s\): convert it to wav"):
@@ -298,39 +276,6 @@ async def test_decoder_without_progress_is_stopped(running: Running, caplog: pyt
     assert not is_alive(running.pid)
     assert not running.destination.exists()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-
-
-@linux_only
-async def test_source_that_never_opens_times_out(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    os.mkfifo(source)
-
-    with pytest.raises(UndecodableAudio, match=r"no progress for 0\.3 s"):
-        await Decoder(max_seconds=3600, stall_seconds=0.3).decode(source, tmp_path / "pcm")
-
-    await eventually(lambda: not decoders_of(os.getpid()))
-    assert not await asyncio.to_thread((tmp_path / "pcm").exists)
-
-
-async def run_instead(
-    program: str, line: str, on_progress: Callable[[int, int], None], *, stall_seconds: float = 60
-) -> decoding._Exit:
-    """Run another program instead of a decoder, as the service would. It gets ``line`` on its standard input."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-Ic", program),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        limit=decoding._MAX_LINE_BYTES,
-    )
-    assert process.stdin is not None
-    process.stdin.write(line.encode() + b"\n")
-    process.stdin.close()
-    try:
-        return await decoding._wait(process, on_progress, stall_seconds=stall_seconds)
-    finally:
-        assert process.returncode is not None
-        assert not is_alive(process.pid)
 
 
 @pytest.mark.parametrize(
@@ -352,27 +297,48 @@ async def run_instead(
         '{"decoded": [7], "channels": null}',
     ],
 )
-async def test_invalid_output_of_a_decoder_is_a_failure(line: str, tmp_path: Path) -> None:
+async def test_invalid_output_of_a_decoder_is_a_failure(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "line").write_text(line + "\n")
+    decoder = controlled(monkeypatch, tmp_path, f"connection.sendall(open({str(tmp_path / 'line')!r}, 'rb').read())")
     progress: list[tuple[int, int]] = []
 
-    exit_ = await run_instead("print(input())", line, lambda *counts: progress.append(counts))
-
     with pytest.raises(UndecodableAudio, match="the decoder failed"):
-        Decoder(max_seconds=60)._decoded(exit_, tmp_path / "pcm", 0)
+        await decoder.decode(
+            SAMPLES / "hello.wav", tmp_path / "pcm", on_progress=lambda *counts: progress.append(counts)
+        )
+
     assert progress == []
 
 
+def controlled(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, **limits: float) -> Decoder:
+    """Return a decoder whose processes run ``code`` instead, as if a file had taken them over."""
+    monkeypatch.setattr(decoder_launcher, "_PROGRAM", replaced_program(folder, code))
+    return Decoder(max_seconds=60, **limits)  # type: ignore[arg-type]  # seconds
+
+
 @linux_only
-async def test_decoder_is_killed_if_its_output_raises_an_error() -> None:
+async def test_decoder_is_killed_if_its_output_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(samples: int, channels: int) -> None:
         raise ValueError(samples, channels)
 
-    program = "print(input(), flush=True); import time; time.sleep(1_000)"
+    code = 'connection.sendall(b\'{"decoded": 7, "channels": 1}\\n\')\ntime.sleep(1000)'
     with pytest.raises(ValueError, match="7"):
-        await run_instead(program, '{"decoded": 7, "channels": 1}', fail)
+        await controlled(monkeypatch, tmp_path, code).decode(SAMPLES / "hello.wav", tmp_path / "pcm", on_progress=fail)
+    assert decoders_of(os.getpid()) == []
 
 
 @linux_only
-async def test_decoder_with_endless_invalid_output_is_stopped() -> None:
-    with pytest.raises(TimeoutError):
-        await run_instead("line = input()\nwhile True: print(line)", "x" * 1_000, lambda *_: None, stall_seconds=0.5)
+async def test_decoder_with_endless_invalid_output_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "while True: connection.sendall(b'x' * 1000 + b'\\n')"
+    with pytest.raises(UndecodableAudio, match=r"no progress for 0\.5 s"):
+        await controlled(monkeypatch, tmp_path, code, stall_seconds=0.5).decode(SAMPLES / "hello.wav", tmp_path / "pcm")
+    assert decoders_of(os.getpid()) == []
+
+
+@linux_only
+async def test_claimed_exit_of_a_decoder_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import signal\nconnection.sendall(b'{\"exit\": 0}\\n')\nos.kill(os.getpid(), signal.SIGSEGV)"
+    with pytest.raises(UndecodableAudio, match="SIGSEGV"):
+        await controlled(monkeypatch, tmp_path, code).decode(SAMPLES / "hello.wav", tmp_path / "pcm")
