@@ -1,1 +1,3 @@
-"""Measurements of speed and memory, described in README.md beside this file."""
+"""Measurements of the service; see ``README.md``."""
+
+import app as _app  # noqa: F401  # limits numpy's threads before a benchmark imports it
