@@ -53,6 +53,9 @@ class Metrics:
         self._received = counter("received_bytes_total", "Bytes of audio received in requests.")
         self._downloaded = counter("downloaded_bytes_total", "Bytes of audio downloaded from URLs.")
         self._delivered = counter("delivered_bytes_total", "Bytes of results uploaded to URLs.")
+        self._device = counter(
+            "device_seconds_total", "Seconds that a device of the model was in a state.", "device", "state"
+        )
         self._model_errors = counter("model_errors_total", "Batches that the model failed to decode.", "kind")
         self._requests = counter("http_requests_total", "HTTP responses sent.", "route", "status")
         self._cut = counter("connections_closed_total", "Connections closed by the service.", "reason")
@@ -66,6 +69,8 @@ class Metrics:
 
     def _initialize_labels(self) -> None:
         """Initialize all labels to 0, since the first increase of a counter that appears later is not visible."""
+        for state in events.DeviceState:
+            self._device.labels("0", state)
         for kind in events.ModelFailure:
             self._model_errors.labels(kind)
         for outcome in events.AttemptOutcome:
@@ -113,6 +118,8 @@ class Metrics:
             case events.BatchDecoded(windows, capacity):
                 self._windows.observe(windows)
                 self._fill.observe(windows / max(windows, capacity))
+            case events.DeviceTime(device, state, seconds):
+                self._device.labels(str(device), state).inc(seconds)
             case events.ModelFailed(kind):
                 self._model_errors.labels(kind).inc()
             case events.ResponseSent(route, status):

@@ -41,6 +41,9 @@ async def get_health(parts: ServiceParts) -> dict[str, Any]:
         "version": __version__,
         "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
         "models": [{"name": state.name, "loaded": state.loaded} for state in parts.pool.model_registry.states],
+        "devices": [
+            {state.value: round(share, 3) for state, share in shares.items()} for shares in parts.pool.device_shares
+        ],
         "concurrency": await _concurrency(parts),
         "recovered": asdict(parts.jobs.recovery.recovered),
         "timeouts": _timeouts(parts.timeouts),

@@ -293,6 +293,13 @@ class Recovery(TypedDict):
     undelivered: Annotated[int, Field(description="Those with a result, a failure or a webhook event to deliver.")]
 
 
+class DeviceShares(TypedDict):
+    busy: Annotated[float, Field(description="The device computed.")]
+    starved: Annotated[float, Field(description="Transcriptions were there and no window was ready for it.")]
+    waiting: Annotated[float, Field(description="Windows were ready and the service was not.")]
+    idle: Annotated[float, Field(description="There was nothing to do.")]
+
+
 class HealthReport(TypedDict):
     status: Literal["healthy", "loading", "draining", "failing"]
     gpu_available: bool
@@ -300,6 +307,10 @@ class HealthReport(TypedDict):
     version: str
     model: DefaultModel
     models: Annotated[list[ModelInMemory], Field(description="All served models, the default one first.")]
+    devices: Annotated[
+        list[DeviceShares],
+        Field(description="What each device did for the default model in the last minute, in shares that add up to 1."),
+    ]
     concurrency: Concurrency
     recovered: Recovery
     timeouts: Timeouts

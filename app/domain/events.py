@@ -47,6 +47,19 @@ class ModelFailure(StrEnum):
     ENGINE_DIED = "engine_died"
 
 
+class DeviceState(StrEnum):
+    """The states of a device of the model.
+
+    It computes; it starves, because transcriptions are there and no window is ready; it waits for the host, which has
+    windows for it; or there is nothing to do.
+    """
+
+    BUSY = "busy"
+    STARVED = "starved"
+    WAITING = "waiting"
+    IDLE = "idle"
+
+
 @dataclass(frozen=True, slots=True)
 class JobAccepted:
     """A job was accepted. ``context`` holds the trace headers of its request."""
@@ -143,6 +156,15 @@ class BatchDecoded:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTime:
+    """The device number ``device`` was in a state for this many seconds."""
+
+    device: int
+    state: DeviceState
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFailed:
     """The model failed to decode a batch."""
 
@@ -184,6 +206,7 @@ Event = (
     | AudioDownloaded
     | ResultUploaded
     | BatchDecoded
+    | DeviceTime
     | ModelFailed
     | ResponseSent
     | ConnectionCut

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
-from app.domain.events import BatchDecoded, ModelFailed, ModelFailure, discard_event
+from app.domain.events import BatchDecoded, DeviceState, DeviceTime, ModelFailed, ModelFailure, discard_event
 from app.transcription.scheduler import Scheduler
 from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
 
@@ -36,6 +37,8 @@ _LINGER_SHARE: Final = 0.05
 _MAX_LINGER_SECONDS: Final = 0.1
 #: Windows of one transcription that are prepared beyond those of its batches.
 _SPARE_WINDOWS: Final = 2
+#: The time over which the shares of a device's states are reported.
+SHARES_SECONDS: Final = 60.0
 #: After this many batches without lack of memory, a batch size that was halved grows by one.
 _RECOVERY_BATCHES: Final = 20
 
@@ -50,11 +53,42 @@ class Replica(Protocol):
         """Decode windows that share a key and return one outcome for each."""
 
 
+class DeviceMeter:
+    """Measures how long a device is in each state, and reports each time as it ends."""
+
+    def __init__(self, index: int, emit: EventSink) -> None:
+        self._index = index
+        self._emit = emit
+        self._state = DeviceState.IDLE
+        self._since = time.monotonic()
+        self._times: deque[tuple[float, DeviceState, float]] = deque()
+
+    def enter(self, state: DeviceState) -> None:
+        """Begin a state, which ends the one before."""
+        now = time.monotonic()
+        seconds = now - self._since
+        self._emit(DeviceTime(self._index, self._state, seconds))
+        self._times.append((now, self._state, seconds))
+        while self._times[0][0] < now - SHARES_SECONDS:
+            self._times.popleft()
+        self._state, self._since = state, now
+
+    def shares(self) -> dict[DeviceState, float]:
+        """Return the shares of the states, which add up to 1, in about the last minute."""
+        seconds = dict.fromkeys(DeviceState, 0.0)
+        seconds[self._state] = time.monotonic() - self._since
+        for _, state, lasted in self._times:
+            seconds[state] += lasted
+        total = sum(seconds.values()) or 1.0
+        return {state: lasted / total for state, lasted in seconds.items()}
+
+
 class _Device:
     """A replica and the thread in which it computes."""
 
-    def __init__(self, replica: Replica, *, index: int) -> None:
+    def __init__(self, replica: Replica, *, index: int, emit: EventSink) -> None:
         self.index = index
+        self.meter = DeviceMeter(index, emit)
         self._replica = replica
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"model-{index}")
 
@@ -63,10 +97,14 @@ class _Device:
     ) -> Sequence[AcceptedDecoding | FallbackNeeded | None]:
         """Decode the windows and return the outcomes, or encode them and return None for each."""
         loop = asyncio.get_running_loop()
-        if decode:
-            return await loop.run_in_executor(self._executor, self._replica.decode, windows)
-        await loop.run_in_executor(self._executor, self._replica.encode, windows)
-        return [None] * len(windows)
+        self.meter.enter(DeviceState.BUSY)
+        try:
+            if decode:
+                return await loop.run_in_executor(self._executor, self._replica.decode, windows)
+            await loop.run_in_executor(self._executor, self._replica.encode, windows)
+            return [None] * len(windows)
+        finally:
+            self.meter.enter(DeviceState.WAITING)
 
     def stop(self) -> None:
         """Accept no more batches; the present one goes on."""
@@ -103,7 +141,7 @@ class Batcher:
         self._death: BaseException | None = None
         self._changed = asyncio.Event()
         self.scheduler.share.wake = self._changed.set
-        self._devices = [_Device(replica, index=index) for index, replica in enumerate(replicas)]
+        self._devices = [_Device(replica, index=index, emit=emit) for index, replica in enumerate(replicas)]
         self._loops = [self._start_loop(device) for device in self._devices]
 
     @property
@@ -112,6 +150,11 @@ class Batcher:
         size = self.scheduler.batch_size
         ahead = size // 2 if self._encodes_apart else size  # encoding one by one leaves time to prepare more
         return size + ahead + _SPARE_WINDOWS
+
+    @property
+    def device_shares(self) -> list[dict[DeviceState, float]]:
+        """The shares of each device's states in the last minute (see :meth:`DeviceMeter.shares`)."""
+        return [device.meter.shares() for device in self._devices]
 
     def open(self, transcription: Transcription) -> None:
         """Take a transcription, whose windows follow."""
@@ -166,26 +209,28 @@ class Batcher:
 
     async def _serve(self, device: _Device) -> None:
         while True:
-            batch = await self._next_batch()
+            batch = await self._next_batch(device)
             await self._run(batch.windows, device, decode=batch.decode)
             self._changed.set()  # another device may be waiting for these windows or their slots
             self.scheduler.share.batch_ended()
 
-    async def _next_batch(self) -> Batch:
+    async def _next_batch(self, device: _Device) -> Batch:
         while True:
             self._changed.clear()
-            await self._linger()
+            await self._linger(device)
             batch = self.scheduler.next_batch()
             if batch is not None:
                 return batch
+            device.meter.enter(DeviceState.STARVED if self.scheduler.transcriptions else DeviceState.IDLE)
             await self._changed.wait()
 
-    async def _linger(self) -> None:
+    async def _linger(self, device: _Device) -> None:
         """Wait a moment for expected windows while there are too few to fill a batch."""
         seconds = min(_MAX_LINGER_SECONDS, _LINGER_SHARE * (self.scheduler.pace.predict(1) or 0.0))
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and self._is_fuller_batch_expected():
             self._changed.clear()
+            device.meter.enter(DeviceState.STARVED)
             try:
                 await asyncio.wait_for(self._changed.wait(), left)
             except TimeoutError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from app.domain.events import EventSink
+    from app.domain.events import DeviceState, EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.admission import Candidate, FrontEnd
     from app.transcription.slots import Slots
@@ -59,6 +59,10 @@ class WhisperTranscriber:
     @property
     def active(self) -> int:
         return self._batcher.scheduler.held
+
+    @property
+    def device_shares(self) -> list[dict[DeviceState, float]]:
+        return self._batcher.device_shares
 
     async def close(self) -> None:
         """Stop without waiting for the batch that is on the model."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.errors import ServiceError
-    from app.domain.events import EventSink
+    from app.domain.events import DeviceState, EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.decoding import Decoder
     from app.transcription.models import ModelRegistry
@@ -118,6 +118,12 @@ class ModelPool:
     def active(self) -> int:
         """The number of slots in use."""
         return self._slots.held
+
+    @property
+    def device_shares(self) -> list[dict[DeviceState, float]]:
+        """The shares of each device's states in the last minute, for the default model; empty if it is not loaded."""
+        model = self._models.get(self.model_registry.default.name)
+        return model.engine.device_shares if model is not None and model.engine is not None else []
 
     async def load(self) -> None:
         """Load the default model, after making sure that files can be decoded.

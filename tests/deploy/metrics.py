@@ -24,6 +24,7 @@ COUNTERS: Final = {
     "transcription_received_bytes_total": set[str](),
     "transcription_downloaded_bytes_total": set[str](),
     "transcription_delivered_bytes_total": set[str](),
+    "transcription_device_seconds_total": {"device", "state"},
     "transcription_model_errors_total": {"kind"},
     "transcription_http_requests_total": {"route", "status"},
     "transcription_connections_closed_total": {"reason"},

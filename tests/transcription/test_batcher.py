@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
+from app.domain.events import DeviceState, DeviceTime
 from app.domain.transcript import Task
 from app.transcription.batcher import Batcher
 from app.transcription.fallback import Decoding
@@ -25,6 +27,8 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from app.domain.events import Event
 
 pytestmark = pytest.mark.anyio
 
@@ -95,8 +99,14 @@ class Rig:
 
     def __init__(self, models: Sequence[Any], *, slots: int, batch_size: int) -> None:
         self.deaths: list[BaseException] = []
+        self.events: list[Event] = []
         self.batcher = Batcher(
-            models, slots=Slots(slots), batch_size=batch_size, encodes_apart=False, on_death=self.deaths.append
+            models,
+            slots=Slots(slots),
+            batch_size=batch_size,
+            encodes_apart=False,
+            on_death=self.deaths.append,
+            emit=self.events.append,
         )
         self.finished: list[int] = []
 
@@ -111,6 +121,12 @@ class Rig:
 
     async def transcribe(self, *numbers: int) -> None:
         await self.start(*numbers).wait_until_ended()
+
+    @property
+    def states(self) -> list[DeviceState]:
+        """The states that the devices have left, in order, without repetitions."""
+        states = [event.state for event in self.events if isinstance(event, DeviceTime)]
+        return [state for state, _ in itertools.groupby(states)]
 
     def _record(self, window: Window) -> None:
         self.finished.append(window.number)
@@ -279,3 +295,37 @@ async def test_ten_short_transcriptions_overtake_three_long_ones() -> None:
     shares = [sum(number // 1000 == index for batch in model.batches[:12] for number in batch) for index in (1, 2, 3)]
     assert max(shares) - min(shares) <= 2
     assert sum(map(len, model.batches)) == 100
+
+
+# What the devices do.
+
+
+async def test_states_of_a_device_follow_its_work() -> None:
+    async with rig(ScriptedModel()) as running:
+        await eventually(lambda: DeviceState.IDLE in running.states)
+        await running.transcribe(0)
+        await eventually(lambda: running.states[-1] is DeviceState.WAITING)
+        assert running.states[-3:] == [DeviceState.IDLE, DeviceState.BUSY, DeviceState.WAITING]
+
+
+async def test_device_starves_while_a_transcription_has_no_window() -> None:
+    async with rig(ScriptedModel()) as running:
+        transcription = ObservedTranscription()
+        running.batcher.open(transcription)
+        running.batcher.submit(transcription, a_window(0))
+        await eventually(lambda: not transcription.outstanding)
+        running.batcher.submit(transcription, a_window(1))
+        running.batcher.complete(transcription)
+        await transcription.wait_until_ended()
+        assert DeviceState.STARVED in running.states
+
+
+async def test_shares_of_a_device_add_up_to_one() -> None:
+    def take_a_moment(_windows: Sequence[Window]) -> None:
+        threading.Event().wait(0.05)
+
+    async with rig(ScriptedModel(take_a_moment)) as running:
+        await running.transcribe(*range(12))
+        (shares,) = running.batcher.device_shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[DeviceState.BUSY] > 0
