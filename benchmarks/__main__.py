@@ -25,6 +25,7 @@ from benchmarks import (
     recovery_time,
     registry_memory,
     scaling,
+    simulated_device,
     start_time,
     throughput,
 )
@@ -36,6 +37,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "throughput": lambda arguments: throughput.measure(rounds=arguments.rounds),
     "scaling": lambda arguments: scaling.measure(rounds=arguments.rounds),
+    "device": lambda arguments: simulated_device.measure(rounds=arguments.rounds),
     "fairness": lambda arguments: fairness.measure(clips=arguments.clips),
     "memory": lambda _: memory.measure(),
     "durability": lambda arguments: durability.measure(rounds=arguments.rounds),

@@ -108,12 +108,14 @@ class Transcript:
     """A complete transcript.
 
     ``language`` is the spoken language as a full lowercase English name, ``duration`` that of the audio in seconds.
+    ``warnings`` are sentences for the client about what could not be done as usual.
     """
 
     task: Task
     language: str
     duration: float
     segments: tuple[Segment, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -144,6 +146,7 @@ class Transcript:
             language=stored["language"],
             duration=stored["duration"],
             segments=tuple(_segment(segment) for segment in stored["segments"]),
+            warnings=tuple(stored.get("warnings", ())),  # older versions have none
         )
 
 

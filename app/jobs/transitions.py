@@ -72,6 +72,7 @@ def result_stored(live: LiveJob, transcript: Transcript, *, now: Moment, retenti
         language=transcript.language,
         audio_duration=transcript.duration,
         progress_percent=100.0,
+        warnings=(*job.warnings, *transcript.warnings),
     )
     if job.upload is None:
         return _ended(job, JobStatus.COMPLETED, now=now, retention=retention)

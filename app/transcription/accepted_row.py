@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from app.domain.transcript import Segment
 from app.transcription.segments import SECONDS_PER_FRAME, Phrase, token_logprob
-from app.transcription.word_times import aligned_tokens, hold_within, words_of_phrases
+from app.transcription.word_times import AlignedToken, aligned_tokens, are_usable, hold_within, spread, words_of_phrases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ class AcceptedRow:
     ``index`` is its position in the batch. ``decoding`` is the best one of the window, ``temperature`` that of the
     last one, as in faster-whisper. ``phrases`` cover ``frames_done`` of the window's frames. ``tokenizer`` is
     faster-whisper's for the window's language and task. ``text_tokens`` are those of all phrases without timestamps.
+    ``has_estimated_words`` is True if the times of words are shares of their phrase's, because nothing better is known.
     """
 
     index: int
@@ -34,6 +36,7 @@ class AcceptedRow:
     phrases: list[Phrase]
     frames_done: int
     tokenizer: Any
+    has_estimated_words: bool = field(init=False, default=False)
     text_tokens: list[int] = field(init=False)
     _texts: list[list[int]] = field(init=False)
     _words: list[tuple[Word, ...]] = field(init=False)
@@ -46,14 +49,14 @@ class AcceptedRow:
         self._words = [()] * len(self.phrases)
         self._logprobs = [()] * len(self.phrases)
 
-    def add_alignment(self, alignment: Any) -> None:
+    def add_alignment(self, alignment: Any | None) -> None:
         """Add words and log probabilities, as the window wants them.
 
-        ``alignment`` is CTranslate2's ``WhisperAlignmentResult`` for ``text_tokens``.
+        ``alignment`` is CTranslate2's ``WhisperAlignmentResult`` for ``text_tokens``, or None if there is none.
         """
         if self.window.word_timestamps:
-            self._words = self._aligned_words(alignment)
-        if self.window.token_logprobs:
+            self._words = self._words_of_phrases(alignment)
+        if self.window.token_logprobs and alignment is not None:
             self._logprobs = self._token_logprobs(alignment.text_token_probs)
 
     def segments(self) -> tuple[Segment, ...]:
@@ -85,17 +88,24 @@ class AcceptedRow:
             )
         return tuple(segments)
 
-    def _aligned_words(self, alignment: Any) -> list[tuple[Word, ...]]:
+    def _words_of_phrases(self, alignment: Any | None) -> list[tuple[Word, ...]]:
         tokenizer = self.tokenizer
+        if alignment is None:
+            probability = math.exp(self.decoding.avg_logprob)
+            tokens = [AlignedToken(0.0, probability)] * (len(self.text_tokens) + 1)
+        else:
+            tokens = aligned_tokens(alignment.alignments, alignment.text_token_probs)
+        self.has_estimated_words = alignment is None or not are_usable(tokens)
         words, word_tokens = tokenizer.split_to_word_tokens([*self.text_tokens, tokenizer.eot])
         words_by_phrase = words_of_phrases(
             words[:-1],
             [len(tokens) for tokens in word_tokens[:-1]],
-            aligned_tokens(alignment.alignments, alignment.text_token_probs),
+            tokens,
             [len(tokens) for tokens in self._texts],
         )
+        place = spread if self.has_estimated_words else hold_within
         return [
-            hold_within(phrase_words, phrase.start, phrase.end)
+            place(phrase_words, phrase.start, phrase.end)
             for phrase_words, phrase in zip(words_by_phrase, self.phrases, strict=True)
         ]
 

@@ -291,6 +291,7 @@ class Batcher:
                 self.scheduler.put_back(window)
             case AcceptedDecoding():
                 window.segments += outcome.segments
+                window.has_estimated_words |= outcome.has_estimated_words
                 if window.advance(outcome.frames_done):
                     self.scheduler.put_back(window)
                 else:

@@ -39,13 +39,13 @@ def lower_thread_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MODEL_NICENESS)
 
 
-def choose_device(requested: str, compute_type: str, *, indexes: tuple[int, ...], probe_model: Path) -> Device:
-    """Return the device for ``requested``, which is ``auto``, ``cuda`` or ``cpu``.
+def choose_device(requested: str, *, indexes: tuple[int, ...], probe_model: Path) -> DeviceKind:
+    """Return the kind of device for ``requested``, which is ``auto``, ``cuda`` or ``cpu``.
 
     ``auto`` means CUDA if the tiny ``probe_model`` can encode on all GPUs of ``indexes``, else the CPU.
 
     Raises:
-        ModelUnavailable: CUDA is requested and does not work, or the device does not support the compute type.
+        ModelUnavailable: CUDA is requested and does not work.
     """
     problem = None if requested == "cpu" else cuda_problem(indexes, probe_model)
     if requested == "cuda" and problem is not None:
@@ -55,8 +55,7 @@ def choose_device(requested: str, compute_type: str, *, indexes: tuple[int, ...]
         )
     if problem is not None:
         logger.warning("Running on the CPU, because %s.", problem)
-    kind: DeviceKind = "cpu" if requested == "cpu" or problem is not None else "cuda"
-    return Device(kind, _compute_type(kind, compute_type, index=indexes[0]))
+    return "cpu" if requested == "cpu" or problem is not None else "cuda"
 
 
 def cuda_problem(indexes: tuple[int, ...], probe_model: Path) -> str | None:
@@ -102,13 +101,17 @@ def _encode_silence(model: Path, index: int) -> None:
     whisper.encode(silence, to_cpu=True)
 
 
-def _compute_type(kind: DeviceKind, requested: str, *, index: int) -> str:
+def choose_compute_type(kind: DeviceKind, requested: str, preferred: tuple[str, ...], *, index: int) -> str:
+    """Return the compute type for ``requested``. ``auto`` means the first of ``preferred`` that the device supports.
+
+    Raises:
+        ModelUnavailable: the device does not support the requested type.
+    """
     import ctranslate2
 
     supported = ctranslate2.get_supported_compute_types(kind, index if kind == "cuda" else 0)
     if requested == "auto":
-        preferred = "float16" if kind == "cuda" else "int8"
-        return preferred if preferred in supported else "float32"
+        return next((name for name in preferred if name in supported), "float32")
     if requested != "default" and requested not in supported:
         raise ModelUnavailable(
             f"WHISPER_COMPUTE_TYPE must be auto or one that this {kind} supports "

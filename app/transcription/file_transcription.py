@@ -37,6 +37,9 @@ _MAX_OUTSTANDING_WITHOUT_SLOT: Final = 2
 _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
 #: With ``condition_on_previous_text``, text decoded at a higher temperature is not passed on (as in Whisper).
 _MAX_CONTEXT_TEMPERATURE: Final = 0.5
+_ESTIMATED_WORDS: Final = (
+    "The times of some words are estimated from their segments, because they could not be measured on this device."
+)
 #: The language of a recording without speech, as in faster-whisper.
 _NO_LANGUAGE: Final = "en"
 
@@ -66,6 +69,8 @@ class FileTranscription(Transcription):
         self._prompt = model.prompt(options)
         self._previous_tokens: list[int] = []
         self._capacity_changed = asyncio.Event()
+        self._preparing = 0
+        self._has_estimated_words = False
 
     async def run(self, group: asyncio.TaskGroup) -> Transcript:
         """Transcribe the recording with tasks in ``group``, which cancels this one if any of them fails."""
@@ -86,6 +91,7 @@ class FileTranscription(Transcription):
             language=language_name(language),
             duration=self._recording.samples / SAMPLE_RATE,
             segments=tuple(self._assembly.segments),
+            warnings=(_ESTIMATED_WORDS,) if self._has_estimated_words else (),
         )
 
     def on_slot_granted(self) -> None:
@@ -99,6 +105,7 @@ class FileTranscription(Transcription):
     def on_window(self, window: Window) -> None:
         if self._options.condition_on_previous_text:
             self._remember_text(window)
+        self._has_estimated_words |= window.has_estimated_words
         self._assembly.finish_window(window)
         self._report(self._assembly.take(), self._assembly.samples_done, window.language)
         self._capacity_changed.set()
@@ -109,33 +116,46 @@ class FileTranscription(Transcription):
         self._batcher.complete(self)
 
     async def _submit_channel(self, channel: int) -> None:
-        """Find the windows of a channel while it is still being decoded, and submit each."""
+        """Find the windows of a channel while it is still being decoded, and submit each.
+
+        Their features are computed side by side, and while the search goes on.
+        """
         options = self._options
         finder = await self._front_end.run(  # the first use loads Silero
             WindowFinder, options.speech_detection, only_speech=options.vad_filter
         )
         position = number = 0
         ended = False
-        while not ended:
-            available = await self._recording.wait_beyond(position)
-            ended = available <= position
-            block = Span(position, min(available, position + BLOCK_SAMPLES))
-            for window_span in await self._front_end.run(_find_windows, self._recording, finder, channel, block):
-                if window_span.samples >= HOP_SAMPLES:  # the spectrogram of a shorter one has no frame
-                    await self._submit(channel, number, window_span)
+        previous: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as group:
+            while not ended:
+                available = await self._recording.wait_beyond(position)
+                ended = available <= position
+                block = Span(position, min(available, position + BLOCK_SAMPLES))
+                for window_span in await self._front_end.run(_find_windows, self._recording, finder, channel, block):
+                    if window_span.samples < HOP_SAMPLES:  # its spectrogram would have no frame
+                        continue
+                    await self._wait_for_capacity()
+                    self._preparing += 1
+                    self._assembly.add_window(channel, number, start=window_span.start)
+                    previous = group.create_task(self._submit(channel, number, window_span, after=previous))
                     number += 1
-            position = block.end
-            self.known_long = self.known_long or position > _LONG_SAMPLES
-            self._assembly.set_searched(channel, position if ended else finder.next_start)
+                position = block.end
+                self.known_long = self.known_long or position > _LONG_SAMPLES
+                self._assembly.set_searched(channel, position if ended else finder.next_start)
 
-    async def _submit(self, channel: int, number: int, window_span: WindowSpan) -> None:
-        """Compute a window and submit it, as soon as few enough are outstanding."""
-        await self._wait_for_capacity()
+    async def _submit(
+        self, channel: int, number: int, window_span: WindowSpan, *, after: asyncio.Task[None] | None
+    ) -> None:
+        """Compute the features of a window and submit it after the previous one, whose language it takes on."""
+        features = await self._front_end.run(_features, self._recording, self._model, channel, window_span)
+        if after is not None:
+            await after
         window = Window(
             channel=channel,
             number=number,
             spans=window_span.spans,
-            features=await self._front_end.run(_features, self._recording, self._model, channel, window_span),
+            features=features,
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options),
@@ -144,11 +164,11 @@ class FileTranscription(Transcription):
             token_logprobs=self._options.token_logprobs,
             language=self._options.language,
         )
-        self._assembly.add_window(window)
+        self._preparing -= 1
         self._batcher.submit(self, window)
 
     async def _wait_for_capacity(self) -> None:
-        while self.outstanding >= self._max_outstanding():
+        while self._preparing + self.outstanding >= self._max_outstanding():
             self._capacity_changed.clear()
             await self._capacity_changed.wait()
 

@@ -8,20 +8,21 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.domain.errors import ModelUnavailable
-from app.transcription.device import choose_device
+from app.transcription.device import Device, choose_compute_type, choose_device
 from app.transcription.fallback import Thresholds
 from app.transcription.whisper import WhisperModel
-
-if TYPE_CHECKING:
-    from app.transcription.device import Device
 
 logger = logging.getLogger(__name__)
 
 #: The bundled model; see docs/demo_model.md.
 DEMO_MODEL: Final = Path(__file__).with_name("demo_model")
+
+#: The compute types of ``WHISPER_COMPUTE_TYPE=auto``, the best first.
+CPU_COMPUTE_TYPES: Final = ("int8", "float32")
+CUDA_COMPUTE_TYPES: Final = ("float16", "float32")
 
 #: Larger batches make decoding no cheaper on a CPU: with base dimensions, beam 5, int8 and two cores a window takes
 #: 1.6 s alone, 0.43 s in a batch of 8 and 0.42 s in a batch of 16.
@@ -53,38 +54,55 @@ class ModelChoice:
     beam_size: int = 5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Properties:
+    """The properties that a model brings: its thresholds and the compute types on CUDA that suit it, the best first."""
+
+    thresholds: Thresholds
+    cuda_compute_types: tuple[str, ...]
+
+
 def load(choice: ModelChoice) -> tuple[WhisperModel, ...]:
     """Return the replicas of a model, after downloading it from the hub if necessary. Blocks.
 
     Raises:
         ModelUnavailable: the model can't be loaded; the message names the remedies.
     """
-    device = choose_device(choice.device, choice.compute_type, indexes=choice.device_indexes, probe_model=DEMO_MODEL)
+    kind = choose_device(choice.device, indexes=choice.device_indexes, probe_model=DEMO_MODEL)
     name = choice.name
     if name == "auto":
-        name = "large-v3-turbo" if device.kind == "cuda" else "small"
+        name = "large-v3-turbo" if kind == "cuda" else "small"
+    properties = _properties(name)
+    preferred = properties.cuda_compute_types if kind == "cuda" else CPU_COMPUTE_TYPES
+    device = Device(kind, choose_compute_type(kind, choice.compute_type, preferred, index=choice.device_indexes[0]))
     logger.info("🧠 Loading model %s on %s (%s)...", name, device.kind, device.compute_type)
     import httpx2  # huggingface-hub's HTTP client, whose errors it raises
 
     try:
-        return tuple(_load_replica(choice, name, device, number) for number in range(len(choice.device_indexes)))
+        return tuple(
+            _load_replica(choice, name, device, properties.thresholds, number)
+            for number in range(len(choice.device_indexes))
+        )
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as exc:
         logger.debug("Loading %s failed", name, exc_info=True)
         raise ModelUnavailable(_explain(name, exc)) from exc
 
 
-def _load_replica(choice: ModelChoice, name: str, device: Device, number: int) -> WhisperModel:
+def _load_replica(choice: ModelChoice, name: str, device: Device, thresholds: Thresholds, number: int) -> WhisperModel:
     import faster_whisper
 
-    location = str(DEMO_MODEL) if name == "demo" else name
     model = faster_whisper.WhisperModel(
-        location,
+        _location(name),
         device=device.kind,
         device_index=choice.device_indexes[number] if device.kind == "cuda" else 0,
         compute_type=device.compute_type,
         cpu_threads=_cpu_threads(choice),
     )
-    return WhisperModel(model, name=name, device=device, beam_size=choice.beam_size, thresholds=_thresholds(location))
+    return WhisperModel(model, name=name, device=device, beam_size=choice.beam_size, thresholds=thresholds)
+
+
+def _location(name: str) -> str:
+    return str(DEMO_MODEL) if name == "demo" else name
 
 
 def _cpu_threads(choice: ModelChoice) -> int:
@@ -93,10 +111,12 @@ def _cpu_threads(choice: ModelChoice) -> int:
     return max(1, cores // len(choice.device_indexes))
 
 
-def _thresholds(location: str) -> Thresholds:
-    """Return the thresholds in the model's ``transcription.json``, or the defaults if it has none."""
-    path = Path(location) / "transcription.json"
-    return Thresholds(**json.loads(path.read_text())) if path.is_file() else Thresholds()
+def _properties(name: str) -> _Properties:
+    """Return what the model's ``transcription.json`` says, and the defaults for the rest."""
+    path = Path(_location(name)) / "transcription.json"
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    cuda_compute_types = tuple(stored.pop("cuda_compute_types", CUDA_COMPUTE_TYPES))
+    return _Properties(thresholds=Thresholds(**stored), cuda_compute_types=cuda_compute_types)
 
 
 def _explain(name: str, exc: Exception) -> str:

@@ -142,9 +142,9 @@ class Assembly:
         """The sample before which no further segment of any channel can start."""
         return min(channel.done for channel in self._channels)
 
-    def add_window(self, window: Window) -> None:
-        """Register a window whose segments will follow."""
-        self._channels[window.channel].unfinished[window.number] = window.start
+    def add_window(self, channel: int, number: int, *, start: int) -> None:
+        """Register a window whose segments will follow; it starts at the sample ``start``."""
+        self._channels[channel].unfinished[number] = start
 
     def set_searched(self, channel: int, samples: int) -> None:
         """Record that all windows that start before this many samples of the channel have been added."""

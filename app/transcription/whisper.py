@@ -5,6 +5,7 @@ The libraries are imported when a model is loaded, so that the server can respon
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from app.transcription.device import Device
     from app.transcription.window import Array, Window
 
+logger = logging.getLogger(__name__)
+
 #: The input of the encoder: 30 s in frames of 10 ms.
 _FRAMES: Final = 3000
 #: Prompt and text together; the prompt may take half of it.
@@ -38,16 +41,23 @@ MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
 _MAX_INITIAL_TIMESTAMP: Final = 50
 #: Texts sampled at a temperature above 0, of which the most probable is kept.
 _BEST_OF: Final = 5
+#: CTranslate2 4.8 divides by half of the number of frames when it aligns, and kills the process if that is 0
+#: (CTranslate2#2065).
+_MIN_ALIGNED_FRAMES: Final = 2
 #: Tokenizers kept, one for each language and task.
 _TOKENIZERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedDecoding:
-    """The segments of a decoding, with times in the recording, and how many of the window's frames they cover."""
+    """The segments of a decoding, with times in the recording, and how many of the window's frames they cover.
+
+    ``has_estimated_words`` is True if the times of their words could not be measured.
+    """
 
     segments: tuple[Segment, ...]
     frames_done: int
+    has_estimated_words: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +211,9 @@ class WhisperModel:
                 outcomes[index] = FallbackNeeded(decoding=decoding, encoded=array[index].copy())
         self._align([row for row in accepted if row.window.wants_alignment and row.text_tokens], output)
         for row in accepted:
-            outcomes[row.index] = AcceptedDecoding(segments=row.segments(), frames_done=row.frames_done)
+            outcomes[row.index] = AcceptedDecoding(
+                segments=row.segments(), frames_done=row.frames_done, has_estimated_words=row.has_estimated_words
+            )
         return [outcomes[index] for index in range(len(windows))]
 
     def _accept(self, index: int, window: Window, decoding: Decoding) -> AcceptedRow:
@@ -226,12 +238,21 @@ class WhisperModel:
         """Align the texts of ``rows`` with the audio, in one pass for each language and task."""
         rows_by_start: dict[tuple[int, ...], list[AcceptedRow]] = {}
         for row in rows:
+            if row.window.frames < _MIN_ALIGNED_FRAMES:
+                row.add_alignment(None)
+                continue
             rows_by_start.setdefault(tuple(row.tokenizer.sot_sequence), []).append(row)
         for start, group in rows_by_start.items():
             is_whole_batch = len(group) == output.shape[0]
             encoded = output if is_whole_batch else _storage(_to_array(output)[[row.index for row in group]])
             texts = [row.text_tokens for row in group]
-            alignments = self._model.align(encoded, list(start), texts, [row.window.frames for row in group])
+            try:
+                alignments = self._model.align(encoded, list(start), texts, [row.window.frames for row in group])
+            except RuntimeError as exc:
+                if _is_out_of_memory(exc) or any(row.window.token_logprobs for row in group):
+                    raise
+                logger.warning("⚠️ This device can't align words (%s); their times are estimated", exc)
+                alignments = [None] * len(group)
             for row, alignment in zip(group, alignments, strict=True):
                 row.add_alignment(alignment)
 
@@ -282,11 +303,15 @@ def _to_array(output: Any) -> Array:
     return array
 
 
+def _is_out_of_memory(exc: RuntimeError) -> bool:
+    return "out of memory" in str(exc)
+
+
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:  # CTranslate2 raises no other type
-        if "out of memory" in str(exc):
+        if _is_out_of_memory(exc):
             raise OutOfMemory(str(exc)) from exc
         raise TranscriptionFailed(f"The model failed ({exc}).") from exc

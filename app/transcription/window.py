@@ -87,7 +87,8 @@ class Window:
 
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been transcribed into ``segments``. ``encoded`` is the encoder's output for it, shape
-    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. Only one owner at a time changes
+    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. With ``has_estimated_words``
+    the times of some words could not be measured. Only one owner at a time changes
     a window: the front end, the scheduler, or the thread of the device that it is on.
     """
 
@@ -106,6 +107,7 @@ class Window:
     encoded: Array | None = None
     decodings: list[Decoding] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+    has_estimated_words: bool = False
 
     @property
     def start(self) -> int:

@@ -7,6 +7,7 @@ them, the words of the sample recordings are off by 0.11 s on average instead of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,8 @@ from app.transcription.segments import SECONDS_PER_TIMESTAMP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Text of so few tokens, with its end, can really be at one time.
+_FEW_TOKENS: Final = 2
 #: Punctuation that belongs to the word after it, and to the word before it, as in OpenAI's ``whisper/timing.py``.
 _OPENING: Final = frozenset("\"'“¿([{-")
 _CLOSING: Final = frozenset("\"'.。,，!！?？:：”)]}、")
@@ -42,6 +45,12 @@ def aligned_tokens(pairs: Sequence[tuple[int, int]], probabilities: Sequence[flo
             starts[token] = position * SECONDS_PER_TIMESTAMP
             previous_token = token
     return [AlignedToken(*token) for token in zip(starts, [*probabilities, 0.0], strict=True)]
+
+
+def are_usable(tokens: Sequence[AlignedToken]) -> bool:
+    """Return False if an alignment has no times: on some devices every token is at one time, or at none."""
+    starts = [token.start for token in tokens]
+    return all(0 <= start < math.inf for start in starts) and (len(starts) <= _FEW_TOKENS or min(starts) < max(starts))
 
 
 def words_of_phrases(
@@ -110,6 +119,15 @@ def _groups(words: list[Word]) -> list[list[Word]]:
     if groups:
         groups[-1] += group
     return groups or [group]
+
+
+def spread(words: Sequence[Word], start: float, end: float) -> tuple[Word, ...]:
+    """Divide the time from ``start`` to ``end`` (seconds) among words by their numbers of letters."""
+    if not words:
+        return ()
+    first, *rest = words
+    stretched = [replace(first, start=start, end=end), *(replace(word, start=end, end=end) for word in rest)]
+    return tuple(_spread(stretched))
 
 
 def _spread(group: list[Word]) -> list[Word]:
