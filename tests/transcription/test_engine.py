@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import wave
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from faster_whisper import decode_audio
 from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
 from app.transcription.admission import FrontEnd
+from app.transcription.decoding import Decoder
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.domain.transcript import Transcript
-    from app.transcription.decoding import Decoder
+    from app.transcription.decoding import Decoded
     from app.transcription.whisper import WhisperModel
 
 pytestmark = pytest.mark.anyio
@@ -56,15 +58,23 @@ class RecordingListener(Listener):
         return [event for event in self.events if isinstance(event, FinishedWindow)]
 
 
-@pytest.fixture
-async def transcriber(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
+@asynccontextmanager
+async def transcribing(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
     deaths: list[BaseException] = []
     transcriber = WhisperTranscriber(
         [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=8, on_death=deaths.append
     )
-    yield transcriber
-    await transcriber.close()
+    try:
+        yield transcriber
+    finally:
+        await transcriber.close()
     assert deaths == []
+
+
+@pytest.fixture
+async def transcriber(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
+    async with transcribing(model, decoder) as running:
+        yield running
 
 
 @pytest.fixture
@@ -265,23 +275,30 @@ async def test_previous_text_is_in_the_prompt_when_requested(
     assert transcript.text.startswith("good morning and welcome")
 
 
-@pytest.mark.full(reason="decodes a long file")
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
-    transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
+    model: WhisperModel, samples: Path, tmp_path: Path
 ) -> None:
+    class UnfinishedDecoder(Decoder):
+        """Decodes everything, but never says that it has."""
+
+        async def decode(self, *arguments: Any, **options: Any) -> Decoded:
+            await super().decode(*arguments, **options)
+            never: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
+            return await never
+
     source = tmp_path / "audio"
     speech = decode_audio(str(samples / "long.opus"))
     with wave.open(str(source), "wb") as wave_file:
         wave_file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        for _ in range(280):  # almost six hours
+        for _ in range(8):  # about ten minutes
             wave_file.writeframes((speech * 32767).astype("<i2").tobytes())
     listener = RecordingListener()
-    task = asyncio.create_task(transcriber.transcribe(source, TranscriptionOptions(), listener=listener))
-    await eventually(lambda: bool(listener.windows) or task.done())
-    first = listener.windows[0]
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 60)
-    assert first.duration is None
-    await eventually(lambda: transcriber.active == 0)
+    async with transcribing(model, UnfinishedDecoder(max_seconds=3600)) as transcriber:
+        task = asyncio.create_task(transcriber.transcribe(source, TranscriptionOptions(), listener=listener))
+        await eventually(lambda: bool(listener.windows) or task.done())
+        assert listener.windows[0].duration is None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: transcriber.active == 0)
     assert await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()]) == ["audio"]
