@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from app.domain.errors import EngineFailed, TranscriptionFailed
 from app.domain.events import BatchDecoded, DeviceState, DeviceTime, ModelFailed, ModelFailure, discard_event
+from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.scheduler import Scheduler
-from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
+from app.transcription.whisper import FallbackNeeded, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -290,9 +291,7 @@ class Batcher:
                 window.fall_back(outcome.decoding, outcome.encoded)
                 self.scheduler.put_back(window)
             case AcceptedDecoding():
-                window.segments += outcome.segments
-                window.has_estimated_words |= outcome.has_estimated_words
-                if window.advance(outcome.frames_done):
+                if window.accept(outcome):
                     self.scheduler.put_back(window)
                 else:
                     self._finish(window)

@@ -7,6 +7,7 @@ segments.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class WhisperTranscriber:
     ) -> None:
         self.model = replicas[0]
         self._front_end = front_end
+        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._batcher = Batcher(
             replicas,
             slots=slots,
@@ -67,10 +69,11 @@ class WhisperTranscriber:
     async def close(self) -> None:
         """Stop without waiting for the batch that is on the model."""
         await self._batcher.close()
+        self._text_thread.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:
         """Stop, and wait until the model is no longer in use."""
-        await self._batcher.close()
+        await self.close()
         await self._batcher.wait_until_idle()
 
     async def transcribe(
@@ -87,7 +90,14 @@ class WhisperTranscriber:
             if is_decoded:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
             transcription = FileTranscription(
-                self._batcher, self._front_end, self.model, recording, options, listener, synchronous=synchronous
+                self._batcher,
+                self._front_end,
+                self.model,
+                recording,
+                options,
+                listener,
+                text_thread=self._text_thread,
+                synchronous=synchronous,
             )
             with _first_error_only():
                 async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ few of them and then waits.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,6 +24,9 @@ from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
     from app.domain.transcript import Segment, TranscriptionOptions
     from app.transcription.admission import FrontEnd
     from app.transcription.batcher import Batcher
@@ -38,14 +42,17 @@ _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
 #: With ``condition_on_previous_text``, text decoded at a higher temperature is not passed on (as in Whisper).
 _MAX_CONTEXT_TEMPERATURE: Final = 0.5
 _ESTIMATED_WORDS: Final = (
-    "The times of some words are estimated from their segments, because they could not be measured on this device."
+    "The times of some words are estimated from their segments, because they could not be measured."
 )
 #: The language of a recording without speech, as in faster-whisper.
 _NO_LANGUAGE: Final = "en"
 
 
 class FileTranscription(Transcription):
-    """The transcription of one recording, from finding its windows to assembling their segments."""
+    """The transcription of one recording, from finding its windows to assembling their segments.
+
+    The segments are made in the ``text_thread`` of the engine, while the device goes on with other windows.
+    """
 
     def __init__(
         self,
@@ -56,9 +63,11 @@ class FileTranscription(Transcription):
         options: TranscriptionOptions,
         listener: Listener,
         *,
+        text_thread: Executor,
         synchronous: bool,
     ) -> None:
         super().__init__(synchronous=synchronous)
+        self._text_thread = text_thread
         self._batcher = batcher
         self._front_end = front_end
         self._model = model
@@ -103,10 +112,26 @@ class FileTranscription(Transcription):
         self._capacity_changed.set()
 
     def on_window(self, window: Window) -> None:
+        self.unwritten += 1
+        segments = asyncio.get_running_loop().run_in_executor(self._text_thread, window.segments)
+        segments.add_done_callback(partial(self._finish, window))
+
+    def _finish(self, window: Window, segments: asyncio.Future[tuple[Segment, ...]]) -> None:
+        self.unwritten -= 1
+        if self.dropped or segments.cancelled():
+            return
+        try:
+            self._take_segments(window, segments.result())
+        except Exception as exc:  # noqa: BLE001  # nobody else would hear of it, and the transcription would wait for ever
+            self.fail(exc)
+        self.end_if_done()
+
+    def _take_segments(self, window: Window, segments: Sequence[Segment]) -> None:
+        """Add the segments of a window to the transcript."""
         if self._options.condition_on_previous_text:
-            self._remember_text(window)
+            self._remember_text(segments)
         self._has_estimated_words |= window.has_estimated_words
-        self._assembly.finish_window(window)
+        self._assembly.finish_window(window.channel, window.number, segments)
         self._report(self._assembly.take(), self._assembly.samples_done, window.language)
         self._capacity_changed.set()
 
@@ -168,7 +193,7 @@ class FileTranscription(Transcription):
         self._batcher.submit(self, window)
 
     async def _wait_for_capacity(self) -> None:
-        while self._preparing + self.outstanding >= self._max_outstanding():
+        while self._preparing + self.outstanding + self.unwritten >= self._max_outstanding():
             self._capacity_changed.clear()
             await self._capacity_changed.wait()
 
@@ -182,9 +207,9 @@ class FileTranscription(Transcription):
             return self._prompt
         return self._model.prompt(self._options, self._previous_tokens)
 
-    def _remember_text(self, window: Window) -> None:
+    def _remember_text(self, segments: Sequence[Segment]) -> None:
         """Keep the text for the prompt of the next window, or forget all text if it was sampled (as in Whisper)."""
-        for segment in window.segments:
+        for segment in segments:
             if segment.temperature > _MAX_CONTEXT_TEMPERATURE:
                 self._previous_tokens.clear()
             else:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.transcript import Segment
-    from app.transcription.window import Window
 
 #: Frames of the spectrogram are 10 ms apart, timestamps 20 ms.
 SECONDS_PER_FRAME: Final = 0.01
@@ -150,13 +149,12 @@ class Assembly:
         """Record that all windows that start before this many samples of the channel have been added."""
         self._channels[channel].searched = samples
 
-    def finish_window(self, window: Window) -> None:
+    def finish_window(self, channel: int, number: int, segments: Sequence[Segment]) -> None:
         """Take the segments of a window that is completely transcribed."""
-        del self._channels[window.channel].unfinished[window.number]
+        del self._channels[channel].unfinished[number]
         if self._mark_channels:
-            self._pending += [_with_channel(segment, window.channel) for segment in window.segments]
-        else:
-            self._pending += window.segments
+            segments = [_with_channel(segment, channel) for segment in segments]
+        self._pending += segments
 
     def take(self) -> tuple[Segment, ...]:
         """Return the segments that have become final since the last call, numbered on."""

@@ -38,10 +38,11 @@ class Transcription:
     """The state of a request or job that the scheduler and the batcher keep. It belongs to the event loop.
 
     ``languages`` maps channels to the codes of their detected languages. ``ready`` windows wait for the model, in
-    order of time; those ``in_flight`` are on it. ``outstanding`` counts both. ``complete`` means that no more windows
-    will be submitted, ``known_long`` that the transcription is not short, although not all its windows are known, and
-    ``dropped`` that nobody needs it any longer. ``number`` is the order of arrival; ``served`` counts the windows that
-    were decoded, starting from the lowest count among those that were there before.
+    order of time; those ``in_flight`` are on it. ``outstanding`` counts both, ``unwritten`` the windows that the
+    model has finished and whose segments are being made. ``complete`` means that no more windows will be submitted,
+    ``known_long`` that the transcription is not short, although not all its windows are known, and ``dropped`` that
+    nobody needs it any longer. ``number`` is the order of arrival; ``served`` counts the windows that were decoded,
+    starting from the lowest count among those that were there before.
 
     Subclasses override the callbacks, which do nothing here.
     """
@@ -51,6 +52,7 @@ class Transcription:
     ready: list[Window] = field(default_factory=list)
     in_flight: set[Window] = field(default_factory=set)
     outstanding: int = 0
+    unwritten: int = 0
     complete: bool = False
     known_long: bool = False
     dropped: bool = False
@@ -67,7 +69,7 @@ class Transcription:
         """Handle losing the slot to a transcription that comes first."""
 
     def on_window(self, window: Window) -> None:
-        """Handle a window that is completely transcribed."""
+        """Handle a window that is completely decoded."""
 
     @property
     def rank(self) -> Rank:
@@ -112,7 +114,7 @@ class Transcription:
 
     def end_if_done(self) -> None:
         """End the transcription if it is complete and all its windows are transcribed."""
-        if self.complete and not self.outstanding:
+        if self.complete and not self.outstanding and not self.unwritten:
             self._ended.set()
 
     async def wait_until_ended(self) -> None:

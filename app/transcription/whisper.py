@@ -16,18 +16,19 @@ import numpy as np
 
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
-from app.transcription.accepted_row import AcceptedRow
+from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding
 from app.transcription.features import LogMel
-from app.transcription.segments import Phrase, split_phrases
+from app.transcription.segments import split_phrases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from app.domain.transcript import Segment, TranscriptionOptions
+    from app.domain.transcript import TranscriptionOptions
     from app.transcription.device import Device
+    from app.transcription.segments import Phrase
     from app.transcription.window import Array, Window
 
 logger = logging.getLogger(__name__)
@@ -46,18 +47,6 @@ _BEST_OF: Final = 5
 _MIN_ALIGNED_FRAMES: Final = 2
 #: Tokenizers kept, one for each language and task.
 _TOKENIZERS: Final = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptedDecoding:
-    """The segments of a decoding, with times in the recording, and how many of the window's frames they cover.
-
-    ``has_estimated_words`` is True if the times of their words could not be measured.
-    """
-
-    segments: tuple[Segment, ...]
-    frames_done: int
-    has_estimated_words: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,23 +189,18 @@ class WhisperModel:
     def _outcomes(
         self, windows: Sequence[Window], decodings: Sequence[Decoding], output: Any
     ) -> list[AcceptedDecoding | FallbackNeeded]:
-        outcomes: dict[int, AcceptedDecoding | FallbackNeeded] = {}
+        outcomes: list[AcceptedDecoding | FallbackNeeded] = []
         array: Array | None = None
-        accepted: list[AcceptedRow] = []
         for index, (window, decoding) in enumerate(zip(windows, decodings, strict=True)):
             if window.is_last_temperature or decoding.is_acceptable(self._thresholds):
-                accepted.append(self._accept(index, window, decoding))
+                outcomes.append(self._accept(window, decoding))
             else:
                 array = _to_array(output) if array is None else array
-                outcomes[index] = FallbackNeeded(decoding=decoding, encoded=array[index].copy())
-        self._align([row for row in accepted if row.window.wants_alignment and row.text_tokens], output)
-        for row in accepted:
-            outcomes[row.index] = AcceptedDecoding(
-                segments=row.segments(), frames_done=row.frames_done, has_estimated_words=row.has_estimated_words
-            )
-        return [outcomes[index] for index in range(len(windows))]
+                outcomes.append(FallbackNeeded(decoding=decoding, encoded=array[index].copy()))
+        self._align(windows, outcomes, output)
+        return outcomes
 
-    def _accept(self, index: int, window: Window, decoding: Decoding) -> AcceptedRow:
+    def _accept(self, window: Window, decoding: Decoding) -> AcceptedDecoding:
         best = best_decoding([*window.decodings, decoding], self._thresholds)
         phrases: list[Phrase] = []
         frames_done = window.frames
@@ -224,37 +208,43 @@ class WhisperModel:
             phrases, frames_done = split_phrases(
                 best.tokens, first_timestamp=self._first_timestamp, frames=window.frames
             )
-        return AcceptedRow(
-            index=index,
-            window=window,
+        return AcceptedDecoding(
             decoding=best,
             temperature=decoding.temperature,
             phrases=phrases,
             frames_done=frames_done,
             tokenizer=self._tokenizer(window.language, window.task.value),
+            seek=window.seek,
+            timeline=window.timeline,
+            word_timestamps=window.word_timestamps,
+            token_logprobs=window.token_logprobs,
         )
 
-    def _align(self, rows: Sequence[AcceptedRow], output: Any) -> None:
-        """Align the texts of ``rows`` with the audio, in one pass for each language and task."""
-        rows_by_start: dict[tuple[int, ...], list[AcceptedRow]] = {}
-        for row in rows:
-            if row.window.frames < _MIN_ALIGNED_FRAMES:
-                row.add_alignment(None)
+    def _align(
+        self, windows: Sequence[Window], outcomes: Sequence[AcceptedDecoding | FallbackNeeded], output: Any
+    ) -> None:
+        """Align accepted texts with the audio where a window wants it, in one pass for each language and task."""
+        groups: dict[tuple[int, ...], dict[int, AcceptedDecoding]] = {}
+        for index, (window, outcome) in enumerate(zip(windows, outcomes, strict=True)):
+            if not isinstance(outcome, AcceptedDecoding) or not (window.wants_alignment and outcome.text_tokens):
                 continue
-            rows_by_start.setdefault(tuple(row.tokenizer.sot_sequence), []).append(row)
-        for start, group in rows_by_start.items():
+            if window.frames >= _MIN_ALIGNED_FRAMES:
+                groups.setdefault(tuple(outcome.tokenizer.sot_sequence), {})[index] = outcome
+        for start, group in groups.items():
             is_whole_batch = len(group) == output.shape[0]
-            encoded = output if is_whole_batch else _storage(_to_array(output)[[row.index for row in group]])
-            texts = [row.text_tokens for row in group]
+            encoded = output if is_whole_batch else _storage(_to_array(output)[list(group)])
+            texts = [accepted.text_tokens for accepted in group.values()]
             try:
-                alignments = self._model.align(encoded, list(start), texts, [row.window.frames for row in group])
+                alignments = self._model.align(
+                    encoded, list(start), texts, [windows[index].frames for index in group]
+                )
             except RuntimeError as exc:
-                if _is_out_of_memory(exc) or any(row.window.token_logprobs for row in group):
+                if _is_out_of_memory(exc) or any(windows[index].token_logprobs for index in group):
                     raise
                 logger.warning("⚠️ This device can't align words (%s); their times are estimated", exc)
-                alignments = [None] * len(group)
-            for row, alignment in zip(group, alignments, strict=True):
-                row.add_alignment(alignment)
+                continue
+            for accepted, alignment in zip(group.values(), alignments, strict=True):
+                accepted.alignment = alignment
 
     def _make_tokenizer(self, language: str, task: str) -> Any:
         from faster_whisper.tokenizer import Tokenizer

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.domain.transcript import Segment, Task
+    from app.transcription.accepted_decoding import AcceptedDecoding
     from app.transcription.fallback import Decoding
     from app.transcription.vad import Span
 
@@ -86,9 +87,8 @@ class Window:
     """At most 30 s of one channel: ``spans`` of the recording, without the silence between them.
 
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
-    everything before it has been transcribed into ``segments``. ``encoded`` is the encoder's output for it, shape
-    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. With ``has_estimated_words``
-    the times of some words could not be measured. Only one owner at a time changes
+    everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
+    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. Only one owner at a time changes
     a window: the front end, the scheduler, or the thread of the device that it is on.
     """
 
@@ -106,8 +106,7 @@ class Window:
     seek: int = 0
     encoded: Array | None = None
     decodings: list[Decoding] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    has_estimated_words: bool = False
+    accepted: list[AcceptedDecoding] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -144,15 +143,25 @@ class Window:
         beam_size = self.beam_size if self.temperature == 0 else 1
         return DecodeKey(beam_size=beam_size, temperature=self.temperature, prompt_length=len(self.prompt))
 
+    @property
+    def has_estimated_words(self) -> bool:
+        """True if the times of some words could not be measured."""
+        return any(accepted.has_estimated_words for accepted in self.accepted)
+
     def fall_back(self, decoding: Decoding, encoded: Array) -> None:
         """Keep an unacceptable decoding and the encoder's output, for the next decoding at the next temperature."""
         self.decodings.append(decoding)
         self.encoded = encoded
 
-    def advance(self, frames: int) -> bool:
-        """Skip the first ``frames``, which are transcribed. Return True if any are left."""
-        self.seek += frames
-        self.features = self.features[:, frames:]
+    def accept(self, decoding: AcceptedDecoding) -> bool:
+        """Keep a decoding and skip the frames that it covers. Return True if any are left."""
+        self.accepted.append(decoding)
+        self.seek += decoding.frames_done
+        self.features = self.features[:, decoding.frames_done :]
         self.decodings.clear()
         self.encoded = None
         return self.frames > 0
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Return the segments of the accepted decodings. It takes a while, and no device."""
+        return tuple(segment for accepted in self.accepted for segment in accepted.segments())

@@ -20,15 +20,17 @@ from app.transcription.fallback import Decoding
 from app.transcription.slots import Slots
 from app.transcription.transcription import Transcription
 from app.transcription.vad import Span
-from app.transcription.whisper import AcceptedDecoding, FallbackNeeded, OutOfMemory
+from app.transcription.whisper import FallbackNeeded, OutOfMemory
 from app.transcription.window import Window
 from tests.support.observed_transcription import ObservedTranscription
+from tests.support.outcomes import accepted
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from app.domain.events import Event
+    from app.transcription.accepted_decoding import AcceptedDecoding
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +57,7 @@ class ScriptedModel:
         self.threads.add(threading.current_thread().name)
         self.batches.append([window.number for window in windows])
         self.before(windows)
-        return [AcceptedDecoding(segments=(), frames_done=window.frames) for window in windows]
+        return [accepted(window.frames) for window in windows]
 
 
 class FailingAt:
@@ -205,12 +207,12 @@ async def test_windows_that_need_a_fallback_share_a_batch() -> None:
     class UncertainModel(ScriptedModel):
         def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
             temperatures.append([window.temperature for window in windows])
-            accepted = super().decode(windows)
+            outcomes = super().decode(windows)
             return [
                 FallbackNeeded(decoding=unacceptable, encoded=ENCODED)
                 if window.number % 2 and not window.decodings
                 else outcome
-                for window, outcome in zip(windows, accepted, strict=True)
+                for window, outcome in zip(windows, outcomes, strict=True)
             ]
 
     async with rig(UncertainModel()) as running:
@@ -225,7 +227,7 @@ async def test_untranscribed_rest_is_decoded_before_the_window_is_finished() -> 
         def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
             super().decode(windows)
             seeks.extend(window.seek for window in windows)
-            return [AcceptedDecoding(segments=(), frames_done=min(2000, window.frames)) for window in windows]
+            return [accepted(min(2000, window.frames)) for window in windows]
 
     async with rig(PartialModel()) as running:
         await running.transcribe(0)

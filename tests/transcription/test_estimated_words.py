@@ -14,12 +14,12 @@ import pytest
 
 from app.domain.errors import TranscriptionFailed
 from app.domain.transcript import Task, TranscriptionOptions
+from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.admission import FrontEnd
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.slots import Slots
 from app.transcription.transcriber import Listener
 from app.transcription.vad import Span
-from app.transcription.whisper import AcceptedDecoding
 from app.transcription.window import Window
 from app.transcription.word_times import AlignedToken, are_usable, spread
 from tests.transcription.test_word_times import word
@@ -136,7 +136,7 @@ def test_window_of_few_frames_is_decoded_with_words(frames: int, model: WhisperM
     for _ in range(5):
         (outcome,) = model.decode([window])
         assert isinstance(outcome, AcceptedDecoding)
-        assert all(0 <= word.start <= word.end <= frames / 100 for part in outcome.segments for word in part.words)
+        assert all(0 <= word.start <= word.end <= frames / 100 for part in outcome.segments() for word in part.words)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from faster_whisper.audio import decode_audio
 from faster_whisper.feature_extractor import FeatureExtractor
 
 from app.domain.transcript import Task
+from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.loading import DEMO_MODEL, ModelChoice, load
 from app.transcription.segments import token_logprob
 from app.transcription.vad import Span
-from app.transcription.whisper import AcceptedDecoding
 from app.transcription.window import Window
 from tests.support.audio import SAMPLES
 from tests.support.numpy_whisper import NumpyWhisper
@@ -132,8 +132,8 @@ def test_batch_of_several_languages_and_tasks_keeps_logprobs_apart(exact: Whispe
     outcomes = exact.decode(windows)
     for (sample, language, task), outcome in zip(cases, outcomes, strict=True):
         assert isinstance(outcome, AcceptedDecoding)
-        logprobs = [entry.logprob for segment in outcome.segments for entry in segment.logprobs]
-        tokens = text_tokens(exact, [token for segment in outcome.segments for token in segment.tokens])
+        logprobs = [entry.logprob for segment in outcome.segments() for entry in segment.logprobs]
+        tokens = text_tokens(exact, [token for segment in outcome.segments() for token in segment.tokens])
         expected = score(sample, start_of(exact, language, task.value), tokens)
         assert_equal(logprobs, expected)
 

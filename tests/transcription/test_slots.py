@@ -20,14 +20,15 @@ from app.transcription.scheduler import Scheduler
 from app.transcription.slots import Slots
 from app.transcription.transcription import Transcription
 from app.transcription.vad import Span
-from app.transcription.whisper import AcceptedDecoding
 from app.transcription.window import Window
 from tests.support.observed_transcription import ObservedTranscription
+from tests.support.outcomes import accepted
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from app.transcription.accepted_decoding import AcceptedDecoding
     from app.transcription.scheduler import Batch
 
 ENCODED = np.zeros((1, 1), np.float32)
@@ -357,7 +358,7 @@ class Replica:
     def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding]:
         self.batches += 1
         self.before()
-        return [AcceptedDecoding(segments=(), frames_done=one.frames) for one in windows]
+        return [accepted(one.frames) for one in windows]
 
 
 class Rig:
