@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     )
     whisper_batch_size: str = Field(
         "auto",
-        description="Windows of 30 s that are decoded together; 1 to 64. `auto` is 8 on a CPU and up to 16 on CUDA, "
-        "depending on memory.",
+        description="Windows of 30 s that are decoded together; 1 to 64. `auto` is 8 on a CPU. On CUDA it is "
+        "measured when the model is loaded: 16, less if memory is short, or 32 or 64 if that is faster.",
     )
 
     max_concurrent_requests: int = Field(

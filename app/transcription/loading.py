@@ -1,19 +1,22 @@
-"""Loading of a model: where it comes from, on which device it runs, and how many windows fit into a batch there."""
+"""Loading of a model: where it comes from and on which device it runs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import ModelUnavailable
 from app.transcription.device import Device, choose_compute_type, choose_device
 from app.transcription.fallback import Thresholds
 from app.transcription.whisper import WhisperModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +26,6 @@ DEMO_MODEL: Final = Path(__file__).with_name("demo_model")
 #: The compute types of ``WHISPER_COMPUTE_TYPE=auto``, the best first.
 CPU_COMPUTE_TYPES: Final = ("int8", "float32")
 CUDA_COMPUTE_TYPES: Final = ("float16", "float32")
-
-#: Larger batches make decoding no cheaper on a CPU: with base dimensions, beam 5, int8 and two cores a window takes
-#: 1.6 s alone, 0.43 s in a batch of 8 and 0.42 s in a batch of 16.
-CPU_BATCH_SIZE: Final = 8
-#: Larger batches gain little on a GPU and make other transcriptions wait longer.
-MAX_CUDA_BATCH_SIZE: Final = 16
-#: Used when the free memory of the GPU is unknown.
-_DEFAULT_CUDA_BATCH_SIZE: Final = 8
-#: The share of the memory beside the weights that batches may use.
-_BATCH_MEMORY_SHARE: Final = 0.8
-#: The memory of a window, in the decoder's caches and the encoder's activations, for each unit of the model's width
-#: with beam 5 and float16. Computed from the dimensions of large-v3, which needs the most (32 layers of width 1280).
-_BYTES_PER_WIDTH: Final = 640_000
-_QUERY_SECONDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,26 +68,48 @@ def load(choice: ModelChoice) -> tuple[WhisperModel, ...]:
     import httpx2  # huggingface-hub's HTTP client, whose errors it raises
 
     try:
-        return tuple(
-            _load_replica(choice, name, device, properties.thresholds, number)
+        replicas = tuple(
+            WhisperModel(
+                _open(choice, name, device, number),
+                name=name,
+                device=device,
+                beam_size=choice.beam_size,
+                thresholds=properties.thresholds,
+            )
             for number in range(len(choice.device_indexes))
         )
+        if device.kind == "cuda":
+            cpu = Device("cpu", choose_compute_type("cpu", "auto", CPU_COMPUTE_TYPES, index=0))
+            ensure_alignment(replicas, partial(_open, choice, name, cpu))
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as exc:
         logger.debug("Loading %s failed", name, exc_info=True)
         raise ModelUnavailable(_explain(name, exc)) from exc
+    return replicas
 
 
-def _load_replica(choice: ModelChoice, name: str, device: Device, thresholds: Thresholds, number: int) -> WhisperModel:
+def ensure_alignment(replicas: Sequence[WhisperModel], open_on_cpu: Callable[[], Any]) -> None:
+    """Try whether the devices can align words with audio, and let the CPU do it for those that can't."""
+    on_cpu = None
+    for replica in replicas:
+        problem = replica.alignment_problem()
+        if problem is not None:
+            if on_cpu is None:
+                logger.warning("⚠️ The GPU can't align words with audio (%s), so the CPU does, from now on", problem)
+                on_cpu = open_on_cpu()
+            replica.align_with(on_cpu)
+
+
+def _open(choice: ModelChoice, name: str, device: Device, number: int = 0) -> Any:
+    """Return faster-whisper's model."""
     import faster_whisper
 
-    model = faster_whisper.WhisperModel(
+    return faster_whisper.WhisperModel(
         _location(name),
         device=device.kind,
         device_index=choice.device_indexes[number] if device.kind == "cuda" else 0,
         compute_type=device.compute_type,
         cpu_threads=_cpu_threads(choice),
     )
-    return WhisperModel(model, name=name, device=device, beam_size=choice.beam_size, thresholds=thresholds)
 
 
 def _location(name: str) -> str:
@@ -138,32 +149,3 @@ def _explain(name: str, exc: Exception) -> str:
         "cache, HF_TOKEN: access to private models, HTTPS_PROXY: a proxy), or try ./start_server.sh --demo, which "
         "needs no download."
     )
-
-
-def auto_batch_size(model: WhisperModel) -> int:
-    """Return the batch size for a model that has been loaded, given the memory that is free on its device. Blocks."""
-    if model.device.kind == "cpu":
-        return CPU_BATCH_SIZE
-    free_bytes = free_cuda_bytes()
-    return _DEFAULT_CUDA_BATCH_SIZE if free_bytes is None else cuda_batch_size(free_bytes, width=model.width)
-
-
-def cuda_batch_size(free_bytes: int, *, width: int) -> int:
-    """Return the batch size that fits into ``free_bytes``. A batch that does not fit after all is halved later."""
-    return max(1, min(MAX_CUDA_BATCH_SIZE, int(free_bytes * _BATCH_MEMORY_SHARE / (width * _BYTES_PER_WIDTH))))
-
-
-def free_cuda_bytes() -> int | None:
-    """Return the free memory of the GPU with the least, or None if the driver's tool does not report it."""
-    try:
-        output = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],  # noqa: S607  # its path differs
-            capture_output=True,
-            text=True,
-            timeout=_QUERY_SECONDS,
-            check=True,
-        ).stdout
-        return min(int(line) for line in output.split()) * 1024 * 1024
-    except (OSError, subprocess.SubprocessError, ValueError):
-        logger.debug("The free memory of the GPU is unknown", exc_info=True)
-        return None

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from app.domain.errors import ModelLoading, ModelUnavailable
 from app.domain.events import discard_event
 from app.transcription.admission import FrontEnd
+from app.transcription.batch_size import auto_batch_size
 from app.transcription.batcher import engine_failed
 from app.transcription.device import lower_thread_priority
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.loading import auto_batch_size
 from app.transcription.slots import Slots
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding
 from app.transcription.features import LogMel
 from app.transcription.segments import split_phrases
+from app.transcription.word_times import aligned_tokens, are_usable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +47,10 @@ _BEST_OF: Final = 5
 #: CTranslate2 4.8 divides by half of the number of frames when it aligns, and kills the process if that is 0
 #: (CTranslate2#2065).
 _MIN_ALIGNED_FRAMES: Final = 2
+#: The text with which a device is tried.
+_ALIGNED_TEXT: Final = " this is a test"
+#: The tokens of each window in a rehearsal. Speech has about 100 in 30 s.
+_REHEARSED_TOKENS: Final = 32
 #: Tokenizers kept, one for each language and task.
 _TOKENIZERS: Final = 256
 
@@ -75,6 +81,7 @@ class WhisperModel:
         self.beam_size = beam_size
         self._thresholds = thresholds
         self._model = model.model
+        self._aligner = model.model
         self._hf_tokenizer = model.hf_tokenizer
         self._log_mel = LogMel(model.feature_extractor.mel_filters)
         self._first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
@@ -90,12 +97,6 @@ class WhisperModel:
         """The codes of the languages for which the vocabulary has a token."""
         known = (code for code in LANGUAGES if self._hf_tokenizer.token_to_id(f"<|{code}|>") is not None)
         return frozenset(known)
-
-    @property
-    def width(self) -> int:
-        """The length of the encoder's output vectors."""
-        silence = np.zeros((1, self._model.n_mels, _FRAMES), np.float32)
-        return int(self._model.encode(_storage(silence)).shape[2])
 
     def features(self, audio: npt.NDArray[np.float32]) -> Array:
         """Return the log-mel spectrogram, shape ``(n_mels, frames)``, of up to 30 s of audio.
@@ -139,6 +140,44 @@ class WhisperModel:
             self._detect_languages(windows, output)
             decodings = self._generate(windows, output)
             return self._outcomes(windows, decodings, output)
+
+    def alignment_problem(self) -> str | None:
+        """Return the reason why this device can't align words with audio, or None if it can.
+
+        CTranslate2 4.8 fails on GPUs of the Turing generation (CTranslate2#2064), and with some models it puts every
+        token at one time in float16.
+        """
+        tokenizer = self._tokenizer("en", "transcribe")
+        text = tokenizer.encode(_ALIGNED_TEXT)
+        noise = np.random.default_rng(0).uniform(-1, 1, (1, self._model.n_mels, _FRAMES)).astype(np.float32)
+        encoded = self._model.encode(_storage(noise))
+        try:
+            (alignment,) = self._model.align(encoded, list(tokenizer.sot_sequence), [text], [_FRAMES])
+        except RuntimeError as exc:
+            if _is_out_of_memory(exc):
+                raise
+            return str(exc)
+        tokens = aligned_tokens(alignment.alignments, alignment.text_token_probs)
+        return None if are_usable(tokens) else "every token is at the same time"
+
+    def align_with(self, model: Any) -> None:
+        """Let another model of faster-whisper with the same weights align words, for example one on the CPU."""
+        self._aligner = model.model
+
+    def rehearse(self, windows: int) -> float:
+        """Return the seconds that a batch of silence takes, decoded to ``_REHEARSED_TOKENS`` tokens a window."""
+        began = time.monotonic()
+        tokenizer = self._tokenizer("en", "transcribe")
+        prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+        with _translated_errors():
+            self._model.generate(
+                self._model.encode(_storage(np.zeros((windows, self._model.n_mels, _FRAMES), np.float32))),
+                [prompt] * windows,
+                beam_size=self.beam_size,
+                max_length=2 * _REHEARSED_TOKENS,  # CTranslate2 generates up to half of it
+                suppress_tokens=[tokenizer.eot],
+            )
+        return time.monotonic() - began
 
     def _encoder_output(self, windows: Sequence[Window]) -> Any:
         """Return the encoder's output for all windows; it stays on the device if all of it is computed now."""
@@ -231,11 +270,11 @@ class WhisperModel:
             if window.frames >= _MIN_ALIGNED_FRAMES:
                 groups.setdefault(tuple(outcome.tokenizer.sot_sequence), {})[index] = outcome
         for start, group in groups.items():
-            is_whole_batch = len(group) == output.shape[0]
-            encoded = output if is_whole_batch else _storage(_to_array(output)[list(group)])
+            as_it_is = len(group) == output.shape[0] and self._aligner is self._model
+            encoded = output if as_it_is else _storage(_to_array(output)[list(group)])
             texts = [accepted.text_tokens for accepted in group.values()]
             try:
-                alignments = self._model.align(
+                alignments = self._aligner.align(
                     encoded, list(start), texts, [windows[index].frames for index in group]
                 )
             except RuntimeError as exc:

@@ -17,6 +17,7 @@ from app.domain.transcript import Task, TranscriptionOptions
 from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.admission import FrontEnd
 from app.transcription.engine import WhisperTranscriber
+from app.transcription.loading import ensure_alignment
 from app.transcription.slots import Slots
 from app.transcription.transcriber import Listener
 from app.transcription.vad import Span
@@ -47,7 +48,7 @@ class AlignsOtherwise:
 
 def aligning(model: WhisperModel, align: Callable[..., Any]) -> WhisperModel:
     other = copy.copy(model)
-    other._model = AlignsOtherwise(model._model, align)
+    other._model = other._aligner = AlignsOtherwise(model._model, align)
     return other
 
 
@@ -159,3 +160,34 @@ def test_time_is_shared_by_letters() -> None:
     times = [(part.start, part.end) for part in spread([word(" a", 9, 9), word(" cat", 9, 9)], 1.0, 2.0)]
     assert times == [(1.0, 1.25), (1.25, 2.0)]
     assert spread([], 1.0, 2.0) == ()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("align", [fails, at_one_time(-1), at_one_time(0), at_one_time(7)])
+async def test_cpu_aligns_for_a_device_that_cannot(
+    align: Callable[..., Any],
+    model: WhisperModel,
+    decoder: Decoder,
+    samples: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = aligning(model, align)
+    ensure_alignment([broken, broken], lambda: SimpleNamespace(model=model._model))
+    transcript = await transcribe(broken, decoder, samples / "hello.wav", tmp_path, word_timestamps=True)
+    assert transcript == await transcribe(model, decoder, samples / "hello.wav", tmp_path, word_timestamps=True)
+    (message,) = caplog.messages
+    assert message.startswith("⚠️ The GPU can't align words with audio (")
+
+
+def test_device_that_aligns_is_left_alone(model: WhisperModel) -> None:
+    ensure_alignment([model], lambda: pytest.fail("nothing is to be loaded"))
+    assert model.alignment_problem() is None
+
+
+def test_device_without_memory_to_align_is_not_taken_for_one_that_cannot(model: WhisperModel) -> None:
+    def run_out(*_: Any) -> Any:
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ensure_alignment([aligning(model, run_out)], lambda: pytest.fail("nothing is to be loaded"))
