@@ -25,13 +25,13 @@ MEGABYTE: Final = 1_000_000
 SIZES: Final = (20_000, MEGABYTE, 10 * MEGABYTE, 100 * MEGABYTE)
 #: The pause between submissions, so that the model is busy but not the decoders of earlier submissions.
 _PAUSE_SECONDS: Final = 0.2
-_BOUNDARY: Final = b"benchmark-boundary"
-_HEAD: Final = (
+BOUNDARY: Final = b"benchmark-boundary"
+HEAD: Final = (
     b'--%(b)s\r\nContent-Disposition: form-data; name="stored_output"\r\n\r\ntrue\r\n'
     b'--%(b)s\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
     b"Content-Type: application/octet-stream\r\n\r\n"
-) % {b"b": _BOUNDARY}
-_TAIL: Final = b"\r\n--" + _BOUNDARY + b"--\r\n"
+) % {b"b": BOUNDARY}
+TAIL: Final = b"\r\n--" + BOUNDARY + b"--\r\n"
 
 
 def measure(*, runs: int, submissions: int) -> str:
@@ -43,8 +43,8 @@ def measure(*, runs: int, submissions: int) -> str:
         for _ in range(runs):
             _one_run(times, health, busy=busy, submissions=submissions)
         model = "busy" if busy else "idle"
-        rows += [_row(model, _named(size), values) for size, values in times.items()]
-        rows.append(_row(model, "`GET /health`", health))
+        rows += [row(model, _named(size), values) for size, values in times.items()]
+        rows.append(row(model, "`GET /health`", health))
     table = "\n".join(["| model | request | median | p99 | count |", "|---|---|---|---|---|", *rows])
     return f"## Time to answer\n\nMilliseconds from the last byte sent to the response read.\n\n{table}"
 
@@ -52,17 +52,17 @@ def measure(*, runs: int, submissions: int) -> str:
 def _one_run(times: dict[int, list[float]], health: list[float], *, busy: bool, submissions: int) -> None:
     with TemporaryDirectory() as folder, service(MAX_CONCURRENT_REQUESTS=str(os.cpu_count() or 1)) as client:
         if busy:
-            _keep_the_model_busy(client, Path(folder))
+            keep_the_model_busy(client, Path(folder))
         port = client.base_url.port or 0
         for size in SIZES:
             body = os.urandom(size)  # not audio, so that little happens after the response
             for _ in range(submissions if size < 100 * MEGABYTE else max(1, submissions // 8)):
                 time.sleep(_PAUSE_SECONDS)
                 times[size].append(_submit(port, body))
-                health.append(_timed_health(port))
+                health.append(timed_health(port))
 
 
-def _keep_the_model_busy(client: httpx.Client, folder: Path) -> None:
+def keep_the_model_busy(client: httpx.Client, folder: Path) -> None:
     """Start a job for every core that lasts longer than the run."""
     long = folder / "long.wav"
     with wave.open(str(SAMPLES / "hello.wav"), "rb") as source, wave.open(str(long), "wb") as target:
@@ -85,11 +85,11 @@ def _submit(port: int, body: bytes) -> float:
     """Return the milliseconds from the last byte to the response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("POST", "/v1/audio/transcriptions")
-    connection.putheader("Content-Type", f"multipart/form-data; boundary={_BOUNDARY.decode()}")
-    connection.putheader("Content-Length", str(len(_HEAD) + len(body) + len(_TAIL)))
+    connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY.decode()}")
+    connection.putheader("Content-Length", str(len(HEAD) + len(body) + len(TAIL)))
     connection.endheaders()
-    connection.send(_HEAD + body)
-    connection.send(_TAIL)
+    connection.send(HEAD + body)
+    connection.send(TAIL)
     sent = time.perf_counter()
     response = connection.getresponse()
     response.read()
@@ -100,7 +100,7 @@ def _submit(port: int, body: bytes) -> float:
     return elapsed
 
 
-def _timed_health(port: int) -> float:
+def timed_health(port: int) -> float:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     sent = time.perf_counter()
     connection.request("GET", "/health")
@@ -114,6 +114,6 @@ def _named(size: int) -> str:
     return f"{size / MEGABYTE:g} MB"
 
 
-def _row(model: str, request: str, times: list[float]) -> str:
+def row(model: str, request: str, times: list[float]) -> str:
     p99 = statistics.quantiles(times, n=100, method="inclusive")[98] if len(times) > 1 else times[0]
     return f"| {model} | {request} | {statistics.median(times):.1f} | {p99:.1f} | {len(times)} |"

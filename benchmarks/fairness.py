@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import random_model
 from benchmarks.recordings import recording
 from benchmarks.serving import service, submit
 
@@ -18,32 +17,34 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from benchmarks.target import Target
+
 LONG_SECONDS: Final = 3600
 _URL: Final = "/v1/audio/transcriptions"
 #: The longest random pause between clips, so that they arrive at any point of a batch.
 _MAX_PAUSE_SECONDS: Final = 4.0
 
 
-def measure(*, clips: int) -> str:
+def measure(target: Target, *, clips: int) -> str:
     """Return a section with the median and 95th percentile in seconds, and their ratios to a clip alone."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        model = str(random_model.make("base", folder / "model"))
+        model = target.make_model(folder / "model")
         clip = recording(folder / "clip.wav", seconds=5)
         long = recording(folder / "long.wav", seconds=LONG_SECONDS)
         times: dict[str, list[float]] = {}
         health: list[float] = []
-        with service(WHISPER_MODEL=model) as client:
+        with service(WHISPER_MODEL=model, WHISPER_DEVICE=target.device) as client:
             for kind, send in (("synchronous", _wait_for), ("as a job", _poll_for)):
                 times[f"alone, {kind}"] = _times(client, clip, send, clips, health)
         for count in (1, 3):
-            with service(WHISPER_MODEL=model) as client:
+            with service(WHISPER_MODEL=model, WHISPER_DEVICE=target.device) as client:
                 for _ in range(count):
                     submit(client, long)
                 _until_running(client, count)
                 for kind, send in (("synchronous", _wait_for), ("as a job", _poll_for)):
                     times[f"beside {count} of an hour, {kind}"] = _times(client, clip, send, clips, health)
-    return _section(times, health)
+    return _section(target, times, health)
 
 
 def _times(
@@ -80,7 +81,7 @@ def _until_running(client: httpx.Client, count: int) -> None:
         time.sleep(0.05)
 
 
-def _section(times: dict[str, list[float]], health: list[float]) -> str:
+def _section(target: Target, times: dict[str, list[float]], health: list[float]) -> str:
     rows = []
     for name, seconds in times.items():
         alone = statistics.median(times[f"alone, {name.rpartition(', ')[2]}"])
@@ -90,7 +91,7 @@ def _section(times: dict[str, list[float]], health: list[float]) -> str:
         [
             "## Fairness",
             "",
-            "A clip of 5 s, base dimensions, beam 5, int8, 3 slots; seconds, and the ratio to the median alone.",
+            f"A clip of 5 s, {target.description}, 3 slots; seconds, and the ratio to the median alone.",
             "",
             "| clip | median | p95 | median, alone = 1 | p95, alone = 1 |",
             "|---|---|---|---|---|",

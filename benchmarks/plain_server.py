@@ -1,6 +1,6 @@
 """A common kind of server, a semaphore around ``WhisperModel.transcribe`` in threads, for comparison only.
 
-python -m benchmarks.plain_server MODEL PORT
+python -m benchmarks.plain_server MODEL DEVICE COMPUTE_TYPE PORT
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from faster_whisper import WhisperModel
 
 app = FastAPI()
 slots = asyncio.Semaphore(3)
-model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
+location, device, compute_type, port = sys.argv[1:]
+model = WhisperModel(location, device=device, compute_type=compute_type, cpu_threads=os.cpu_count() or 1)
 
 
 def transcribe_file(content: bytes) -> str:
@@ -37,4 +38,4 @@ async def ready() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")

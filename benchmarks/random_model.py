@@ -75,6 +75,14 @@ class Vocabulary:
     def word_at(self, position: int) -> int:
         return len(self.bytes) + 7 * position
 
+    def tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(self.text)}, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in self.special])
+        tokenizer.add_tokens([tokenizers.AddedToken(token) for token in self.timestamps])
+        return tokenizer
+
 
 def make(size: str, folder: Path, *, tokens: int = 64, quantization: str = "int8") -> Path:
     """Write the model in CTranslate2's format; the text of each window ends at position ``tokens``."""
@@ -85,7 +93,7 @@ def make(size: str, folder: Path, *, tokens: int = 64, quantization: str = "int8
     spec.optimize(quantization=quantization)
     folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
-    _save_tokenizer(vocabulary, folder / "tokenizer.json")
+    vocabulary.tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "preprocessor_config.json").write_text(
         json.dumps(
             {"chunk_length": 30, "feature_size": shape.mels, "hop_length": 160, "n_fft": 400, "sampling_rate": 16_000}
@@ -167,15 +175,6 @@ class _Weights:
 
     def _normal(self, *shape: int) -> Array:
         return self._random.standard_normal(shape, dtype=np.float32) * np.float32(_SPREAD)
-
-
-def _save_tokenizer(vocabulary: Vocabulary, path: Path) -> None:
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(vocabulary.text)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in vocabulary.special])
-    tokenizer.add_tokens([tokenizers.AddedToken(token) for token in vocabulary.timestamps])
-    tokenizer.save(str(path))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The limit of the model: the same windows through CTranslate2 in batches, in one process without a server.
 
-    python -m benchmarks.raw MODEL BATCH_SIZE FILE...
+    python -m benchmarks.raw MODEL DEVICE COMPUTE_TYPE BATCH_SIZE FILE...
 
 Prints the seconds that it took, including decoding the files, speech detection and features. ``--apart`` encodes the
 windows one by one and only decodes them together, which is cheaper on a CPU. ``--pipeline`` uses faster-whisper's
@@ -57,8 +57,8 @@ def run(model: WhisperModel, size: int, paths: list[str], *, apart: bool) -> int
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    location, size, *paths = arguments
-    model = WhisperModel(location, device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1)
+    location, device, compute_type, size, *paths = arguments
+    model = WhisperModel(location, device=device, compute_type=compute_type, cpu_threads=os.cpu_count() or 1)
     decode_audio(paths[0])  # loads the libraries
     started = time.perf_counter()
     if "--pipeline" in sys.argv:

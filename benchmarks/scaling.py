@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from benchmarks import random_model
 from benchmarks.recordings import recording
 from benchmarks.serving import ROOT, plain_service, service
+from benchmarks.target import CPU
 from benchmarks.throughput import send_all
+
+if TYPE_CHECKING:
+    from benchmarks.target import Target
 
 AT_ONCE: Final = (1, 2, 4, 8, 16, 32)
 CLIP_SECONDS: Final = 30
@@ -19,11 +22,11 @@ _SERVICE: Final = "this service"
 _PLAIN: Final = "plain server"
 
 
-def measure(*, rounds: int) -> str:
+def measure(target: Target, *, rounds: int) -> str:
     """Draw the chart and return a section with the seconds of audio transcribed per second, medians."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        model = str(random_model.make("base", folder / "model"))
+        model = target.make_model(folder / "model")
         clips = [
             recording(folder / f"{number}.wav", seconds=CLIP_SECONDS, offset_seconds=4 * number)
             for number in range(max(AT_ONCE))
@@ -31,22 +34,24 @@ def measure(*, rounds: int) -> str:
         speeds: dict[str, dict[int, list[float]]] = {_SERVICE: {}, _PLAIN: {}}
         for _ in range(rounds):
             for count in AT_ONCE:
-                with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS="32") as client:
+                settings = {"WHISPER_MODEL": model, "WHISPER_DEVICE": target.device, "MAX_CONCURRENT_REQUESTS": "32"}
+                with service(**settings) as client:
                     speed = count * CLIP_SECONDS / send_all(client, clips[:count])
                     speeds[_SERVICE].setdefault(count, []).append(speed)
                 if count <= 8:  # more clips are not faster
-                    with plain_service(model) as client:
+                    with plain_service(model, target) as client:
                         speed = count * CLIP_SECONDS / send_all(client, clips[:count])
                         speeds[_PLAIN].setdefault(count, []).append(speed)
     medians = {
         program: {count: statistics.median(values) for count, values in by_count.items()}
         for program, by_count in speeds.items()
     }
-    CHART.write_text(chart(medians))
-    return _section(medians)
+    if target is CPU:
+        CHART.write_text(chart(medians))
+    return _section(target, medians)
 
 
-def _section(medians: dict[str, dict[int, float]]) -> str:
+def _section(target: Target, medians: dict[str, dict[int, float]]) -> str:
     head = " | ".join(str(count) for count in AT_ONCE)
     rows = [
         f"| {program} | " + " | ".join(f"{speeds[count]:.1f}" if count in speeds else "" for count in AT_ONCE) + " |"
@@ -56,7 +61,7 @@ def _section(medians: dict[str, dict[int, float]]) -> str:
         [
             "## Scaling",
             "",
-            f"Seconds of audio transcribed per second, clips of {CLIP_SECONDS} s, base dimensions, beam 5, int8.",
+            f"Seconds of audio transcribed per second, clips of {CLIP_SECONDS} s, {target.description}.",
             "",
             f"| clips at once | {head} |",
             "|---|" + "---|" * len(AT_ONCE),

@@ -17,6 +17,8 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmarks.target import Target
+
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 
@@ -53,9 +55,11 @@ def unprotected_service(**settings: str) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def plain_service(model: str) -> Iterator[httpx.Client]:
+def plain_service(model: str, target: Target) -> Iterator[httpx.Client]:
     """Start the plain server that the service is compared with and yield a client."""
-    with _serving(["-m", "benchmarks.plain_server", model, "{port}"], "/health/ready", {}) as (client, _):
+    with _serving(
+        ["-m", "benchmarks.plain_server", model, target.device, target.compute_type, "{port}"], "/health/ready", {}
+    ) as (client, _):
         yield client
 
 

@@ -1,8 +1,9 @@
 """The share of a fast device that the engine keeps busy, on a machine without one.
 
 A simulated device sleeps for as long as an H200 computes with large-v3-turbo's dimensions, float16 and beam 5
-(measured with CTranslate2 4.8: 26 ms to encode a window, and 120 ms and 51 ms for each window to decode 100 tokens).
-Decoding files, finding speech, features, batching and the event loop are real, and their processor time is measured.
+(measured with CTranslate2 4.8: 26 ms to encode a window, 7 ms to detect the languages of a batch, and 120 ms and 51 ms
+for each window to decode 100 tokens). Everything else is real: decoding files, finding speech, features, batching,
+text, segments and the event loop. Their processor time is measured.
 """
 
 from __future__ import annotations
@@ -12,88 +13,125 @@ import os
 import resource
 import shutil
 import statistics
+import sys
+import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+import ctranslate2
+import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
 
-from app.domain.transcript import Segment, TranscriptionOptions
+from app.domain.transcript import TranscriptionOptions
 from app.transcription.admission import FrontEnd
 from app.transcription.decoding import Decoder
 from app.transcription.device import Device
 from app.transcription.engine import WhisperTranscriber
-from app.transcription.features import LogMel
+from app.transcription.fallback import Thresholds
 from app.transcription.slots import Slots
 from app.transcription.transcriber import Listener
-from app.transcription.whisper import AcceptedDecoding
+from app.transcription.whisper import WhisperModel
+from benchmarks.random_model import Vocabulary
 from benchmarks.recordings import recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.transcription.window import Window
-
 BATCH_SIZE: Final = 16
 _MELS: Final = 128
 _ENCODE_SECONDS: Final = 0.026
+_DETECT_SECONDS: Final = 0.007
 _DECODE_SECONDS: Final = 0.120
 _DECODE_WINDOW_SECONDS: Final = 0.051
+_WORDS: Final = 96
 CLIPS: Final = 64
 CLIP_SECONDS: Final = 30
 HOUR_SECONDS: Final = 3600
+SPEEDS: Final = (0.25, 0.5, 1.0, 2.0)
+#: The columns of a timeline.
+_COLUMNS: Final = 100
+#: The sizes of batches in a timeline.
+_SIZES: Final = "0123456789abcdefg"
 
 
-@dataclass
-class SimulatedModel:
-    """A WhisperModel that sleeps ``1 / speed`` times as long as an H200 computes, and finds one word in each window.
+@dataclass(frozen=True)
+class Call:
+    """A call of the device: when it began and ended, and its number of windows."""
 
-    ``busy`` are the times at which it began and ended a batch, ``windows`` counts them.
+    began: float
+    ended: float
+    windows: int
+
+
+class SimulatedWhisper:
+    """The methods of CTranslate2's Whisper, which sleep ``1 / speed`` times as long as an H200 computes.
+
+    It finds English and the same words in every window, and records its calls.
     """
 
-    speed: float
-    name: str = "simulated"
-    device: Device = field(default_factory=lambda: Device("cuda", "float16"))
-    beam_size: int = 5
-    is_multilingual: bool = True
-    windows: int = 0
-    busy: list[tuple[float, float]] = field(default_factory=list)
+    is_multilingual = True
+    n_mels = _MELS
 
-    def __post_init__(self) -> None:
-        self.features = LogMel(FeatureExtractor(feature_size=_MELS).mel_filters)
+    def __init__(self, speed: float, vocabulary: Vocabulary) -> None:
+        self._speed = speed
+        first, last = (vocabulary.all.index(f"<|{time}|>") for time in ("0.00", "29.00"))
+        self._text = [vocabulary.word_at(position) for position in range(1, 1 + _WORDS)]
+        self._tokens = [first, *self._text, last]
+        self.calls: list[Call] = []
+        self.windows = 0
 
-    def prompt(self, _options: TranscriptionOptions, _previous: Sequence[int] = ()) -> tuple[int, ...]:
-        return ()
+    def encode(self, features: Any) -> Any:
+        windows = features.shape[0]
+        self._compute(windows * _ENCODE_SECONDS, windows)
+        return ctranslate2.StorageView.from_array(np.zeros((windows, 1, 1), np.float32))
 
-    def encode(self, windows: Sequence[Window]) -> None:
-        raise NotImplementedError  # only a CPU encodes apart
+    def detect_language(self, encoded: Any) -> list[list[tuple[str, float]]]:
+        windows = encoded.shape[0]
+        self._compute(_DETECT_SECONDS, windows)
+        return [[("<|en|>", 1.0)]] * windows
 
-    def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding]:
+    def generate(self, _encoded: Any, prompts: Sequence[Sequence[int]], **_options: Any) -> list[Any]:
+        windows = len(prompts)
+        self._compute(_DECODE_SECONDS + windows * _DECODE_WINDOW_SECONDS, windows)
+        self.windows += windows
+        return [SimpleNamespace(sequences_ids=[self._tokens], scores=[-0.1], no_speech_prob=0.0)] * windows
+
+    def align(self, encoded: Any, _start: Any, texts: Sequence[Sequence[int]], _frames: Any) -> list[Any]:
+        self._compute(0.0, encoded.shape[0])
+        return [
+            SimpleNamespace(
+                alignments=[(token, 15 * token) for token in range(len(text) + 1)], text_token_probs=[0.9] * len(text)
+            )
+            for text in texts
+        ]
+
+    def _compute(self, seconds: float, windows: int) -> None:
         began = time.monotonic()
-        seconds = _DECODE_SECONDS + len(windows) * (_ENCODE_SECONDS + _DECODE_WINDOW_SECONDS)
-        time.sleep(seconds / self.speed)
-        self.windows += len(windows)
-        self.busy.append((began, time.monotonic()))
-        for window in windows:
-            window.language = window.language or "en"
-        return [self._word(window) for window in windows]
-
-    def _word(self, window: Window) -> AcceptedDecoding:
-        start = window.start / 16_000
-        word = Segment(
-            id=0, seek=0, start=start, end=start + 1, text=" word", tokens=(1,), temperature=0.0, avg_logprob=-0.1,
-            compression_ratio=1.0, no_speech_prob=0.0,
-        )  # fmt: skip
-        return AcceptedDecoding(segments=(word,), frames_done=window.frames)
+        time.sleep(seconds / self._speed)
+        self.calls.append(Call(began, time.monotonic(), windows))
 
     def ideal_seconds(self) -> float:
         """Return how long the windows would take in full batches, one right after the other."""
         full, rest = divmod(self.windows, BATCH_SIZE)
         batches = full + bool(rest)
-        return (batches * _DECODE_SECONDS + self.windows * (_ENCODE_SECONDS + _DECODE_WINDOW_SECONDS)) / self.speed
+        per_window = _ENCODE_SECONDS + _DECODE_WINDOW_SECONDS
+        return (batches * (_DECODE_SECONDS + _DETECT_SECONDS) + self.windows * per_window) / self._speed
+
+
+def simulated_model(device: SimulatedWhisper, vocabulary: Vocabulary) -> WhisperModel:
+    """Return a model on a simulated device."""
+    parts = SimpleNamespace(
+        model=device,
+        hf_tokenizer=vocabulary.tokenizer(),
+        feature_extractor=FeatureExtractor(feature_size=_MELS),
+    )
+    return WhisperModel(parts, name="simulated", device=Device("cuda", "float16"), beam_size=5, thresholds=Thresholds())
 
 
 @dataclass(frozen=True)
@@ -102,39 +140,104 @@ class Outcome:
 
     seconds: float
     ideal_seconds: float
-    busy_seconds: float
     core_seconds: float
+    timeline: str
 
     @property
     def share(self) -> float:
         return self.ideal_seconds / self.seconds
 
 
-async def transcribe(paths: Sequence[Path], *, speed: float, slots: int) -> Outcome:
+async def transcribe(
+    paths: Sequence[Path], *, speed: float, slots: int, options: TranscriptionOptions | None = None
+) -> Outcome:
     """Transcribe all files at once."""
-    model: Any = SimulatedModel(speed)
+    options = options or TranscriptionOptions()
+    vocabulary = Vocabulary()
+    device = SimulatedWhisper(speed, vocabulary)
     failures: list[BaseException] = []
     front_end = FrontEnd(Decoder(max_seconds=12 * 3600), slots=slots)
     transcriber = WhisperTranscriber(
-        [model], front_end=front_end, slots=Slots(slots), batch_size=BATCH_SIZE, on_death=failures.append
+        [simulated_model(device, vocabulary)],
+        front_end=front_end,
+        slots=Slots(slots),
+        batch_size=BATCH_SIZE,
+        on_death=failures.append,
     )
-    options = TranscriptionOptions()
     with TemporaryDirectory() as folder:
         first = shutil.copy(paths[0], Path(folder) / "first")
         await transcriber.transcribe(Path(first), options, listener=Listener())  # loads libraries
-        model.windows, model.busy = 0, []
+        device.windows, device.calls = 0, []
         copies = [Path(shutil.copy(path, Path(folder) / f"{number}")) for number, path in enumerate(paths)]
-        cpu, began = _core_seconds(), time.monotonic()
-        await asyncio.gather(*(transcriber.transcribe(copy, options, listener=Listener()) for copy in copies))
-        seconds = time.monotonic() - began
+        with CoreMeter() as cores:
+            await asyncio.gather(*(transcriber.transcribe(copy, options, listener=Listener()) for copy in copies))
         await transcriber.close()
         front_end.close()
         return Outcome(
-            seconds=seconds,
-            ideal_seconds=model.ideal_seconds(),
-            busy_seconds=sum(end - start for start, end in model.busy),
-            core_seconds=_core_seconds() - cpu,
+            seconds=cores.ended - cores.began,
+            ideal_seconds=device.ideal_seconds(),
+            core_seconds=cores.seconds,
+            timeline=timeline(device.calls, cores),
         )
+
+
+class CoreMeter:
+    """Measures the processor time of this process and its children while it is open, also sample by sample."""
+
+    _SAMPLE_SECONDS: Final = 0.05
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+        self.samples: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> CoreMeter:
+        self.began = time.monotonic()
+        self.samples.append((self.began, _core_seconds()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = time.monotonic()
+        self._stop.set()
+        self._thread.join()
+        self.samples.append((self.ended, _core_seconds()))
+
+    @property
+    def seconds(self) -> float:
+        return self.samples[-1][1] - self.samples[0][1]
+
+    def cores(self, start: float, end: float) -> float:
+        """Return how many cores were busy in a part of the time."""
+        used = sum(
+            (after - before) * max(0.0, min(end, until) - max(start, since)) / (until - since)
+            for (since, before), (until, after) in pairwise(self.samples)
+            if until > since
+        )
+        return used / (end - start)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(self._SAMPLE_SECONDS):
+            self.samples.append((time.monotonic(), _core_seconds()))
+
+
+def timeline(calls: Sequence[Call], cores: CoreMeter) -> str:
+    """Return two lines, a character for each hundredth of the time.
+
+    For the device it is the size of the batch (up to 9, then a to g) or a dot while it waits, for the front end the
+    number of cores.
+    """
+    step = (cores.ended - cores.began) / _COLUMNS
+    device = front_end = ""
+    for column in range(_COLUMNS):
+        start = cores.began + column * step
+        busy = {call.windows: 0.0 for call in calls}
+        for call in calls:
+            busy[call.windows] += max(0.0, min(start + step, call.ended) - max(start, call.began))
+        device += _SIZES[max(busy, key=busy.__getitem__)] if sum(busy.values()) > step / 2 else "."
+        front_end += f"{cores.cores(start, start + step):.0f}"
+    return f"device    {device}\nfront end {front_end}"
 
 
 def _core_seconds() -> float:
@@ -158,7 +261,7 @@ def _used(pid: int) -> float:
 
 
 def measure(*, rounds: int) -> str:
-    """Return a section with the share of the ideal and the core-seconds, medians over ``rounds``."""
+    """Return a section with the share of the ideal and the core-seconds, medians over ``rounds``, and timelines."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         clips = [
@@ -166,11 +269,12 @@ def measure(*, rounds: int) -> str:
         ]
         hour = [recording(folder / "hour.wav", seconds=HOUR_SECONDS)]
         rows = []
+        timelines = []
         for title, paths, audio in (
             (f"{CLIPS} clips of {CLIP_SECONDS} s at once", clips, CLIPS * CLIP_SECONDS),
             ("one file of an hour", hour, HOUR_SECONDS),
         ):
-            for speed in (0.5, 1.0, 2.0):
+            for speed in SPEEDS:
                 runs = [asyncio.run(transcribe(paths, speed=speed, slots=CLIPS)) for _ in range(rounds)]
                 share, seconds, cost = (
                     statistics.median(values)
@@ -178,15 +282,41 @@ def measure(*, rounds: int) -> str:
                 )
                 per_hour = cost * 3600 / audio
                 rows.append(f"| {title} | {speed:g} | {seconds:.1f} | {share:.2f} | {per_hour:.1f} |")
+                timelines.append(f"{title}, speed {speed:g}, {runs[-1].seconds:.1f} s\n{runs[-1].timeline}\n")
     return "\n".join(
         [
             "## Simulated device",
             "",
-            "A device that sleeps as long as an H200 computes, divided by its speed; the front end is real. The ideal "
-            f"is full batches of {BATCH_SIZE} without a pause.",
+            "A device that sleeps as long as an H200 computes, divided by its speed; everything else is real. The "
+            f"ideal is full batches of {BATCH_SIZE} without a pause.",
             "",
             "| | speed | seconds | share of the ideal | core-seconds per hour of audio |",
             "|---|---|---|---|---|",
             *rows,
+            "",
+            "The last run of each, in hundredths of its time: the number of windows in the device's batch (g: 16, a "
+            "dot: it waits), and the number of cores that everything else used.",
+            "",
+            "```",
+            "\n".join(timelines).strip(),
+            "```",
         ]
     )
+
+
+def main() -> None:
+    """Print the outcome of one run, to try a change: the number of files, their seconds, the speed, and "words"."""
+    count, seconds, speed, *words = sys.argv[1:]
+    with TemporaryDirectory() as name:
+        paths = [
+            recording(Path(name) / f"{number}.wav", seconds=int(seconds), offset_seconds=number)
+            for number in range(int(count))
+        ]
+        options = TranscriptionOptions(word_timestamps=bool(words))
+        outcome = asyncio.run(transcribe(paths, speed=float(speed), slots=CLIPS, options=options))
+    print(f"{outcome.seconds:.2f} s, share {outcome.share:.3f}, {outcome.core_seconds:.1f} core-seconds")
+    print(outcome.timeline)
+
+
+if __name__ == "__main__":
+    main()

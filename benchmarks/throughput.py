@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import random_model
 from benchmarks.recordings import recording
 from benchmarks.serving import ROOT, plain_service, service
 
@@ -20,47 +19,47 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from benchmarks.target import Target
+
 CLIPS: Final = 16
-#: The batch size at which the limit is fastest on two CPU cores.
-RAW_BATCH: Final = 8
 
 
-def measure(*, rounds: int) -> str:
+def measure(target: Target, *, rounds: int) -> str:
     """Return a section with seconds and ratios, medians over rounds in which the programs take turns."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        model = str(random_model.make("base", folder / "model"))
+        model = target.make_model(folder / "model")
         clips = [recording(folder / f"{number}.wav", seconds=30, offset_seconds=4 * number) for number in range(CLIPS)]
         seconds: dict[str, list[float]] = {}
         for _ in range(rounds):
-            for program, value in _round(model, clips):
+            for program, value in _round(target, model, clips):
                 seconds.setdefault(program, []).append(value)
         long = recording(folder / "long.wav", seconds=300)
         for _ in range(rounds):
-            for program, value in _one_long(model, long):
+            for program, value in _one_long(target, model, long):
                 seconds.setdefault(program, []).append(value)
-    return _section(seconds)
+    return _section(target, seconds)
 
 
-def _round(model: str, clips: Sequence[Path]) -> list[tuple[str, float]]:
+def _round(target: Target, model: str, clips: Sequence[Path]) -> list[tuple[str, float]]:
     seconds = [
-        ("limit", raw_seconds(model, RAW_BATCH, *clips)),
-        ("limit, encoding one by one", raw_seconds(model, RAW_BATCH, *clips, "--apart")),
+        ("limit", raw_seconds(target, model, *clips)),
+        ("limit, encoding one by one", raw_seconds(target, model, *clips, "--apart")),
     ]
     for slots in (16, 3):
-        with service(WHISPER_MODEL=model, MAX_CONCURRENT_REQUESTS=str(slots)) as client:
+        with service(WHISPER_MODEL=model, WHISPER_DEVICE=target.device, MAX_CONCURRENT_REQUESTS=str(slots)) as client:
             seconds.append((f"service, {slots} slots", send_all(client, clips)))
-    with plain_service(model) as client:
+    with plain_service(model, target) as client:
         seconds.append(("plain server", send_all(client, clips)))
     return seconds
 
 
-def _one_long(model: str, long: Path) -> list[tuple[str, float]]:
-    with service(WHISPER_MODEL=model) as client:
+def _one_long(target: Target, model: str, long: Path) -> list[tuple[str, float]]:
+    with service(WHISPER_MODEL=model, WHISPER_DEVICE=target.device) as client:
         seconds = send_all(client, [long])
     return [
         ("service, 5 min alone", seconds),
-        ("BatchedInferencePipeline", raw_seconds(model, RAW_BATCH, long, "--pipeline")),
+        ("BatchedInferencePipeline", raw_seconds(target, model, long, "--pipeline")),
     ]
 
 
@@ -77,13 +76,14 @@ def send_all(client: httpx.Client, files: Sequence[Path]) -> float:
     return time.perf_counter() - started
 
 
-def raw_seconds(model: str, size: int, *arguments: Path | str) -> float:
-    command = [sys.executable, "-m", "benchmarks.raw", model, str(size), *map(str, arguments)]
+def raw_seconds(target: Target, model: str, *arguments: Path | str) -> float:
+    options = [model, target.device, target.compute_type, str(target.raw_batch)]
+    command = [sys.executable, "-m", "benchmarks.raw", *options, *map(str, arguments)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return float(output.split()[0])
 
 
-def _section(seconds: dict[str, list[float]]) -> str:
+def _section(target: Target, seconds: dict[str, list[float]]) -> str:
     medians = {program: statistics.median(values) for program, values in seconds.items()}
     rows = [
         f"| {program} | {medians[program]:.1f} | {min(values):.1f} to {max(values):.1f} "
@@ -96,7 +96,7 @@ def _section(seconds: dict[str, list[float]]) -> str:
         [
             "## Throughput",
             "",
-            f"{CLIPS} clips of 30 s at once, base dimensions, beam 5, int8, language detected; seconds, medians.",
+            f"{CLIPS} clips of 30 s at once, {target.description}, language detected; seconds, medians.",
             "",
             "| program | seconds | from, to | speed, limit or pipeline = 1 |",
             "|---|---|---|---|",
