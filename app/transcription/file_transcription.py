@@ -118,10 +118,12 @@ class FileTranscription(Transcription):
 
     def _finish(self, window: Window, segments: asyncio.Future[tuple[Segment, ...]]) -> None:
         self.unwritten -= 1
-        if self.dropped or segments.cancelled():
+        if segments.cancelled():
             return
         try:
-            self._take_segments(window, segments.result())
+            result = segments.result()
+            if not self.dropped:
+                self._take_segments(window, result)
         except Exception as exc:  # noqa: BLE001  # nobody else would hear of it, and the transcription would wait for ever
             self.fail(exc)
         self.end_if_done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 import wave
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from faster_whisper import decode_audio
 
 from app.domain.errors import UndecodableAudio
 from app.domain.transcript import Task, TranscriptionOptions
+from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.admission import FrontEnd
 from app.transcription.decoding import Decoder
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener
+from tests.support.audio import SAMPLES
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -59,10 +62,12 @@ class RecordingListener(Listener):
 
 
 @asynccontextmanager
-async def transcribing(model: WhisperModel, decoder: Decoder) -> AsyncIterator[WhisperTranscriber]:
+async def transcribing(
+    model: WhisperModel, decoder: Decoder, *, batch_size: int = 8
+) -> AsyncIterator[WhisperTranscriber]:
     deaths: list[BaseException] = []
     transcriber = WhisperTranscriber(
-        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=8, on_death=deaths.append
+        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=batch_size, on_death=deaths.append
     )
     try:
         yield transcriber
@@ -273,6 +278,45 @@ async def test_previous_text_is_in_the_prompt_when_requested(
     assert len(prompt_lengths) >= 2
     assert all(length > 0 for length in prompt_lengths[1:])
     assert transcript.text.startswith("good morning and welcome")
+
+
+async def test_device_has_the_next_batch_while_text_is_made(
+    model: WhisperModel, decoder: Decoder, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    next_batch = threading.Event()
+    decode, segments = model.decode, AcceptedDecoding.segments
+
+    def recorded(windows: Any) -> Any:
+        batches.append(len(windows))
+        if len(batches) > 1:
+            next_batch.set()
+        return decode(windows)
+
+    def held(accepted: AcceptedDecoding) -> Any:
+        assert next_batch.wait(60)
+        return segments(accepted)
+
+    monkeypatch.setattr(model, "decode", recorded)
+    monkeypatch.setattr(AcceptedDecoding, "segments", held)
+    async with transcribing(model, decoder, batch_size=1) as transcriber:
+        transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=Listener())
+    assert transcript.text.startswith("good morning and welcome")
+
+
+async def test_text_that_cannot_be_made_fails_its_transcription(
+    transcriber: WhisperTranscriber, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_accepted: AcceptedDecoding) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(AcceptedDecoding, "segments", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await transcriber.transcribe(recording, TranscriptionOptions(), listener=Listener())
+    monkeypatch.undo()
+    shutil.copy(SAMPLES / "hello.wav", recording)
+    transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=Listener())
+    assert transcript.text == "hello this is a test the job is complete now"
 
 
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
