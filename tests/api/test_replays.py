@@ -15,7 +15,7 @@ from app.api.multipart import ReceivedForm
 from app.api.requests import form_digest
 from app.domain.transcript import Task
 from tests.support.service import serving
-from tests.support.waiting import eventually
+from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ RETRY = {"x-stainless-retry-count": "1"}
 async def abandoned(running: Running, file: Path, **fields: Any) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """Send a request, and disconnect its client at the end of the block."""
     first = asyncio.create_task(send(running, file, **fields))
-    await eventually(lambda: len(running.service.jobs.store.live_jobs()) == 1)
+    await eventually(lambda: len(sync_requests(running)) == 1)
     yield first
     first.cancel()
     await asyncio.wait([first])
@@ -53,7 +53,7 @@ async def send(running: Running, file: Path, *, headers: dict[str, str] | None =
         files={"file": ("audio.wav", content)},
         data={"model": "whisper-1", **fields},
         headers=headers,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
     )
 
 
@@ -131,34 +131,34 @@ async def test_same_length_with_other_bytes_is_a_different_request(
 
 
 async def test_request_is_kept_while_a_replay_arrives_and_then_cancelled(
-    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+    running: Running, samples: Path, held: Held
 ) -> None:
-    async with serving(tmp_path / "data", lambda: model, grace_seconds=0.2) as running:
-        async with abandoned(running, samples / "hello.wav", prompt="one"):
-            (abandoned_request,) = sync_requests(running)
-        boundary = "b" * 32
-        content = await body(samples / "hello.wav", boundary, prompt="two")
-        arrived = asyncio.Event()
+    async with abandoned(running, samples / "hello.wav", prompt="one"):
+        (abandoned_request,) = sync_requests(running)
+    boundary = "b" * 32
+    content = await body(samples / "hello.wav", boundary, prompt="two")
+    arrived = asyncio.Event()
 
-        async def slowly() -> AsyncIterator[bytes]:
-            yield content[:1000]
-            await arrived.wait()
-            yield content[1000:]
+    async def slowly() -> AsyncIterator[bytes]:
+        yield content[:1000]
+        await arrived.wait()
+        yield content[1000:]
 
-        headers = {**RETRY, "Content-Type": f"multipart/form-data; boundary={boundary}"}
-        headers["Content-Length"] = str(abandoned_request.content_length)
-        request = asyncio.create_task(
-            running.client.post("/v1/audio/transcriptions", content=slowly(), headers=headers, timeout=60)
-        )
-        await eventually(lambda: abandoned_request.expected == 1)
-        await eventually(lambda: asyncio.get_running_loop().time() > abandoned_request.deadline + 0.2)
-        assert sync_requests(running) == [abandoned_request]
-        assert len(content) == abandoned_request.content_length
-        arrived.set()
-        await eventually(lambda: abandoned_request not in sync_requests(running))
-        held.open.set()
-        assert (await request).json()["text"] == HELLO
-        await eventually(lambda: not running.service.jobs.store.live_jobs())
+    headers = {**RETRY, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+    headers["Content-Length"] = str(abandoned_request.content_length)
+    request = asyncio.create_task(
+        running.client.post("/v1/audio/transcriptions", content=slowly(), headers=headers, timeout=LIMIT_SECONDS)
+    )
+    await eventually(lambda: abandoned_request.expected == 1)
+    abandoned_request.deadline = asyncio.get_running_loop().time()  # as after the grace period
+    running.service.sync_requests.end_if_abandoned(abandoned_request)
+    assert sync_requests(running) == [abandoned_request]
+    assert len(content) == abandoned_request.content_length
+    arrived.set()
+    await eventually(lambda: abandoned_request not in sync_requests(running))
+    held.open.set()
+    assert (await request).json()["text"] == HELLO
+    await eventually(lambda: not running.service.jobs.store.live_jobs())
 
 
 async def body(file: Path, boundary: str, **fields: Any) -> bytes:
