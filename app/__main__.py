@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: The time for which a thread that works on the model may keep the interpreter from the event loop: a tenth of
 #: Python's default, since each read of a body waits for it once.
-_SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005
 #: The time for which responses may still be sent once all work has ended.
 _CLOSE_SECONDS = 3
 #: Files other than connections: the journal, audio, results, transfers, decoders.
@@ -104,7 +104,7 @@ def main() -> int:
     if not settings.api_keys and not is_loopback(host):
         logger.warning(OPEN_TO_ALL, host)
     logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     server.run(sockets=[listener])
     return server.exit_code
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import random_model
+from benchmarks.processes import descendants, resident_bytes
 from benchmarks.recordings import recording
 from benchmarks.serving import SAMPLES, service_with_pid, submit
 
@@ -97,7 +97,7 @@ def watching(pid: int) -> Iterator[Peak]:
     def observe() -> None:
         while not ended.wait(0.05):
             peak.service = max(peak.service, resident_bytes(pid))
-            peak.decoders = max(peak.decoders, sum(map(resident_bytes, children(pid))))
+            peak.decoders = max(peak.decoders, sum(map(resident_bytes, descendants(pid))))
 
     observer = threading.Thread(target=observe)
     observer.start()
@@ -106,15 +106,3 @@ def watching(pid: int) -> Iterator[Peak]:
     finally:
         ended.set()
         observer.join()
-
-
-def resident_bytes(pid: int) -> int:
-    with suppress(OSError):  # it may have ended
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    return 0
-
-
-def children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []

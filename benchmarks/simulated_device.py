@@ -9,15 +9,14 @@ text, segments and the event loop. Their processor time is measured.
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
+import random
 import shutil
 import statistics
 import sys
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ import ctranslate2
 import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
 
+from app.__main__ import SWITCH_SECONDS
 from app.domain.transcript import TranscriptionOptions
 from app.transcription.admission import FrontEnd
 from app.transcription.decoding import Decoder
@@ -37,11 +37,12 @@ from app.transcription.fallback import Thresholds
 from app.transcription.slots import Slots
 from app.transcription.transcriber import Listener
 from app.transcription.whisper import WhisperModel
+from benchmarks.processes import core_seconds
 from benchmarks.random_model import Vocabulary
 from benchmarks.recordings import recording
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 BATCH_SIZE: Final = 16
 _MELS: Final = 128
@@ -54,8 +55,10 @@ CLIPS: Final = 64
 CLIP_SECONDS: Final = 30
 HOUR_SECONDS: Final = 3600
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0)
+_DEFAULTS: Final = TranscriptionOptions()
 #: The columns of a timeline.
 _COLUMNS: Final = 100
+_FAIRNESS_CLIPS: Final = 24
 #: The sizes of batches in a timeline.
 _SIZES: Final = "0123456789abcdefg"
 
@@ -148,37 +151,74 @@ class Outcome:
         return self.ideal_seconds / self.seconds
 
 
-async def transcribe(
-    paths: Sequence[Path], *, speed: float, slots: int, options: TranscriptionOptions | None = None
-) -> Outcome:
-    """Transcribe all files at once."""
-    options = options or TranscriptionOptions()
+@asynccontextmanager
+async def simulation(speed: float, *, slots: int) -> AsyncIterator[tuple[WhisperTranscriber, SimulatedWhisper]]:
+    """Run the engine on a simulated device."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     vocabulary = Vocabulary()
     device = SimulatedWhisper(speed, vocabulary)
-    failures: list[BaseException] = []
+    deaths: list[BaseException] = []
     front_end = FrontEnd(Decoder(max_seconds=12 * 3600), slots=slots)
     transcriber = WhisperTranscriber(
         [simulated_model(device, vocabulary)],
         front_end=front_end,
         slots=Slots(slots),
         batch_size=BATCH_SIZE,
-        on_death=failures.append,
+        on_death=deaths.append,
     )
-    with TemporaryDirectory() as folder:
-        first = shutil.copy(paths[0], Path(folder) / "first")
-        await transcriber.transcribe(Path(first), options, listener=Listener())  # loads libraries
-        device.windows, device.calls = 0, []
-        copies = [Path(shutil.copy(path, Path(folder) / f"{number}")) for number, path in enumerate(paths)]
-        with CoreMeter() as cores:
-            await asyncio.gather(*(transcriber.transcribe(copy, options, listener=Listener()) for copy in copies))
+    try:
+        yield transcriber, device
+    finally:
         await transcriber.close()
         front_end.close()
-        return Outcome(
-            seconds=cores.ended - cores.began,
-            ideal_seconds=device.ideal_seconds(),
-            core_seconds=cores.seconds,
-            timeline=timeline(device.calls, cores),
-        )
+
+
+async def transcribe(
+    paths: Sequence[Path], *, speed: float, slots: int, options: TranscriptionOptions = _DEFAULTS
+) -> Outcome:
+    """Transcribe all files at once."""
+    async with simulation(speed, slots=slots) as (transcriber, device):
+        with TemporaryDirectory() as folder:
+            first = shutil.copy(paths[0], Path(folder) / "first")
+            await transcriber.transcribe(Path(first), options, listener=Listener())  # loads libraries
+            device.windows, device.calls = 0, []
+            copies = [Path(shutil.copy(path, Path(folder) / f"{number}")) for number, path in enumerate(paths)]
+            with CoreMeter() as cores:
+                await asyncio.gather(*(transcriber.transcribe(copy, options, listener=Listener()) for copy in copies))
+    return Outcome(
+        seconds=cores.ended - cores.began,
+        ideal_seconds=device.ideal_seconds(),
+        core_seconds=cores.seconds,
+        timeline=timeline(device.calls, cores),
+    )
+
+
+async def clip_seconds(clip: Path, long: Path, *, beside: int, clips: int) -> tuple[list[float], float]:
+    """Return how long each of some clips takes beside long files, and the windows a second that the device decodes."""
+    generator = random.Random(1)  # noqa: S311  # no secret
+    times = []
+    async with simulation(1.0, slots=3) as (transcriber, device):
+        with TemporaryDirectory() as folder:
+
+            async def send(path: Path, name: str, *, synchronous: bool) -> None:
+                copy = Path(shutil.copy(path, Path(folder) / name))
+                await transcriber.transcribe(copy, _DEFAULTS, listener=Listener(), synchronous=synchronous)
+
+            await send(clip, "first", synchronous=True)  # loads libraries
+            tasks = [asyncio.create_task(send(long, f"long {n}", synchronous=False)) for n in range(beside)]
+            await asyncio.sleep(5 if beside else 0)
+            await send(clip, "second", synchronous=True)  # the scheduler expects more of them from now on
+            device.windows, began = 0, time.monotonic()
+            for number in range(clips):
+                await asyncio.sleep(generator.uniform(0, 2 if beside else 0.1))
+                sent = time.monotonic()
+                await send(clip, f"clip {number}", synchronous=True)
+                times.append(time.monotonic() - sent)
+            rate = device.windows / (time.monotonic() - began)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return times, rate
 
 
 class CoreMeter:
@@ -194,7 +234,7 @@ class CoreMeter:
 
     def __enter__(self) -> CoreMeter:
         self.began = time.monotonic()
-        self.samples.append((self.began, _core_seconds()))
+        self.samples.append((self.began, core_seconds()))
         self._thread.start()
         return self
 
@@ -202,7 +242,7 @@ class CoreMeter:
         self.ended = time.monotonic()
         self._stop.set()
         self._thread.join()
-        self.samples.append((self.ended, _core_seconds()))
+        self.samples.append((self.ended, core_seconds()))
 
     @property
     def seconds(self) -> float:
@@ -219,7 +259,7 @@ class CoreMeter:
 
     def _sample(self) -> None:
         while not self._stop.wait(self._SAMPLE_SECONDS):
-            self.samples.append((time.monotonic(), _core_seconds()))
+            self.samples.append((time.monotonic(), core_seconds()))
 
 
 def timeline(calls: Sequence[Call], cores: CoreMeter) -> str:
@@ -238,26 +278,6 @@ def timeline(calls: Sequence[Call], cores: CoreMeter) -> str:
         device += _SIZES[max(busy, key=busy.__getitem__)] if sum(busy.values()) > step / 2 else "."
         front_end += f"{cores.cores(start, start + step):.0f}"
     return f"device    {device}\nfront end {front_end}"
-
-
-def _core_seconds() -> float:
-    """Return the processor time of this process, of its children and of theirs that have ended."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in usage) + sum(map(_used, _children(os.getpid())))
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{parent}/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread has ended
-            found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found
-
-
-def _used(pid: int) -> float:
-    """Return the processor seconds of a process and of its children that have been reaped."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(*, rounds: int) -> str:
@@ -283,6 +303,7 @@ def measure(*, rounds: int) -> str:
                 per_hour = cost * 3600 / audio
                 rows.append(f"| {title} | {speed:g} | {seconds:.1f} | {share:.2f} | {per_hour:.1f} |")
                 timelines.append(f"{title}, speed {speed:g}, {runs[-1].seconds:.1f} s\n{runs[-1].timeline}\n")
+        fairness = _fairness(recording(folder / "clip.wav", seconds=5), hour[0])
     return "\n".join(
         [
             "## Simulated device",
@@ -294,6 +315,8 @@ def measure(*, rounds: int) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
+            *fairness,
+            "",
             "The last run of each, in hundredths of its time: the number of windows in the device's batch (g: 16, a "
             "dot: it waits), and the number of cores that everything else used.",
             "",
@@ -304,6 +327,20 @@ def measure(*, rounds: int) -> str:
     )
 
 
+def _fairness(clip: Path, hour: Path) -> list[str]:
+    """Return a table of the times of a clip alone and beside long files."""
+    rows = []
+    for title, beside in (("alone", 0), ("beside three files of an hour", 3)):
+        times, rate = asyncio.run(clip_seconds(clip, hour, beside=beside, clips=_FAIRNESS_CLIPS))
+        middle, worst = statistics.median(times), sorted(times)[round(0.95 * (len(times) - 1))]
+        rows.append(f"| {title} | {middle:.2f} | {worst:.2f} | {rate * CLIP_SECONDS:.0f} |")
+    return [
+        "| a clip of 5 s at random moments, speed 1, 3 slots (s) | median | p95 | device, times real time |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+
+
 def main() -> None:
     """Print the outcome of one run, to try a change: the number of files, their seconds, the speed, and "words"."""
     count, seconds, speed, *words = sys.argv[1:]
@@ -312,7 +349,7 @@ def main() -> None:
             recording(Path(name) / f"{number}.wav", seconds=int(seconds), offset_seconds=number)
             for number in range(int(count))
         ]
-        options = TranscriptionOptions(word_timestamps=bool(words))
+        options = replace(_DEFAULTS, word_timestamps=bool(words))
         outcome = asyncio.run(transcribe(paths, speed=float(speed), slots=CLIPS, options=options))
     print(f"{outcome.seconds:.2f} s, share {outcome.share:.3f}, {outcome.core_seconds:.1f} core-seconds")
     print(outcome.timeline)

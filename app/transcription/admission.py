@@ -194,12 +194,18 @@ class FrontEnd:
         self.decoder = decoder
         self.admission = Admission(slots=slots, decoders=max(_MIN_DECODERS, usable_cores()))
         self._executor = ThreadPoolExecutor(usable_cores(), thread_name_prefix="front-end")
+        self._soon = ThreadPoolExecutor(usable_cores(), thread_name_prefix="features")
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a blocking function in one of the threads and return its future result."""
         return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
 
+    def run_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run a short function, after which a window is ready, without waiting behind the searches of all files."""
+        return asyncio.get_running_loop().run_in_executor(self._soon, partial(function, *args, **kwargs))
+
     def close(self) -> None:
         """Stop the threads without waiting for what they compute now, and the decoder processes."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._soon):
+            executor.shutdown(wait=False, cancel_futures=True)
         self.decoder.close()

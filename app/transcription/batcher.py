@@ -33,9 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: The time after which a client may retry, while a supervisor restarts the process.
 _RETRY_SECONDS: Final = 10
-#: If more windows are expected, a batch that is not full waits for them for this share of the time one window takes.
+#: If more windows are expected, a batch that is not full waits for them for this share of the time that it takes.
 _LINGER_SHARE: Final = 0.05
-_MAX_LINGER_SECONDS: Final = 0.1
 #: Windows of one transcription that are prepared beyond those of its batches.
 _SPARE_WINDOWS: Final = 2
 #: The time over which the shares of a device's states are reported.
@@ -227,8 +226,7 @@ class Batcher:
 
     async def _linger(self, device: _Device) -> None:
         """Wait a moment for expected windows while there are too few to fill a batch."""
-        seconds = min(_MAX_LINGER_SECONDS, _LINGER_SHARE * (self.scheduler.pace.predict(1) or 0.0))
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + _LINGER_SHARE * (self.scheduler.pace.predict(self._ready_windows) or 0.0)
         while (left := deadline - time.monotonic()) > 0 and self._is_fuller_batch_expected():
             self._changed.clear()
             device.meter.enter(DeviceState.STARVED)
@@ -238,8 +236,11 @@ class Batcher:
                 return
 
     def _is_fuller_batch_expected(self) -> bool:
-        ready = sum(len(transcription.ready) for transcription in self.scheduler.transcriptions)
-        return 0 < ready < self.scheduler.batch_size and self.scheduler.expects_windows
+        return 0 < self._ready_windows < self.scheduler.batch_size and self.scheduler.expects_windows
+
+    @property
+    def _ready_windows(self) -> int:
+        return sum(len(transcription.ready) for transcription in self.scheduler.transcriptions)
 
     async def _run(self, windows: Sequence[Window], device: _Device, *, decode: bool, is_retry: bool = False) -> None:
         """Encode or decode windows on a device and settle them; on errors, retry in smaller parts."""

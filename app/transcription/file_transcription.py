@@ -157,9 +157,11 @@ class FileTranscription(Transcription):
         async with asyncio.TaskGroup() as group:
             while not ended:
                 available = await self._recording.wait_beyond(position)
-                ended = available <= position
                 block = Span(position, min(available, position + BLOCK_SAMPLES))
-                for window_span in await self._front_end.run(_find_windows, self._recording, finder, channel, block):
+                ended = self._recording.is_complete and block.end == available
+                for window_span in await self._front_end.run(
+                    _find_windows, self._recording, finder, channel, block, is_last=ended
+                ):
                     if window_span.samples < HOP_SAMPLES:  # its spectrogram would have no frame
                         continue
                     await self._wait_for_capacity()
@@ -175,7 +177,7 @@ class FileTranscription(Transcription):
         self, channel: int, number: int, window_span: WindowSpan, *, after: asyncio.Task[None] | None
     ) -> None:
         """Compute the features of a window and submit it after the previous one, whose language it takes on."""
-        features = await self._front_end.run(_features, self._recording, self._model, channel, window_span)
+        features = await self._front_end.run_soon(_features, self._recording, self._model, channel, window_span)
         if after is not None:
             await after
         window = Window(
@@ -232,11 +234,12 @@ class FileTranscription(Transcription):
         return next(iter(self.languages.values()), _NO_LANGUAGE)
 
 
-def _find_windows(recording: Recording, finder: WindowFinder, channel: int, block: Span) -> list[WindowSpan]:
-    """Return the windows that are complete with a further block; an empty one is the end of the recording."""
-    if not block.samples:
-        return finder.finish()
-    return finder.feed(recording.read(channel, block.start, block.end))
+def _find_windows(
+    recording: Recording, finder: WindowFinder, channel: int, block: Span, *, is_last: bool
+) -> list[WindowSpan]:
+    """Return the windows that are complete with a further block, which may be empty if it is the last one."""
+    windows = finder.feed(recording.read(channel, block.start, block.end)) if block.samples else []
+    return windows + finder.finish() if is_last else windows
 
 
 def _features(recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan) -> Array:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_PASSED_OVER: Final = 4
 #: How many times longer than alone a batch may take because others share it while a short transcription waits.
 _TOLERANCE: Final = 1.1
+#: Batches without a short transcription after which none is expected soon.
+_EXPECTED_BATCHES: Final = 50
 #: The weight of the newest batch in the moving average of durations.
 _NEWEST_WEIGHT: Final = 0.3
 
@@ -52,11 +54,18 @@ class Pace:
         self._seconds[windows] = average + _NEWEST_WEIGHT * (seconds - average)
 
     def predict(self, windows: int) -> float | None:
-        """Return the expected seconds, in proportion to the nearest size measured; None before any was."""
+        """Return the expected seconds; None before any size was measured.
+
+        Between two sizes that were measured the durations are on a line; beyond them they are in proportion.
+        """
         if not self._seconds:
             return None
-        nearest = max((size for size in self._seconds if size <= windows), default=min(self._seconds))
-        return self._seconds[nearest] * windows / nearest
+        below = max((size for size in self._seconds if size <= windows), default=min(self._seconds))
+        above = min((size for size in self._seconds if size >= windows), default=below)
+        if below < windows < above:
+            share = (windows - below) / (above - below)
+            return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
+        return self._seconds[below] * windows / below
 
     def largest_within(self, seconds: float | None, *, at_least: int, limit: int) -> int:
         """Return the largest size up to ``limit`` that is expected to take hardly more than ``seconds``."""
@@ -83,6 +92,7 @@ class Scheduler:
         self._encodes_apart = encodes_apart
         self._owners: dict[Window, Transcription] = {}
         self._passed_over = dict.fromkeys(Rank, 0)
+        self._batches_since_short = _EXPECTED_BATCHES
         self._arrivals = 0
 
     @property
@@ -228,13 +238,24 @@ class Scheduler:
     def _size_for_long(self) -> int:
         """Return how many windows of long transcriptions may share a batch.
 
-        While a short one waits, or one that may turn out short, that is as many as take hardly longer than one.
+        While a short one waits, or one that may turn out short, that is as many as take hardly longer than one. While
+        the next short one is expected soon, batches are half as large if they are hardly less efficient.
         """
-        if not any(
+        if any(
             transcription.rank.is_short or transcription.may_turn_out_short for transcription in self.transcriptions
         ):
-            return self.batch_size
-        return self.pace.largest_within(self.pace.predict(1), at_least=1, limit=self.batch_size)
+            return self.pace.largest_within(self.pace.predict(1), at_least=1, limit=self.batch_size)
+        half = max(1, self.batch_size // 2)
+        if self._batches_since_short < _EXPECTED_BATCHES and self._is_efficient(half):
+            return half
+        return self.batch_size
+
+    def _is_efficient(self, size: int) -> bool:
+        """Return True if a window takes hardly longer in batches of this size than in the largest."""
+        seconds, longest = self.pace.predict(size), self.pace.predict(self.batch_size)
+        if seconds is None or longest is None:
+            return False
+        return seconds / size <= _TOLERANCE * longest / self.batch_size
 
     def _first_stage(self, windows: list[Window]) -> Batch:
         """Return the batch that encodes the first window, if that has to be done apart, or decodes all windows."""
@@ -246,6 +267,8 @@ class Scheduler:
 
     def _count_served(self, candidates: list[Transcription], batch: Batch) -> None:
         owners = [self._owners[window] for window in batch.windows]
+        is_short = any(transcription.rank.is_short and not transcription.known_long for transcription in candidates)
+        self._batches_since_short = 0 if is_short else self._batches_since_short + 1
         served_ranks = {owner.rank for owner in owners}
         for rank in {candidate.rank for candidate in candidates}:
             if rank not in served_ranks:

@@ -85,6 +85,8 @@ class WhisperModel:
         self._hf_tokenizer = model.hf_tokenizer
         self._log_mel = LogMel(model.feature_extractor.mel_filters)
         self._first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+        #: The input of the encoder, which is used again: the first access to 24 MB of new memory takes 40 ms.
+        self._stacked = np.empty((0, 0, 0), np.float32)
         self._tokenizer = lru_cache(_TOKENIZERS)(self._make_tokenizer)
 
     @property
@@ -180,18 +182,27 @@ class WhisperModel:
         return time.monotonic() - began
 
     def _encoder_output(self, windows: Sequence[Window]) -> Any:
-        """Return the encoder's output for all windows; it stays on the device if all of it is computed now."""
+        """Return the encoder's output for all windows, and take it away from them, to keep it in memory only once.
+
+        It stays on the device if all of it is computed now.
+        """
         to_encode = [window for window in windows if window.encoded is None]
         if len(to_encode) == len(windows):
             return self._encode(windows)
         if to_encode:
             self.encode(to_encode)
-        return _storage(np.stack([cast("Array", window.encoded) for window in windows]))
+        output = _storage(np.stack([cast("Array", window.encoded) for window in windows]))
+        for window in windows:
+            window.encoded = None
+        return output
 
     def _encode(self, windows: Sequence[Window]) -> Any:
-        features = np.zeros((len(windows), windows[0].features.shape[0], _FRAMES), np.float32)
+        if len(self._stacked) < len(windows):
+            self._stacked = np.empty((len(windows), self._model.n_mels, _FRAMES), np.float32)
+        features = self._stacked[: len(windows)]
         for row, window in zip(features, windows, strict=True):
             row[:, : window.frames] = window.features
+            row[:, window.frames :] = 0
         return self._model.encode(_storage(features))
 
     def _detect_languages(self, windows: Sequence[Window], output: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,6 +153,35 @@ def test_known_long_transcription_does_not_make_batches_small() -> None:
     assert len(batch.windows) == 8
 
 
+@pytest.mark.parametrize(
+    ("seconds_of_four", "expected"),
+    [pytest.param(0.44, 4, id="almost as efficient"), pytest.param(0.6, 8, id="less efficient")],
+)
+def test_long_batches_are_half_as_large_while_the_next_short_transcription_is_expected(
+    seconds_of_four: float, expected: int
+) -> None:
+    scheduler = gpu_scheduler()
+    scheduler.pace.record(4, seconds_of_four)
+    scheduler.pace.record(8, 0.8)
+    long = add(scheduler, 1000)
+    long.known_long = True
+    assert len(next_batch(scheduler).windows) == 8
+    add(scheduler, 1)
+    finish(scheduler, next_batch(scheduler))
+    sizes = [len(next_batch(scheduler).windows) for _ in range(60)]
+    assert sizes == [expected] * 50 + [8] * 10
+
+
+def test_end_of_a_long_transcription_does_not_make_batches_small() -> None:
+    scheduler = gpu_scheduler()
+    scheduler.pace.record(4, 0.4)
+    scheduler.pace.record(8, 0.8)
+    for windows in (9, 1000):
+        add(scheduler, windows).known_long = True
+    ending = [next_batch(scheduler) for _ in range(3)]
+    assert [len(batch.windows) for batch in ending] == [8, 8, 8]
+
+
 def test_synchronous_requests_go_first_but_do_not_starve_jobs() -> None:
     scheduler = gpu_scheduler(slots=1, batch_size=1)
     job = add(scheduler, 1)
@@ -260,6 +290,14 @@ def test_pace_predicts_unmeasured_sizes_in_proportion() -> None:
     assert pace.predict(4) == 2.0
     assert pace.predict(1) == 0.5
     assert pace.largest_within(1.0, at_least=1, limit=8) == 2
+
+
+def test_pace_predicts_sizes_between_measured_ones_on_a_line() -> None:
+    pace = Pace()
+    pace.record(1, 0.2)
+    pace.record(5, 1.0)
+    pace.record(9, 1.2)
+    assert [pace.predict(size) for size in (3, 5, 7, 18)] == pytest.approx([0.6, 1.0, 1.1, 2.4])
 
 
 @settings(max_examples=150, deadline=None)
