@@ -58,7 +58,7 @@ SPEEDS: Final = (0.25, 0.5, 1.0, 2.0)
 _DEFAULTS: Final = TranscriptionOptions()
 #: The columns of a timeline.
 _COLUMNS: Final = 100
-_FAIRNESS_CLIPS: Final = 24
+_FAIRNESS_CLIPS: Final = 16
 #: The sizes of batches in a timeline.
 _SIZES: Final = "0123456789abcdefg"
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_PASSED_OVER: Final = 4
 #: How many times longer than alone a batch may take because others share it while a short transcription waits.
 _TOLERANCE: Final = 1.1
+#: How many times longer a window may take in a batch of half the size, so that the next short transcription waits less.
+_HALF_TOLERANCE: Final = 1.2
 #: Batches without a short transcription after which none is expected soon.
 _EXPECTED_BATCHES: Final = 50
 #: The weight of the newest batch in the moving average of durations.
@@ -255,7 +257,7 @@ class Scheduler:
         seconds, longest = self.pace.predict(size), self.pace.predict(self.batch_size)
         if seconds is None or longest is None:
             return False
-        return seconds / size <= _TOLERANCE * longest / self.batch_size
+        return seconds / size <= _HALF_TOLERANCE * longest / self.batch_size
 
     def _first_stage(self, windows: list[Window]) -> Batch:
         """Return the batch that encodes the first window, if that has to be done apart, or decodes all windows."""
