@@ -80,10 +80,13 @@ class SubmissionReader:
         received: dict[str, list[str]],
         *,
         has_file: bool,
+        ignored_file: str | None = None,
         models: ModelRegistry,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """Return the request that a form describes.
+
+        ``ignored_file`` is the name of a part that holds a file and is none of the form's.
 
         Raises:
             InvalidRequest: a field is not allowed; ``param`` names it.
@@ -97,7 +100,7 @@ class SubmissionReader:
         model.require(task=task, language=language)
         multichannel = form[MULTICHANNEL]
         rendering = requested_rendering(form, multichannel=multichannel)
-        source_url = self._source_url(form, has_file=has_file)
+        source_url = self._source_url(form, has_file=has_file, ignored_file=ignored_file)
         upload = self._upload(form, rendering, multichannel=multichannel)
         webhook_url = self._webhook_url(form)
         synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
@@ -144,7 +147,7 @@ class SubmissionReader:
         rendering = job.upload.rendering if job.upload else default_upload(job.rendering)
         return self._checked_upload(url, UPLOAD_HEADERS.check(headers), rendering)
 
-    def _source_url(self, form: Form, *, has_file: bool) -> str | None:
+    def _source_url(self, form: Form, *, has_file: bool, ignored_file: str | None) -> str | None:
         names = form.names_of(SOURCE_URL)
         if form.has(FILE) and not has_file:
             raise InvalidRequest(
@@ -153,8 +156,10 @@ class SubmissionReader:
             )
         if len(names) + has_file != 1:
             problem = "more than one" if names or has_file else "none"
+            hint = "" if ignored_file is None else f" The part `{quoted(ignored_file)}` holds a file: name it `file`."
             raise InvalidRequest(
-                f"Send exactly one of `file` and `s3_presigned_url` as the audio, got {problem}.", param=FILE.name
+                f"Send exactly one of `file` and `s3_presigned_url` as the audio, got {problem}.{hint}",
+                param=FILE.name,
             )
         if has_file:
             return None
