@@ -119,6 +119,7 @@ class SubmissionReader:
             metadata=form[METADATA],
             warnings=(
                 *_unsupported(form),
+                *_unsigned(upload),
                 *(
                     f"`{field.name}` does not apply to translations and was ignored."
                     for field in without
@@ -216,6 +217,11 @@ def _unsupported(form: Form) -> list[str]:
     if len(form[LANGUAGES]) > 1:
         warnings.append("`languages` has more than one item and was ignored: send one language.")
     return warnings
+
+
+def _unsigned(upload: Upload | None) -> list[str]:
+    warning = None if upload is None else PresignedUrl.parse(upload.url, param=UPLOAD_URL.name).upload_warning()
+    return [] if warning is None else [warning]
 
 
 def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool:
