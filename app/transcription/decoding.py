@@ -39,7 +39,7 @@ DEFAULT_STALL_SECONDS: Final = 120.0
 #: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.
 DEFAULT_SILENT_SECONDS: Final = 4.0
 
-_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv or mpeg-ts"
+_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, or another common format"
 _CONVERT: Final = "convert it to wav, mp3 or flac and send it again."
 _MAX_MESSAGE_BYTES: Final = 16_384
 #: Every line that the decoder process writes is shorter.
