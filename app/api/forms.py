@@ -161,7 +161,7 @@ MAX_LINE_WIDTH: Final = WholeNumber(
     "max_line_width",
     minimum=1,
     maximum=1000,
-    description="The most characters in a line of srt and vtt.",
+    description="The most columns in a line of srt and vtt; wide characters, such as Chinese ones, take two.",
     default="no limit",
     example="42",
 )
