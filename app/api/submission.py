@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.api.fields import Form, quoted
 from app.api.forms import (
+    AUDIO_TRACK,
     BEAM_SIZE,
     CHUNKING_STRATEGY,
     CONDITION_ON_PREVIOUS_TEXT,
@@ -257,6 +258,7 @@ def _options(form: Form, rendering: Rendering) -> TranscriptionOptions:
         hotwords=_hotwords(form),
         temperature=form[TEMPERATURE] or 0.0,
         beam_size=form[BEAM_SIZE],
+        audio_track=form[AUDIO_TRACK],
         word_timestamps=Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
         token_logprobs=rendering.logprobs,
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],

@@ -98,6 +98,7 @@ class DecodeOptions(NamedTuple):
 
     A file of more than ``max_seconds`` is refused. Decoding stops after ``stop_after_seconds`` of audio, if given, and
     after ``silent_seconds`` of processor time without any audio. ``min_free_bytes`` must stay free on the disk.
+    ``track`` is the audio track to decode, from 1, or None for the best one.
     """
 
     max_seconds: float
@@ -105,6 +106,7 @@ class DecodeOptions(NamedTuple):
     silent_seconds: float
     separate_channels: bool
     min_free_bytes: int
+    track: int | None = None
 
 
 def load_decoders() -> None:
@@ -330,13 +332,18 @@ def is_audio_decoder(name: str) -> bool:
         return False
 
 
-def pick_stream(container: InputContainer) -> AudioStream:
-    """Return the best audio stream and have all others skipped."""
+def pick_stream(container: InputContainer, track: int | None) -> AudioStream:
+    """Return the audio stream of the track, or the best one, and have all others skipped."""
     from av.stream import Discard
 
     best: Any = container.streams.best("audio")
     if best is None:
         raise UnusableFile("no_audio", "The file has no audio stream")
+    if track is not None:
+        tracks = container.streams.audio
+        if track > len(tracks):
+            raise UnusableFile("no_track", f"The file has {len(tracks)} audio tracks, and `audio_track` is {track}")
+        best = tracks[track - 1]
     if best.codec_context is None:
         raise UnusableFile("undecodable", "The audio in the file has an unknown codec")
     for other in container.streams:
@@ -409,7 +416,9 @@ def decode(
     with open_container(
         AnonymousFile(source, budget, start=line_breaks.end() if line_breaks else 0), head
     ) as container:
-        stream = pick_stream(container)
+        stream = pick_stream(container, options.track)
+        tracks = [audio.index for audio in container.streams.audio]
+        track = tracks.index(stream.index) + 1
         check_header(container, stream, max_seconds=options.max_seconds)
         writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress, start=start_seconds(container))
         is_complete = write_all(packets(container, stream), writer, budget)
@@ -420,6 +429,8 @@ def decode(
         "ok": True,
         "samples": writer.samples,
         "channels": writer.channels,
+        "track": track,
+        "tracks": len(tracks),
         "is_complete": is_complete,
         "corrupt_frames": writer.damaged,
         "gave_up": budget.is_spent,

@@ -75,6 +75,19 @@ def encode(
     return path
 
 
+def two_tracks(path: Path, first: Samples, second: Samples) -> Path:
+    """Write a Matroska file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
+    with av.open(str(path), "w", format="matroska") as output:
+        streams: list[Any] = [output.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+        packets = []
+        for stream, sound in zip(streams, (first, second), strict=True):
+            frame = av.AudioFrame.from_ndarray(sound[np.newaxis], "s16", "mono")
+            frame.sample_rate = RATE
+            packets += [*stream.encode(frame), *stream.encode(None)]
+        output.mux(packets)  # once both encoders are open
+    return path
+
+
 def _frames(pcm: Samples, layout: str, delay: float) -> list[av.AudioFrame]:
     channels = av.AudioLayout(layout).nb_channels
     frames = []

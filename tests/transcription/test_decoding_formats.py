@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.errors import UndecodableAudio
 from app.transcription.decoding import Decoder
-from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep
+from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep, two_tracks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -335,3 +335,19 @@ async def test_file_name_has_no_meaning(name: str, decoder: Decoder, tmp_path: P
     decoded = await decoder.decode(source, tmp_path / "pcm")
 
     assert decoded.samples == RATE
+
+
+@pytest.mark.parametrize("track", [None, 1, 2])
+async def test_audio_track_is_the_one_that_was_asked_for(track: int | None, decoder: Decoder, tmp_path: Path) -> None:
+    source = two_tracks(tmp_path / "source", sweep(1), sweep(2, low=2000, high=4000))
+    decoded = await decoder.decode(source, tmp_path / "pcm", track=track)
+    assert (decoded.track, decoded.tracks) == (track or 1, 2)
+    assert decoded.duration == pytest.approx(2.0 if track == 2 else 1.0, abs=0.01)
+
+
+async def test_audio_track_that_does_not_exist_is_refused_with_the_number_of_those_that_do(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    source = two_tracks(tmp_path / "source", sweep(1), sweep(1))
+    with pytest.raises(UndecodableAudio, match="The file has 2 audio tracks, and `audio_track` is 3: send one of them"):
+        await decoder.decode(source, tmp_path / "pcm", track=3)
