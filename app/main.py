@@ -19,9 +19,9 @@ from app.domain.access import is_loopback
 from app.edge.middleware import (
     ConcurrencyLimit,
     CrossOriginGuard,
-    GroqPrefix,
     LingeringClose,
     RequestLimits,
+    RequestTargets,
     ResponseEvents,
     SecurityHeaders,
 )
@@ -110,7 +110,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     if not settings.api_keys:
         app.add_middleware(CrossOriginGuard, is_local=is_loopback(settings.host))
     app.add_middleware(LingeringClose)
-    app.add_middleware(GroqPrefix)
+    app.add_middleware(RequestTargets)
     app.add_middleware(ResponseEvents, emit=service.emit)
     app.add_middleware(SecurityHeaders)
 

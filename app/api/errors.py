@@ -28,6 +28,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.UnknownModel, 404, "model_not_found"),
     (errors.UnknownJob, 404, "job_not_found"),
     (errors.BodyTooLarge, 413, "too_large"),
+    (errors.EncodedBody, 415, "encoded_body"),
     (errors.AudioTooLong, 413, None),
     (errors.InvalidRequest, 400, None),
     (errors.DownloadFailed, 400, "download_failed"),
@@ -130,13 +131,24 @@ async def _handle_framework_error(request: Request, exc: Exception) -> JSONRespo
     message = str(exc.detail)
     headers = dict(exc.headers or {})
     if exc.status_code == HTTPStatus.NOT_FOUND:
-        message = f"{request.method} {request.url.path} does not exist: see /docs for all routes."
+        message = f"{request.method} {request.url.path} does not exist: {_hint(request)}."
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
         message = f"{request.method} is not allowed on {request.url.path}: use {headers['Allow']}."
     response = envelope(exc.status_code, message)
     response.headers.update(headers)
     return response
+
+
+def _hint(request: Request) -> str:
+    """Return what to do about a path that does not exist: the last part of it may be a route under ``/v1``."""
+    parts = request.url.path.strip("/").split("/")
+    for first in range(len(parts)):
+        path = "/".join(["", "v1", *parts[first:]])
+        scope = {**request.scope, "path": path}
+        if any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes):
+            return f"did you mean {path}? The base URL of this API ends with /v1"
+    return "see /docs for all routes"
 
 
 def _allowed_methods(request: Request) -> list[str]:

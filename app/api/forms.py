@@ -145,6 +145,13 @@ BEAM_SIZE: Final = WholeNumber(
     description="The number of beams, from 1 to 10. More are slower and slightly more accurate.",
     default="the setting WHISPER_BEAM_SIZE, which is 5 by default",
 )
+AUDIO_TRACK: Final = WholeNumber(
+    "audio_track",
+    minimum=1,
+    maximum=64,
+    description="The audio track to transcribe, from 1, of a file that has several.",
+    default="the one that the file marks as its default",
+)
 MULTICHANNEL: Final = Flag(
     "multichannel",
     description="Transcribe each channel on its own. Segments and words have their `channel`, from 0, and are sorted "
@@ -161,7 +168,7 @@ MAX_LINE_WIDTH: Final = WholeNumber(
     "max_line_width",
     minimum=1,
     maximum=1000,
-    description="The most characters in a line of srt and vtt.",
+    description="The most columns in a line of srt and vtt; wide characters, such as Chinese ones, take two.",
     default="no limit",
     example="42",
 )
@@ -232,6 +239,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     CHUNKING_STRATEGY,
     VAD_FILTER,
     BEAM_SIZE,
+    AUDIO_TRACK,
     MULTICHANNEL,
     CONDITION_ON_PREVIOUS_TEXT,
     MAX_LINE_WIDTH,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 _MAX_PARTS: Final = 256
 _MAX_NAME_BYTES: Final = 256
 _MAX_TEXT_BYTES: Final = 1024 * 1024
+#: Text before the first boundary, which is ignored (RFC 2046, section 5.1.1).
+_MAX_PREAMBLE_BYTES: Final = 64 * 1024
+#: The names of the file's part: OpenAI's, and those that clients of other servers use.
+_FILE_NAMES: Final = frozenset({"file", "file[]", "audio", "audio_file"})
+#: A file name that is only sent in the encoding of RFC 8187.
+_ENCODED_FILE_NAME: Final = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
+#: The types of parts that are fields, even under the name of a file.
+_TEXT_TYPES: Final = ("text/", "application/json", "application/x-www-form-urlencoded")
 #: Bytes of the file to collect before writing them. This is also the most memory that one upload takes.
 _WRITE_BYTES: Final = 256 * 1024
 #: Allowance for the fields of a form and the boundaries between its parts.
@@ -42,12 +52,13 @@ class ReceivedForm:
     """A received form.
 
     ``fields`` holds all values of each name, in order. ``file_bytes`` is None and ``file_digest`` empty if the form
-    has no file.
+    has no file; ``ignored_file`` is then the name of a part that holds one all the same.
     """
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     file_bytes: int | None = None
     file_digest: str = ""
+    ignored_file: str | None = None
 
 
 async def read_form(
@@ -78,7 +89,7 @@ async def read_form(
     finally:
         writer.close()
     if not parts.has_file:
-        return ReceivedForm(fields=parts.fields)
+        return ReceivedForm(fields=parts.fields, ignored_file=parts.ignored_file)
     return ReceivedForm(fields=parts.fields, file_bytes=writer.written_bytes, file_digest=writer.digest)
 
 
@@ -149,15 +160,19 @@ class _Writer:
 
 
 class _Parts:
-    """Receives the parser's callbacks. The bytes of the part ``file`` are pending until they are taken."""
+    """Receives the parser's callbacks. The bytes of the file are pending until they are taken."""
 
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, list[str]] = {}
         self.has_file = False
+        self.ignored_file: str | None = None
+        self._first_boundary = re.compile(rb"(?:\A|\n)(?=--" + re.escape(boundary) + rb")")
+        self._preamble: bytearray | None = bytearray()
         self._pending = bytearray()
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
+        self._type = ""
         self._name: str | None = None  # of a text part; None inside a file
         self._in_audio = False
         self._text = bytearray()
@@ -182,7 +197,7 @@ class _Parts:
     def feed(self, chunk: bytes) -> None:
         """Parse a chunk of the body."""
         try:
-            self._parser.write(chunk)
+            self._parser.write(self._without_preamble(chunk))
         except FormParserError as exc:
             raise _malformed() from exc
 
@@ -190,6 +205,19 @@ class _Parts:
         """Raise InvalidRequest if the form is incomplete."""
         if not self._ended:
             raise InvalidRequest(f"The form ends before its last boundary: {_EXAMPLE}.")
+
+    def _without_preamble(self, chunk: bytes) -> bytes:
+        """Return the part of the body that begins with a boundary."""
+        if self._preamble is None:
+            return chunk
+        self._preamble += chunk
+        first = self._first_boundary.search(self._preamble)
+        if first is None:
+            if len(self._preamble) > _MAX_PREAMBLE_BYTES:
+                raise _malformed()
+            return b""
+        chunk, self._preamble = bytes(self._preamble[first.end() :]), None
+        return chunk
 
     @property
     def pending_bytes(self) -> int:
@@ -204,7 +232,7 @@ class _Parts:
         self._part_count += 1
         if self._part_count > _MAX_PARTS:
             raise InvalidRequest(f"The form has too many parts: at most {_MAX_PARTS} are allowed.")
-        self._disposition, self._name, self._in_audio = b"", None, False
+        self._disposition, self._type, self._name, self._in_audio = b"", "", None, False
         self._text = bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -214,19 +242,30 @@ class _Parts:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = bytes(self._header_value)
+        match self._header_name.lower():
+            case b"content-disposition":
+                self._disposition = bytes(self._header_value)
+            case b"content-type":
+                self._type = self._header_value.decode("latin-1").partition(";")[0].strip().lower()
         self._header_name, self._header_value = bytearray(), bytearray()
 
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = _checked_name(options.get(b"name", b"").decode("utf-8", "replace"))
-        if b"filename" not in options:
-            self._name = name
-        elif name == "file":
+        if name in _FILE_NAMES and self._is_file(options):
             if self.has_file:
                 raise InvalidRequest("The form has more than one file: send one file per request.", param="file")
             self.has_file = self._in_audio = True
+        elif b"filename" in options:
+            self.ignored_file = name
+        else:
+            self._name = name
+
+    def _is_file(self, options: dict[bytes, bytes]) -> bool:
+        """Return True if the part has a file name, or a media type, as browsers' blobs may have alone."""
+        if b"filename" in options or _ENCODED_FILE_NAME.search(self._disposition):
+            return True
+        return bool(self._type) and not self._type.startswith(_TEXT_TYPES)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_audio:
@@ -243,7 +282,10 @@ class _Parts:
 
     def _on_part_end(self) -> None:
         if self._name is not None:
-            self.fields.setdefault(self._name, []).append(_decoded(bytes(self._text), self._name))
+            text = _decoded(bytes(self._text), self._name)
+            self.fields.setdefault(self._name, []).append(
+                _from_json(text) if self._type == "application/json" else text
+            )
 
     def _on_end(self) -> None:
         self._ended = True
@@ -283,6 +325,15 @@ def _decoded(text: bytes, name: str | None) -> str:
             raise InvalidRequest(f"The part `file` has no file name: {_EXAMPLE}.", param=name) from exc
         subject = "The form" if name is None else f"`{name}`"
         raise InvalidRequest(f"{subject} must be text in UTF-8; {_EXAMPLE}.", param=name) from exc
+
+
+def _from_json(text: str) -> str:
+    """Return the string that a part of the type ``application/json`` holds; other JSON is left as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _malformed() -> InvalidRequest:

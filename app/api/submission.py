@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.api.fields import Form, quoted
 from app.api.forms import (
+    AUDIO_TRACK,
     BEAM_SIZE,
     CHUNKING_STRATEGY,
     CONDITION_ON_PREVIOUS_TEXT,
@@ -80,10 +81,13 @@ class SubmissionReader:
         received: dict[str, list[str]],
         *,
         has_file: bool,
+        ignored_file: str | None = None,
         models: ModelRegistry,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """Return the request that a form describes.
+
+        ``ignored_file`` is the name of a part that holds a file and is none of the form's.
 
         Raises:
             InvalidRequest: a field is not allowed; ``param`` names it.
@@ -97,7 +101,7 @@ class SubmissionReader:
         model.require(task=task, language=language)
         multichannel = form[MULTICHANNEL]
         rendering = requested_rendering(form, multichannel=multichannel)
-        source_url = self._source_url(form, has_file=has_file)
+        source_url = self._source_url(form, has_file=has_file, ignored_file=ignored_file)
         upload = self._upload(form, rendering, multichannel=multichannel)
         webhook_url = self._webhook_url(form)
         synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
@@ -116,6 +120,7 @@ class SubmissionReader:
             metadata=form[METADATA],
             warnings=(
                 *_unsupported(form),
+                *_unsigned(upload),
                 *(
                     f"`{field.name}` does not apply to translations and was ignored."
                     for field in without
@@ -144,7 +149,7 @@ class SubmissionReader:
         rendering = job.upload.rendering if job.upload else default_upload(job.rendering)
         return self._checked_upload(url, UPLOAD_HEADERS.check(headers), rendering)
 
-    def _source_url(self, form: Form, *, has_file: bool) -> str | None:
+    def _source_url(self, form: Form, *, has_file: bool, ignored_file: str | None) -> str | None:
         names = form.names_of(SOURCE_URL)
         if form.has(FILE) and not has_file:
             raise InvalidRequest(
@@ -153,8 +158,10 @@ class SubmissionReader:
             )
         if len(names) + has_file != 1:
             problem = "more than one" if names or has_file else "none"
+            hint = "" if ignored_file is None else f" The part `{quoted(ignored_file)}` holds a file: name it `file`."
             raise InvalidRequest(
-                f"Send exactly one of `file` and `s3_presigned_url` as the audio, got {problem}.", param=FILE.name
+                f"Send exactly one of `file` and `s3_presigned_url` as the audio, got {problem}.{hint}",
+                param=FILE.name,
             )
         if has_file:
             return None
@@ -213,6 +220,11 @@ def _unsupported(form: Form) -> list[str]:
     return warnings
 
 
+def _unsigned(upload: Upload | None) -> list[str]:
+    warning = None if upload is None else PresignedUrl.parse(upload.url, param=UPLOAD_URL.name).upload_warning()
+    return [] if warning is None else [warning]
+
+
 def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool:
     if not form[STREAM]:
         return False
@@ -246,6 +258,7 @@ def _options(form: Form, rendering: Rendering) -> TranscriptionOptions:
         hotwords=_hotwords(form),
         temperature=form[TEMPERATURE] or 0.0,
         beam_size=form[BEAM_SIZE],
+        audio_track=form[AUDIO_TRACK],
         word_timestamps=Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
         token_logprobs=rendering.logprobs,
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],

@@ -14,13 +14,15 @@ from fastapi.responses import JSONResponse, Response
 
 from app.api.dependencies import ServiceParts
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
+from app.api.fields import quoted
+from app.api.forms import MODEL
 from app.api.multipart import read_form, reject_empty_file
 from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.renderings import transcript_response
 from app.api.requests import content_length, form_digest, idempotency_key, is_replay, trace_context, wait_for_disconnect
 from app.api.sse import TranscriptStream
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, Draining, InvalidRequest, QueueFull
+from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, logging_for
@@ -28,6 +30,8 @@ from app.domain.transcript import Task
 from app.jobs import transitions
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from app.api.dependencies import JobParts, Parts
     from app.api.submission import Submission
     from app.jobs.sync_requests import Replay
@@ -183,6 +187,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
 
 async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key: str | None) -> Job:
     """Receive the body, write its file to the spool and return the job that the form describes."""
+    _reject_encoded(request.headers)
     form = await read_form(
         request.stream(),
         request.headers.get("content-type"),
@@ -190,8 +195,14 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         job_id=job_id,
         max_file_bytes=parts.max_upload_bytes,
     )
+    if request.state.deployment is not None:
+        form.fields.setdefault(MODEL.name, [request.state.deployment])
     submission = parts.reader.read(
-        form.fields, has_file=form.file_bytes is not None, models=parts.pool.model_registry, task=task
+        form.fields,
+        has_file=form.file_bytes is not None,
+        ignored_file=form.ignored_file,
+        models=parts.pool.model_registry,
+        task=task,
     )
     reject_empty_file(form)
     if form.file_bytes is not None:
@@ -216,6 +227,15 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         exact_digest=form_digest(form, task, with_queries=True),
         idempotency_key=None if submission.streamed else key,  # a stream cannot be replayed
     )
+
+
+def _reject_encoded(headers: Headers) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise EncodedBody(
+            f"The body has the Content-Encoding {quoted(encoding)}, which is not supported: send it as it is, because "
+            "compressing audio again gains nothing."
+        )
 
 
 def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import httpx
 
 from app.delivery.attempts import OnAttempt, RoundOptions, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import AttemptError, rejection, translated_failures
-from app.delivery.url_rules import form_problem, has_forbidden_character
+from app.delivery.url_rules import form_problem, has_forbidden_character, sent_exactly
 from app.domain.concurrency import shielded
 from app.domain.errors import BodyTooLarge, DownloadFailed
 
@@ -76,7 +76,9 @@ class AudioDownloader:
         refusal = "refused"
         for _ in range(_MAX_REDIRECTS + 1):
             with translated_failures(self._timeout, refusal=refusal):
-                async with self._client.stream("GET", url, timeout=self._timeout) as response:
+                async with self._client.stream(
+                    "GET", url, timeout=self._timeout, extensions=sent_exactly(url)
+                ) as response:
                     if response.is_success:
                         return await self._save(response, create_file)
                     if response.status_code not in _REDIRECT_STATUSES:  # the body of a redirect is not read

@@ -12,13 +12,20 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from app.domain.errors import RefusedUrl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+#: Azure's clocks and this one may differ by this much.
+_CLOCK_SKEW_SECONDS: Final = 300
+#: Stores that nobody can write to without a signature.
+_KNOWN_STORES: Final = re.compile(
+    r"(.*\.)?(amazonaws\.com|amazonaws\.com\.cn|storage\.googleapis\.com|(storage|console)\.cloud\.google\.com"
+    r"|blob\.core\.windows\.net|r2\.cloudflarestorage\.com|backblazeb2\.com|digitaloceanspaces\.com|wasabisys\.com)"
+)
 _URL_FIELD: Final = "upload_presigned_url"
 _HEADERS_FIELD: Final = "upload_headers"
 _UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
@@ -106,7 +113,7 @@ class PresignedUrl:
         if "expires" in self.parameters:
             return _v2_expiry(self.parameters, param=self.param)
         if "se" in self.parameters and "sig" in self.parameters:
-            return _azure_expiry(self.parameters["se"], param=self.param)
+            return _azure_date(self.parameters["se"], "se", param=self.param)
         return None
 
     def check_not_expired(self, *, now: float) -> None:
@@ -125,6 +132,18 @@ class PresignedUrl:
         self._check_signed_headers(sent)
         self._check_content_type(sent)
         self.check_not_expired(now=now)
+        if self.signature is Signature.AZURE:
+            self._check_azure(now)
+
+    def upload_warning(self) -> str | None:
+        """Return a warning if the URL names a store that takes no uploads without a signature, and has none."""
+        host = urlsplit(self.url).hostname or ""
+        if self.signature is not Signature.NONE or not _KNOWN_STORES.fullmatch(host):
+            return None
+        return (
+            f"`{self.param}` has no signature, so {host} will probably refuse the upload: presign a PUT of the object, "
+            "not a POST, and send the whole URL."
+        )
 
     def put_headers(self, headers: Mapping[str, str], *, media_type: str) -> dict[str, str]:
         """Return the headers to send with the PUT: the client's ``headers``, and those that the URL requires.
@@ -141,6 +160,29 @@ class PresignedUrl:
             required["x-ms-blob-type"] = "BlockBlob"
         sent = {name.lower() for name in headers}
         return {**{name: value for name, value in required.items() if name.lower() not in sent}, **headers}
+
+    def _check_azure(self, now: float) -> None:
+        """Raise RefusedUrl if a SAS does not allow a blob to be written now."""
+        permissions = self.parameters.get("sp")
+        if permissions is not None and not {"c", "w"} & set(permissions):
+            raise RefusedUrl(
+                f"{self.param} allows no upload, because its permissions are sp={permissions[:20]}: create a SAS with "
+                "sp=cw.",
+                param=self.param,
+            )
+        start = _azure_date(self.parameters["st"], "st", param=self.param) if "st" in self.parameters else now
+        if start > now + _CLOCK_SKEW_SECONDS:
+            raise RefusedUrl(
+                f"{self.param} is valid only from {_readable(start)} on: create a SAS without a start time, or with "
+                "one in the past.",
+                param=self.param,
+            )
+        names = [name for name in urlsplit(self.url).path.split("/") if name]
+        if self.parameters.get("sr") != "b" and len(names) < len(("container", "blob")):
+            raise RefusedUrl(
+                f"{self.param} names a container and no blob in it: add /NAME to the path, before the question mark.",
+                param=self.param,
+            )
 
     def _check_checksums(self) -> None:
         checksums = sorted(name for name in self.parameters if name.startswith("x-amz-checksum-"))
@@ -200,8 +242,13 @@ class PresignedUrl:
 def check_not_expired(expires_at: float | None, *, now: float, param: str) -> None:
     """Raise RefusedUrl, which names the form field ``param``, if ``expires_at`` is not after ``now`` (Unix seconds)."""
     if expires_at is not None and expires_at <= now:
-        date = datetime.fromtimestamp(max(expires_at, 0.0), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        raise RefusedUrl(f"{param} expired at {date}: sign a new URL that is valid for longer.", param=param)
+        raise RefusedUrl(
+            f"{param} expired at {_readable(expires_at)}: sign a new URL that is valid for longer.", param=param
+        )
+
+
+def _readable(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(max(unix_seconds, 0.0), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _signature(names: Iterable[str]) -> Signature:
@@ -249,12 +296,12 @@ def _v2_expiry(parameters: Mapping[str, str], *, param: str) -> float | None:
     return float(value) if _UNIX_TIME.fullmatch(value) else None
 
 
-def _azure_expiry(value: str, *, param: str) -> float:
+def _azure_date(value: str, name: str, *, param: str) -> float:
     try:
         date = datetime.fromisoformat(value)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise _unreadable("se", "a date such as 2026-01-31T23:59:59Z", param=param) from None
+        raise _unreadable(name, "a date such as 2026-01-31T23:59:59Z", param=param) from None
 
 
 def _basic_date(text: str) -> float | None:

@@ -11,6 +11,7 @@ import httpx
 from app.delivery.attempts import OnAttempt, RoundOptions, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import rejection, translated_failures
 from app.delivery.presigned_urls import PresignedUrl
+from app.delivery.url_rules import sent_exactly
 from app.domain.errors import DeliveryFailed
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class PresignedUploader:
     async def _put_once(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         with translated_failures(self._timeout):
             async with self._client.stream(
-                "PUT", url, content=body, headers=headers, timeout=self._timeout
+                "PUT", url, content=body, headers=headers, timeout=self._timeout, extensions=sent_exactly(url)
             ) as response:
                 if not response.is_success:  # the body of a successful response is not read
                     raise await rejection(response, now=self._options.clock.now())

@@ -32,7 +32,7 @@ _ENCODED_QUERY: Final = re.compile("%(?:25)*(?:3f|23)", re.IGNORECASE)
 #: Space and control characters, of ASCII and beyond, and the backslash, which some parsers read as a slash.
 _FORBIDDEN: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 #: RFC 3986, appendix B, as far as httpx follows it.
-_AUTHORITY: Final = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)")
+_AUTHORITY: Final = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)(?P<target>[^#]*)")
 _HOST_AND_PORT: Final = re.compile(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?")
 #: A part of an IPv4 address as resolvers read it: decimal, octal or hexadecimal.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -105,6 +105,18 @@ def form_problem(url: str) -> str | None:
 def has_forbidden_character(text: str) -> bool:
     """Return whether ``text`` contains a space, a control character or a backslash (RFC 3986, section 2)."""
     return _FORBIDDEN.search(text) is not None
+
+
+def sent_exactly(url: str) -> dict[str, bytes]:
+    """Return httpx's extensions with which the path and the query of a URL are sent byte for byte.
+
+    httpx removes the segments ``.`` and ``..`` of a path, which can be part of the key that was signed. It still
+    encodes a URL that has characters beyond ASCII.
+    """
+    match = _AUTHORITY.match(url)
+    if match is None or not match["target"].startswith("/") or not url.isascii() or has_forbidden_character(url):
+        return {}
+    return {"target": match["target"].encode()}
 
 
 def redacted(url: str) -> str:

@@ -13,6 +13,7 @@ import httpx
 
 from app.delivery.attempts import OnAttempt, RoundOptions, Transfer, ignore_attempt, run_attempts
 from app.delivery.failures import rejection, translated_failures
+from app.delivery.url_rules import sent_exactly
 from app.domain.errors import DeliveryFailed
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class WebhookSender:
         headers = self._headers(body, event_id)
         with translated_failures(self._timeout):
             async with self._client.stream(
-                "POST", url, content=body, headers=headers, timeout=self._timeout
+                "POST", url, content=body, headers=headers, timeout=self._timeout, extensions=sent_exactly(url)
             ) as response:
                 if not response.is_success:  # the body of a successful response is not read
                     raise await rejection(response, now=self._options.clock.now())

@@ -7,6 +7,7 @@
       * UndecodableAudio      the audio can't be decoded
       * AudioTooLong          the audio is longer than the limit
     * BodyTooLarge            the body or the file is larger than the limit
+    * EncodedBody             the body is compressed
     * UnknownModel            the model is not served
     * UnknownJob              there is no such job
   * Unauthorized              the API key is missing or wrong
@@ -74,6 +75,10 @@ class AudioTooLong(UnusableAudio):
 
 class BodyTooLarge(InvalidRequest):
     """The request body, or the file behind a URL, is larger than ``MAX_UPLOAD_BYTES``."""
+
+
+class EncodedBody(InvalidRequest):
+    """The request body has a content encoding, such as gzip."""
 
 
 class UnknownModel(InvalidRequest):

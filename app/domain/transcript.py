@@ -35,7 +35,8 @@ class TranscriptionOptions:
     :mod:`app.domain.languages`, None to detect it. With ``temperature`` 0 the model uses beam search, with fallbacks
     at higher temperatures for windows whose text is not acceptable; any other temperature is used as it is.
     ``beam_size`` None is the server's default. ``condition_on_previous_text`` puts the text of each window into the
-    prompt of the next. ``multichannel`` transcribes each channel separately instead of their mix.
+    prompt of the next. ``multichannel`` transcribes each channel separately instead of their mix. ``audio_track`` is
+    that of a file with several, from 1; None is the default one.
     """
 
     model: str | None = None
@@ -49,6 +50,7 @@ class TranscriptionOptions:
     token_logprobs: bool = False
     condition_on_previous_text: bool = False
     multichannel: bool = False
+    audio_track: int | None = None
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
 

@@ -9,13 +9,14 @@ import asyncio
 import ipaddress
 import logging
 import math
+import re
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ABSOLUTE_FORM: Final = re.compile("https?://", re.IGNORECASE)
+_AZURE_PATH: Final = re.compile(
+    "/openai/deployments/(?P<deployment>[^/]+)(?P<route>/audio/(?:transcriptions|translations))"
+)
 #: How long to read the rest of a rejected upload, so that the client gets to read its response.
 _LINGER_SECONDS: Final = 10.0
 #: The least time between two log lines about rejected keys.
@@ -91,7 +96,7 @@ class RequestLimits:
             self._check_rate(network_key(_address(scope)))
         else:
             try:
-                key = self._keys.authenticate(headers.get("authorization", ""), setting="API_KEYS")
+                key = self._keys.authenticate(_authorization(headers), setting="API_KEYS")
             except Unauthorized:
                 self._rejections.add(_address(scope))
                 self._check_rate(network_key(_address(scope)))
@@ -160,22 +165,45 @@ class RejectionLog:
             self._count, self._logged_at = 0, now
 
 
+def _authorization(headers: Headers) -> str:
+    """Return the header ``Authorization``, or what ``api-key`` means, which Azure's SDK sends instead."""
+    key = headers.get("api-key")
+    return headers.get("authorization", "" if key is None else f"Bearer {key}")
+
+
 def _address(scope: Scope) -> str:
     client: tuple[str, int] | None = scope.get("client")
     return client[0] if client else ""
 
 
-class GroqPrefix:
-    """Middleware that serves ``/openai/v1/…`` as ``/v1/…``: Groq's SDK adds the prefix to any base URL."""
+class RequestTargets:
+    """Middleware that serves paths in the forms in which clients write them.
+
+    These are absolute-form targets (RFC 9112, section 3.2.2), repeated and trailing slashes, the prefix that Groq's SDK
+    adds to any base URL, and the paths of Azure's SDK, whose deployment is the model.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/openai/v1/"):
-            path = scope["path"].removeprefix("/openai")
-            scope = {**scope, "path": path, "raw_path": path.encode()}
+        if scope["type"] == "http":
+            path, deployment = canonical_path(scope["path"])
+            if path != scope["path"]:
+                scope = {**scope, "path": path, "raw_path": quote(path).encode()}
+            scope.setdefault("state", {})["deployment"] = deployment
         await self._app(scope, receive, send)
+
+
+def canonical_path(target: str) -> tuple[str, str | None]:
+    """Return the path of this API that a request's target means, and the deployment that it names, if any."""
+    path = urlsplit(target).path or "/" if _ABSOLUTE_FORM.match(target) else target
+    path = re.sub("/{2,}", "/", path)
+    if path != "/":
+        path = path.removesuffix("/")
+    if of_azure := _AZURE_PATH.fullmatch(path):
+        return f"/v1{of_azure['route']}", of_azure["deployment"]
+    return path.removeprefix("/openai") if path.startswith("/openai/v1/") else path, None
 
 
 class LingeringClose:

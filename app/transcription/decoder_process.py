@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -35,7 +36,30 @@ BYTES_PER_SAMPLE: Final = 2
 
 #: Demuxers that only ever read the bytes they are given. Playlists, session descriptions and lists of other
 #: files (hls, dash, sdp, concat) are left out on purpose: they open what the sender names.
-FORMATS: Final = "wav,mp3,flac,ogg,aac,mov,matroska,mpegts,aiff,caf,amr,asf,w64,avi,flv,mpeg,au"
+FORMATS: Final = (
+    "wav,mp3,flac,ogg,aac,mov,matroska,mpegts,aiff,caf,amr,asf,w64,avi,flv,mpeg,au,"
+    "ac3,eac3,dts,dtshd,wv,tta,mpc,mpc8,dsf,nistsphere,voc"
+)
+
+#: What files begin with that are not decoded, and what to call them in the message. RealMedia, Monkey's Audio and MXF
+#: are audio that FFmpeg reads, with demuxers or decoders that are too complex for files of strangers.
+_REFUSED: Final = (
+    (b"MAC ", "Monkey's Audio is not supported"),
+    (b".RMF", "RealMedia is not supported"),
+    (b".ra\xfd", "RealAudio is not supported"),
+    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "MXF is not supported"),
+    (b"#EXTM3U", "The file is a playlist, not audio"),
+    (b"%PDF", "The file is a PDF document, not audio"),
+    (b"PK\x03\x04", "The file is a ZIP archive or an office document, not audio"),
+    (b"\x1f\x8b", "The file is compressed with gzip"),
+    (b"\x89PNG", "The file is a picture, not audio"),
+    (b"\xff\xd8\xff", "The file is a picture, not audio"),
+    (b"<?xml", "The file is an XML document, not audio"),
+    (b"<!DOCTYPE", "The file is a web page, not audio"),
+    (b"<html", "The file is a web page, not audio"),
+)
+#: Line breaks that some clients write before the file, and what can follow them.
+_LINE_BREAKS: Final = re.compile(rb"[\r\n]{1,16}(?=RIFF|ID3|OggS|fLaC|FORM|caff|....ftyp|\x1aE\xdf\xa3)")
 
 #: Formats with an exact length in their header. In others it is an estimate, or the placeholder of a streamed file.
 FORMATS_WITH_LENGTH: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "ogg")
@@ -49,6 +73,10 @@ MAX_DEMUX_FAILURES: Final = 10_000
 _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
 _MAX_ORDER_BYTES: Final = 4096
+_HEAD_BYTES: Final = 64
+#: Seconds by which sound can begin later than the pictures. Less is the delay of an encoder, more a damaged time.
+_MIN_DELAY: Final = 0.1
+_MAX_DELAY: Final = 600.0
 #: Progress is reported after each 30 s of audio, as much as the voice activity detection takes at once.
 _REPORT_SAMPLES: Final = 30 * SAMPLE_RATE
 
@@ -70,6 +98,7 @@ class DecodeOptions(NamedTuple):
 
     A file of more than ``max_seconds`` is refused. Decoding stops after ``stop_after_seconds`` of audio, if given, and
     after ``silent_seconds`` of processor time without any audio. ``min_free_bytes`` must stay free on the disk.
+    ``track`` is the audio track to decode, from 1, or None for the best one.
     """
 
     max_seconds: float
@@ -77,6 +106,7 @@ class DecodeOptions(NamedTuple):
     silent_seconds: float
     separate_channels: bool
     min_free_bytes: int
+    track: int | None = None
 
 
 def load_decoders() -> None:
@@ -113,22 +143,30 @@ class SilenceBudget:
 class AnonymousFile:
     """The source without its name, from which FFmpeg would guess a format or look for neighbours.
 
-    The file appears to end when the budget is spent.
+    It begins at ``start``, and appears to end when the budget is spent.
     """
 
-    def __init__(self, file: BinaryIO, budget: SilenceBudget) -> None:
-        self.tell = file.tell
-        self._read = file.read
-        self._seek = file.seek
+    def __init__(self, file: BinaryIO, budget: SilenceBudget, *, start: int = 0) -> None:
+        self._file = file
         self._budget = budget
+        self._start = start
+        if start:
+            file.seek(start)
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
 
     def read(self, size: int) -> bytes:
-        return self._read(size) if self._budget.lasts() else b""
+        return self._file.read(size) if self._budget.lasts() else b""
 
     def seek(self, offset: int, whence: int) -> int:
         """Move the position. For a position before the file return an error code, as FFmpeg's own files do."""
+        if whence == os.SEEK_SET:
+            offset += self._start
+            if offset < self._start:
+                return -errno.EINVAL
         try:
-            return self._seek(offset, whence)
+            return self._file.seek(offset, whence) - self._start
         except (OSError, ValueError):
             return -errno.EINVAL
 
@@ -136,13 +174,20 @@ class AnonymousFile:
 class PcmWriter:
     """Resamples frames of any kind to 16 kHz s16 and writes them to a file.
 
-    All channels are mixed into one. With ``separate_channels`` each is kept, interleaved, and the first frame
-    determines how many there are. ``damaged`` counts the places that were left out. The limits apply to what
-    is written, because what a file claims may be wrong.
+    Sound that begins later than ``start``, the time in seconds at which the file begins, has silence before it. All
+    channels are mixed into one. With ``separate_channels`` each is kept, interleaved, and the first frame
+    determines how many there are. ``damaged`` counts the places that were left out. The limits apply to what is
+    written, because what a file claims may be wrong.
     """
 
     def __init__(
-        self, file: BinaryIO, options: DecodeOptions, *, budget: SilenceBudget, on_progress: OnProgress
+        self,
+        file: BinaryIO,
+        options: DecodeOptions,
+        *,
+        budget: SilenceBudget,
+        on_progress: OnProgress,
+        start: float = 0.0,
     ) -> None:
         self.channels = 1
         self.samples = 0
@@ -156,6 +201,7 @@ class PcmWriter:
         self._stop_after_samples = None if stop is None else int(stop * SAMPLE_RATE)
         self._layout = None if options.separate_channels else "mono"
         self._reported = 0
+        self._start: float | None = start  # None once something was written
         self._resampler: AudioResampler | None = None
         self._frame_kind: tuple[str, str, int] | None = None
 
@@ -174,9 +220,23 @@ class PcmWriter:
             self.flush()
             self._resampler = self._resampler_for(frame)
             self._frame_kind = kind
+        if self._start is not None:
+            self._write_silence((frame.time or 0.0) - self._start)
+            self._start = None
         assert self._resampler is not None  # noqa: S101  # set with the first frame
         frame.pts = None  # resampling needs no timestamps and refuses those that jump
         self._store(self._resampler.resample(frame))
+
+    def _write_silence(self, seconds: float) -> None:
+        """Write the silence before the first frame, unless its length is that of something else."""
+        from av import AudioFrame
+
+        left = round(seconds * SAMPLE_RATE) if _MIN_DELAY <= seconds <= _MAX_DELAY else 0
+        while left > 0:
+            frame = AudioFrame("s16", self._layout or "mono", min(left, SAMPLE_RATE))
+            frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+            self._store([frame])
+            left -= frame.samples
 
     def flush(self) -> None:
         """Write what the resampler still holds. Raises the same as :meth:`write`."""
@@ -228,8 +288,8 @@ def check_shape(rate: int, channels: int) -> None:
         raise UnusableFile("undecodable", f"The file must have 1 to {MAX_CHANNELS} channels, got {channels}")
 
 
-def open_container(source: AnonymousFile) -> InputContainer:
-    """Open a file with the demuxers of ``FORMATS``, no protocols, and decoders for audio only.
+def open_container(source: AnonymousFile, head: bytes) -> InputContainer:
+    """Open a file, which begins with ``head``, with the demuxers of ``FORMATS``, no protocols, and audio decoders only.
 
     Raises:
         UnusableFile: it is no file that these demuxers read.
@@ -252,7 +312,15 @@ def open_container(source: AnonymousFile) -> InputContainer:
     except MemoryError:
         raise
     except damage_errors() as exc:
-        raise UnusableFile("undecodable", "The file could not be decoded as audio") from exc
+        raise UnusableFile("undecodable", problem(head)) from exc
+
+
+def problem(head: bytes) -> str:
+    """Return why a file that begins with ``head`` can't be decoded, as the beginning of a sentence."""
+    named = (message for magic, message in _REFUSED if head.lstrip().startswith(magic))
+    if head[4:8] == b"ftyp":
+        return "The file is incomplete, perhaps because its recording or upload was interrupted"
+    return next(named, "The file could not be decoded as audio")
 
 
 def is_audio_decoder(name: str) -> bool:
@@ -264,13 +332,18 @@ def is_audio_decoder(name: str) -> bool:
         return False
 
 
-def pick_stream(container: InputContainer) -> AudioStream:
-    """Return the best audio stream and have all others skipped."""
+def pick_stream(container: InputContainer, track: int | None) -> AudioStream:
+    """Return the audio stream of the track, or the best one, and have all others skipped."""
     from av.stream import Discard
 
     best: Any = container.streams.best("audio")
     if best is None:
         raise UnusableFile("no_audio", "The file has no audio stream")
+    if track is not None:
+        tracks = container.streams.audio
+        if track > len(tracks):
+            raise UnusableFile("no_track", f"The file has {len(tracks)} audio tracks, and `audio_track` is {track}")
+        best = tracks[track - 1]
     if best.codec_context is None:
         raise UnusableFile("undecodable", "The audio in the file has an unknown codec")
     for other in container.streams:
@@ -294,6 +367,16 @@ def check_header(container: InputContainer, stream: AudioStream, *, max_seconds:
         seconds = (container.duration or 0) / 1_000_000
     if seconds > max_seconds:
         raise UnusableFile("too_long", f"The header claims {seconds:.0f} s")
+
+
+def start_seconds(container: InputContainer) -> float:
+    """Return the time at which the file begins, with its sound or with its pictures.
+
+    Without a decoder for them, FFmpeg can misjudge when pictures begin. In Matroska the time of a file begins at 0.
+    """
+    if "matroska" in container.format.name and container.streams.video:
+        return 0.0
+    return (container.start_time or 0) / 1_000_000
 
 
 def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
@@ -325,13 +408,19 @@ def decode(
         MemoryError: it takes too much memory.
         OSError: the disk is full.
     """
-    if not source.peek(1):
+    head = source.peek(_HEAD_BYTES)
+    if not head:
         raise UnusableFile("empty", "The file is empty")
+    line_breaks = _LINE_BREAKS.match(head)
     budget = SilenceBudget(options.silent_seconds)
-    with open_container(AnonymousFile(source, budget)) as container:
-        stream = pick_stream(container)
+    with open_container(
+        AnonymousFile(source, budget, start=line_breaks.end() if line_breaks else 0), head
+    ) as container:
+        stream = pick_stream(container, options.track)
+        tracks = [audio.index for audio in container.streams.audio]
+        track = tracks.index(stream.index) + 1
         check_header(container, stream, max_seconds=options.max_seconds)
-        writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress)
+        writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress, start=start_seconds(container))
         is_complete = write_all(packets(container, stream), writer, budget)
     if not writer.samples:
         extent = f" in the first {options.silent_seconds:g} s of decoding" if budget.is_spent else ""
@@ -340,6 +429,8 @@ def decode(
         "ok": True,
         "samples": writer.samples,
         "channels": writer.channels,
+        "track": track,
+        "tracks": len(tracks),
         "is_complete": is_complete,
         "corrupt_frames": writer.damaged,
         "gave_up": budget.is_spent,

@@ -39,7 +39,7 @@ DEFAULT_STALL_SECONDS: Final = 120.0
 #: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.
 DEFAULT_SILENT_SECONDS: Final = 4.0
 
-_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, aiff, caf, amr, wma, avi, flv or mpeg-ts"
+_SUPPORTED: Final = "wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, or another common format"
 _CONVERT: Final = "convert it to wav, mp3 or flac and send it again."
 _MAX_MESSAGE_BYTES: Final = 16_384
 #: Every line that the decoder process writes is shorter.
@@ -47,6 +47,7 @@ _MAX_LINE_BYTES: Final = 4096
 _RETRY_DISK_SECONDS: Final = 60
 _MAX_CHANNELS: Final = 8
 _BYTES_PER_SAMPLE: Final = 2
+_MAX_TRACKS: Final = 10_000
 #: A fifth of a second of a tone.
 _SAMPLE: Final = Path(__file__).with_name("decoder_sample.flac")
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -58,13 +59,16 @@ _MODE: Final = 0o600
 class Decoded:
     """The file ``pcm`` with raw little-endian s16 samples, 16 kHz, of interleaved channels.
 
-    ``samples`` counts those of one channel, ``corrupt_frames`` the damaged places that were left out. ``is_complete``
-    is False if decoding stopped early as requested and there is more.
+    It is the audio track ``track``, from 1, of the file's ``tracks``. ``samples`` counts those of one channel,
+    ``corrupt_frames`` the damaged places that were left out. ``is_complete`` is False if decoding stopped early as
+    requested and there is more.
     """
 
     pcm: Path
     samples: int
     channels: int
+    track: int
+    tracks: int
     is_complete: bool
     corrupt_frames: int
 
@@ -119,7 +123,7 @@ class Decoder:
         Raises:
             DecoderUnavailable: they can't.
         """
-        order = self._order(separate_channels=False, stop_after_seconds=None)
+        order = self._order(separate_channels=False, track=None, stop_after_seconds=None)
         try:
             with _Files() as files:
                 await shielded(asyncio.to_thread(files.open, _SAMPLE, None))
@@ -138,14 +142,15 @@ class Decoder:
         destination: Path,
         *,
         separate_channels: bool = False,
+        track: int | None = None,
         stop_after_seconds: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Decoded:
         """Write the samples of ``source`` to ``destination``, which is deleted if this fails.
 
-        All channels are mixed into one, or each is kept. After ``stop_after_seconds`` of audio decoding stops. From
-        time to time ``on_progress`` is called with how many samples of each channel can be read and the number of
-        channels.
+        All channels of the audio track, from 1, or of the best one, are mixed into one, or each is kept. After
+        ``stop_after_seconds`` of audio decoding stops. From time to time ``on_progress`` is called with how many
+        samples of each channel can be read and the number of channels.
 
         Raises:
             UndecodableAudio: nothing could be decoded, or not within the limits of a process.
@@ -154,7 +159,7 @@ class Decoder:
             DecoderUnavailable: no file can be decoded on this machine.
             OSError: ``source`` can't be read, which is not the sender's fault.
         """
-        order = self._order(separate_channels=separate_channels, stop_after_seconds=stop_after_seconds)
+        order = self._order(separate_channels=separate_channels, track=track, stop_after_seconds=stop_after_seconds)
         try:
             with _Files() as files:
                 await shielded(asyncio.to_thread(files.open, source, destination))
@@ -164,7 +169,7 @@ class Decoder:
             await asyncio.to_thread(destination.unlink, missing_ok=True)
             raise
 
-    def _order(self, *, separate_channels: bool, stop_after_seconds: float | None) -> bytes:
+    def _order(self, *, separate_channels: bool, track: int | None, stop_after_seconds: float | None) -> bytes:
         """Return what a decoder process is to do, with its limits."""
         order = {
             "memory_bytes": self._memory_bytes,
@@ -174,6 +179,7 @@ class Decoder:
                 "stop_after_seconds": stop_after_seconds,
                 "silent_seconds": self._silent_seconds,
                 "separate_channels": separate_channels,
+                "track": track,
                 "min_free_bytes": self._min_free_bytes,
             },
         }
@@ -232,6 +238,8 @@ class Decoder:
             pcm=pcm,
             samples=result["samples"],
             channels=result["channels"],
+            track=result["track"],
+            tracks=result["tracks"],
             is_complete=result["is_complete"],
             corrupt_frames=result["corrupt_frames"],
         )
@@ -240,6 +248,7 @@ class Decoder:
         """Return True if the file holds the claimed samples and there are no more than allowed."""
         samples, channels = int(result["samples"]), int(result["channels"])
         in_range = 0 < samples <= self._max_seconds * SAMPLE_RATE and 1 <= channels <= _MAX_CHANNELS
+        in_range = in_range and 1 <= result["track"] <= result["tracks"] <= _MAX_TRACKS
         return in_range and samples * channels * _BYTES_PER_SAMPLE <= written_bytes
 
     def _log_sandbox(self, sandbox: list[str]) -> None:
@@ -262,6 +271,8 @@ class Decoder:
                 return UndecodableAudio("The file is empty: send a file with audio in it.")
             case "no_audio":
                 return UndecodableAudio("The file has no audio stream: send a file with audio in it.")
+            case "no_track":
+                return UndecodableAudio(f"{message}: send one of them, or leave it out.")
             case "too_long":
                 seconds = self._max_seconds
                 return AudioTooLong(
@@ -431,6 +442,8 @@ def _parse_result(line: bytes) -> dict[str, Any] | None:
             "sandbox": list(),
             "samples": int(),
             "channels": int(),
+            "track": int(),
+            "tracks": int(),
             "is_complete": bool(),
             "corrupt_frames": int(),
             "gave_up": bool(),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.domain.events import DeviceState, EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.admission import Candidate, FrontEnd
+    from app.transcription.decoding import Decoded
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
@@ -115,11 +116,15 @@ class WhisperTranscriber:
         """Wait for admission. Return True if a preview has already decoded the whole file."""
         while await candidate.admitted() is Grant.PREVIEW:
             decoded = await self._front_end.decoder.decode(
-                source, recording.path, separate_channels=options.multichannel, stop_after_seconds=PREVIEW_SECONDS
+                source,
+                recording.path,
+                separate_channels=options.multichannel,
+                track=options.audio_track,
+                stop_after_seconds=PREVIEW_SECONDS,
             )
             if decoded.is_complete:
                 candidate.release_decoder()
-                recording.complete(decoded.samples, decoded.channels)
+                _complete(recording, decoded)
                 return True
             candidate.requeue()
         return False
@@ -133,11 +138,24 @@ class WhisperTranscriber:
         listener: Listener,
     ) -> None:
         decoded = await self._front_end.decoder.decode(
-            source, recording.path, separate_channels=options.multichannel, on_progress=recording.grow
+            source,
+            recording.path,
+            separate_channels=options.multichannel,
+            track=options.audio_track,
+            on_progress=recording.grow,
         )
         candidate.release_decoder()
-        recording.complete(decoded.samples, decoded.channels)
+        _complete(recording, decoded)
         listener.on_decoded(decoded.duration)
+
+
+def _complete(recording: Recording, decoded: Decoded) -> None:
+    if decoded.tracks > 1:
+        recording.warnings.append(
+            f"The file has {decoded.tracks} audio tracks, of which number {decoded.track} was transcribed: "
+            "`audio_track` selects another."
+        )
+    recording.complete(decoded.samples, decoded.channels)
 
 
 @contextmanager

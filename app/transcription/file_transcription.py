@@ -100,7 +100,7 @@ class FileTranscription(Transcription):
             language=language_name(language),
             duration=self._recording.samples / SAMPLE_RATE,
             segments=tuple(self._assembly.segments),
-            warnings=(_ESTIMATED_WORDS,) if self._has_estimated_words else (),
+            warnings=(*self._recording.warnings, *([_ESTIMATED_WORDS] if self._has_estimated_words else [])),
         )
 
     def on_slot_granted(self) -> None:

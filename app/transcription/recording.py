@@ -21,7 +21,9 @@ _BYTES_PER_SAMPLE = 2
 
 
 class Recording:
-    """The file ``path`` with 16 kHz s16 samples of interleaved channels. ``samples`` counts those of one channel.
+    """The file ``path`` with 16 kHz s16 samples of interleaved channels.
+
+    ``samples`` counts those of one channel. ``warnings`` are sentences about the file for the person who sent it.
 
     Call ``read`` in any thread and everything else on the event loop. Reading copies the samples, because the pages of
     a memory-mapped file would count as memory of this process.
@@ -32,6 +34,7 @@ class Recording:
         self.samples = 0
         self.channels = 1
         self.is_complete = False
+        self.warnings: list[str] = []
         self._grown = asyncio.Event()
 
     @property

@@ -6,14 +6,14 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
+from app.edge.middleware import canonical_path
 from tests.support.service import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import httpx
 
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
@@ -174,7 +174,7 @@ async def test_framework_errors_have_the_envelope_too(running: Running) -> None:
     [
         (b"{}", "application/json", "not a form"),
         (b"--x\r\n", "multipart/form-data", "not a form"),
-        (b"nonsense", "multipart/form-data; boundary=x", "malformed"),
+        (b"nonsense", "multipart/form-data; boundary=x", "last boundary"),
         (
             b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc',
             "multipart/form-data; boundary=x",
@@ -221,13 +221,90 @@ async def test_wrong_method_is_405_with_the_allowed_ones(
     assert response.json()["error"]["message"] == f"{method} is not allowed on {path}: use {allowed}."
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/audio/transcriptions/", "/v1/jobs/", "/v1/models/", "/docs/assets/none.js", "/v2/models"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/docs/assets/none.js", "/v1/nothing", "/v2/nothing"])
 async def test_unknown_path_is_404_with_the_envelope(running: Running, path: str) -> None:
     response = await running.client.get(path)
     assert response.status_code == 404
     assert response.json()["error"]["message"] == f"GET {path} does not exist: see /docs for all routes."
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/audio/transcriptions", "/v1/audio/transcriptions"),
+        ("/api/v1/audio/translations", "/v1/audio/translations"),
+        ("/v2/models", "/v1/models"),
+        ("/api/jobs/4f0c", "/v1/jobs/4f0c"),
+    ],
+)
+async def test_error_for_a_wrong_base_url_names_the_right_path(running: Running, path: str, meant: str) -> None:
+    response = await running.client.post(path)
+    message = f"POST {path} does not exist: did you mean {meant}? The base URL of this API ends with /v1."
+    assert error_of(response, 404)["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/", "/v1/models"),
+        ("//v1///models//", "/v1/models"),
+        ("http://127.0.0.1:8000/v1/models", "/v1/models"),
+        ("HTTPS://example.com//v1/models/", "/v1/models"),
+        ("http://example.com", "/"),
+        ("/", "/"),
+        ("//", "/"),
+        ("*", "*"),
+        ("/openai/v1/models", "/v1/models"),
+        ("/openai/v2/models", "/openai/v2/models"),
+        ("/openai/deployments/a/chat/completions", "/openai/deployments/a/chat/completions"),
+    ],
+)
+def test_path_is_understood_as_clients_write_it(target: str, path: str) -> None:
+    assert canonical_path(target) == (path, None)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/audio/transcriptions/",
+        "//v1/audio/transcriptions",
+        "/openai/deployments/demo/audio/transcriptions",
+    ],
+)
+async def test_other_forms_of_the_path_are_served_with_a_key(
+    tmp_path: Path, model: WhisperModel, samples: Path, target: str
+) -> None:
+    content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test") as running:
+        files = {"file": ("hello.wav", content)}
+        url = httpx.URL(running.client.base_url, raw_path=target.encode())
+        assert (await running.client.post(url, files=files)).status_code == 401
+        response = await running.client.post(url, files=files, headers={"api-key": "sk-test"})
+    assert response.json()["text"].startswith("hello this is a test")
+
+
+async def test_absolute_target_is_served_as_proxies_send_it(running: Running) -> None:
+    async with httpx.AsyncClient(proxy=running.address, trust_env=False) as client:
+        response = await client.get("http://127.0.0.1:9/v1/models/")
+    assert response.json()["object"] == "list"
+
+
+async def test_deployment_of_azures_sdk_is_the_model(running: Running, samples: Path) -> None:
+    with (samples / "hello.wav").open("rb") as audio:
+        response = await running.client.post(
+            "/openai/deployments/large-v9/audio/transcriptions?api-version=2024-06-01", files={"file": audio}
+        )
+    assert "large-v9" in error_of(response, 404)["message"]
+
+
+async def test_compressed_body_is_refused_by_its_name(running: Running) -> None:
+    response = await running.client.post(
+        "/v1/audio/transcriptions", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}
+    )
+    error = error_of(response, 415)
+    assert error["code"] == "encoded_body"
+    assert "gzip" in error["message"]
 
 
 async def test_prefix_of_groqs_sdk_is_served_and_needs_a_key(

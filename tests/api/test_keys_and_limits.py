@@ -144,6 +144,8 @@ ROUTES = (
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/translations"),
     ("POST", "/openai/v1/audio/transcriptions"),
+    ("POST", "/v1//audio/transcriptions/"),
+    ("POST", "/openai/deployments/demo/audio/transcriptions"),
     ("GET", "/v1/jobs"),
     ("GET", "/v1/jobs/{job}"),
     ("GET", "/v1/jobs/{job}/result"),

@@ -165,14 +165,65 @@ def test_empty_file_is_received_and_then_rejected(spool: Spool) -> None:
 
 
 def test_file_with_another_field_name_is_ignored(spool: Spool) -> None:
-    received = read(spool, form(file_part(name="audio"), part("model", b"small")))
-    assert received == ReceivedForm(fields={"model": ["small"]})
+    received = read(spool, form(file_part(name="recording"), part("model", b"small")))
+    assert received == ReceivedForm(fields={"model": ["small"]}, ignored_file="recording")
     assert not spool.audio_path(JOB).parent.exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file[]", "audio", "audio_file"])
+def test_names_that_other_servers_give_the_file_are_accepted(spool: Spool, name: str) -> None:
+    assert read(spool, form(file_part(name=name))).file_bytes == len(AUDIO)
+    assert kept(spool) == AUDIO
 
 
 def test_file_part_without_a_file_name_is_text(spool: Spool) -> None:
     received = read(spool, form(part("file", b"@talk.mp3")))
     assert received == ReceivedForm(fields={"file": ["@talk.mp3"]})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param("; filename*=UTF-8''na%C3%AFve.mp3", id="encoded file name"),
+        pytest.param('\r\nContent-Type: audio/ogg; codecs="opus"', id="blob with a type"),
+        pytest.param("\r\ncontent-type: application/octet-stream", id="bytes"),
+    ],
+)
+def test_part_with_an_encoded_file_name_or_a_media_type_is_a_file(spool: Spool, head: str) -> None:
+    body = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"{head}\r\n\r\n'.encode() + AUDIO + b"\r\n"
+    assert read(spool, form(body)).file_bytes == len(AUDIO)
+    assert kept(spool) == AUDIO
+
+
+@pytest.mark.parametrize(
+    ("sent", "read_as"),
+    [
+        ('"whisper-1"', "whisper-1"),
+        ('"\\u00fc \\"x\\""', 'ü "x"'),
+        ('["a", "b"]', '["a", "b"]'),
+        ("0.5", "0.5"),
+        ("true", "true"),
+        ("whisper-1", "whisper-1"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_string_in_json_is_read_as_its_text(spool: Spool, sent: str, read_as: str) -> None:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="model"\r\nContent-Type: application/json\r\n\r\n'
+    assert read(spool, form(f"{head}{sent}\r\n".encode())).fields == {"model": [read_as]}
+
+
+@pytest.mark.parametrize("preamble", [b"\r\n", b"This is a form.\r\n", b"--other\r\n", b"\n" * 1000, b"-\r\n--\r\n"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_text_before_the_first_boundary_is_ignored(spool: Spool, preamble: bytes, size: int) -> None:
+    body = preamble + form(file_part(), part("model", b"small"))
+    received = read(spool, [body[start : start + size] for start in range(0, len(body), size)])
+    assert received.fields == {"model": ["small"]}
+    assert kept(spool) == AUDIO
+
+
+def test_endless_text_before_the_first_boundary_is_rejected(spool: Spool) -> None:
+    chunks = [b"x" * 10_000] * 100
+    assert rejection(spool, chunks)[0].startswith("The form is malformed")
 
 
 @pytest.mark.parametrize("filename", ["../../etc/passwd", "", "a;b.mp3", "ü.mp3", "C:\\talk.mp3"])
@@ -285,7 +336,6 @@ def test_text_that_is_not_utf_8_is_rejected(spool: Spool) -> None:
     [
         b"",
         b"--",
-        b"--other\r\n" + BODY,
         BODY.replace(b"----boundary", b"----elsewhere"),
         b"\x00" * 100,
         b'{"file": "talk.mp3"}',

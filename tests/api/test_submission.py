@@ -37,8 +37,11 @@ def read_form(
     fields: Mapping[str, Values], *, file: bool = True, models: ModelRegistry = MULTILINGUAL, signs: bool = True
 ) -> Submission:
     received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
-    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=signs)
-    return reader.read(received, has_file=file, models=models)
+    return reader(signs=signs).read(received, has_file=file, models=models)
+
+
+def reader(*, signs: bool = True) -> SubmissionReader:
+    return SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=signs)
 
 
 def rejection(
@@ -266,6 +269,8 @@ def test_json_escaped_url_is_decoded() -> None:
 def test_exactly_one_audio_is_required() -> None:
     message = "Send exactly one of `file` and `s3_presigned_url` as the audio, got"
     assert rejection({}, file=False) == (f"{message} none.", "file")
+    with pytest.raises(InvalidRequest, match=r"got none\. The part `recording` holds a file: name it `file`\."):
+        reader().read({}, has_file=False, ignored_file="recording", models=MULTILINGUAL)
     assert rejection({"url": URL}) == (f"{message} more than one.", "file")
     assert rejection({"url": URL, "audio_url": URL}, file=False) == (f"{message} more than one.", "file")
 

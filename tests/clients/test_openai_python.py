@@ -588,3 +588,15 @@ async def test_client_that_timed_out_joins_its_own_transcription(
         assert (await asking).text == HELLO
         assert client.sent >= 2
         await eventually(lambda: not any(live.job.is_active for live in running.service.jobs.store.live_jobs()))
+
+
+@pytest.mark.parametrize("deployment", ["whisper-1", None])
+async def test_azures_client_names_the_model_in_its_path(
+    running: Running, key: str, samples: Path, deployment: str | None
+) -> None:
+    async with openai.AsyncAzureOpenAI(
+        azure_endpoint=running.address, api_key=key, api_version="2024-06-01", azure_deployment=deployment
+    ) as client:
+        content = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+        transcription = await client.audio.transcriptions.create(model="whisper-1", file=("hello.wav", content))
+    assert transcription.text == HELLO

@@ -85,6 +85,12 @@ async def failure_of(downloader: AudioDownloader, url: str, target: Target) -> D
     return caught.value
 
 
+async def test_signed_path_is_sent_byte_for_byte(downloader_for_loopback: OpenDownloader, target: Target) -> None:
+    async with fault_server(answer(200, body=b"audio")) as server, downloader_for_loopback() as downloader:
+        await downloader.fetch(server.url("/bucket/a/./b/../c.mp3?X-Amz-Signature=1"), target.create)
+    assert server.requests[0].target == "/bucket/a/./b/../c.mp3?X-Amz-Signature=1"
+
+
 async def test_file_is_not_decoded(downloader_for_loopback: OpenDownloader, target: Target) -> None:
     packed = gzip.compress(b"x" * 100_000)
     async with (

@@ -157,6 +157,59 @@ def test_google_version_4_url_requires_its_signed_headers() -> None:
     assert sent(url, {"x-goog-resumable": "start"})["x-goog-resumable"] == "start"
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (AZURE.replace("sp=cw", "sp=r"), "sp=r"),
+        (AZURE.replace("sp=cw", "sp="), "sp=cw"),
+        (f"{AZURE}&st=2026-01-01T00:10:00Z", "only from 2026-01-01 00:10:00 UTC"),
+        (AZURE.replace("/c/k", "/c").replace("sr=b", "sr=c"), "no blob"),
+        (AZURE.replace("/c/k", "/c/").replace("sr=b", "ss=b&srt=co"), "no blob"),
+        (f"{AZURE}&st=tomorrow", "no readable st"),
+    ],
+)
+def test_sas_that_allows_no_upload_is_refused_with_the_remedy(url: str, words: str) -> None:
+    problem = refusal(url)
+    assert words in str(problem)
+    assert "abc" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        AZURE.replace("sp=cw", "sp=racwd"),
+        AZURE.replace("&sp=cw", "&si=policy"),
+        f"{AZURE}&st=2025-12-31T23:59:00Z",
+        f"{AZURE}&st=2026-01-01T00:01:00Z",
+        AZURE.replace("sr=b", "sr=c"),
+        AZURE.replace("/c/k", "/blob-in-the-root-container"),
+    ],
+)
+def test_sas_that_allows_an_upload_is_accepted(url: str) -> None:
+    check(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("https://bucket.s3.amazonaws.com/", True),
+        ("https://s3.eu-central-1.amazonaws.com/bucket", True),
+        ("https://storage.googleapis.com/bucket/key", True),
+        ("https://console.cloud.google.com/storage/browser/bucket", True),
+        ("https://account.blob.core.windows.net/container/blob?sp=r", True),
+        (v4(), False),
+        (V2, False),
+        (GOOG, False),
+        (AZURE.replace("files.example", "account.blob.core.windows.net"), False),
+        ("https://files.example/", False),
+        ("https://amazonaws.com.example/key", False),
+        ("https://notamazonaws.com/key", False),
+    ],
+)
+def test_url_of_a_store_without_a_signature_gets_a_warning(url: str, *, warns: bool) -> None:
+    assert (PresignedUrl.parse(url).upload_warning() is not None) is warns
+
+
 @pytest.mark.parametrize("url", [v4(), V2, GOOG, GOOG_V2, AZURE])
 def test_url_is_accepted_until_it_expires(url: str) -> None:
     assert expires_at(url) == NOW + 60

@@ -88,6 +88,30 @@ async def test_result_arrives_complete_with_length_and_type(uploader_for_loopbac
     assert "transfer-encoding" not in request.headers
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/bucket/a/./b/../c.json?X-Amz-Signature=secret-signature",
+        "/../key",
+        "//bucket//key",
+        "/key%2f%2E%2e/~('!*)/[x]|{y}\"<>^`?a=b/../c&d=%e4'",
+        "/key?",
+    ],
+)
+async def test_signed_path_and_query_are_sent_byte_for_byte(uploader_for_loopback: OpenUploader, target: str) -> None:
+    async with fault_server(answer(200)) as server, uploader_for_loopback() as uploader:
+        await put(uploader, server.url(target))
+        await put(uploader, server.url(target + "#fragment"))
+    assert [request.target for request in server.requests] == [target, target]
+
+
+async def test_characters_beyond_ascii_are_encoded(uploader_for_loopback: OpenUploader) -> None:
+    async with fault_server(answer(200)) as server, uploader_for_loopback() as uploader:
+        await put(uploader, server.url("/grüße.json"))
+        await put(uploader, f"{server.scheme}://{server.host}:{server.port}")
+    assert [request.target for request in server.requests] == ["/gr%C3%BC%C3%9Fe.json", "/"]
+
+
 async def test_no_unsigned_headers_are_sent(uploader_for_loopback: OpenUploader) -> None:
     async with fault_server(answer(200)) as server, uploader_for_loopback() as uploader:
         await uploader.put(

@@ -14,7 +14,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, timestamp, vtt
+from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, display_width, srt, timestamp, vtt
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
 from tests.support.segments import a_segment
@@ -125,9 +125,61 @@ def test_word_longer_than_a_line_has_its_own_line() -> None:
     assert texts(both(transcript, SubtitleLayout(max_line_width=4))) == ["a\nDonaudampfschiff\nb"]
 
 
-def test_lines_break_between_words_without_spaces() -> None:
-    words = tuple(Word(word=text, start=i, end=i + 1, probability=0.9) for i, text in enumerate(["你好", "世界", "你"]))
-    assert texts(both(a_transcript(spoken(*words)), SubtitleLayout(max_line_width=4))) == ["你好世界\n你"]
+def adjacent(*texts: str) -> Transcript:
+    """Return a transcript of words without spaces between them."""
+    words = [Word(word=text, start=start, end=start + 1, probability=0.9) for start, text in enumerate(texts)]
+    return a_transcript(spoken(*words))
+
+
+def test_lines_break_between_words_without_spaces_and_wide_characters_count_twice() -> None:
+    transcript = adjacent("你好", "世界", "你")
+    assert texts(both(transcript, SubtitleLayout(max_line_width=8))) == ["你好世界\n你"]
+    assert texts(both(transcript, SubtitleLayout(max_line_width=7))) == ["你好\n世界你"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 0),
+        ("abc", 3),
+        ("grüße", 5),
+        ("gru\u0308", 3),
+        ("日本語", 6),
+        ("ｱ", 1),
+        ("Ａ", 2),
+        ("한국", 4),
+        ("สวัสดี", 4),
+        ("שָׁלוֹם", 4),
+        ("👍", 2),
+    ],
+)
+def test_width_is_that_on_a_screen(text: str, width: int) -> None:
+    assert display_width(text) == width
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(("ab", "น", "ำ"), id="thai vowel sign"),
+        pytest.param(("ab", "क", "ा"), id="devanagari vowel sign"),
+        pytest.param(("ab", "e", "\u0301"), id="accent"),
+        pytest.param(("ab", "👩", "\u200d", "💻"), id="joined emoji"),
+        pytest.param(("ab", "👍", "🏽"), id="skin tone"),
+    ],
+)
+def test_line_never_breaks_within_a_character(parts: tuple[str, ...]) -> None:
+    first, *character = parts
+    for width in range(1, 10):
+        (text,) = texts(both(adjacent(*parts), SubtitleLayout(max_line_width=width)))
+        assert text in (f"{first}\n{''.join(character)}", "".join(parts))
+
+
+@pytest.mark.parametrize("text", [" שלום עולם, מה שלומך היום", " مرحبا بالعالم، كيف حالك اليوم", " he said שלום twice"])
+def test_text_from_right_to_left_keeps_the_order_of_its_words(text: str) -> None:
+    transcript = a_transcript(spoken(*some_words(text)))
+    for layout in (SubtitleLayout(), SubtitleLayout(max_line_width=12), SubtitleLayout(max_line_width=1)):
+        (shown,) = texts(both(transcript, layout))
+        assert shown.split() == text.split()
 
 
 def test_width_counts_characters_before_escaping_and_underlining() -> None:
@@ -460,7 +512,7 @@ def test_lines_and_cues_keep_their_limits(transcript: Transcript, layout: Subtit
         assert layout.max_line_width is not None or len(lines) == 1
         for line in lines:
             assert line == line.strip() != ""
-            assert layout.max_line_width is None or len(line) <= layout.max_line_width or line in single
+            assert layout.max_line_width is None or display_width(line) <= layout.max_line_width or line in single
 
 
 @unhurried

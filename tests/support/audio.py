@@ -50,11 +50,13 @@ def encode(
     layout: str = "mono",
     bit_rate: int | None = None,
     video: str | None = None,
+    delay: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Write ``pcm`` (16 kHz mono) in a container and codec, at this rate and with these channels, and return the path.
 
-    ``video`` is the codec of an additional small video stream. ``options`` are those of the container.
+    ``video`` is the codec of an additional small video stream, ``delay`` the seconds by which the sound begins later
+    than that. ``options`` are those of the container.
     """
     with av.open(str(path), "w", format=container, container_options=options or {}) as output:
         pictures: Any = output.add_stream(video, rate=10) if video else None
@@ -67,20 +69,33 @@ def encode(
             for _ in range(len(pcm) * 10 // RATE):
                 output.mux(pictures.encode(av.VideoFrame(64, 48, "yuv420p")))
             output.mux(pictures.encode(None))
-        for frame in _frames(pcm, layout):
+        for frame in _frames(pcm, layout, delay):
             output.mux(sound.encode(frame))
         output.mux(sound.encode(None))
     return path
 
 
-def _frames(pcm: Samples, layout: str) -> list[av.AudioFrame]:
+def two_tracks(path: Path, first: Samples, second: Samples) -> Path:
+    """Write a Matroska file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
+    with av.open(str(path), "w", format="matroska") as output:
+        streams: list[Any] = [output.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+        packets = []
+        for stream, sound in zip(streams, (first, second), strict=True):
+            frame = av.AudioFrame.from_ndarray(sound[np.newaxis], "s16", "mono")
+            frame.sample_rate = RATE
+            packets += [*stream.encode(frame), *stream.encode(None)]
+        output.mux(packets)  # once both encoders are open
+    return path
+
+
+def _frames(pcm: Samples, layout: str, delay: float) -> list[av.AudioFrame]:
     channels = av.AudioLayout(layout).nb_channels
     frames = []
     for start in range(0, len(pcm), RATE):
         block = pcm[start : start + RATE]
         frame = av.AudioFrame.from_ndarray(np.repeat(block, channels)[np.newaxis], "s16", layout)
         frame.sample_rate = RATE
-        frame.pts = start
+        frame.pts = start + round(delay * RATE)
         frame.time_base = Fraction(1, RATE)
         frames.append(frame)
     return frames

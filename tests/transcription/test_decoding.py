@@ -305,7 +305,17 @@ async def test_decoding_stops_before_the_reserved_disk_space(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "lie", [{"samples": 10**18}, {"samples": 0}, {"samples": -5}, {"channels": 0}, {"channels": 9}, {"samples": 501}]
+    "lie",
+    [
+        {"samples": 10**18},
+        {"samples": 0},
+        {"samples": -5},
+        {"channels": 0},
+        {"channels": 9},
+        {"samples": 501},
+        {"track": 2},
+        {"track": 0},
+    ],
 )
 def test_claim_of_more_samples_than_written_is_rejected(tmp_path: Path, lie: dict[str, int]) -> None:
     pcm = tmp_path / "pcm"
@@ -315,6 +325,8 @@ def test_claim_of_more_samples_than_written_is_rejected(tmp_path: Path, lie: dic
         "sandbox": [],
         "samples": 500,
         "channels": 1,
+        "track": 1,
+        "tracks": 1,
         "is_complete": True,
         "corrupt_frames": 0,
         "gave_up": False,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
+from app.domain.errors import UndecodableAudio
 from app.transcription.decoding import Decoder
-from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep
+from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep, two_tracks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,11 @@ KINDS = [
     Kind("mpegts", "mp2", rate=48_000),
     Kind("mpegts", "ac3", rate=48_000),
     Kind("mpeg", "mp2", rate=48_000),
+    Kind("ac3", "ac3", rate=48_000, bit_rate=96_000),
+    Kind("eac3", "eac3", rate=48_000, bit_rate=96_000),
+    Kind("wv", "wavpack"),
+    Kind("tta", "tta", rate=44_100),
+    Kind("voc", "pcm_s16le"),
     Kind("mp4", "aac", rate=44_100, video="libx264"),
     Kind("webm", "libopus", rate=48_000, video="libvpx"),
     Kind("matroska", "libopus", rate=48_000, video="libx264"),
@@ -106,6 +112,87 @@ async def test_format_is_decoded(kind: Kind, decoder: Decoder, tmp_path: Path) -
     assert decoded.samples == len(read_samples(decoded.pcm))
     assert decoded.corrupt_frames == 0
     assert likeness(read_samples(decoded.pcm), sound) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [pytest.param("01", "<i2", id="little-endian"), pytest.param("10", ">i2", id="big-endian")]
+)
+async def test_sphere_is_decoded(bits: str, dtype: str, decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(2)
+    fields = (
+        f"channel_count -i 1\nsample_count -i {len(sound)}\nsample_rate -i {RATE}\nsample_n_bytes -i 2\n"
+        f"sample_byte_format -s2 {bits}\nsample_coding -s3 pcm\nend_head\n"
+    )
+    source = tmp_path / "source"
+    source.write_bytes(f"NIST_1A\n   1024\n{fields}".ljust(1024).encode() + sound.astype(dtype).tobytes())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    np.testing.assert_array_equal(read_samples(decoded.pcm), sound)
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ipod", "aac"), ("ogg", "flac")]
+)
+async def test_line_breaks_before_the_file_are_skipped(
+    before: bytes, container: str, codec: str, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(2)
+    source = encode(tmp_path / "source", sound, container=container, codec=codec)
+    source.write_bytes(before + source.read_bytes())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(2.0, abs=0.1)
+    assert likeness(read_samples(decoded.pcm), sound) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"MAC \x96\x0f", "Monkey's Audio is not supported"),
+        (b".RMF\x00\x00\x00\x12", "RealMedia is not supported"),
+        (b".ra\xfd\x00\x04", "RealAudio is not supported"),
+        (b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02\x01\x01\x02\x04\x00", "MXF is not supported"),
+        (b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", "a playlist, not audio"),
+        (b"%PDF-1.7\n", "a PDF document, not audio"),
+        (b'\n<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document, not audio"),
+        (b"<!DOCTYPE html><html></html>", "a web page, not audio"),
+        (b"\x00\x00\x00\x1cftypM4A \x00\x00\x00\x00", "The file is incomplete"),
+        (b"no audio at all", "could not be decoded as audio"),
+    ],
+)
+async def test_file_that_is_no_supported_audio_is_called_by_its_name(
+    head: bytes, words: str, decoder: Decoder, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(head + bytes(1000))
+    with pytest.raises(UndecodableAudio, match=words) as caught:
+        await decoder.decode(source, tmp_path / "pcm")
+    assert str(caught.value).endswith(
+        "send wav, mp3, flac, ogg/opus, m4a/aac, mp4, webm, mkv, or another common format."
+    )
+
+
+@pytest.mark.parametrize(
+    ("container", "sound_codec", "pictures"), [("mp4", "aac", "libx264"), ("matroska", "flac", "libx264")]
+)
+@pytest.mark.parametrize("channels", ["mono", "stereo"])
+async def test_sound_that_begins_after_the_pictures_keeps_its_times(
+    container: str, sound_codec: str, pictures: str, channels: str, decoder: Decoder, tmp_path: Path
+) -> None:
+    sound = sweep(2)
+    source = encode(
+        tmp_path / "source", sound, container=container, codec=sound_codec, layout=channels, video=pictures, delay=1.5
+    )
+
+    decoded = await decoder.decode(source, tmp_path / "pcm", separate_channels=True)
+
+    assert decoded.duration == pytest.approx(3.5, abs=0.1)
+    first = read_samples(decoded.pcm)[:: decoded.channels]
+    assert not first[: round(1.3 * RATE)].any()
+    assert likeness(first[round(1.5 * RATE) :], sound) > 0.97
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
@@ -248,3 +335,19 @@ async def test_file_name_has_no_meaning(name: str, decoder: Decoder, tmp_path: P
     decoded = await decoder.decode(source, tmp_path / "pcm")
 
     assert decoded.samples == RATE
+
+
+@pytest.mark.parametrize("track", [None, 1, 2])
+async def test_audio_track_is_the_one_that_was_asked_for(track: int | None, decoder: Decoder, tmp_path: Path) -> None:
+    source = two_tracks(tmp_path / "source", sweep(1), sweep(2, low=2000, high=4000))
+    decoded = await decoder.decode(source, tmp_path / "pcm", track=track)
+    assert (decoded.track, decoded.tracks) == (track or 1, 2)
+    assert decoded.duration == pytest.approx(2.0 if track == 2 else 1.0, abs=0.01)
+
+
+async def test_audio_track_that_does_not_exist_is_refused_with_the_number_of_those_that_do(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    source = two_tracks(tmp_path / "source", sweep(1), sweep(1))
+    with pytest.raises(UndecodableAudio, match="The file has 2 audio tracks, and `audio_track` is 3: send one of them"):
+        await decoder.decode(source, tmp_path / "pcm", track=3)

@@ -22,7 +22,7 @@ from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener
-from tests.support.audio import SAMPLES
+from tests.support.audio import SAMPLES, silence, two_tracks
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -317,6 +317,22 @@ async def test_text_that_cannot_be_made_fails_its_transcription(
     shutil.copy(SAMPLES / "hello.wav", recording)
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=Listener())
     assert transcript.text == "hello this is a test the job is complete now"
+
+
+async def test_audio_track_is_transcribed_and_a_warning_names_it(
+    transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
+) -> None:
+    hello = (decode_audio(str(samples / "hello.wav")) * 32767).astype("<i2")
+    source = two_tracks(tmp_path / "audio", silence(2), hello)
+    transcripts = [
+        await transcriber.transcribe(source, TranscriptionOptions(audio_track=track), listener=Listener())
+        for track in (None, 2)
+    ]
+    assert [transcript.text for transcript in transcripts] == ["", "hello this is a test the job is complete now"]
+    assert [transcript.warnings for transcript in transcripts] == [
+        (f"The file has 2 audio tracks, of which number {track} was transcribed: `audio_track` selects another.",)
+        for track in (1, 2)
+    ]
 
 
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
