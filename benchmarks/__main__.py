@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def write(section: str, description: str | None = None) -> None:
-    """Add a section to the results, or replace the one of the same title, and describe the machine anew."""
+    """Add a section to the results, or replace the one of the same title, and describe the machine again."""
     before = RESULTS.read_text() if RESULTS.exists() else ""
     kept = {title(part): part.strip() for part in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
     kept[title(section)] = section

@@ -1,4 +1,4 @@
-"""What the model runs on in a measurement: the processor, or a GPU with a model of the size that it is made for."""
+"""The device of a measurement: the processor, or a GPU with a model of the size that it is made for."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class FileTranscription(Transcription):
             result = segments.result()
             if not self.dropped:
                 self._take_segments(window, result)
-        except Exception as exc:  # noqa: BLE001  # nobody else would hear of it, and the transcription would wait for ever
+        except Exception as exc:  # noqa: BLE001  # nobody else would notice, and the transcription would wait for ever
             self.fail(exc)
         self.end_if_done()
 
