@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The first decoding and its fallbacks.
 TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+#: Texts sampled at a temperature above 0, of which the most probable is kept.
+BEST_OF: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from bisect import insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.transcription.fallback import BEST_OF
 from app.transcription.transcription import Rank
 
 if TYPE_CHECKING:
@@ -228,14 +229,22 @@ class Scheduler:
         key = first_window.key
         short = [transcription for transcription in served if transcription.rank.is_short]
         long = [transcription for transcription in served if not transcription.rank.is_short]
+        limit = self._size_limit(key)
         if not served[0].rank.is_short:
-            return _round_robin(long, key, self._size_for_long())
-        windows = _round_robin(short, key, self.batch_size)
+            return _round_robin(long, key, min(limit, self._size_for_long()))
+        windows = _round_robin(short, key, limit)
         if self._encodes_apart:
             return windows  # another window would always take more time
         seconds = self.pace.predict(len(windows))
-        size = self.pace.largest_within(seconds, at_least=len(windows), limit=self.batch_size)
+        size = self.pace.largest_within(seconds, at_least=len(windows), limit=limit)
         return windows + _round_robin(long, key, size - len(windows))
+
+    def _size_limit(self, key: DecodeKey) -> int:
+        """Return the largest number of windows in a batch.
+
+        For each text that is sampled, CTranslate2 repeats the window in memory, so fewer windows share such a batch.
+        """
+        return self.batch_size if key.temperature == 0 else max(1, round(self.batch_size / BEST_OF))
 
     def _size_for_long(self) -> int:
         """Return how many windows of long transcriptions may share a batch.

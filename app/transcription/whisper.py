@@ -18,7 +18,7 @@ import numpy as np
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
-from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding
+from app.transcription.fallback import BEST_OF, TEMPERATURES, Decoding, Thresholds, best_decoding
 from app.transcription.features import LogMel
 from app.transcription.segments import split_phrases
 from app.transcription.word_times import aligned_tokens, are_usable
@@ -42,8 +42,6 @@ _MAX_TOKENS: Final = 448
 MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
 #: The text of a window starts within its first second, in timestamps of 20 ms.
 _MAX_INITIAL_TIMESTAMP: Final = 50
-#: Texts sampled at a temperature above 0, of which the most probable is kept.
-_BEST_OF: Final = 5
 #: CTranslate2 4.8 divides by half of the number of frames when it aligns, and kills the process if that is 0
 #: (CTranslate2#2065).
 _MIN_ALIGNED_FRAMES: Final = 2
@@ -219,7 +217,7 @@ class WhisperModel:
 
     def _generate(self, windows: Sequence[Window], output: Any) -> list[Decoding]:
         key = windows[0].key
-        sampling = {"num_hypotheses": _BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
+        sampling = {"num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
         tokenizers = [self._tokenizer(window.language, window.task.value) for window in windows]
         results = self._model.generate(
             output,

@@ -215,7 +215,7 @@ async def test_windows_that_need_a_fallback_share_a_batch() -> None:
                 for window, outcome in zip(windows, outcomes, strict=True)
             ]
 
-    async with rig(UncertainModel()) as running:
+    async with rig(UncertainModel(), batch_size=10) as running:
         await asyncio.gather(*(running.transcribe(number) for number in range(4)))
     assert temperatures == [[0.0] * 4, [0.2] * 2]
 

@@ -192,7 +192,7 @@ async def test_file_without_audio_is_refused(make: Callable[[Path], object], dec
     source = tmp_path / "source.mp3"
     make(source)
 
-    with pytest.raises(UndecodableAudio, match="decoded|not audio"):
+    with pytest.raises(UndecodableAudio, match=r"decoded|not audio"):
         await asyncio.wait_for(decoder.decode(source, tmp_path / "pcm"), LIMIT_SECONDS)
 
 

@@ -182,6 +182,16 @@ def test_end_of_a_long_transcription_does_not_make_batches_small() -> None:
     assert [len(batch.windows) for batch in ending] == [8, 8, 8]
 
 
+@pytest.mark.parametrize(("batch_size", "sampled"), [(1, 1), (8, 2), (16, 3), (32, 6)])
+def test_windows_whose_texts_are_sampled_have_smaller_batches(batch_size: int, sampled: int) -> None:
+    scheduler = gpu_scheduler(batch_size=batch_size)
+    transcription = add(scheduler, 100)
+    assert len(next_batch(scheduler).windows) == batch_size
+    for item in transcription.ready:
+        item.temperatures = (0.4,)
+    assert len(next_batch(scheduler).windows) == sampled
+
+
 def test_synchronous_requests_go_first_but_do_not_starve_jobs() -> None:
     scheduler = gpu_scheduler(slots=1, batch_size=1)
     job = add(scheduler, 1)
