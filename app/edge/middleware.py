@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABSOLUTE_FORM: Final = re.compile("https?://", re.IGNORECASE)
+_NAMED_MODEL: Final = re.compile("(/openai)?/v1/models/+[^/]")
 _AZURE_PATH: Final = re.compile(
     "/openai/deployments/(?P<deployment>[^/]+)(?P<route>/audio/(?:transcriptions|translations))"
 )
@@ -179,7 +180,8 @@ def _address(scope: Scope) -> str:
 class RequestTargets:
     """Middleware that serves paths in the forms in which clients write them.
 
-    These are absolute-form targets (RFC 9112, section 3.2.2), repeated and trailing slashes, the prefix that Groq's SDK
+    These are absolute-form targets (RFC 9112, section 3.2.2), repeated and trailing slashes (except in the name of a
+    model, which can be a path), the prefix that Groq's SDK
     adds to any base URL, and the paths of Azure's SDK, whose deployment is the model.
     """
 
@@ -198,9 +200,10 @@ class RequestTargets:
 def canonical_path(target: str) -> tuple[str, str | None]:
     """Return the path of this API that a request's target means, and the deployment that it names, if any."""
     path = urlsplit(target).path or "/" if _ABSOLUTE_FORM.match(target) else target
-    path = re.sub("/{2,}", "/", path)
-    if path != "/":
-        path = path.removesuffix("/")
+    path = re.sub("^/{2,}", "/", path)
+    if not _NAMED_MODEL.match(path):
+        path = re.sub("/{2,}", "/", path)
+        path = path if path == "/" else path.removesuffix("/")
     if of_azure := _AZURE_PATH.fullmatch(path):
         return f"/v1{of_azure['route']}", of_azure["deployment"]
     return path.removeprefix("/openai") if path.startswith("/openai/v1/") else path, None

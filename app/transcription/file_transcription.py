@@ -118,14 +118,13 @@ class FileTranscription(Transcription):
 
     def _finish(self, window: Window, segments: asyncio.Future[tuple[Segment, ...]]) -> None:
         self.unwritten -= 1
-        if segments.cancelled():
-            return
-        try:
-            result = segments.result()
-            if not self.dropped:
-                self._take_segments(window, result)
-        except Exception as exc:  # noqa: BLE001  # nobody else would notice, and the transcription would wait for ever
-            self.fail(exc)
+        if not segments.cancelled():
+            try:
+                result = segments.result()  # also if nobody needs it, so that no error is reported as unnoticed
+                if not self.dropped:
+                    self._take_segments(window, result)
+            except Exception as exc:  # noqa: BLE001  # otherwise the transcription would wait for ever
+                self.fail(exc)
         self.end_if_done()
 
     def _take_segments(self, window: Window, segments: Sequence[Segment]) -> None:

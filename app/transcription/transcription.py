@@ -107,14 +107,15 @@ class Transcription:
         self.on_slot_taken_back()
 
     def fail(self, error: Exception) -> None:
-        """End the transcription with an error, unless it has ended."""
+        """End the transcription with an error, unless it has ended, once the segments that are being made are there."""
         if not self._ended.is_set():
-            self._error = error
-            self._ended.set()
+            self._error = self._error or error
+        self.end_if_done()
 
     def end_if_done(self) -> None:
-        """End the transcription if it is complete and all its windows are transcribed."""
-        if self.complete and not self.outstanding and not self.unwritten:
+        """End the transcription if it has failed, or is complete, and all its finished windows have their segments."""
+        is_over = self._error is not None or (self.complete and not self.outstanding)
+        if is_over and not self.unwritten:
             self._ended.set()
 
     async def wait_until_ended(self) -> None:

@@ -125,7 +125,7 @@ def odd_paths(secrets: Secrets, base: str, job_id: str) -> Iterator[tuple[str, s
     secret = secrets.make
     whole = quote(signed(base, Signer.V2, secrets), safe="")
     yield "GET", f"/v1/jobs?api_key={secret('querykey')}", 200
-    yield "GET", f"/v1/jobs/?api_key={secret('querykey')}", 404
+    yield "GET", f"/v1/jobs/?api_key={secret('querykey')}", 200
     yield "GET", f"/v1/nothing?{signed('', Signer.V4, secrets)[1:]}", 404
     yield "GET", f"/{base}?X-Amz-Signature={secret('path')}", 404
     yield "GET", f"/{whole}", 404

@@ -66,7 +66,7 @@ async def serving_recorded(
 ) -> AsyncIterator[tuple[Running, RecordingModel]]:
     """Start the service with the demo model and a recorder of the calls that reach it."""
     wrapped, recorder = recording(model, **script)
-    async with serving(tmp_path, lambda: wrapped) as running:
+    async with serving(tmp_path, lambda: wrapped, whisper_batch_size="8") as running:
         yield running, recorder
 
 
