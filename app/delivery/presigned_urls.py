@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Azure's clocks and this one may differ by this much.
 _CLOCK_SKEW_SECONDS: Final = 300
+#: The end of the year 9999, after which there are no dates: a time zone can put a date of that year behind it.
+_LAST_SECOND: Final = 253_402_300_799
 #: Stores that nobody can write to without a signature.
 _KNOWN_STORES: Final = re.compile(
     r"(.*\.)?(amazonaws\.com|amazonaws\.com\.cn|storage\.googleapis\.com|(storage|console)\.cloud\.google\.com"
@@ -248,7 +250,8 @@ def check_not_expired(expires_at: float | None, *, now: float, param: str) -> No
 
 
 def _readable(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(max(unix_seconds, 0.0), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    date = datetime.fromtimestamp(min(max(unix_seconds, 0.0), _LAST_SECOND), UTC)
+    return date.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _signature(names: Iterable[str]) -> Signature:

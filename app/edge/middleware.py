@@ -181,8 +181,8 @@ class RequestTargets:
     """Middleware that serves paths in the forms in which clients write them.
 
     These are absolute-form targets (RFC 9112, section 3.2.2), repeated and trailing slashes (except in the name of a
-    model, which can be a path), the prefix that Groq's SDK
-    adds to any base URL, and the paths of Azure's SDK, whose deployment is the model.
+    model, which can be a path), the prefix that Groq's SDK adds to any base URL, and the paths of Azure's SDK, whose
+    deployment is the model.
     """
 
     def __init__(self, app: ASGIApp) -> None:

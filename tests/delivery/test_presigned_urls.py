@@ -163,6 +163,7 @@ def test_google_version_4_url_requires_its_signed_headers() -> None:
         (AZURE.replace("sp=cw", "sp=r"), "sp=r"),
         (AZURE.replace("sp=cw", "sp="), "sp=cw"),
         (f"{AZURE}&st=2026-01-01T00:10:00Z", "only from 2026-01-01 00:10:00 UTC"),
+        (f"{AZURE}&st=9999-12-31T23:59:59-14:00", "only from 9999-12-31 23:59:59 UTC"),
         (AZURE.replace("/c/k", "/c").replace("sr=b", "sr=c"), "no blob"),
         (AZURE.replace("/c/k", "/c/").replace("sr=b", "ss=b&srt=co"), "no blob"),
         (f"{AZURE}&st=tomorrow", "no readable st"),
