@@ -46,6 +46,11 @@ class Decoding:
     no_speech_prob: float
 
     @property
+    def total_logprob(self) -> float:
+        """The sum over the tokens and the end of the text."""
+        return self.avg_logprob * (len(self.tokens) + 1)
+
+    @property
     def compression_ratio(self) -> float:
         """Length of the text over its length compressed by zlib, both in bytes; repetitive text has a high one."""
         content = self.text.encode()
@@ -57,14 +62,15 @@ class Decoding:
             self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob <= thresholds.log_prob_threshold
         )
 
+    def is_repetitive(self, thresholds: Thresholds) -> bool:
+        """Return True if the text repeats itself more than speech does."""
+        return self.compression_ratio > thresholds.compression_ratio_threshold
+
     def is_acceptable(self, thresholds: Thresholds) -> bool:
         """Return True if no fallback is needed."""
         if self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob < thresholds.log_prob_threshold:
             return True  # silence, whatever the text
-        return (
-            self.compression_ratio <= thresholds.compression_ratio_threshold
-            and self.avg_logprob >= thresholds.log_prob_threshold
-        )
+        return not self.is_repetitive(thresholds) and self.avg_logprob >= thresholds.log_prob_threshold
 
 
 def best_decoding(decodings: Sequence[Decoding], thresholds: Thresholds) -> Decoding:
@@ -75,9 +81,7 @@ def best_decoding(decodings: Sequence[Decoding], thresholds: Thresholds) -> Deco
     last = decodings[-1]
     if last.is_acceptable(thresholds):
         return last
-    coherent = [
-        decoding for decoding in decodings if decoding.compression_ratio <= thresholds.compression_ratio_threshold
-    ]
+    coherent = [decoding for decoding in decodings if not decoding.is_repetitive(thresholds)]
     return max(coherent or decodings, key=_avg_logprob)
 
 

@@ -94,7 +94,7 @@ class FileTranscription(Transcription):
             self._batcher.drop(self)
         if rest := self._assembly.take_all():
             self._report(rest, self._recording.samples)
-        language = self._options.language or self.languages.get(0) or self._any_language()
+        language = self._options.language or self._any_language()
         return Transcript(
             task=self._options.task,
             language=language_name(language),
@@ -230,7 +230,9 @@ class FileTranscription(Transcription):
         )
 
     def _any_language(self) -> str:
-        return next(iter(self.languages.values()), _NO_LANGUAGE)
+        """Return the language of the first channel that has one."""
+        known = (self.languages[channel].best for channel in sorted(self.languages))
+        return next((code for code in known if code is not None), _NO_LANGUAGE)
 
 
 def _find_windows(

@@ -165,13 +165,16 @@ class Scheduler:
 
     def finish(self, window: Window) -> None:
         """Take a window off the model that is finished, or has failed."""
-        self._land(window).outstanding -= 1
+        transcription = self._land(window)
+        transcription.outstanding -= 1
+        if window.uncertain_language is not None:
+            language = transcription.languages[window.channel]
+            language.add_uncertain(window.uncertain_language, has_text=window.has_text)
 
     def _land(self, window: Window) -> Transcription:
         transcription = self._owners.pop(window)
         transcription.in_flight.discard(window)
-        if window.language is not None:
-            transcription.languages.setdefault(window.channel, window.language)
+        transcription.note_language(window)
         if transcription.dropped and not transcription.in_flight:
             self._forget(transcription)
         return transcription

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
+
+from app.transcription.language_detection import ChannelLanguage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +40,7 @@ class Rank(IntEnum):
 class Transcription:
     """The state of a request or job that the scheduler and the batcher keep. It belongs to the event loop.
 
-    ``languages`` maps channels to the codes of their detected languages. ``ready`` windows wait for the model, in
+    ``languages`` maps channels to what is known of their languages. ``ready`` windows wait for the model, in
     order of time; those ``in_flight`` are on it. ``outstanding`` counts both, ``unwritten`` the windows that the
     model has finished and whose segments are being made. ``complete`` means that no more windows will be submitted,
     ``known_long`` that the transcription is not short, although not all its windows are known, and ``dropped`` that
@@ -48,7 +51,7 @@ class Transcription:
     """
 
     synchronous: bool = False
-    languages: dict[int, str] = field(default_factory=dict)
+    languages: defaultdict[int, ChannelLanguage] = field(default_factory=lambda: defaultdict(ChannelLanguage))
     ready: list[Window] = field(default_factory=list)
     in_flight: set[Window] = field(default_factory=set)
     outstanding: int = 0
@@ -85,18 +88,23 @@ class Transcription:
     def available_windows(self, key: DecodeKey | None = None) -> Iterator[Window]:
         """Yield the windows that can go onto the model now, in order; with ``key`` only those that share it.
 
-        While the language of a channel is unknown, its first window goes alone: the others take on what is detected.
+        While the language of a channel is not settled, its windows go one by one: the others take on what is detected.
         """
         undetected = {window.channel for window in self.in_flight if window.language is None}
         for window in self.ready:
             if window.channel in undetected:
                 continue
             if window.language is None:
-                window.language = self.languages.get(window.channel)
+                window.language = self.languages[window.channel].code
             if window.language is None:
                 undetected.add(window.channel)
             if key is None or window.key == key:
                 yield window
+
+    def note_language(self, window: Window) -> None:
+        """Settle the language of a channel if a window of it that comes from the model is certain."""
+        if window.language is not None and window.uncertain_language is None:
+            self.languages[window.channel].settle(window.language)
 
     def grant_slot(self) -> None:
         self.has_slot = True

@@ -20,6 +20,7 @@ from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.fallback import BEST_OF, TEMPERATURES, Decoding, Thresholds, best_decoding
 from app.transcription.features import LogMel
+from app.transcription.language_detection import likeliest, plausible_languages
 from app.transcription.segments import split_phrases
 from app.transcription.word_times import aligned_tokens, are_usable
 
@@ -49,6 +50,8 @@ _MIN_ALIGNED_FRAMES: Final = 2
 _ALIGNED_TEXT: Final = " this is a test"
 #: The tokens of each window in a rehearsal. Speech has about 100 in 30 s.
 _REHEARSED_TOKENS: Final = 32
+#: The number of windows that can always be decoded side by side in further languages.
+_MIN_SIDE_BY_SIDE: Final = 4
 #: Tokenizers kept, one for each language and task.
 _TOKENIZERS: Final = 256
 
@@ -126,7 +129,7 @@ class WhisperModel:
         return [token for token in tokenizer.encode(" " + text.strip()) if token < tokenizer.eot]
 
     def encode(self, windows: Sequence[Window]) -> None:
-        """Set ``encoded`` of all windows, and ``language`` where it is None, in one pass of the encoder."""
+        """Set ``encoded`` of all windows in one pass of the encoder, and what it says of languages that are unknown."""
         with _translated_errors():
             output = self._encode(windows)
             self._detect_languages(windows, output)
@@ -139,6 +142,7 @@ class WhisperModel:
             output = self._encoder_output(windows)
             self._detect_languages(windows, output)
             decodings = self._generate(windows, output)
+            self._choose_languages(windows, decodings, output)
             return self._outcomes(windows, decodings, output)
 
     def alignment_problem(self) -> str | None:
@@ -204,7 +208,8 @@ class WhisperModel:
         return self._model.encode(_storage(features))
 
     def _detect_languages(self, windows: Sequence[Window], output: Any) -> None:
-        unknown = [index for index, window in enumerate(windows) if window.language is None]
+        """Set ``language`` of the windows without one, or only ``guesses`` if it is uncertain."""
+        unknown = [index for index, window in enumerate(windows) if window.language is None and not window.guesses]
         if not unknown:
             return
         if not self.is_multilingual:
@@ -213,12 +218,42 @@ class WhisperModel:
             return
         rows = output if len(unknown) == len(windows) else _storage(_to_array(output)[unknown])
         for index, ranking in zip(unknown, self._model.detect_language(rows), strict=True):
-            windows[index].language = ranking[0][0].strip("<|>")
+            window, guesses = windows[index], plausible_languages(ranking)
+            window.guesses = guesses
+            if len(guesses) == 1:
+                window.language = guesses[0].code
 
-    def _generate(self, windows: Sequence[Window], output: Any) -> list[Decoding]:
+    def _choose_languages(self, windows: Sequence[Window], decodings: list[Decoding], output: Any) -> None:
+        """Decode windows of uncertain language in their other languages too, and keep the likeliest text of each."""
+        others = [
+            (index, guess.code)
+            for index, window in enumerate(windows)
+            if window.language is None
+            for guess in window.guesses[1:]
+        ]
+        texts = {index: [decodings[index]] for index, _ in others}
+        size = max(len(windows), _MIN_SIDE_BY_SIDE)  # no more memory than this batch, unless it is very small
+        for first in range(0, len(others), size):
+            batch = others[first : first + size]
+            encoded = _storage(_to_array(output)[[index for index, _ in batch]])
+            generated = self._generate([windows[index] for index, _ in batch], encoded, [code for _, code in batch])
+            for (index, _), decoding in zip(batch, generated, strict=True):
+                texts[index].append(decoding)
+        for index, candidates in texts.items():
+            window = windows[index]
+            best = likeliest(window.guesses, candidates, self._thresholds)
+            window.language = window.guesses[best].code
+            decodings[index] = candidates[best]
+
+    def _generate(
+        self, windows: Sequence[Window], output: Any, languages: Sequence[str] | None = None
+    ) -> list[Decoding]:
+        """Decode each window in its language or, where that is uncertain, its first guess, or in ``languages``."""
         key = windows[0].key
         sampling = {"num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
-        tokenizers = [self._tokenizer(window.language, window.task.value) for window in windows]
+        if languages is None:
+            languages = [window.language or window.guesses[0].code for window in windows]
+        tokenizers = [self._tokenizer(code, window.task.value) for window, code in zip(windows, languages, strict=True)]
         results = self._model.generate(
             output,
             [[*window.prompt, *tokenizer.sot_sequence] for window, tokenizer in zip(windows, tokenizers, strict=True)],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.domain.transcript import Segment, Task
     from app.transcription.accepted_decoding import AcceptedDecoding
     from app.transcription.fallback import Decoding
+    from app.transcription.language_detection import LanguageGuess
     from app.transcription.vad import Span
 
     Array = npt.NDArray[np.float32]
@@ -88,8 +89,9 @@ class Window:
 
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
-    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. Only one owner at a time changes
-    a window: the front end, the scheduler, or the thread of the device that it is on.
+    ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
+    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. Only
+    one owner at a time changes a window: the front end, the scheduler, or the thread of the device that it is on.
     """
 
     channel: int
@@ -103,6 +105,7 @@ class Window:
     word_timestamps: bool = False
     token_logprobs: bool = False
     language: str | None = None
+    guesses: tuple[LanguageGuess, ...] = ()
     seek: int = 0
     encoded: Array | None = None
     decodings: list[Decoding] = field(default_factory=list)
@@ -117,6 +120,18 @@ class Window:
     def wants_alignment(self) -> bool:
         """True if its text has to be aligned with the audio, for the times of words or for log probabilities."""
         return self.word_timestamps or self.token_logprobs
+
+    @property
+    def uncertain_language(self) -> LanguageGuess | None:
+        """The chosen language if it was not certain from the sound alone."""
+        if len(self.guesses) < 2:
+            return None
+        return next((guess for guess in self.guesses if guess.code == self.language), None)
+
+    @property
+    def has_text(self) -> bool:
+        """True if an accepted decoding has any text."""
+        return any(accepted.text_tokens for accepted in self.accepted)
 
     @property
     def timeline(self) -> Timeline:

@@ -53,11 +53,17 @@ class Alignment:
 class RecordingModel:
     """Passes everything on to the ``real`` model and records it.
 
-    ``languages`` (codes) are detected in one window after another, ``results`` are generated; after the last of
-    either, the real model's are returned.
+    ``languages`` (codes, or probabilities by code) are detected in one window after another, ``results`` are
+    generated; after the last of either, the real model's are returned.
     """
 
-    def __init__(self, real: Any, *, languages: Iterable[str] = (), results: Iterable[ScriptedResult] = ()) -> None:
+    def __init__(
+        self,
+        real: Any,
+        *,
+        languages: Iterable[str | dict[str, float]] = (),
+        results: Iterable[ScriptedResult] = (),
+    ) -> None:
         self.spectrograms: list[npt.NDArray[np.float32]] = []
         self.detections: list[list[str]] = []
         self.generations: list[Generation] = []
@@ -99,9 +105,10 @@ class RecordingModel:
     def detect_language(self, encoded: Any) -> list[list[tuple[str, float]]]:
         rankings: list[list[tuple[str, float]]] = self._real.detect_language(encoded)
         for row in range(len(rankings)):
-            code = next(self._languages, None)
-            if code is not None:
-                rankings[row] = [(f"<|{code}|>", _CERTAIN)]
+            scripted = next(self._languages, None)
+            if scripted is not None:
+                probabilities = {scripted: _CERTAIN} if isinstance(scripted, str) else scripted
+                rankings[row] = [(f"<|{code}|>", probability) for code, probability in probabilities.items()]
         self.detections.append([ranking[0][0] for ranking in rankings])
         return rankings
 
@@ -130,7 +137,7 @@ class RecordingModel:
 def recording(
     model: WhisperModel,
     *,
-    languages: Iterable[str] = (),
+    languages: Iterable[str | dict[str, float]] = (),
     results: Iterable[ScriptedResult] = (),
     device: Device | None = None,
 ) -> tuple[WhisperModel, RecordingModel]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.transcript import Task
+from app.transcription.language_detection import LanguageGuess
 from app.transcription.scheduler import MAX_PASSED_OVER, Pace, Scheduler
 from app.transcription.slots import Slots
 from app.transcription.transcription import Rank, Transcription
@@ -230,6 +231,25 @@ def test_language_is_detected_by_the_first_window_alone() -> None:
     scheduler.finish(batch.windows[0])
     following = next_batch(scheduler)
     assert [(item.number, item.language) for item in following.windows] == [(number, "de") for number in range(1, 5)]
+
+
+def test_windows_detect_the_language_until_one_is_certain() -> None:
+    scheduler = gpu_scheduler()
+    transcription = Transcription()
+    scheduler.add(transcription)
+    for number in range(5):
+        scheduler.submit(transcription, window(number, language=None))
+    first = next_batch(scheduler).windows[0]
+    first.guesses = (LanguageGuess("la", 0.5), LanguageGuess("en", 0.4))
+    first.language = "en"
+    scheduler.finish(first)
+    (second,) = next_batch(scheduler).windows
+    assert (second.number, second.language) == (1, None)
+    assert transcription.languages[0].best == "en"
+    second.guesses = (LanguageGuess("de", 0.9),)
+    second.language = "de"
+    scheduler.finish(second)
+    assert [item.language for item in next_batch(scheduler).windows] == ["de"] * 3
 
 
 def test_each_channel_has_its_own_language() -> None:
