@@ -232,7 +232,7 @@ class WhisperModel:
             for guess in window.guesses[1:]
         ]
         texts = {index: [decodings[index]] for index, _ in others}
-        size = max(len(windows), _MIN_SIDE_BY_SIDE)  # no more memory than this batch, unless it is very small
+        size = max(len(windows), _MIN_SIDE_BY_SIDE)  # the memory of this batch, unless it is very small
         for first in range(0, len(others), size):
             batch = others[first : first + size]
             encoded = _storage(_to_array(output)[[index for index, _ in batch]])
