@@ -88,6 +88,11 @@ class Segment(TypedDict):
         float, Field(description="The probability that the window holds no speech, from 0 to 1.", examples=[0.01])
     ]
     channel: NotRequired[Channel]
+    uncertain: NotRequired[
+        Annotated[
+            bool, Field(description="True if the model found every text for this part improbable.", examples=[True])
+        ]
+    ]
 
 
 Words = Annotated[list[Word], Field(description="Present with `timestamp_granularities[]=word`.")]

@@ -169,6 +169,7 @@ def segment_object(segment: Segment) -> dict[str, Any]:
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
         **_channel(segment),
+        **({"uncertain": True} if segment.uncertain else {}),
     }
 
 

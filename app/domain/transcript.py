@@ -87,7 +87,8 @@ class Segment:
     """A phrase of the transcript. Times are seconds from the start of the audio.
 
     ``seek`` is where its decoding began, in units of 10 ms. ``temperature``, ``avg_logprob``, ``compression_ratio`` and
-    ``no_speech_prob`` are those of the whole decoding (see :mod:`app.transcription.fallback`).
+    ``no_speech_prob`` are those of the whole decoding (see :mod:`app.transcription.fallback`). ``uncertain`` text was
+    not acceptable at any temperature.
     """
 
     id: int
@@ -103,6 +104,7 @@ class Segment:
     words: tuple[Word, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     channel: int | None = None
+    uncertain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

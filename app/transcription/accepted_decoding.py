@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class AcceptedDecoding:
     """A decoding of a window that is kept.
 
-    ``decoding`` is the best one of the window, ``temperature`` that of the last one, as in faster-whisper. ``phrases``
+    ``decoding`` is the best one of the window, ``temperature`` that of the last one, as in faster-whisper. It is
+    ``uncertain`` if none was acceptable. ``phrases``
     cover ``frames_done`` of the frames that the window had left from ``seek`` on. ``tokenizer`` is faster-whisper's for
     the window's language and task. ``text_tokens`` are those of all phrases without timestamps. ``alignment`` is
     CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is none.
@@ -33,6 +34,7 @@ class AcceptedDecoding:
 
     decoding: Decoding
     temperature: float
+    uncertain: bool
     phrases: list[Phrase]
     frames_done: int
     tokenizer: Any
@@ -79,6 +81,7 @@ class AcceptedDecoding:
                     no_speech_prob=self.decoding.no_speech_prob,
                     words=tuple(_in_recording(word, offset, timeline) for word in words),
                     logprobs=logprobs,
+                    uncertain=self.uncertain,
                 )
             )
         return tuple(segments)

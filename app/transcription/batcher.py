@@ -289,7 +289,7 @@ class Batcher:
             case None:
                 self.scheduler.put_back(window)
             case FallbackNeeded():
-                window.fall_back(outcome.decoding, outcome.encoded)
+                window.fall_back(outcome.decoding, outcome.temperatures, outcome.encoded)
                 self.scheduler.put_back(window)
             case AcceptedDecoding():
                 if window.accept(outcome):

@@ -1,7 +1,9 @@
 """Rules for accepting a decoding of a window, or decoding it again at a higher temperature.
 
-They are those of OpenAI's ``whisper/transcribe.py``: a text that repeats itself, or that the model itself finds
-improbable, needs a fallback; an improbable text where the model hears no speech is silence.
+Most are those of OpenAI's ``whisper/transcribe.py``: a text that repeats itself, or that the model itself finds
+improbable, needs a fallback; an improbable text where the model hears no speech is silence. Two differ. After a text
+that repeats itself the next temperature is skipped, because it nearly always repeats itself too, at the price of the
+longest text. And if no text is acceptable where the model hears no speech, that is silence as well.
 """
 
 from __future__ import annotations
@@ -58,19 +60,39 @@ class Decoding:
 
     def is_silence(self, thresholds: Thresholds) -> bool:
         """Return True if the text was probably made up where nobody speaks."""
-        return (
-            self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob <= thresholds.log_prob_threshold
+        return self.no_speech_prob > thresholds.no_speech_threshold and (
+            self.avg_logprob <= thresholds.log_prob_threshold or self.is_repetitive(thresholds)
         )
 
     def is_repetitive(self, thresholds: Thresholds) -> bool:
-        """Return True if the text repeats itself more than speech does."""
-        return self.compression_ratio > thresholds.compression_ratio_threshold
+        """Return True if the text repeats itself more than speech does.
+
+        Unlike in ``transcribe.py``, a character counts as one byte in every script. In UTF-8, ordinary Russian
+        announcements exceed the limit, because zlib finds the first of the two bytes of their letters again and again.
+        """
+        content = _one_byte_per_character(self.text)
+        return len(content) / len(zlib.compress(content)) > thresholds.compression_ratio_threshold
 
     def is_acceptable(self, thresholds: Thresholds) -> bool:
         """Return True if no fallback is needed."""
         if self.no_speech_prob > thresholds.no_speech_threshold and self.avg_logprob < thresholds.log_prob_threshold:
             return True  # silence, whatever the text
         return not self.is_repetitive(thresholds) and self.avg_logprob >= thresholds.log_prob_threshold
+
+
+def _one_byte_per_character(text: str) -> bytes:
+    """Return the text in ASCII or, if it has other characters, in an alphabet made for it, of up to 256 characters."""
+    if text.isascii():
+        return text.encode()
+    numbers = {character: number for number, character in enumerate(dict.fromkeys(text))}
+    return bytes(number % 256 for number in map(numbers.__getitem__, text))
+
+
+def temperatures_after(decoding: Decoding, temperatures: Sequence[float], thresholds: Thresholds) -> tuple[float, ...]:
+    """Return the temperatures that are left after a decoding at the first of these: none if it is acceptable."""
+    if decoding.is_acceptable(thresholds):
+        return ()
+    return tuple(temperatures[2 if decoding.is_repetitive(thresholds) else 1 :])
 
 
 def best_decoding(decodings: Sequence[Decoding], thresholds: Thresholds) -> Decoding:

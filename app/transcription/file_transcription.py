@@ -24,7 +24,7 @@ from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
 
     from app.domain.transcript import Segment, TranscriptionOptions
@@ -43,6 +43,10 @@ _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
 _MAX_CONTEXT_TEMPERATURE: Final = 0.5
 _ESTIMATED_WORDS: Final = (
     "The times of some words are estimated from their segments, because they could not be measured."
+)
+_UNCERTAIN_TEXT: Final = (
+    "The text of some segments is probably wrong, because the model found no probable one: verbose_json marks them as "
+    "`uncertain`."
 )
 #: The language of a recording without speech, as in faster-whisper.
 _NO_LANGUAGE: Final = "en"
@@ -100,8 +104,14 @@ class FileTranscription(Transcription):
             language=language_name(language),
             duration=self._recording.samples / SAMPLE_RATE,
             segments=tuple(self._assembly.segments),
-            warnings=(*self._recording.warnings, *([_ESTIMATED_WORDS] if self._has_estimated_words else [])),
+            warnings=(*self._recording.warnings, *self._warnings()),
         )
+
+    def _warnings(self) -> Iterator[str]:
+        if self._has_estimated_words:
+            yield _ESTIMATED_WORDS
+        if any(segment.uncertain for segment in self._assembly.segments):
+            yield _UNCERTAIN_TEXT
 
     def on_slot_granted(self) -> None:
         self._listener.on_slot_granted()

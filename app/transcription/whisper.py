@@ -18,10 +18,10 @@ import numpy as np
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
-from app.transcription.fallback import BEST_OF, TEMPERATURES, Decoding, Thresholds, best_decoding
+from app.transcription.fallback import BEST_OF, TEMPERATURES, Decoding, Thresholds, best_decoding, temperatures_after
 from app.transcription.features import LogMel
 from app.transcription.language_detection import likeliest, plausible_languages
-from app.transcription.segments import split_phrases
+from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
 from app.transcription.word_times import aligned_tokens, are_usable
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ _FRAMES: Final = 3000
 #: Prompt and text together; the prompt may take half of it.
 _MAX_TOKENS: Final = 448
 MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
+#: The start of a transcript: its language and its task.
+_START_TOKENS: Final = 3
+#: The longest text of a second of audio: fast speech in a script whose characters take three tokens each, as in Tamil.
+_TOKENS_PER_SECOND: Final = 40
+#: The longest text of no audio, with its timestamps.
+_LEAST_TOKENS: Final = 16
 #: The text of a window starts within its first second, in timestamps of 20 ms.
 _MAX_INITIAL_TIMESTAMP: Final = 50
 #: CTranslate2 4.8 divides by half of the number of frames when it aligns, and kills the process if that is 0
@@ -58,9 +64,10 @@ _TOKENIZERS: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackNeeded:
-    """A decoding that is not acceptable, and the encoder's output for decoding the window again."""
+    """A decoding that is not acceptable, the temperatures to decode the window at again, and the encoder's output."""
 
     decoding: Decoding
+    temperatures: tuple[float, ...]
     encoded: Array
 
 
@@ -258,7 +265,7 @@ class WhisperModel:
             output,
             [[*window.prompt, *tokenizer.sot_sequence] for window, tokenizer in zip(windows, tokenizers, strict=True)],
             beam_size=key.beam_size,
-            max_length=_MAX_TOKENS,
+            max_length=_max_length(windows),
             return_scores=True,
             return_no_speech_prob=True,
             suppress_tokens=_suppressed_tokens(tokenizers[0]),
@@ -275,11 +282,12 @@ class WhisperModel:
         outcomes: list[AcceptedDecoding | FallbackNeeded] = []
         array: Array | None = None
         for index, (window, decoding) in enumerate(zip(windows, decodings, strict=True)):
-            if window.is_last_temperature or decoding.is_acceptable(self._thresholds):
+            left = temperatures_after(decoding, window.remaining_temperatures, self._thresholds)
+            if not left:
                 outcomes.append(self._accept(window, decoding))
             else:
                 array = _to_array(output) if array is None else array
-                outcomes.append(FallbackNeeded(decoding=decoding, encoded=array[index].copy()))
+                outcomes.append(FallbackNeeded(decoding=decoding, temperatures=left, encoded=array[index].copy()))
         self._align(windows, outcomes, output)
         return outcomes
 
@@ -294,6 +302,7 @@ class WhisperModel:
         return AcceptedDecoding(
             decoding=best,
             temperature=decoding.temperature,
+            uncertain=not best.is_acceptable(self._thresholds),
             phrases=phrases,
             frames_done=frames_done,
             tokenizer=self._tokenizer(window.language, window.task.value),
@@ -338,6 +347,17 @@ class WhisperModel:
 def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:
     """Return the temperatures to decode at: without fallbacks if the request sets one above 0."""
     return TEMPERATURES if options.temperature == 0 else (options.temperature,)
+
+
+def _max_length(windows: Sequence[Window]) -> int:
+    """Return CTranslate2's ``max_length``, for a text of at most half of it and of what the prompt leaves of it.
+
+    No speech has more tokens than this; a text that repeats itself goes on until the limit.
+    """
+    seconds = max(window.frames for window in windows) * SECONDS_PER_FRAME
+    text = min(_MAX_TOKENS // 2, _LEAST_TOKENS + math.ceil(seconds * _TOKENS_PER_SECOND))
+    prompt = len(windows[0].prompt) + _START_TOKENS
+    return min(_MAX_TOKENS, max(2 * text, prompt + text))
 
 
 def _decoding(result: Any, temperature: float, tokenizer: Any) -> Decoding:

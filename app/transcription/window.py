@@ -90,8 +90,9 @@ class Window:
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
-    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. Only
-    one owner at a time changes a window: the front end, the scheduler, or the thread of the device that it is on.
+    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``.
+    ``temperatures`` are for each part of the window, ``remaining_temperatures`` for the present one. Only one owner at
+    a time changes a window: the front end, the scheduler, or the thread of the device that it is on.
     """
 
     channel: int
@@ -110,6 +111,10 @@ class Window:
     encoded: Array | None = None
     decodings: list[Decoding] = field(default_factory=list)
     accepted: list[AcceptedDecoding] = field(default_factory=list)
+    remaining_temperatures: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.remaining_temperatures = self.temperatures
 
     @property
     def start(self) -> int:
@@ -145,12 +150,7 @@ class Window:
     @property
     def temperature(self) -> float:
         """The temperature of the next decoding."""
-        return self.temperatures[len(self.decodings)]
-
-    @property
-    def is_last_temperature(self) -> bool:
-        """True if no fallback is left after the next decoding."""
-        return len(self.decodings) + 1 == len(self.temperatures)
+        return self.remaining_temperatures[0]
 
     @property
     def key(self) -> DecodeKey:
@@ -163,9 +163,10 @@ class Window:
         """True if the times of some words could not be measured."""
         return any(accepted.has_estimated_words for accepted in self.accepted)
 
-    def fall_back(self, decoding: Decoding, encoded: Array) -> None:
-        """Keep an unacceptable decoding and the encoder's output, for the next decoding at the next temperature."""
+    def fall_back(self, decoding: Decoding, temperatures: tuple[float, ...], encoded: Array) -> None:
+        """Keep an unacceptable decoding, the temperatures that are left, and the encoder's output."""
         self.decodings.append(decoding)
+        self.remaining_temperatures = temperatures
         self.encoded = encoded
 
     def accept(self, decoding: AcceptedDecoding) -> bool:
@@ -174,6 +175,7 @@ class Window:
         self.seek += decoding.frames_done
         self.features = self.features[:, decoding.frames_done :]
         self.decodings.clear()
+        self.remaining_temperatures = self.temperatures
         self.encoded = None
         return self.frames > 0
 

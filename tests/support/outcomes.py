@@ -14,6 +14,7 @@ def accepted(frames: int) -> AcceptedDecoding:
     return AcceptedDecoding(
         decoding=Decoding(tokens=(), text="", temperature=0.0, avg_logprob=0.0, no_speech_prob=0.0),
         temperature=0.0,
+        uncertain=False,
         phrases=[],
         frames_done=frames,
         tokenizer=SimpleNamespace(eot=0),

@@ -209,7 +209,7 @@ async def test_windows_that_need_a_fallback_share_a_batch() -> None:
             temperatures.append([window.temperature for window in windows])
             outcomes = super().decode(windows)
             return [
-                FallbackNeeded(decoding=unacceptable, encoded=ENCODED)
+                FallbackNeeded(decoding=unacceptable, temperatures=(0.2, 0.4), encoded=ENCODED)
                 if window.number % 2 and not window.decodings
                 else outcome
                 for window, outcome in zip(windows, outcomes, strict=True)

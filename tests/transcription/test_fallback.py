@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from app.transcription.fallback import Decoding, Thresholds, best_decoding
+from app.domain.transcript import Task
+from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding, temperatures_after
 from app.transcription.segments import Phrase, split_phrases
+from app.transcription.vad import Span
+from app.transcription.whisper import _max_length
+from app.transcription.window import Window
 
 THRESHOLDS = Thresholds()
 FIRST = 1000
@@ -33,6 +38,25 @@ def test_improbable_or_repetitive_text_is_unacceptable_unless_silent(
     assert decoding.is_silence(THRESHOLDS) is silence
 
 
+ANNOUNCEMENT = " ".join(
+    f"Нажмите {key}, если вы хотите, чтобы звонящий абонент {action}."
+    for key, action in {
+        "один": "был соединён с вами прямо сейчас",
+        "два": "был направлен на голосовую почту",
+        "три": "услышал отказ",
+        "четыре": "подождал",
+    }.items()
+)
+
+
+def test_repetition_is_measured_in_characters_of_any_script() -> None:
+    assert a_decoding(ANNOUNCEMENT).compression_ratio > THRESHOLDS.compression_ratio_threshold
+    assert not a_decoding(ANNOUNCEMENT).is_repetitive(THRESHOLDS)
+    assert a_decoding("раз " * 50).is_repetitive(THRESHOLDS)
+    assert a_decoding("我" * 100).is_repetitive(THRESHOLDS)
+    assert not a_decoding("".join(map(chr, range(0x4E00, 0x5000)))).is_repetitive(THRESHOLDS)
+
+
 def test_most_probable_coherent_text_is_kept_when_all_are_unacceptable() -> None:
     repeating = a_decoding("la " * 100, logprob=-0.1)
     coherent = [a_decoding("one", logprob=-1.4), a_decoding("two", logprob=-1.2), a_decoding("three", logprob=-1.9)]
@@ -43,6 +67,37 @@ def test_most_probable_coherent_text_is_kept_when_all_are_unacceptable() -> None
 def test_acceptable_fallback_is_kept() -> None:
     good = a_decoding("good", logprob=-0.9)
     assert best_decoding([a_decoding("bad", logprob=-1.1), good], THRESHOLDS) is good
+
+
+def test_temperature_after_a_repetition_is_skipped() -> None:
+    def left(decoding: Decoding, temperatures: tuple[float, ...] = TEMPERATURES) -> tuple[float, ...]:
+        return temperatures_after(decoding, temperatures, THRESHOLDS)
+
+    repeating, improbable = a_decoding("la " * 100), a_decoding(logprob=-2.0)
+    assert left(a_decoding()) == ()
+    assert left(improbable) == (0.2, 0.4, 0.6, 0.8, 1.0)
+    assert left(repeating) == (0.4, 0.6, 0.8, 1.0)
+    assert left(repeating, (0.8, 1.0)) == ()
+    assert left(improbable, (1.0,)) == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "prompt", "most"), [(1, 0, 56), (3, 0, 136), (30, 0, 224), (1, 224, 56), (30, 224, 221)]
+)
+def test_text_is_no_longer_than_fast_speech(seconds: int, prompt: int, most: int) -> None:
+    """CTranslate2 generates half of its ``max_length``, or what the prompt leaves of it."""
+    window = Window(
+        channel=0,
+        number=0,
+        spans=(Span(0, seconds * 16_000),),
+        features=np.zeros((80, seconds * 100), np.float32),
+        task=Task.TRANSCRIBE,
+        beam_size=5,
+        temperatures=(0.0,),
+        prompt=(1,) * prompt,
+    )
+    length = _max_length([window])
+    assert min(length // 2, length - prompt - 3) == most
 
 
 def at(seconds: float) -> int:

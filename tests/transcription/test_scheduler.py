@@ -189,7 +189,7 @@ def test_windows_whose_texts_are_sampled_have_smaller_batches(batch_size: int, s
     transcription = add(scheduler, 100)
     assert len(next_batch(scheduler).windows) == batch_size
     for item in transcription.ready:
-        item.temperatures = (0.4,)
+        item.remaining_temperatures = (0.4,)
     assert len(next_batch(scheduler).windows) == sampled
 
 
