@@ -167,4 +167,5 @@ class TranscriptStream:
     async def _done(self) -> dict[str, Any]:
         transcript, _ = await asyncio.to_thread(self._jobs.spool.result, self._job.id)
         done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
-        return {**done, **logprobs(transcript, self._job.rendering), **extras(self._job)}
+        ended = self._jobs.store.get(self._job.id).job  # with the warnings of its transcript
+        return {**done, **logprobs(transcript, ended.rendering), **extras(ended)}

@@ -115,7 +115,11 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
                 logger.info("Job %s: its client disconnected", job.id)
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             error = sync_request.outcome.result()
-            response = error_response(error) if error else await transcript_response(jobs.spool, job, job.rendering)
+            if error:
+                response = error_response(error)
+            else:
+                ended = jobs.store.get(job.id).job  # with the warnings of its transcript
+                response = await transcript_response(jobs.spool, ended, ended.rendering)
             sync_request.responded = True
             return response
         finally:

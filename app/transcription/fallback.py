@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The first decoding and its fallbacks.
 TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+#: The repetitions of a part of a text that make a loop.
+_LOOP_PARTS: Final = 3
 #: Texts sampled at a temperature above 0, of which the most probable is kept.
 BEST_OF: Final = 5
 
@@ -105,6 +107,30 @@ def best_decoding(decodings: Sequence[Decoding], thresholds: Thresholds) -> Deco
         return last
     coherent = [decoding for decoding in decodings if not decoding.is_repetitive(thresholds)]
     return max(coherent or decodings, key=_avg_logprob)
+
+
+def without_loop(tokens: Sequence[int], *, first_timestamp: int) -> tuple[int, ...]:
+    """Return the tokens without the repetitions at their end, if their text ends with the same part three times.
+
+    Token ids from ``first_timestamp`` on are timestamps, which may differ from part to part.
+    """
+    indexes = [index for index, token in enumerate(tokens) if token < first_timestamp]
+    text = [tokens[index] for index in indexes]
+    lengths = range(1, len(text) // _LOOP_PARTS + 1)
+    end = min((_loop_start(text, length) + length for length in lengths), default=len(text))
+    if end >= len(text):
+        return tuple(tokens)
+    kept = indexes[end - 1] + 1
+    closing = tokens[kept : kept + 1] if tokens[kept] >= first_timestamp else ()
+    return (*tokens[:kept], *closing)
+
+
+def _loop_start(text: Sequence[int], length: int) -> int:
+    """Return where the repetitions of a part of this length begin that end the text, or its end if there are none."""
+    start = len(text) - length
+    while start > 0 and text[start - 1] == text[start - 1 + length]:
+        start -= 1
+    return start if len(text) - start >= _LOOP_PARTS * length else len(text)
 
 
 def _avg_logprob(decoding: Decoding) -> float:

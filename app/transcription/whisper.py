@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,7 +18,15 @@ import numpy as np
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
-from app.transcription.fallback import BEST_OF, TEMPERATURES, Decoding, Thresholds, best_decoding, temperatures_after
+from app.transcription.fallback import (
+    BEST_OF,
+    TEMPERATURES,
+    Decoding,
+    Thresholds,
+    best_decoding,
+    temperatures_after,
+    without_loop,
+)
 from app.transcription.features import LogMel
 from app.transcription.language_detection import likeliest, plausible_languages
 from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
@@ -293,6 +301,9 @@ class WhisperModel:
 
     def _accept(self, window: Window, decoding: Decoding) -> AcceptedDecoding:
         best = best_decoding([*window.decodings, decoding], self._thresholds)
+        uncertain = not best.is_acceptable(self._thresholds)
+        if best.is_repetitive(self._thresholds):
+            best = replace(best, tokens=without_loop(best.tokens, first_timestamp=self._first_timestamp))
         phrases: list[Phrase] = []
         frames_done = window.frames
         if not best.is_silence(self._thresholds):
@@ -302,7 +313,7 @@ class WhisperModel:
         return AcceptedDecoding(
             decoding=best,
             temperature=decoding.temperature,
-            uncertain=not best.is_acceptable(self._thresholds),
+            uncertain=uncertain,
             phrases=phrases,
             frames_done=frames_done,
             tokenizer=self._tokenizer(window.language, window.task.value),

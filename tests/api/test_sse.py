@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from app.api.sse import TextDeltas
+from tests.support.audio import silence, two_tracks
 from tests.support.fake_transcriber import a_segment
 from tests.support.service import serving
 from tests.support.waiting import eventually
@@ -50,6 +51,16 @@ async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, sam
 async def test_silence_is_a_single_event(running: Running, samples: Path) -> None:
     (done,) = await events_of(running, samples / "silence.wav")
     assert (done["type"], done["text"]) == ("transcript.text.done", "")
+
+
+async def test_warnings_of_the_transcript_are_in_every_response(running: Running, tmp_path: Path) -> None:
+    source = two_tracks(tmp_path / "two.mkv", silence(1), silence(1))
+    (streamed,) = await events_of(running, source)
+    waited = await running.transcribe(source)
+    for body in (streamed, waited.json()):
+        assert body["warnings"] == [
+            "The file has 2 audio tracks, of which number 1 was transcribed: `audio_track` selects another."
+        ]
 
 
 async def test_openais_client_reads_the_stream(running: Running, samples: Path) -> None:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from app.domain.transcript import Task
-from app.transcription.fallback import TEMPERATURES, Decoding, Thresholds, best_decoding, temperatures_after
+from app.transcription.fallback import (
+    TEMPERATURES,
+    Decoding,
+    Thresholds,
+    best_decoding,
+    temperatures_after,
+    without_loop,
+)
+from app.transcription.loading import ModelChoice, load
 from app.transcription.segments import Phrase, split_phrases
 from app.transcription.vad import Span
 from app.transcription.whisper import _max_length
 from app.transcription.window import Window
+from tests.support.recording_model import ScriptedResult, recording
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.transcription.whisper import WhisperModel
 
 THRESHOLDS = Thresholds()
 FIRST = 1000
@@ -82,6 +99,22 @@ def test_temperature_after_a_repetition_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ((), ()),
+        ((5,), (5,)),
+        ((1, 2, 3, 4, 5), (1, 2, 3, 4, 5)),
+        ((1, 1, 2, 3), (1, 1, 2, 3)),
+        ((7,) * 100, (7,)),
+        ((FIRST, 9, 8, 1, 2, 1, 2, 1, 2, 1), (FIRST, 9, 8, 1, 2)),
+        ((FIRST, 5, FIRST + 5, FIRST + 5, 5, FIRST + 9, FIRST + 9, 5, FIRST + 12), (FIRST, 5, FIRST + 5)),
+    ],
+)
+def test_loop_at_the_end_of_a_text_is_left_out(tokens: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    assert without_loop(tokens, first_timestamp=FIRST) == expected
+
+
+@pytest.mark.parametrize(
     ("seconds", "prompt", "most"), [(1, 0, 56), (3, 0, 136), (30, 0, 224), (1, 224, 56), (30, 224, 221)]
 )
 def test_text_is_no_longer_than_fast_speech(seconds: int, prompt: int, most: int) -> None:
@@ -133,3 +166,32 @@ def test_timestamps_divide_phrases_and_leave_a_cut_off_rest(
     phrases, frames_done = split_phrases(tokens, first_timestamp=FIRST, frames=1000)
     assert frames_done == done
     assert phrases == expected
+
+
+@pytest.fixture(scope="module")
+def model() -> WhisperModel:
+    (loaded,) = load(ModelChoice(name="demo", device="cpu"))
+    return loaded
+
+
+@pytest.mark.anyio
+async def test_text_that_is_never_acceptable_is_marked_and_written_once(
+    tmp_path: Path, samples: Path, model: WhisperModel
+) -> None:
+    text: list[int] = model._hf_tokenizer.encode(" hello", add_special_tokens=False).ids
+    loop = ScriptedResult(sequences_ids=[text * 60], scores=[-0.1], no_speech_prob=0.0)
+    wrapped, recorder = recording(model, results=[loop] * 3)
+    async with serving(tmp_path, lambda: wrapped) as running:
+        response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")
+    body = response.json()
+    assert body["text"] == "hello"
+    assert [segment["uncertain"] for segment in body["segments"]] == [True]
+    assert [sentence for sentence in body["warnings"] if "`uncertain`" in sentence]
+    assert [call.options.get("sampling_temperature", 0) for call in recorder.generations] == [0, 0.4, 0.8]
+
+
+@pytest.mark.anyio
+async def test_acceptable_text_is_not_marked(tmp_path: Path, samples: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path, lambda: model) as running:
+        response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")
+    assert not any("uncertain" in segment for segment in response.json()["segments"])
