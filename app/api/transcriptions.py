@@ -114,8 +114,8 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
             if not sync_request.outcome.done():
                 logger.info("Job %s: its client disconnected", job.id)
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            error = sync_request.outcome.result()
-            if error:
+            response: Response
+            if error := sync_request.outcome.result():
                 response = error_response(error)
             else:
                 ended = jobs.store.get(job.id).job  # with the warnings of its transcript
