@@ -357,6 +357,7 @@ async def test_concurrent_requests_load_a_model_once(make_pool: PoolFactory) -> 
     async with make_pool() as running:
         running.hub.loading["b"].close()
         waiting = [await running.begin("b") for _ in range(3)]
+        await eventually(running.hub.loading["b"].arrived.is_set)
         assert running.hub.loads == ["a", "b"]
         running.hub.loading["b"].open()
         assert all(GREETING in text for text in await asyncio.gather(*waiting))
