@@ -306,7 +306,7 @@ class WhisperModel:
             best = replace(best, tokens=without_loop(best.tokens, first_timestamp=self._first_timestamp))
         phrases: list[Phrase] = []
         frames_done = window.frames
-        if not best.is_silence(self._thresholds):
+        if not (best.is_silence(self._thresholds) or (uncertain and not window.has_speech)):
             phrases, frames_done = split_phrases(
                 best.tokens, first_timestamp=self._first_timestamp, frames=window.frames
             )
@@ -355,9 +355,9 @@ class WhisperModel:
         return Tokenizer(self._hf_tokenizer, self.is_multilingual, task=task, language=language)
 
 
-def temperatures(options: TranscriptionOptions) -> tuple[float, ...]:
-    """Return the temperatures to decode at: without fallbacks if the request sets one above 0."""
-    return TEMPERATURES if options.temperature == 0 else (options.temperature,)
+def temperatures(options: TranscriptionOptions, *, has_speech: bool) -> tuple[float, ...]:
+    """Return the temperatures to decode at: without fallbacks if the request sets one above 0, or nobody speaks."""
+    return TEMPERATURES if options.temperature == 0 and has_speech else (options.temperature,)
 
 
 def _max_length(windows: Sequence[Window]) -> int:

@@ -87,6 +87,7 @@ class Timeline:
 class Window:
     """At most 30 s of one channel: ``spans`` of the recording, without the silence between them.
 
+    ``has_speech`` is False if voice activity detection found none in it.
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
@@ -102,6 +103,7 @@ class Window:
     task: Task
     beam_size: int
     temperatures: tuple[float, ...]
+    has_speech: bool = True
     prompt: tuple[int, ...] = ()
     word_timestamps: bool = False
     token_logprobs: bool = False

@@ -191,6 +191,19 @@ async def test_text_that_is_never_acceptable_is_marked_and_written_once(
 
 
 @pytest.mark.anyio
+async def test_improbable_text_without_speech_is_dropped_at_once(
+    tmp_path: Path, samples: Path, model: WhisperModel
+) -> None:
+    text: list[int] = model._hf_tokenizer.encode(" hello", add_special_tokens=False).ids
+    invented = ScriptedResult(sequences_ids=[text], scores=[-5.0], no_speech_prob=0.0)
+    wrapped, recorder = recording(model, results=[invented])
+    async with serving(tmp_path, lambda: wrapped) as running:
+        response = await running.transcribe(samples / "silence.wav", language="en", vad_filter="false")
+    assert response.json()["text"] == ""
+    assert len(recorder.generations) == 1
+
+
+@pytest.mark.anyio
 async def test_acceptable_text_is_not_marked(tmp_path: Path, samples: Path, model: WhisperModel) -> None:
     async with serving(tmp_path, lambda: model) as running:
         response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")

@@ -23,6 +23,7 @@ from app.transcription.vad import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
     WINDOW_SAMPLES,
+    ClearSpeech,
     GapFiller,
     Span,
     SpanPadder,
@@ -103,13 +104,17 @@ def windows_of(pcm: Samples, detection: SpeechDetection, *, only_speech: bool, s
 
 
 def packed(spans: Iterable[Span]) -> list[WindowSpan]:
-    packer = WindowPacker()
-    return [*packer.add(spans), *packer.finish()]
+    return packed_pieces(WindowSpan((span,)) for span in spans)
 
 
-def with_gaps(spans: Iterable[Span], *, total: int) -> list[Span]:
+def packed_with_gaps(spans: Iterable[Span], *, total: int) -> list[WindowSpan]:
     gap_filler = GapFiller()
-    return [*gap_filler.add(spans), *gap_filler.finish(total)]
+    return packed_pieces([*gap_filler.add(spans), *gap_filler.finish(total)])
+
+
+def packed_pieces(pieces: Iterable[WindowSpan]) -> list[WindowSpan]:
+    packer = WindowPacker()
+    return [*packer.add(pieces), *packer.finish()]
 
 
 def speech_in(pcm: Samples, detection: SpeechDetection) -> list[Span]:
@@ -253,7 +258,7 @@ def test_windows_cover_everything_when_silence_is_kept(
     runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
 ) -> None:
     frames, total = frames_of(runs, rest)
-    windows = packed(with_gaps(speech_spans(frames, detection, total=total), total=total))
+    windows = packed_with_gaps(speech_spans(frames, detection, total=total), total=total)
     check_windows(windows, total)
     assert [window.start for window in windows] == [0, *(window.end for window in windows[:-1])][: len(windows)]
     assert (windows[-1].end if windows else 0) == total
@@ -262,7 +267,7 @@ def test_windows_cover_everything_when_silence_is_kept(
 def test_speech_is_not_split_if_silence_can_be_split() -> None:
     frames, total = frames_of([(0.0, 312), (0.9, 780), (0.0, 312)], 0)  # 10 s of silence, 25 s of speech, 10 s
     (speech,) = speech_spans(frames, DEFAULT, total=total)
-    windows = packed(with_gaps([speech], total=total))
+    windows = packed_with_gaps([speech], total=total)
     assert [window for window in windows if speech.start < window.end < speech.end] == []
 
 
@@ -271,6 +276,31 @@ def test_window_leaves_out_silence_between_its_spans() -> None:
     spans = [Span(0, 12 * second), Span(100 * second, 118 * second), Span(118 * second, 119 * second)]
     assert packed(spans) == [WindowSpan(tuple(spans[:2])), WindowSpan((spans[2],))]
     assert packed([spans[1], spans[2]]) == [WindowSpan((Span(100 * second, 119 * second),))]
+
+
+def test_window_without_speech_says_so() -> None:
+    second = SAMPLE_RATE
+    windows = packed_with_gaps([Span(40 * second, 45 * second)], total=90 * second)
+    assert [(window.start, window.end, window.has_speech) for window in windows] == [
+        (0, 30 * second, False),
+        (30 * second, 45 * second, True),
+        (45 * second, 75 * second, False),
+        (75 * second, 90 * second, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("probability", "frames", "kept"),
+    [(0.6, 7, False), (0.6, 8, True), (0.79, 1, False), (0.81, 1, True), (0.99, 1, True)],
+)
+def test_short_speech_has_to_be_more_probable(probability: float, frames: int, *, kept: bool) -> None:
+    clear_speech = ClearSpeech(DEFAULT)
+    clear_speech.note([0.0] * 10)
+    clear_speech.forget(before=None)
+    clear_speech.note([0.0] * 5 + [probability] * frames + [0.0])
+    clear_speech.forget(before=12 * FRAME_SAMPLES)
+    span = Span(15 * FRAME_SAMPLES, (15 + frames) * FRAME_SAMPLES)
+    assert list(clear_speech.only([span])) == [span] * kept
 
 
 def test_samples_become_floats_from_minus_one_to_one() -> None:
