@@ -7,7 +7,7 @@ The decoder server (``decoder_server.py``) forks it with a socket to the service
 ``memory_bytes``, ``cpu_seconds`` and ``options`` (the fields of :class:`DecodeOptions`), and three open files: the
 source, the destination and one for messages. The process answers with lines of JSON: ``decoded`` and ``channels``
 tell how many samples of each channel can be read already, and the last line is the result. It imports nothing of this
-project except the sandbox beside it.
+project except the sandbox and the mixing beside it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from io import BufferedReader
 
-    from av import AudioFrame, AudioResampler, AudioStream, Packet
+    from av import AudioFrame, AudioStream, Packet
     from av.container import InputContainer
+
+    from app.transcription.mixing import Resampler
 
     OnProgress = Callable[[int, int], None]
 
@@ -176,8 +178,8 @@ class PcmWriter:
 
     Sound that begins later than ``start``, the time in seconds at which the file begins, has silence before it. All
     channels are mixed into one. With ``separate_channels`` each is kept, interleaved, and the first frame
-    determines how many there are. ``damaged`` counts the places that were left out. The limits apply to what is
-    written, because what a file claims may be wrong.
+    determines how many there are. ``damaged`` counts the places that were left out, ``cancelled_seconds`` the time
+    in which a channel replaces the mix. The limits apply to what is written, because what a file claims may be wrong.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class PcmWriter:
         self.channels = 1
         self.samples = 0
         self.damaged = 0
+        self.cancelled_seconds = 0.0
         self._file = file
         self._budget = budget
         self._on_progress = on_progress
@@ -202,7 +205,7 @@ class PcmWriter:
         self._layout = None if options.separate_channels else "mono"
         self._reported = 0
         self._start: float | None = start  # None once something was written
-        self._resampler: AudioResampler | None = None
+        self._resampler: Resampler | None = None
         self._frame_kind: tuple[str, str, int] | None = None
 
     def write(self, frame: AudioFrame) -> None:
@@ -243,14 +246,14 @@ class PcmWriter:
         if self._resampler is not None:
             resampler, self._resampler, self._frame_kind = self._resampler, None, None
             self._store(resampler.resample(None))
+            self.cancelled_seconds += getattr(resampler, "cancelled_seconds", 0.0)
 
-    def _resampler_for(self, frame: AudioFrame) -> AudioResampler:
-        from av import AudioResampler
-
+    def _resampler_for(self, frame: AudioFrame) -> Resampler:
         check_shape(frame.sample_rate, frame.layout.nb_channels)
         if self._layout is None:
             self._layout, self.channels = frame.layout.name, frame.layout.nb_channels
-        return AudioResampler(format="s16", layout=self._layout, rate=SAMPLE_RATE, frame_size=SAMPLE_RATE)
+        resampler: Resampler = sys.modules["mixing"].resampler_for(frame, layout=self._layout, rate=SAMPLE_RATE)
+        return resampler
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
@@ -433,6 +436,7 @@ def decode(
         "tracks": len(tracks),
         "is_complete": is_complete,
         "corrupt_frames": writer.damaged,
+        "cancelled_seconds": writer.cancelled_seconds,
         "gave_up": budget.is_spent,
     }
 

@@ -60,8 +60,9 @@ class Decoded:
     """The file ``pcm`` with raw little-endian s16 samples, 16 kHz, of interleaved channels.
 
     It is the audio track ``track``, from 1, of the file's ``tracks``. ``samples`` counts those of one channel,
-    ``corrupt_frames`` the damaged places that were left out. ``is_complete`` is False if decoding stopped early as
-    requested and there is more.
+    ``corrupt_frames`` the damaged places that were left out. For ``cancelled_seconds`` the loudest channel stands for
+    the mix, in which the channels would have cancelled each other out. ``is_complete`` is False if decoding stopped
+    early as requested and there is more.
     """
 
     pcm: Path
@@ -71,6 +72,7 @@ class Decoded:
     tracks: int
     is_complete: bool
     corrupt_frames: int
+    cancelled_seconds: float
 
     @property
     def duration(self) -> float:
@@ -242,6 +244,7 @@ class Decoder:
             tracks=result["tracks"],
             is_complete=result["is_complete"],
             corrupt_frames=result["corrupt_frames"],
+            cancelled_seconds=result["cancelled_seconds"],
         )
 
     def _is_plausible(self, result: dict[str, Any], written_bytes: int) -> bool:
@@ -446,6 +449,7 @@ def _parse_result(line: bytes) -> dict[str, Any] | None:
             "tracks": int(),
             "is_complete": bool(),
             "corrupt_frames": int(),
+            "cancelled_seconds": float(),
             "gave_up": bool(),
         }:
             return result

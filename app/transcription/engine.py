@@ -155,6 +155,12 @@ def _complete(recording: Recording, decoded: Decoded) -> None:
             f"The file has {decoded.tracks} audio tracks, of which number {decoded.track} was transcribed: "
             "`audio_track` selects another."
         )
+    if decoded.cancelled_seconds:
+        recording.warnings.append(
+            f"For {decoded.cancelled_seconds:.1f} s the channels of the recording cancel each other out when they are "
+            "mixed, perhaps because a microphone is wired with reversed polarity. The loudest channel was transcribed "
+            "instead."
+        )
     recording.complete(decoded.samples, decoded.channels)
 
 

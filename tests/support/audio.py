@@ -53,8 +53,9 @@ def encode(
     delay: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Write ``pcm`` (16 kHz mono) in a container and codec, at this rate and with these channels, and return the path.
+    """Write ``pcm`` in a container and codec, at this rate and with these channels, and return the path.
 
+    ``pcm`` has 16 kHz and the shape ``(samples,)`` for the same sound in all channels, or ``(samples, channels)``.
     ``video`` is the codec of an additional small video stream, ``delay`` the seconds by which the sound begins later
     than that. ``options`` are those of the container.
     """
@@ -93,7 +94,8 @@ def _frames(pcm: Samples, layout: str, delay: float) -> list[av.AudioFrame]:
     frames = []
     for start in range(0, len(pcm), RATE):
         block = pcm[start : start + RATE]
-        frame = av.AudioFrame.from_ndarray(np.repeat(block, channels)[np.newaxis], "s16", layout)
+        interleaved = np.repeat(block, channels) if block.ndim == 1 else block.ravel()
+        frame = av.AudioFrame.from_ndarray(interleaved[np.newaxis], "s16", layout)
         frame.sample_rate = RATE
         frame.pts = start + round(delay * RATE)
         frame.time_base = Fraction(1, RATE)

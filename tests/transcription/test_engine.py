@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import threading
 import wave
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener
 from tests.support.audio import SAMPLES, silence, two_tracks
+from tests.support.engines import transcribing
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -59,21 +59,6 @@ class RecordingListener(Listener):
     @property
     def windows(self) -> list[FinishedWindow]:
         return [event for event in self.events if isinstance(event, FinishedWindow)]
-
-
-@asynccontextmanager
-async def transcribing(
-    model: WhisperModel, decoder: Decoder, *, batch_size: int = 8
-) -> AsyncIterator[WhisperTranscriber]:
-    deaths: list[BaseException] = []
-    transcriber = WhisperTranscriber(
-        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=batch_size, on_death=deaths.append
-    )
-    try:
-        yield transcriber
-    finally:
-        await transcriber.close()
-    assert deaths == []
 
 
 @pytest.fixture
