@@ -67,7 +67,9 @@ _LINE_BREAKS: Final = re.compile(rb"[\r\n]{1,16}(?=RIFF|ID3|OggS|fLaC|FORM|caff|
 FORMATS_WITH_LENGTH: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "ogg")
 
 RATES: Final = range(4_000, 384_000 + 1)
-MAX_CHANNELS: Final = 8
+MAX_CHANNELS: Final = 32
+#: Kept channels may take as much space as this many of the longest duration. More of them have to be shorter.
+FULL_LENGTH_CHANNELS: Final = 8
 
 #: A demuxer that fails this often in a row is not tried again.
 MAX_DEMUX_FAILURES: Final = 10_000
@@ -84,7 +86,7 @@ _REPORT_SAMPLES: Final = 30 * SAMPLE_RATE
 
 
 class UnusableFile(Exception):
-    """The file can't be decoded. ``kind`` is ``empty``, ``no_audio``, ``too_long`` or ``undecodable``."""
+    """The file can't be decoded. ``kind`` selects the remedy that the service adds to the message."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -252,6 +254,7 @@ class PcmWriter:
         check_shape(frame.sample_rate, frame.layout.nb_channels)
         if self._layout is None:
             self._layout, self.channels = frame.layout.name, frame.layout.nb_channels
+            self._max_samples = min(self._max_samples, self._max_samples * FULL_LENGTH_CHANNELS // self.channels)
         resampler: Resampler = sys.modules["mixing"].resampler_for(frame, layout=self._layout, rate=SAMPLE_RATE)
         return resampler
 
@@ -260,12 +263,21 @@ class PcmWriter:
             self._budget.renew()
             self.samples += frame.samples
             if self.samples > self._max_samples:
-                raise UnusableFile("too_long", "The decoded audio is too long")
+                raise self._too_long()
             self._file.write(memoryview(frame.planes[0])[: frame.samples * self.channels * BYTES_PER_SAMPLE])
         if self.samples - self._reported >= _REPORT_SAMPLES:
             self._report()
         if self._stop_after_samples is not None and self.samples > self._stop_after_samples:
             raise StopReached
+
+    def _too_long(self) -> UnusableFile:
+        if self.channels <= FULL_LENGTH_CHANNELS:
+            return UnusableFile("too_long", "The decoded audio is too long")
+        seconds = self._max_samples // SAMPLE_RATE
+        return UnusableFile(
+            "channels_too_long",
+            f"With `multichannel`, audio with {self.channels} channels must not be longer than {seconds} s",
+        )
 
     def _report(self) -> None:
         self._file.flush()
@@ -286,9 +298,9 @@ def damage_errors() -> tuple[type[Exception], ...]:
 def check_shape(rate: int, channels: int) -> None:
     """Raise UnusableFile for what no recorder produces: a file that claims 1 Hz becomes 16,000 times as long."""
     if rate not in RATES:
-        raise UnusableFile("undecodable", f"The sample rate must be {RATES[0]} to {RATES[-1]} Hz, got {rate} Hz")
+        raise UnusableFile("rate", f"The sample rate must be {RATES[0]} to {RATES[-1]} Hz, got {rate} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise UnusableFile("undecodable", f"The file must have 1 to {MAX_CHANNELS} channels, got {channels}")
+        raise UnusableFile("channels", f"The file must have 1 to {MAX_CHANNELS} channels, got {channels}")
 
 
 def open_container(source: AnonymousFile, head: bytes) -> InputContainer:
@@ -530,7 +542,7 @@ def run(connection: socket.socket, parent: int) -> None:
     order = json.loads(message)
     options = DecodeOptions(**order["options"])
     sandbox = sys.modules["sandbox"]
-    channels = MAX_CHANNELS if options.separate_channels else 1
+    channels = FULL_LENGTH_CHANNELS if options.separate_channels else 1
     sandbox.limit_resources(
         memory_bytes=order["memory_bytes"],
         cpu_seconds=order["cpu_seconds"],

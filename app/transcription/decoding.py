@@ -45,7 +45,7 @@ _MAX_MESSAGE_BYTES: Final = 16_384
 #: Every line that the decoder process writes is shorter.
 _MAX_LINE_BYTES: Final = 4096
 _RETRY_DISK_SECONDS: Final = 60
-_MAX_CHANNELS: Final = 8
+_MAX_CHANNELS: Final = 32
 _BYTES_PER_SAMPLE: Final = 2
 _MAX_TRACKS: Final = 10_000
 #: A fifth of a second of a tone.
@@ -282,6 +282,12 @@ class Decoder:
                     f"The audio must not be longer than {seconds:g} s ({seconds / 3600:.3g} h): split it, or raise "
                     "MAX_AUDIO_SECONDS."
                 )
+            case "channels_too_long":
+                return AudioTooLong(f"{message}: split it, leave `multichannel` out, or raise MAX_AUDIO_SECONDS.")
+            case "rate":
+                return UndecodableAudio(f"{message}: convert it to 16000 Hz and send it again.")
+            case "channels":
+                return UndecodableAudio(f"{message}: mix some of them, or send them in several files.")
             case "disk_full":
                 return DiskFull(
                     f"{message}: try again later, or free some space.",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     from av import AudioFrame
 
-#: FFmpeg's own mix knows the layouts of up to 8 speakers (7.1) and leaves out the channels of larger ones.
+#: FFmpeg's own mix knows the layouts of up to 8 speakers (7.1) and leaves out the channels of larger ones. Of frames
+#: with more channels, PyAV 18.1 doesn't know how many planes they have, so they can't be measured.
 _MAX_NAMED_CHANNELS: Final = 8
 #: Two channels without a layout are left and right. More of them are microphones, none of which may be left out.
 _MAX_GUESSED_CHANNELS: Final = 2
@@ -60,10 +61,11 @@ def resampler_for(frame: AudioFrame, *, layout: str, rate: int) -> Resampler:
     channels = frame.layout.nb_channels
     if layout != "mono" or channels == 1:
         return AudioResampler(format="s16", layout=layout, rate=rate, frame_size=rate)
-    is_named = frame.layout.name != f"{channels} channels"
-    if channels <= (_MAX_NAMED_CHANNELS if is_named else _MAX_GUESSED_CHANNELS):
-        return Mixer(frame, AudioResampler(format="s16", layout="mono", rate=rate, frame_size=rate))
-    return Mixer(frame, MeanResampler(frame, rate=rate))
+    if channels > _MAX_NAMED_CHANNELS:
+        return MeanResampler(frame, rate=rate)
+    if channels > _MAX_GUESSED_CHANNELS and frame.layout.name == f"{channels} channels":
+        return Mixer(frame, MeanResampler(frame, rate=rate))
+    return Mixer(frame, AudioResampler(format="s16", layout="mono", rate=rate, frame_size=rate))
 
 
 class MeanResampler:
@@ -174,7 +176,7 @@ def measure(block: AudioFrame) -> tuple[list[float], float]:
     """Return the mean squares of the channels of a block, relative to full scale, and that of their mean."""
     code, full_scale = _SAMPLE_TYPES[block.format.name.removesuffix("p")]
     zero = full_scale if code == "B" else 0
-    stride = max(1, block.sample_rate // _MEASURED_SAMPLES)
+    stride = block.sample_rate // _MEASURED_SAMPLES | 1  # odd, or tones would be in step with it
     channels = [
         [(sample - zero) / full_scale for sample in samples[::stride].tolist()] for samples in _channels(block, code)
     ]
@@ -200,7 +202,8 @@ def _channels(block: AudioFrame, code: str) -> list[memoryview]:
     """Return the samples of each channel, which share the memory of the block."""
     count = block.layout.nb_channels
     if block.format.is_planar:
-        return [memoryview(plane).cast(code)[: block.samples] for plane in block.planes]  # type: ignore[call-overload]
+        planes = block.planes[:count]  # PyAV 18.1 counts too many if there are 8
+        return [memoryview(plane).cast(code)[: block.samples] for plane in planes]  # type: ignore[call-overload]
     samples = memoryview(block.planes[0]).cast(code)[: block.samples * count]  # type: ignore[call-overload]
     return [samples[channel::count] for channel in range(count)]
 

@@ -235,7 +235,7 @@ def au(*, rate: int, channels: int) -> bytes:
         wav(rate=384_001),
         wav(rate=0),
         wav(rate=0xFFFFFFFF),
-        wav(channels=9),
+        wav(channels=33),
         wav(channels=0),
         wav(channels=0xFFFF),
         au(rate=1, channels=1),
