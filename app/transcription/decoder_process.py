@@ -130,7 +130,7 @@ class SilenceBudget:
     """The processor time, in seconds, that may pass without any audio coming out."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self.is_spent = False
         self.renew()
 
@@ -140,7 +140,7 @@ class SilenceBudget:
 
     def lasts(self) -> bool:
         """Return False once the time has passed, and from then on."""
-        self.is_spent = self.is_spent or time.process_time() - self._since > self._seconds
+        self.is_spent = self.is_spent or time.process_time() - self._since > self.seconds
         return not self.is_spent
 
 
@@ -191,7 +191,6 @@ class PcmWriter:
         *,
         budget: SilenceBudget,
         on_progress: OnProgress,
-        start: float = 0.0,
     ) -> None:
         self.channels = 1
         self.samples = 0
@@ -206,7 +205,7 @@ class PcmWriter:
         self._stop_after_samples = None if stop is None else int(stop * SAMPLE_RATE)
         self._layout = None if options.separate_channels else "mono"
         self._reported = 0
-        self._start: float | None = start  # None once something was written
+        self.start: float | None = 0.0  # None once something was written
         self._resampler: Resampler | None = None
         self._frame_kind: tuple[str, str, int] | None = None
 
@@ -225,9 +224,9 @@ class PcmWriter:
             self.flush()
             self._resampler = self._resampler_for(frame)
             self._frame_kind = kind
-        if self._start is not None:
-            self._write_silence((frame.time or 0.0) - self._start)
-            self._start = None
+        if self.start is not None:
+            self._write_silence((frame.time or 0.0) - self.start)
+            self.start = None
         assert self._resampler is not None  # noqa: S101  # set with the first frame
         frame.pts = None  # resampling needs no timestamps and refuses those that jump
         self._store(self._resampler.resample(frame))
@@ -369,19 +368,28 @@ def pick_stream(container: InputContainer, track: int | None) -> AudioStream:
     return stream
 
 
-def check_header(container: InputContainer, stream: AudioStream, *, max_seconds: float) -> None:
-    """Raise UnusableFile at once if the header claims too much. A header that claims less is not trusted."""
-    context = stream.codec_context
-    if context.sample_rate and context.layout.nb_channels:
-        check_shape(context.sample_rate, context.layout.nb_channels)
+def claimed_seconds(container: InputContainer, stream: AudioStream) -> float:
+    """Return the length of the sound according to the header, or 0 if it states none."""
     if container.format.name not in FORMATS_WITH_LENGTH:
-        return
+        return 0.0
     if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = (container.duration or 0) / 1_000_000
-    if seconds > max_seconds:
-        raise UnusableFile("too_long", f"The header claims {seconds:.0f} s")
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1_000_000
+
+
+def reaches(container: InputContainer, stream: AudioStream, seconds: float) -> bool:
+    """Return True if the file holds sound of this time. The header of a truncated one claims what is missing.
+
+    The container is at another place afterwards.
+    """
+    try:
+        container.seek(int(seconds * 1_000_000), backward=False)
+        packet = next(container.demux(stream))  # at the end it is an empty one
+    except MemoryError:
+        raise
+    except (*damage_errors(), IndexError):  # see `packets`
+        return False
+    return bool(packet.size) and packet.pts is not None and packet.pts * packet.time_base >= seconds
 
 
 def start_seconds(container: InputContainer) -> float:
@@ -427,28 +435,57 @@ def decode(
     if not head:
         raise UnusableFile("empty", "The file is empty")
     line_breaks = _LINE_BREAKS.match(head)
+    start = line_breaks.end() if line_breaks else 0
     budget = SilenceBudget(options.silent_seconds)
-    with open_container(
-        AnonymousFile(source, budget, start=line_breaks.end() if line_breaks else 0), head
-    ) as container:
+    writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress)
+    with open_container(AnonymousFile(source, budget, start=start), head) as container:
         stream = pick_stream(container, options.track)
-        tracks = [audio.index for audio in container.streams.audio]
-        track = tracks.index(stream.index) + 1
-        check_header(container, stream, max_seconds=options.max_seconds)
-        writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress, start=start_seconds(container))
-        is_complete = write_all(packets(container, stream), writer, budget)
+        claimed = claimed_seconds(container, stream)
+        if claimed <= options.max_seconds:
+            return decode_track(container, stream, writer, budget, claimed=claimed)
+        if reaches(container, stream, options.max_seconds):
+            raise UnusableFile("too_long", f"The header claims {claimed:.0f} s")
+    source.seek(0)
+    with open_container(AnonymousFile(source, budget, start=start), head) as container:
+        return decode_track(container, pick_stream(container, options.track), writer, budget, claimed=claimed)
+
+
+def decode_track(
+    container: InputContainer, stream: AudioStream, writer: PcmWriter, budget: SilenceBudget, *, claimed: float
+) -> dict[str, Any]:
+    """Decode a stream from the beginning and return the result. ``claimed`` is its length in seconds by the header.
+
+    Raises:
+        UnusableFile: there is no sound in it, or it exceeds the limits.
+    """
+    context = stream.codec_context
+    if context.sample_rate and context.layout.nb_channels:
+        check_shape(context.sample_rate, context.layout.nb_channels)
+    writer.start = start_seconds(container)
+    is_complete = write_all(packets(container, stream), writer, budget)
+    if not writer.samples and budget.is_spent:
+        raise UnusableFile(
+            "undecodable", f"No sound could be decoded from the file in the first {budget.seconds:g} s of decoding"
+        )
+    if not writer.samples and claimed:
+        raise UnusableFile(
+            "damaged", f"The file is damaged or incomplete: none of its {claimed:.0f} s could be decoded"
+        )
     if not writer.samples:
-        extent = f" in the first {options.silent_seconds:g} s of decoding" if budget.is_spent else ""
-        raise UnusableFile("undecodable", f"No sound could be decoded from the file{extent}")
+        raise UnusableFile("undecodable", "No sound could be decoded from the file")
+    tracks = [audio.index for audio in container.streams.audio]
+    if stream.duration is None and len(container.streams) > 1:
+        claimed = 0.0  # it may be the length of the pictures
     return {
         "ok": True,
         "samples": writer.samples,
         "channels": writer.channels,
-        "track": track,
+        "track": tracks.index(stream.index) + 1,
         "tracks": len(tracks),
         "is_complete": is_complete,
         "corrupt_frames": writer.damaged,
         "cancelled_seconds": writer.cancelled_seconds,
+        "missing_seconds": max(0.0, claimed - writer.samples / SAMPLE_RATE),
         "gave_up": budget.is_spent,
     }
 

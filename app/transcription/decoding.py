@@ -61,8 +61,8 @@ class Decoded:
 
     It is the audio track ``track``, from 1, of the file's ``tracks``. ``samples`` counts those of one channel,
     ``corrupt_frames`` the damaged places that were left out. For ``cancelled_seconds`` the loudest channel stands for
-    the mix, in which the channels would have cancelled each other out. ``is_complete`` is False if decoding stopped
-    early as requested and there is more.
+    the mix, in which the channels would have cancelled each other out. The header claims ``missing_seconds`` more than
+    there are. ``is_complete`` is False if decoding stopped early as requested and there is more.
     """
 
     pcm: Path
@@ -73,6 +73,7 @@ class Decoded:
     is_complete: bool
     corrupt_frames: int
     cancelled_seconds: float
+    missing_seconds: float
 
     @property
     def duration(self) -> float:
@@ -245,6 +246,7 @@ class Decoder:
             is_complete=result["is_complete"],
             corrupt_frames=result["corrupt_frames"],
             cancelled_seconds=result["cancelled_seconds"],
+            missing_seconds=result["missing_seconds"],
         )
 
     def _is_plausible(self, result: dict[str, Any], written_bytes: int) -> bool:
@@ -284,6 +286,8 @@ class Decoder:
                 )
             case "channels_too_long":
                 return AudioTooLong(f"{message}: split it, leave `multichannel` out, or raise MAX_AUDIO_SECONDS.")
+            case "damaged":
+                return UndecodableAudio(f"{message}. Send the whole file, or another one.")
             case "rate":
                 return UndecodableAudio(f"{message}: convert it to 16000 Hz and send it again.")
             case "channels":
@@ -456,6 +460,7 @@ def _parse_result(line: bytes) -> dict[str, Any] | None:
             "is_complete": bool(),
             "corrupt_frames": int(),
             "cancelled_seconds": float(),
+            "missing_seconds": float(),
             "gave_up": bool(),
         }:
             return result

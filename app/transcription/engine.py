@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.events import discard_event
 from app.transcription.admission import PREVIEW_SECONDS, Grant
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
+
+#: Headers are not exact: less than this, and than this share of the recording, is not worth a warning.
+_MISSING_SECONDS: Final = 2.0
+_MISSING_SHARE: Final = 0.1
 
 
 class WhisperTranscriber:
@@ -150,18 +154,28 @@ class WhisperTranscriber:
 
 
 def _complete(recording: Recording, decoded: Decoded) -> None:
+    recording.warnings += _warnings(decoded)
+    recording.complete(decoded.samples, decoded.channels)
+
+
+def _warnings(decoded: Decoded) -> Iterator[str]:
+    """Yield sentences about the file for the person who sent it."""
     if decoded.tracks > 1:
-        recording.warnings.append(
+        yield (
             f"The file has {decoded.tracks} audio tracks, of which number {decoded.track} was transcribed: "
             "`audio_track` selects another."
         )
     if decoded.cancelled_seconds:
-        recording.warnings.append(
+        yield (
             f"For {decoded.cancelled_seconds:.1f} s the channels of the recording cancel each other out when they are "
             "mixed, perhaps because a microphone is wired with reversed polarity. The loudest channel was transcribed "
             "instead."
         )
-    recording.complete(decoded.samples, decoded.channels)
+    if decoded.is_complete and decoded.missing_seconds > max(_MISSING_SECONDS, _MISSING_SHARE * decoded.duration):
+        yield (
+            f"The header of the file claims {decoded.missing_seconds:.0f} s more than could be decoded: its recording "
+            "or upload was probably interrupted."
+        )
 
 
 @contextmanager

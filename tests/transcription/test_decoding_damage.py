@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.errors import UndecodableAudio
+from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.transcription.decoding import Decoder
 from tests.support.audio import encode, likeness, read_samples, sweep
 
@@ -88,6 +88,52 @@ async def test_truncated_m4a_with_its_index_first_is_decoded(decoder: Decoder, t
     decoded = await decoder.decode(source, tmp_path / "pcm")
 
     assert decoded.duration == pytest.approx(5.0, abs=1.0)
+
+
+LENGTH_IN_HEADER = [("ipod", "aac"), ("flac", "flac"), ("matroska", "flac"), ("ogg", "flac")]
+
+
+@pytest.mark.parametrize(("container", "codec"), LENGTH_IN_HEADER)
+async def test_truncated_file_whose_header_claims_too_much_is_decoded(
+    container: str, codec: str, tmp_path: Path
+) -> None:
+    options = {"movflags": "faststart"} if container == "ipod" else {}
+    content = encode(tmp_path / "w", sweep(40), container=container, codec=codec, options=options).read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content[: len(content) // 2])
+
+    decoded = await Decoder(max_seconds=30).decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(20, abs=4)
+    assert likeness(read_samples(decoded.pcm), sweep(40)[: decoded.samples]) > 0.97
+    claimed = 0 if container == "ogg" else 40  # Ogg states its length at its end
+    assert decoded.duration + decoded.missing_seconds == pytest.approx(max(claimed, decoded.duration), abs=0.1)
+
+
+@pytest.mark.parametrize(("container", "codec"), LENGTH_IN_HEADER)
+async def test_file_that_is_as_long_as_its_header_claims_is_refused_before_it_is_decoded(
+    container: str, codec: str, tmp_path: Path
+) -> None:
+    source = encode(tmp_path / "source", sweep(200), container=container, codec=codec)
+    heard: list[int] = []
+    with pytest.raises(AudioTooLong):
+        await Decoder(max_seconds=100).decode(
+            source, tmp_path / "pcm", on_progress=lambda samples, _: heard.append(samples)
+        )
+    assert heard == []
+
+
+async def test_m4a_truncated_after_its_index_is_called_incomplete(tmp_path: Path) -> None:
+    options = {"movflags": "faststart"}
+    content = encode(tmp_path / "w", sweep(40), container="ipod", codec="aac", options=options).read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content[: content.index(b"mdat") + 8])
+    for most in (30, 3600):
+        with pytest.raises(UndecodableAudio) as caught:
+            await Decoder(max_seconds=most).decode(source, tmp_path / "pcm")
+        assert str(caught.value) == (
+            "The file is damaged or incomplete: none of its 40 s could be decoded. Send the whole file, or another one."
+        )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener
-from tests.support.audio import SAMPLES, silence, two_tracks
+from tests.support.audio import SAMPLES, encode, silence, two_tracks
 from tests.support.engines import transcribing
 from tests.support.waiting import eventually
 
@@ -318,6 +318,19 @@ async def test_audio_track_is_transcribed_and_a_warning_names_it(
         (f"The file has 2 audio tracks, of which number {track} was transcribed: `audio_track` selects another.",)
         for track in (1, 2)
     ]
+
+
+async def test_truncated_file_has_a_warning(transcriber: WhisperTranscriber, tmp_path: Path) -> None:
+    options = {"movflags": "faststart"}
+    source = encode(tmp_path / "audio", silence(40), container="ipod", codec="alac", options=options)
+    content = source.read_bytes()
+    transcripts = [await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())]
+    source.write_bytes(content[: -len(content) // 4])
+    transcripts.append(await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener()))
+    assert transcripts[0].warnings == ()
+    (warning,) = transcripts[1].warnings
+    assert warning.startswith("The header of the file claims ")
+    assert transcripts[1].duration < 35
 
 
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(

@@ -291,7 +291,7 @@ async def test_decoder_without_progress_is_stopped(running: Blocked, caplog: pyt
         '{"ok": true}',
         '{"ok": false, "sandbox": [], "kind": 7, "message": "x"}',
         '{"ok": true, "sandbox": [], "samples": "7", "channels": 1, "track": 1, "tracks": 1, "is_complete": true, '
-        '"corrupt_frames": 0, "cancelled_seconds": 0.0, "gave_up": false}',
+        '"corrupt_frames": 0, "cancelled_seconds": 0.0, "missing_seconds": 0.0, "gave_up": false}',
         '{"decoded": "many", "channels": 1}',
         '{"decoded": 7}',
         '{"decoded": [7], "channels": null}',
