@@ -382,12 +382,13 @@ def reaches(container: InputContainer, stream: AudioStream, seconds: float) -> b
 
     The container is at another place afterwards.
     """
+    errors = (*damage_errors(), IndexError)  # see `packets`
     try:
         container.seek(int(seconds * 1_000_000), backward=False)
         packet = next(container.demux(stream))  # at the end it is an empty one
     except MemoryError:
         raise
-    except (*damage_errors(), IndexError):  # see `packets`
+    except errors:
         return False
     return bool(packet.size) and packet.pts is not None and packet.pts * packet.time_base >= seconds
 
