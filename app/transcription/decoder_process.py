@@ -382,7 +382,7 @@ def reaches(container: InputContainer, stream: AudioStream, seconds: float) -> b
 
     The container is at another place afterwards.
     """
-    errors = (*damage_errors(), IndexError)  # see `packets`
+    errors: tuple[type[Exception], ...] = (*damage_errors(), IndexError)  # see `packets`
     try:
         container.seek(int(seconds * 1_000_000), backward=False)
         packet = next(container.demux(stream))  # at the end it is an empty one
