@@ -7,7 +7,7 @@ The decoder server (``decoder_server.py``) forks it with a socket to the service
 ``memory_bytes``, ``cpu_seconds`` and ``options`` (the fields of :class:`DecodeOptions`), and three open files: the
 source, the destination and one for messages. The process answers with lines of JSON: ``decoded`` and ``channels``
 tell how many samples of each channel can be read already, and the last line is the result. It imports nothing of this
-project except the sandbox and the mixing beside it.
+project except what the server has loaded from beside it: ``media_source``, ``mixing`` and the sandbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import re
 import socket
 import sys
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
@@ -29,9 +28,14 @@ if TYPE_CHECKING:
     from av import AudioFrame, AudioStream, Packet
     from av.container import InputContainer
 
-    from app.transcription.mixing import Resampler
+    from app.transcription.media_source import AnonymousFile, Extent, SilenceBudget, ogg_links
+    from app.transcription.mixing import Resampler, resampler_for
 
     OnProgress = Callable[[int, int], None]
+
+else:
+    from media_source import AnonymousFile, Extent, SilenceBudget, ogg_links
+    from mixing import resampler_for
 
 SAMPLE_RATE: Final = 16_000
 BYTES_PER_SAMPLE: Final = 2
@@ -71,6 +75,9 @@ MAX_CHANNELS: Final = 32
 #: Kept channels may take as much space as this many of the longest duration. More of them have to be shorter.
 FULL_LENGTH_CHANNELS: Final = 8
 
+#: The kinds of links of a chained file that are left out if others can be decoded.
+REMEDIABLE: Final = ("undecodable", "damaged", "no_audio", "no_track")
+
 #: A demuxer that fails this often in a row is not tried again.
 MAX_DEMUX_FAILURES: Final = 10_000
 
@@ -78,7 +85,10 @@ _WRITE_BUFFER: Final = 1 << 20
 _READ_BUFFER: Final = 1 << 18
 _MAX_ORDER_BYTES: Final = 4096
 _HEAD_BYTES: Final = 64
-#: Seconds by which sound can begin later than the pictures. Less is the delay of an encoder, more a damaged time.
+#: Containers that state the time of each packet. Those of MPEG streams jump where streams were joined.
+TIMED_FORMATS: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+#: Seconds by which sound can begin later than the pictures, or go on after a gap. Less is the delay of an encoder, more
+#: a damaged time.
 _MIN_DELAY: Final = 0.1
 _MAX_DELAY: Final = 600.0
 #: Progress is reported after each 30 s of audio, as much as the voice activity detection takes at once.
@@ -126,55 +136,6 @@ def load_decoders() -> None:
     av.logging.set_level(av.logging.ERROR)
 
 
-class SilenceBudget:
-    """The processor time, in seconds, that may pass without any audio coming out."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.is_spent = False
-        self.renew()
-
-    def renew(self) -> None:
-        """Start again, because audio came out."""
-        self._since = time.process_time()
-
-    def lasts(self) -> bool:
-        """Return False once the time has passed, and from then on."""
-        self.is_spent = self.is_spent or time.process_time() - self._since > self.seconds
-        return not self.is_spent
-
-
-class AnonymousFile:
-    """The source without its name, from which FFmpeg would guess a format or look for neighbours.
-
-    It begins at ``start``, and appears to end when the budget is spent.
-    """
-
-    def __init__(self, file: BinaryIO, budget: SilenceBudget, *, start: int = 0) -> None:
-        self._file = file
-        self._budget = budget
-        self._start = start
-        if start:
-            file.seek(start)
-
-    def tell(self) -> int:
-        return self._file.tell() - self._start
-
-    def read(self, size: int) -> bytes:
-        return self._file.read(size) if self._budget.lasts() else b""
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Move the position. For a position before the file return an error code, as FFmpeg's own files do."""
-        if whence == os.SEEK_SET:
-            offset += self._start
-            if offset < self._start:
-                return -errno.EINVAL
-        try:
-            return self._file.seek(offset, whence) - self._start
-        except (OSError, ValueError):
-            return -errno.EINVAL
-
-
 class PcmWriter:
     """Resamples frames of any kind to 16 kHz s16 and writes them to a file.
 
@@ -205,7 +166,9 @@ class PcmWriter:
         self._stop_after_samples = None if stop is None else int(stop * SAMPLE_RATE)
         self._layout = None if options.separate_channels else "mono"
         self._reported = 0
-        self.start: float | None = 0.0  # None once something was written
+        self._next_time = 0.0
+        self._has_begun = False
+        self._is_timed = False
         self._resampler: Resampler | None = None
         self._frame_kind: tuple[str, str, int] | None = None
 
@@ -220,22 +183,37 @@ class PcmWriter:
         if not frame.samples:
             return
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if kind != self._frame_kind:
+        gap = self._gap_before(frame)
+        if kind != self._frame_kind or gap:
             self.flush()
             self._resampler = self._resampler_for(frame)
             self._frame_kind = kind
-        if self.start is not None:
-            self._write_silence((frame.time or 0.0) - self.start)
-            self.start = None
+        self._write_silence(gap)
         assert self._resampler is not None  # noqa: S101  # set with the first frame
         frame.pts = None  # resampling needs no timestamps and refuses those that jump
         self._store(self._resampler.resample(frame))
 
+    def begin(self, container: InputContainer) -> None:
+        """Prepare for the frames of a container, which follow those of the one before."""
+        self._next_time = start_seconds(container)
+        self._has_begun = False
+        self._is_timed = container.format.name in TIMED_FORMATS
+
+    def _gap_before(self, frame: AudioFrame) -> float:
+        """Return the seconds without sound before a frame: packets that were lost, or left out because of silence."""
+        gap = 0.0
+        if frame.time is not None and (self._is_timed or not self._has_begun):
+            gap = frame.time - self._next_time
+        if gap >= _MIN_DELAY or not self._has_begun:
+            self._next_time += gap
+        self._has_begun = True
+        self._next_time += frame.samples / frame.sample_rate
+        return gap if _MIN_DELAY <= gap <= _MAX_DELAY else 0.0
+
     def _write_silence(self, seconds: float) -> None:
-        """Write the silence before the first frame, unless its length is that of something else."""
         from av import AudioFrame
 
-        left = round(seconds * SAMPLE_RATE) if _MIN_DELAY <= seconds <= _MAX_DELAY else 0
+        left = round(seconds * SAMPLE_RATE)
         while left > 0:
             frame = AudioFrame("s16", self._layout or "mono", min(left, SAMPLE_RATE))
             frame.planes[0].update(bytes(frame.planes[0].buffer_size))
@@ -254,8 +232,7 @@ class PcmWriter:
         if self._layout is None:
             self._layout, self.channels = frame.layout.name, frame.layout.nb_channels
             self._max_samples = min(self._max_samples, self._max_samples * FULL_LENGTH_CHANNELS // self.channels)
-        resampler: Resampler = sys.modules["mixing"].resampler_for(frame, layout=self._layout, rate=SAMPLE_RATE)
-        return resampler
+        return resampler_for(frame, layout=self._layout, rate=SAMPLE_RATE)
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
@@ -326,15 +303,16 @@ def open_container(source: AnonymousFile, head: bytes) -> InputContainer:
     except MemoryError:
         raise
     except damage_errors() as exc:
-        raise UnusableFile("undecodable", problem(head)) from exc
+        raise problem(head) from exc
 
 
-def problem(head: bytes) -> str:
-    """Return why a file that begins with ``head`` can't be decoded, as the beginning of a sentence."""
-    named = (message for magic, message in _REFUSED if head.lstrip().startswith(magic))
+def problem(head: bytes) -> UnusableFile:
+    """Return the reason why a file that begins with ``head`` can't be decoded."""
     if head[4:8] == b"ftyp":
-        return "The file is incomplete, perhaps because its recording or upload was interrupted"
-    return next(named, "The file could not be decoded as audio")
+        message = "The file is damaged or incomplete, perhaps because its recording or upload was interrupted"
+        return UnusableFile("damaged", message)
+    named = (message for magic, message in _REFUSED if head.lstrip().startswith(magic))
+    return UnusableFile("undecodable", next(named, "The file could not be decoded as audio"))
 
 
 def is_audio_decoder(name: str) -> bool:
@@ -351,6 +329,8 @@ def pick_stream(container: InputContainer, track: int | None) -> AudioStream:
     from av.stream import Discard
 
     best: Any = container.streams.best("audio")
+    if best is None and container.streams.audio:
+        raise UnusableFile("undecodable", "The audio in the file is damaged, encrypted or of an unknown codec")
     if best is None:
         raise UnusableFile("no_audio", "The file has no audio stream")
     if track is not None:
@@ -437,58 +417,98 @@ def decode(
         raise UnusableFile("empty", "The file is empty")
     line_breaks = _LINE_BREAKS.match(head)
     start = line_breaks.end() if line_breaks else 0
+    links = ogg_links(source, start) if head[start:].startswith(b"OggS") else [Extent(start)]
     budget = SilenceBudget(options.silent_seconds)
     writer = PcmWriter(destination, options, budget=budget, on_progress=on_progress)
-    with open_container(AnonymousFile(source, budget, start=start), head) as container:
-        stream = pick_stream(container, options.track)
-        claimed = claimed_seconds(container, stream)
-        if claimed <= options.max_seconds:
-            return decode_track(container, stream, writer, budget, claimed=claimed)
-        if reaches(container, stream, options.max_seconds):
-            raise UnusableFile("too_long", f"The header claims {claimed:.0f} s")
-    source.seek(0)
-    with open_container(AnonymousFile(source, budget, start=start), head) as container:
-        return decode_track(container, pick_stream(container, options.track), writer, budget, claimed=claimed)
+    decoding = Decoding(source, options, writer, budget)
+    for number, link in enumerate(links):
+        try:
+            decoding.add(link, head)
+        except UnusableFile as exc:
+            if exc.kind not in REMEDIABLE or (number == len(links) - 1 and not writer.samples):
+                raise
+            writer.damaged += 1
+        if not decoding.is_complete or budget.is_spent:
+            break
+    return decoding.result(is_whole=len(links) == 1)
 
 
-def decode_track(
-    container: InputContainer, stream: AudioStream, writer: PcmWriter, budget: SilenceBudget, *, claimed: float
-) -> dict[str, Any]:
-    """Decode a stream from the beginning and return the result. ``claimed`` is its length in seconds by the header.
+class Decoding:
+    """The decoding of one file, which may consist of several links.
 
-    Raises:
-        UnusableFile: there is no sound in it, or it exceeds the limits.
+    ``is_complete`` is False if there was more than asked for.
     """
-    context = stream.codec_context
-    if context.sample_rate and context.layout.nb_channels:
-        check_shape(context.sample_rate, context.layout.nb_channels)
-    writer.start = start_seconds(container)
-    is_complete = write_all(packets(container, stream), writer, budget)
-    if not writer.samples and budget.is_spent:
-        raise UnusableFile(
-            "undecodable", f"No sound could be decoded from the file in the first {budget.seconds:g} s of decoding"
-        )
-    if not writer.samples and claimed:
-        raise UnusableFile(
-            "damaged", f"The file is damaged or incomplete: none of its {claimed:.0f} s could be decoded"
-        )
-    if not writer.samples:
-        raise UnusableFile("undecodable", "No sound could be decoded from the file")
-    tracks = [audio.index for audio in container.streams.audio]
-    if stream.duration is None and len(container.streams) > 1:
-        claimed = 0.0  # it may be the length of the pictures
-    return {
-        "ok": True,
-        "samples": writer.samples,
-        "channels": writer.channels,
-        "track": tracks.index(stream.index) + 1,
-        "tracks": len(tracks),
-        "is_complete": is_complete,
-        "corrupt_frames": writer.damaged,
-        "cancelled_seconds": writer.cancelled_seconds,
-        "missing_seconds": max(0.0, claimed - writer.samples / SAMPLE_RATE),
-        "gave_up": budget.is_spent,
-    }
+
+    def __init__(self, source: BinaryIO, options: DecodeOptions, writer: PcmWriter, budget: SilenceBudget) -> None:
+        self._source = source
+        self._options = options
+        self._writer = writer
+        self._budget = budget
+        self.is_complete = True
+        self._claimed = 0.0
+        self._track = self._tracks = 1
+
+    def add(self, link: Extent, head: bytes) -> None:
+        """Decode a link of the file, which begins with ``head``.
+
+        Raises:
+            UnusableFile: it can't be decoded, or not within its limits.
+            MemoryError: it takes too much memory.
+            OSError: the disk is full.
+        """
+        most = self._options.max_seconds
+        with self._opened(link, head) as container:
+            stream = pick_stream(container, self._options.track)
+            claimed = claimed_seconds(container, stream)
+            if claimed <= most:
+                self._decode(container, stream, claimed)
+                return
+            if reaches(container, stream, most):
+                raise UnusableFile("too_long", f"The header claims {claimed:.0f} s")
+        with self._opened(link, head) as container:
+            self._decode(container, pick_stream(container, self._options.track), claimed)
+
+    def _opened(self, link: Extent, head: bytes) -> InputContainer:
+        return open_container(AnonymousFile(self._source, self._budget, link), head)
+
+    def _decode(self, container: InputContainer, stream: AudioStream, claimed: float) -> None:
+        context = stream.codec_context
+        if context.sample_rate and context.layout.nb_channels:
+            check_shape(context.sample_rate, context.layout.nb_channels)
+        self._writer.begin(container)
+        self.is_complete = write_all(packets(container, stream), self._writer, self._budget)
+        if not self._writer.samples:
+            raise self._nothing(claimed)
+        tracks = [audio.index for audio in container.streams.audio]
+        self._track, self._tracks = tracks.index(stream.index) + 1, len(tracks)
+        if stream.duration is not None or len(container.streams) == 1:  # or it may be the length of the pictures
+            self._claimed = claimed
+
+    def _nothing(self, claimed: float) -> UnusableFile:
+        message = "No sound could be decoded from the file"
+        if self._budget.is_spent:
+            return UnusableFile("undecodable", f"{message} in the first {self._budget.seconds:g} s of decoding")
+        if claimed:
+            message = f"The file is damaged or incomplete: none of its {claimed:.0f} s could be decoded"
+            return UnusableFile("damaged", message)
+        return UnusableFile("undecodable", message)
+
+    def result(self, *, is_whole: bool) -> dict[str, Any]:
+        """Return the result for the service. The header speaks for the file if ``is_whole``, otherwise for a link."""
+        writer = self._writer
+        missing = self._claimed - writer.samples / SAMPLE_RATE if is_whole else 0.0
+        return {
+            "ok": True,
+            "samples": writer.samples,
+            "channels": writer.channels,
+            "track": self._track,
+            "tracks": self._tracks,
+            "is_complete": self.is_complete,
+            "corrupt_frames": writer.damaged,
+            "cancelled_seconds": writer.cancelled_seconds,
+            "missing_seconds": max(0.0, missing),
+            "gave_up": self._budget.is_spent,
+        }
 
 
 def write_all(packets: Iterable[Packet[AudioStream] | None], writer: PcmWriter, budget: SilenceBudget) -> bool:

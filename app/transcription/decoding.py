@@ -62,7 +62,8 @@ class Decoded:
     It is the audio track ``track``, from 1, of the file's ``tracks``. ``samples`` counts those of one channel,
     ``corrupt_frames`` the damaged places that were left out. For ``cancelled_seconds`` the loudest channel stands for
     the mix, in which the channels would have cancelled each other out. The header claims ``missing_seconds`` more than
-    there are. ``is_complete`` is False if decoding stopped early as requested and there is more.
+    there are. ``is_complete`` is False if decoding stopped early as requested and there is more, and ``gave_up`` is
+    True if it stopped because the file went on without any sound for longer than a limit.
     """
 
     pcm: Path
@@ -74,6 +75,7 @@ class Decoded:
     corrupt_frames: int
     cancelled_seconds: float
     missing_seconds: float
+    gave_up: bool
 
     @property
     def duration(self) -> float:
@@ -247,6 +249,7 @@ class Decoder:
             corrupt_frames=result["corrupt_frames"],
             cancelled_seconds=result["cancelled_seconds"],
             missing_seconds=result["missing_seconds"],
+            gave_up=result["gave_up"],
         )
 
     def _is_plausible(self, result: dict[str, Any], written_bytes: int) -> bool:

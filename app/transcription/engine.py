@@ -171,6 +171,11 @@ def _warnings(decoded: Decoded) -> Iterator[str]:
             "mixed, perhaps because a microphone is wired with reversed polarity. The loudest channel was transcribed "
             "instead."
         )
+    if decoded.gave_up:
+        yield (
+            f"After {decoded.duration:.1f} s of audio the file goes on with so much that is no audio that the rest was "
+            "not searched. Repair the file, or convert it, if there is more."
+        )
     if decoded.is_complete and decoded.missing_seconds > max(_MISSING_SECONDS, _MISSING_SHARE * decoded.duration):
         yield (
             f"The header of the file claims {decoded.missing_seconds:.0f} s more than could be decoded: its recording "

@@ -76,15 +76,16 @@ def encode(
     return path
 
 
-def two_tracks(path: Path, first: Samples, second: Samples) -> Path:
-    """Write a Matroska file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
-    with av.open(str(path), "w", format="matroska") as output:
-        streams: list[Any] = [output.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+def two_tracks(
+    path: Path, first: Samples, second: Samples, *, container: str = "matroska", codec: str = "pcm_s16le"
+) -> Path:
+    """Write a file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
+    with av.open(str(path), "w", format=container) as output:
+        streams: list[Any] = [output.add_stream(codec, rate=RATE, layout="mono") for _ in range(2)]
         packets = []
         for stream, sound in zip(streams, (first, second), strict=True):
-            frame = av.AudioFrame.from_ndarray(sound[np.newaxis], "s16", "mono")
-            frame.sample_rate = RATE
-            packets += [*stream.encode(frame), *stream.encode(None)]
+            packets += [packet for frame in _frames(sound, "mono", 0.0) for packet in stream.encode(frame)]
+            packets += stream.encode(None)
         output.mux(packets)  # once both encoders are open
     return path
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.transcription.decoding import Decoder
-from tests.support.audio import encode, likeness, read_samples, sweep
+from tests.support.audio import RATE, encode, likeness, read_samples, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,7 @@ async def test_m4a_truncated_before_its_index_is_refused(decoder: Decoder, tmp_p
     source = tmp_path / "source"
     source.write_bytes(content[: content.index(b"moov") - 4])
 
-    with pytest.raises(UndecodableAudio):
+    with pytest.raises(UndecodableAudio, match=r"damaged or incomplete, perhaps because .* Send the whole file"):
         await decoder.decode(source, tmp_path / "pcm")
 
 
@@ -154,6 +154,23 @@ async def test_search_for_more_audio_stops_at_a_limit(
     assert decoded.duration == pytest.approx(5, abs=0.5)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s, because")
+
+
+async def test_chained_file_loses_only_its_damaged_link(decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(3)
+    links = [
+        encode(tmp_path / "w", sound, container="ogg", codec=codec, rate=rate).read_bytes()
+        for codec, rate in (("flac", 16_000), ("libopus", 48_000), ("flac", 44_100))
+    ]
+    links[1] = links[1][:60] + bytes(len(links[1]) - 60)
+    source = tmp_path / "source"
+    source.write_bytes(b"".join(links))
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(6, abs=0.01)
+    assert decoded.corrupt_frames >= 1
+    assert likeness(read_samples(decoded.pcm)[3 * RATE :], sound) > 0.99
 
 
 async def test_audio_after_a_short_gap_is_found(decoder: Decoder, tmp_path: Path) -> None:

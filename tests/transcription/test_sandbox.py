@@ -250,15 +250,16 @@ async def test_video_with_subtitles_is_decoded(tmp_path: Path) -> None:
 def test_everything_is_imported_before_entering_the_sandbox() -> None:
     program = (
         "import importlib.util, json, pkgutil, sys\n"
-        "spec = importlib.util.spec_from_file_location('decoder_process', sys.argv[1])\n"
-        "program = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(program)\n"
+        "spec = importlib.util.spec_from_file_location('decoder_server', sys.argv[1])\n"
+        "server = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(server)\n"
+        "program = [server.load(name) for name in ('media_source', 'mixing', 'decoder_process')][-1]\n"
         "program.load_decoders()\n"
         "import av\n"
         "known = {module.name for module in pkgutil.walk_packages(av.__path__, 'av.')}\n"
         "print(json.dumps(sorted(known - set(sys.modules))))\n"
     )
-    command = (sys.executable, "-Ic", program, str(APP / "decoder_process.py"))
+    command = (sys.executable, "-Ic", program, str(APP / "decoder_server.py"))
     done = subprocess.run(command, capture_output=True, check=True)
 
     assert json.loads(done.stdout) == ["av.__main__", "av.datasets"]  # a program and a module that downloads examples
