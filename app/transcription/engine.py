@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.domain.events import discard_event
 from app.transcription.admission import PREVIEW_SECONDS, Grant
 from app.transcription.batcher import Batcher
@@ -33,6 +35,16 @@ if TYPE_CHECKING:
 #: Headers are not exact: less than this, and than this share of the recording, is not worth a warning.
 _MISSING_SECONDS: Final = 2.0
 _MISSING_SHARE: Final = 0.1
+#: If the default track of a film is music, one of these has the speech.
+_MAX_TRACKS_TRIED: Final = 8
+
+
+class _TranscribedTrack(NamedTuple):
+    """The transcript of the audio track ``track``, from 1, of the file's ``tracks``."""
+
+    transcript: Transcript
+    track: int
+    tracks: int
 
 
 class WhisperTranscriber:
@@ -86,11 +98,38 @@ class WhisperTranscriber:
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_waiting()
-        recording = Recording(source.with_name(source.name + ".pcm"))
         candidate = self._front_end.admission.enqueue(synchronous=synchronous)
         try:
             await candidate.admitted()
             await listener.on_start()
+            default = await self._transcribe_track(candidate, source, options, listener, synchronous=synchronous)
+            if default.transcript.segments or options.audio_track is not None:
+                return default.transcript
+            for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
+                if track == default.track:
+                    continue
+                candidate.requeue()
+                other = replace(options, audio_track=track)
+                with suppress(UndecodableAudio, AudioTooLong):
+                    attempt = await self._transcribe_track(candidate, source, other, listener, synchronous=synchronous)
+                    if attempt.transcript.segments:
+                        return attempt.transcript
+            return default.transcript
+        finally:
+            candidate.leave()
+
+    async def _transcribe_track(
+        self,
+        candidate: Candidate,
+        source: Path,
+        options: TranscriptionOptions,
+        listener: Listener,
+        *,
+        synchronous: bool,
+    ) -> _TranscribedTrack:
+        """Transcribe the track of the options, once the candidate is admitted."""
+        recording = Recording(source.with_name(source.name + ".pcm"))
+        try:
             is_decoded = await self._decode_preview(candidate, source, recording, options)
             if is_decoded:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
@@ -109,9 +148,8 @@ class WhisperTranscriber:
                     if not is_decoded:
                         group.create_task(self._decode_file(candidate, source, recording, options, listener))
                     transcript = await transcription.run(group)
-            return transcript
+            return _TranscribedTrack(transcript, recording.track, recording.tracks)
         finally:
-            candidate.leave()
             await asyncio.to_thread(recording.discard)
 
     async def _decode_preview(
@@ -155,6 +193,7 @@ class WhisperTranscriber:
 
 def _complete(recording: Recording, decoded: Decoded) -> None:
     recording.warnings += _warnings(decoded)
+    recording.track, recording.tracks = decoded.track, decoded.tracks
     recording.complete(decoded.samples, decoded.channels)
 
 

@@ -1,9 +1,8 @@
 """The level of a recording, and the gain that a very quiet one needs to be understood.
 
-Measured with Silero VAD and Whisper base on speech at -20 to -70 dB: Silero finds all of it as long as its peaks are
-above -50 dB of full scale, and nothing below -55 dB. Amplified, what was found of the same speech at -60 dB was nearly
-all, and its text the same except for a word in ten. Quiet music, machines, animals and hum hold no more speech for
-Silero after amplification than they do when they are loud.
+Measured with Silero VAD and Whisper base on speech at -20 to -70 dB: Silero finds speech whose peaks are at -50 dB of
+full scale as well as loud speech, and none with peaks at -60 dB. Amplified, it is found again, with nearly the same
+text. In quiet music, machines, animals and hum, Silero finds as little after amplification as in loud ones.
 """
 
 from __future__ import annotations

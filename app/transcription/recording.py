@@ -25,7 +25,8 @@ _READ_BYTES = 1 << 20
 class Recording:
     """The file ``path`` with 16 kHz s16 samples of interleaved channels.
 
-    ``samples`` counts those of one channel. ``warnings`` are sentences about the file for the person who sent it.
+    ``samples`` counts those of one channel. ``warnings`` are sentences about the file for the person who sent it. Once
+    complete, it is the audio track ``track``, from 1, of the file's ``tracks``.
 
     Call ``read`` in any thread and everything else on the event loop. Reading copies the samples, because the pages of
     a memory-mapped file would count as memory of this process.
@@ -37,6 +38,7 @@ class Recording:
         self.channels = 1
         self.is_complete = False
         self.warnings: list[str] = []
+        self.track = self.tracks = 1
         self._grown = asyncio.Event()
 
     @property

@@ -156,6 +156,15 @@ async def test_search_for_more_audio_stops_at_a_limit(
     assert warning.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s, because")
 
 
+async def test_audio_without_a_description_is_not_called_missing(decoder: Decoder, tmp_path: Path) -> None:
+    content = encode(tmp_path / "w", sweep(2), container="ipod", codec="aac").read_bytes()
+    source = tmp_path / "source"
+    source.write_bytes(content.replace(b"stsd", b"xxxx"))
+
+    with pytest.raises(UndecodableAudio, match="The audio in the file is damaged, encrypted or of an unknown codec"):
+        await decoder.decode(source, tmp_path / "pcm")
+
+
 async def test_chained_file_loses_only_its_damaged_link(decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(3)
     links = [
