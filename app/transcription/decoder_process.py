@@ -44,26 +44,53 @@ BYTES_PER_SAMPLE: Final = 2
 #: files (hls, dash, sdp, concat) are left out on purpose: they open what the sender names.
 FORMATS: Final = (
     "wav,mp3,flac,ogg,aac,mov,matroska,mpegts,aiff,caf,amr,asf,w64,avi,flv,mpeg,au,"
-    "ac3,eac3,dts,dtshd,wv,tta,mpc,mpc8,dsf,nistsphere,voc"
+    "ac3,eac3,dts,dtshd,wv,tta,mpc,mpc8,dsf,nistsphere,voc,gsm,dss"
 )
 
-#: What files begin with that are not decoded, and what to call them in the message. RealMedia, Monkey's Audio and MXF
-#: are audio that FFmpeg reads, with demuxers or decoders that are too complex for files of strangers.
+#: What files begin with that are not decoded, and what to call them in the message. RealMedia, Monkey's Audio, MXF and
+#: other lossless formats are audio that FFmpeg reads, with demuxers or decoders that are too complex for files of
+#: strangers. The others it does not read.
 _REFUSED: Final = (
     (b"MAC ", "Monkey's Audio is not supported"),
+    (b"ajkg", "Shorten is not supported"),
+    (b"tBaK", "TAK is not supported"),
+    (b"OFR ", "OptimFROG is not supported"),
     (b".RMF", "RealMedia is not supported"),
     (b".ra\xfd", "RealAudio is not supported"),
     (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "MXF is not supported"),
+    (b"\x03ds2", "Dictations in DSS Pro (.ds2) are not supported"),
+    (b"MS_VOICE", "Recordings of Sony's voice recorders (.msv, .dvf) are not supported"),
+    (b"#!SILK_V3", "SILK is not supported"),
+    (b"\x02#!SILK_V3", "SILK is not supported"),
+    (b"MThd", "The file is MIDI, which holds notes and no sound"),
     (b"#EXTM3U", "The file is a playlist, not audio"),
+    (b"[playlist]", "The file is a playlist, not audio"),
+    (b"data:audio/", "The file is a data URL, whose audio has to be decoded from base64 first"),
+    (b"data:video/", "The file is a data URL, whose audio has to be decoded from base64 first"),
     (b"%PDF", "The file is a PDF document, not audio"),
     (b"PK\x03\x04", "The file is a ZIP archive or an office document, not audio"),
+    (b"Rar!", "The file is a RAR archive, not audio"),
+    (b"7z\xbc\xaf\x27\x1c", "The file is a 7z archive, not audio"),
     (b"\x1f\x8b", "The file is compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", "The file is compressed with zstd"),
+    (b"BZh", "The file is compressed with bzip2"),
+    (b"\xfd7zXZ", "The file is compressed with xz"),
     (b"\x89PNG", "The file is a picture, not audio"),
     (b"\xff\xd8\xff", "The file is a picture, not audio"),
+    (b"GIF8", "The file is a picture, not audio"),
+    (b"{", "The file is a JSON document, not audio"),
     (b"<?xml", "The file is an XML document, not audio"),
     (b"<!DOCTYPE", "The file is a web page, not audio"),
     (b"<html", "The file is a web page, not audio"),
 )
+#: The brands of mp4 files that hold no sound that could be decoded.
+_REFUSED_BRANDS: Final = {
+    b"aax ": "The file is an audiobook of Audible (.aax), which is encrypted",
+    b"aaxc": "The file is an audiobook of Audible (.aaxc), which is encrypted",
+    b"heic": "The file is a picture, not audio",
+    b"mif1": "The file is a picture, not audio",
+    b"avif": "The file is a picture, not audio",
+}
 #: Line breaks that some clients write before the file, and what can follow them.
 _LINE_BREAKS: Final = re.compile(rb"[\r\n]{1,16}(?=RIFF|ID3|OggS|fLaC|FORM|caff|....ftyp|\x1aE\xdf\xa3)")
 
@@ -308,11 +335,16 @@ def open_container(source: AnonymousFile, head: bytes) -> InputContainer:
 
 def problem(head: bytes) -> UnusableFile:
     """Return the reason why a file that begins with ``head`` can't be decoded."""
+    named = [message for magic, message in _REFUSED if head.lstrip().startswith(magic)]
     if head[4:8] == b"ftyp":
+        named = [_REFUSED_BRANDS[head[8:12]]] if head[8:12] in _REFUSED_BRANDS else []
+    if head[4:8] == b"ftyp" and not named:
         message = "The file is damaged or incomplete, perhaps because its recording or upload was interrupted"
         return UnusableFile("damaged", message)
-    named = (message for magic, message in _REFUSED if head.lstrip().startswith(magic))
-    return UnusableFile("undecodable", next(named, "The file could not be decoded as audio"))
+    unnamed = (
+        "The file could not be decoded as audio, because it is damaged or does not begin with the header of a format"
+    )
+    return UnusableFile("undecodable", next(iter(named), unnamed))
 
 
 def is_audio_decoder(name: str) -> bool:
@@ -456,6 +488,8 @@ class Decoding:
             MemoryError: it takes too much memory.
             OSError: the disk is full.
         """
+        if head[4:8] == b"ftyp" and head[8:12] in _REFUSED_BRANDS:
+            raise problem(head)
         most = self._options.max_seconds
         with self._opened(link, head) as container:
             stream = pick_stream(container, self._options.track)

@@ -13,6 +13,7 @@ import pytest
 from app.domain.errors import UndecodableAudio
 from app.transcription.decoding import Decoder
 from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep, two_tracks
+from tests.support.originals import dss_dictation, raw_gsm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,15 @@ KINDS = [
     Kind("au", "pcm_mulaw", rate=8_000),
     Kind("caf", "pcm_s16be"),
     Kind("caf", "alac"),
+    Kind("caf", "pcm_mulaw", rate=8_000),
+    Kind("caf", "adpcm_ima_qt"),
+    Kind("caf", "pcm_f32le"),
+    Kind("aiff", "pcm_mulaw", rate=8_000),
+    Kind("aiff", "pcm_alaw", rate=8_000),
+    Kind("aiff", "pcm_f32be"),
+    Kind("aiff", "adpcm_ima_qt"),
+    Kind("mov", "adpcm_ima_qt"),
+    Kind("wav", "g726", rate=8_000),
     Kind("w64", "pcm_s16le"),
     Kind("asf", "wmav1", bit_rate=32_000),
     Kind("asf", "wmav2", bit_rate=32_000),
@@ -156,7 +166,23 @@ async def test_line_breaks_before_the_file_are_skipped(
         (b".RMF\x00\x00\x00\x12", "RealMedia is not supported"),
         (b".ra\xfd\x00\x04", "RealAudio is not supported"),
         (b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02\x01\x01\x02\x04\x00", "MXF is not supported"),
+        (b"ajkg\x02", "Shorten is not supported"),
+        (b"tBaK", "TAK is not supported"),
+        (b"OFR \x0f", "OptimFROG is not supported"),
+        (b"\x03ds2\x00", r"DSS Pro \(\.ds2\) are not supported"),
+        (b"MS_VOICE", r"voice recorders \(\.msv, \.dvf\) are not supported"),
+        (b"\x02#!SILK_V3", "SILK is not supported"),
+        (b"MThd\x00\x00\x00\x06", "is MIDI, which holds notes and no sound"),
         (b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", "a playlist, not audio"),
+        (b"[playlist]\nFile1=http://127.0.0.1/\n", "a playlist, not audio"),
+        (b"data:audio/wav;base64,UklGRiQ=", "a data URL, whose audio has to be decoded from base64 first"),
+        (b"Rar!\x1a\x07\x00", "a RAR archive, not audio"),
+        (b"BZh91AY", "compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (b"GIF89a", "a picture, not audio"),
+        (b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00", "a picture, not audio"),
+        (b"\x00\x00\x00\x1cftypaaxc\x00\x00\x00\x00", r"audiobook of Audible \(\.aaxc\), which is encrypted"),
+        (b'{"error": "not found"}', "a JSON document, not audio"),
         (b"%PDF-1.7\n", "a PDF document, not audio"),
         (b'\n<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document, not audio"),
         (b"<!DOCTYPE html><html></html>", "a web page, not audio"),
@@ -403,6 +429,35 @@ async def test_part_that_an_edit_list_leaves_out_is_left_out(decoder: Decoder, t
 
     assert decoded.duration == pytest.approx(2.5, abs=0.3)
     assert likeness(read_samples(decoded.pcm)[: 2 * RATE], sound[RATE : 3 * RATE]) > 0.99
+
+
+@pytest.mark.parametrize("options", [{"rf64": "always"}, {"write_bext": "1"}, {"write_peak": "on"}], ids=str)
+async def test_variant_of_wav_is_decoded(options: dict[str, str], decoder: Decoder, tmp_path: Path) -> None:
+    source = encode(tmp_path / "source", sweep(2), container="wav", codec="pcm_s16le", options=options)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    np.testing.assert_array_equal(read_samples(decoded.pcm), sweep(2))
+
+
+async def test_raw_gsm_is_decoded(decoder: Decoder, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(raw_gsm())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(3, abs=0.01)
+    assert read_samples(decoded.pcm).any()
+
+
+async def test_dictation_in_dss_is_decoded(decoder: Decoder, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(dss_dictation())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(20 * 506 / 41 * 264 / 11_025, abs=0.1)  # every other frame has 40 bytes
+    assert read_samples(decoded.pcm).any()
 
 
 async def test_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tmp_path: Path) -> None:
