@@ -37,6 +37,14 @@ _LINGER_ZERO_SECONDS: Final = struct.pack("ii", 1, 0)
 #: How long to go on reading for a client that sends what is not understood, so that it gets its response: closing a
 #: connection with unread bytes resets it.
 _LINGER_SECONDS: Final = 5.0
+#: A request of such a type has a body. One of JSON may have none, as `curl -X POST` sends it.
+_BODY_TYPES: Final = (
+    b"multipart/",
+    b"audio/",
+    b"video/",
+    b"application/octet-stream",
+    b"application/x-www-form-urlencoded",
+)
 _REASON_PHRASES: Final = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -117,7 +125,7 @@ class GuardedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self._has_form_without_length():
+        if self._has_body_without_length():
             self._respond(_length_required())
             self._linger()
             return
@@ -126,13 +134,13 @@ class GuardedProtocol(H11Protocol):
             self.flow.hold()
             self._slices.schedule(self._next_slice)
 
-    def _has_form_without_length(self) -> bool:
-        """Return True if the request, not answered yet, has a form after it that would be taken for another request."""
+    def _has_body_without_length(self) -> bool:
+        """Return True if the request, not answered yet, has a body that would be taken for another request."""
         if self._cycle is None or (self.conn.their_state, self.conn.our_state) != (h11.DONE, h11.SEND_RESPONSE):
             return False
         headers = dict(self.headers)
-        has_form = headers.get(b"content-type", b"").startswith(b"multipart/")
-        return has_form and not headers.keys() & {b"content-length", b"transfer-encoding"}
+        has_body = headers.get(b"content-type", b"").startswith(_BODY_TYPES)
+        return has_body and not headers.keys() & {b"content-length", b"transfer-encoding"}
 
     def _linger(self) -> None:
         """End the response, and discard what the client still sends, until its end or for a while."""
@@ -313,7 +321,7 @@ def _too_slow(message: str) -> JSONResponse:
 def _length_required() -> JSONResponse:
     return envelope(
         411,
-        "The request has a form, but neither Content-Length nor Transfer-Encoding: chunked, so its end is unknown. "
+        "The request has a body, but neither Content-Length nor Transfer-Encoding: chunked, so its end is unknown. "
         "Send one of these headers.",
         code="length_required",
     )
