@@ -166,9 +166,9 @@ def load_decoders() -> None:
 class PcmWriter:
     """Resamples frames of any kind to 16 kHz s16 and writes them to a file.
 
-    Sound that begins later than ``start``, the time in seconds at which the file begins, has silence before it. All
-    channels are mixed into one. With ``separate_channels`` each is kept, interleaved, and the first frame
-    determines how many there are. ``damaged`` counts the places that were left out, ``cancelled_seconds`` the time
+    Sound that begins later than its container, or goes on after a gap, has silence before it. All channels are mixed
+    into one. With ``separate_channels`` each is kept, interleaved, and the first frame determines how many there
+    are. ``damaged`` counts the places that were left out, ``cancelled_seconds`` the time
     in which a channel replaces the mix. The limits apply to what is written, because what a file claims may be wrong.
     """
 

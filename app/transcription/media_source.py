@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ _FIRST_PAGE: Final = b"OggS\0\2"
 _PAGE_HEAD_BYTES: Final = 27
 #: Recordings of radio stations have a link for each title.
 _MAX_LINKS: Final = 10_000
+#: A file of such pages alone has 70 million, which would take a minute.
+_MAX_FIRST_PAGES: Final = 10 * _MAX_LINKS
 _CHUNK_BYTES: Final = 1 << 20
 
 
@@ -89,7 +92,7 @@ def ogg_links(file: BinaryIO, start: int) -> list[Extent]:
     """
     starts: list[int] = []
     group_end = -1  # the streams of a link begin one after the other
-    for page in _first_pages(file, start):
+    for page in islice(_first_pages(file, start), _MAX_FIRST_PAGES):
         if page != group_end:
             starts.append(page)
         group_end = _page_end(file, page)

@@ -274,6 +274,16 @@ async def test_small_file_with_a_day_of_silence_is_too_long(
     assert not (tmp_path / "pcm").exists()
 
 
+@pytest.mark.parametrize("between", [b"", b"x"], ids=["one group", "many links"])
+async def test_ogg_of_first_pages_alone_is_refused(between: bytes, decoder: Decoder, tmp_path: Path) -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\1\0"
+    source = tmp_path / "source"
+    source.write_bytes((page + between) * 1_000_000)
+
+    with pytest.raises(UndecodableAudio):
+        await asyncio.wait_for(decoder.decode(source, tmp_path / "pcm"), LIMIT_SECONDS)
+
+
 async def test_audio_of_exactly_the_limit_is_accepted(tmp_path: Path) -> None:
     exact = encode(tmp_path / "exact", sweep(2), container="wav", codec="pcm_s16le")
     over = encode(tmp_path / "over", sweep(2.01), container="wav", codec="pcm_s16le")
