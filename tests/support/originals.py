@@ -82,17 +82,17 @@ KINDS: Final = [
 
 
 def raw_gsm() -> bytes:
-    """Return three seconds of noise: frames of 33 bytes and 20 ms that begin with the same four bits (EN 300 961)."""
+    """Return a second of noise: frames of 33 bytes and 20 ms that begin with the same four bits (EN 300 961)."""
     random = np.random.default_rng(1)
-    return b"".join(b"\xd0" + random.bytes(32) for _ in range(150))
+    return b"".join(b"\xd0" + random.bytes(32) for _ in range(50))
 
 
 def dss_dictation() -> bytes:
-    """Return six seconds of noise in DSS's standard play mode: blocks of 512 bytes with frames of 264 samples."""
+    """Return nearly a second of noise in DSS's standard play mode: blocks of 512 bytes with frames of 264 samples."""
     head = bytearray(1024)
     head[:4], head[0x26:0x3E] = b"\x02dss", b"261127120000261127120010"
     random = np.random.default_rng(1)
-    return bytes(head) + b"".join(bytes(6) + random.integers(0, 0xFE, 506, dtype=np.uint8).tobytes() for _ in range(20))
+    return bytes(head) + b"".join(bytes(6) + random.integers(0, 0xFE, 506, dtype=np.uint8).tobytes() for _ in range(3))
 
 
 def originals(folder: Path) -> dict[str, bytes]:
