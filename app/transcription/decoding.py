@@ -30,10 +30,11 @@ SAMPLE_RATE: Final = 16_000
 #: 128 MiB, and one hour of m4a, mp3, flac or webm is decoded within them (38 to 46 MB resident). The rest is for the
 #: index of an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: some 200 MB).
 #: A file of 5 s takes 0.11 to 0.17 s, nearly all of it to start the process. One hour takes, on one core, 1.1 s for
-#: 16 kHz wav, 3.4 s for stereo flac, 5 s for stereo mp3, 7 s for opus in webm, 80 s for 192 kHz flac with 8 channels.
+#: 16 kHz wav, 3.4 s for stereo flac, 5 s for stereo mp3, 7 s for opus in webm, 80 s for 192 kHz flac with 8 channels,
+#: 160 s for WavPack with 32.
 DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
 #: The longest time without new audio. The slowest audio that is accepted reports progress, after each 30 s of it, every
-#: 0.7 s of processor time.
+#: 1.3 s of processor time.
 DEFAULT_STALL_SECONDS: Final = 120.0
 #: The processor time without new audio after which the file is taken to end. A demuxer that looks for the next frame in
 #: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.

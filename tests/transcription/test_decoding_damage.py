@@ -152,6 +152,7 @@ async def test_search_for_more_audio_stops_at_a_limit(
     decoded = await Decoder(max_seconds=3600, silent_seconds=silent_seconds).decode(source, tmp_path / "pcm")
 
     assert decoded.duration == pytest.approx(5, abs=0.5)
+    assert decoded.gave_up
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"⚠️ The audio was taken to end after {decoded.duration:.1f} s, because")
 

@@ -371,6 +371,18 @@ async def test_truncated_file_has_a_warning(transcriber: WhisperTranscriber, tmp
     assert transcripts[1].duration < 35
 
 
+async def test_file_whose_rest_is_not_searched_has_a_warning(model: WhisperModel, tmp_path: Path) -> None:
+    sound = encode(tmp_path / "whole", silence(5), container="mp3", codec="libmp3lame").read_bytes()
+    source = tmp_path / "audio"
+    with source.open("wb") as file:
+        file.write(sound)
+        file.truncate(128 << 20)
+    async with transcribing(model, Decoder(max_seconds=60, silent_seconds=0.2)) as transcriber:
+        transcript = await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())
+    (warning,) = transcript.warnings
+    assert warning.startswith("After 5.0 s of audio the file goes on with so much that is no audio")
+
+
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
     model: WhisperModel, samples: Path, tmp_path: Path
 ) -> None:
