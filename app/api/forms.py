@@ -150,12 +150,12 @@ AUDIO_TRACK: Final = WholeNumber(
     minimum=1,
     maximum=64,
     description="The audio track to transcribe, from 1, of a file that has several.",
-    default="the one that the file marks as its default",
+    default="the one that the file marks as its default, or the first with speech if that has none",
 )
 MULTICHANNEL: Final = Flag(
     "multichannel",
-    description="Transcribe each channel on its own. Segments and words have their `channel`, from 0, and are sorted "
-    "by time.",
+    description="Transcribe each channel on its own, up to 32. Segments and words have their `channel`, from 0, and "
+    "are sorted by time.",
     default="`false`",
 )
 CONDITION_ON_PREVIOUS_TEXT: Final = Flag(

@@ -129,7 +129,9 @@ class DiarizedSegment(TypedDict):
     start: Seconds
     end: Seconds
     text: Annotated[str, Field(examples=["hello this is a test"])]
-    speaker: Annotated[str, Field(description="`A` for the first channel, `B` for the second.", examples=["A"])]
+    speaker: Annotated[
+        str, Field(description="`A` for the first channel, `B` for the second, `AA` after `Z`.", examples=["A"])
+    ]
 
 
 class DiarizedTranscription(TypedDict):

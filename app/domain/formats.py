@@ -143,8 +143,9 @@ def diarized_segment(segment: Segment) -> dict[str, Any]:
 
 
 def speaker(channel: int) -> str:
-    """Return the label of a channel: ``A`` for the first one."""
-    return chr(ord("A") + channel)
+    """Return the label of a channel: ``A`` for the first one, ``AA`` after ``Z``."""
+    repetitions, letter = divmod(channel, 26)
+    return chr(ord("A") + letter) * (1 + repetitions)
 
 
 def logprobs(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:

@@ -34,7 +34,23 @@ _READ_BYTES: Final = {False: 64 * 1024, True: 256 * 1024}
 #: The most unsent bytes to leave in the kernel for a client. Without a limit it holds up to 4 MiB for each.
 _UNSENT_BYTES: Final = 128 * 1024
 _LINGER_ZERO_SECONDS: Final = struct.pack("ii", 1, 0)
-_REASON_PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavailable"}
+#: How long to go on reading for a client that sends what is not understood, so that it gets its response: closing a
+#: connection with unread bytes resets it.
+_LINGER_SECONDS: Final = 5.0
+#: A request of such a type has a body. One of JSON may have none, as `curl -X POST` sends it.
+_BODY_TYPES: Final = (
+    b"multipart/",
+    b"audio/",
+    b"video/",
+    b"application/octet-stream",
+    b"application/x-www-form-urlencoded",
+)
+_REASON_PHRASES: Final = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    411: b"Length Required",
+    503: b"Service Unavailable",
+}
 
 
 def http_protocol(connections: Connections) -> Any:
@@ -62,6 +78,7 @@ class GuardedProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._received_bytes = 0
         self._received_before_window = 0
         self._sent_before_window = 0
@@ -78,13 +95,13 @@ class GuardedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
-        for timer in (self._head_timer, self._body_timer, self._send_timer):
+        for timer in (self._head_timer, self._body_timer, self._send_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._linger_timer is not None:
             return
         self._received_bytes += len(data)
         if self.flow.held:
@@ -108,10 +125,29 @@ class GuardedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
+        if self._has_body_without_length():
+            self._respond(_length_required())
+            self._linger()
+            return
         if self.conn.has_more and not self.flow.held and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.flow.hold()
             self._slices.schedule(self._next_slice)
+
+    def _has_body_without_length(self) -> bool:
+        """Return True if the request, not answered yet, has a body that would be taken for another request."""
+        if self._cycle is None or (self.conn.their_state, self.conn.our_state) != (h11.DONE, h11.SEND_RESPONSE):
+            return False
+        headers = dict(self.headers)
+        has_body = headers.get(b"content-type", b"").startswith(_BODY_TYPES)
+        return has_body and not headers.keys() & {b"content-length", b"transfer-encoding"}
+
+    def _linger(self) -> None:
+        """End the response, and discard what the client still sends, until its end or for a while."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _next_slice(self) -> None:
         """Parse more of what is buffered, unless the client has disconnected, which goes unnoticed while held."""
@@ -238,6 +274,11 @@ class GuardedProtocol(H11Protocol):
 
     def _reject(self, response: JSONResponse) -> None:
         """Send ``response`` in place of the application's, if none has begun, and close the connection."""
+        self._respond(response)
+        self.transport.close()
+        self._watch_sending()
+
+    def _respond(self, response: JSONResponse) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             for event in (
                 h11.Response(
@@ -252,8 +293,6 @@ class GuardedProtocol(H11Protocol):
         if (cycle := self._cycle) is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.close()
-        self._watch_sending()
 
 
 def _limit_unsent(transport: asyncio.Transport) -> None:
@@ -277,3 +316,12 @@ def _socket(transport: asyncio.Transport) -> socket.socket:
 
 def _too_slow(message: str) -> JSONResponse:
     return envelope(408, message, code="too_slow")
+
+
+def _length_required() -> JSONResponse:
+    return envelope(
+        411,
+        "The request has a body, but neither Content-Length nor Transfer-Encoding: chunked, so its end is unknown. "
+        "Send one of these headers.",
+        code="length_required",
+    )

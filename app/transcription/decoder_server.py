@@ -133,6 +133,8 @@ def main() -> None:
         sandbox = load("sandbox")
         sandbox.die_with(parent)
         sys.path.append(folder)
+        for name in ("media_source", "mixing"):
+            load(name)
         decoder_process = load("decoder_process")
         decoder_process.load_decoders()
     except Exception as exc:  # noqa: BLE001  # the service reports it

@@ -30,10 +30,11 @@ SAMPLE_RATE: Final = 16_000
 #: 128 MiB, and one hour of m4a, mp3, flac or webm is decoded within them (38 to 46 MB resident). The rest is for the
 #: index of an mp4 of 12 h (24 bytes for each sound and picture, twice while it grows: some 200 MB).
 #: A file of 5 s takes 0.11 to 0.17 s, nearly all of it to start the process. One hour takes, on one core, 1.1 s for
-#: 16 kHz wav, 3.4 s for stereo flac, 5 s for stereo mp3, 7 s for opus in webm, 80 s for 192 kHz flac with 8 channels.
+#: 16 kHz wav, 3.4 s for stereo flac, 5 s for stereo mp3, 7 s for opus in webm, 80 s for 192 kHz flac with 8 channels,
+#: 160 s for WavPack with 32.
 DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
 #: The longest time without new audio. The slowest audio that is accepted reports progress, after each 30 s of it, every
-#: 0.7 s of processor time.
+#: 1.3 s of processor time.
 DEFAULT_STALL_SECONDS: Final = 120.0
 #: The processor time without new audio after which the file is taken to end. A demuxer that looks for the next frame in
 #: a GiB of zeros takes 6 s; reading past 2 GiB of video takes 2 s.
@@ -45,7 +46,7 @@ _MAX_MESSAGE_BYTES: Final = 16_384
 #: Every line that the decoder process writes is shorter.
 _MAX_LINE_BYTES: Final = 4096
 _RETRY_DISK_SECONDS: Final = 60
-_MAX_CHANNELS: Final = 8
+_MAX_CHANNELS: Final = 32
 _BYTES_PER_SAMPLE: Final = 2
 _MAX_TRACKS: Final = 10_000
 #: A fifth of a second of a tone.
@@ -60,8 +61,10 @@ class Decoded:
     """The file ``pcm`` with raw little-endian s16 samples, 16 kHz, of interleaved channels.
 
     It is the audio track ``track``, from 1, of the file's ``tracks``. ``samples`` counts those of one channel,
-    ``corrupt_frames`` the damaged places that were left out. ``is_complete`` is False if decoding stopped early as
-    requested and there is more.
+    ``corrupt_frames`` the damaged places that were left out. For ``cancelled_seconds`` the loudest channel stands for
+    the mix, in which the channels would have cancelled each other out. The header claims ``missing_seconds`` more than
+    there are. ``is_complete`` is False if decoding stopped early as requested and there is more, and ``gave_up`` is
+    True if it stopped because the file went on without any sound for longer than a limit.
     """
 
     pcm: Path
@@ -71,6 +74,9 @@ class Decoded:
     tracks: int
     is_complete: bool
     corrupt_frames: int
+    cancelled_seconds: float
+    missing_seconds: float
+    gave_up: bool
 
     @property
     def duration(self) -> float:
@@ -242,6 +248,9 @@ class Decoder:
             tracks=result["tracks"],
             is_complete=result["is_complete"],
             corrupt_frames=result["corrupt_frames"],
+            cancelled_seconds=result["cancelled_seconds"],
+            missing_seconds=result["missing_seconds"],
+            gave_up=result["gave_up"],
         )
 
     def _is_plausible(self, result: dict[str, Any], written_bytes: int) -> bool:
@@ -279,6 +288,14 @@ class Decoder:
                     f"The audio must not be longer than {seconds:g} s ({seconds / 3600:.3g} h): split it, or raise "
                     "MAX_AUDIO_SECONDS."
                 )
+            case "channels_too_long":
+                return AudioTooLong(f"{message}: split it, leave `multichannel` out, or raise MAX_AUDIO_SECONDS.")
+            case "damaged":
+                return UndecodableAudio(f"{message}. Send the whole file, or another one.")
+            case "rate":
+                return UndecodableAudio(f"{message}: convert it to 16000 Hz and send it again.")
+            case "channels":
+                return UndecodableAudio(f"{message}: mix some of them, or send them in several files.")
             case "disk_full":
                 return DiskFull(
                     f"{message}: try again later, or free some space.",
@@ -446,6 +463,8 @@ def _parse_result(line: bytes) -> dict[str, Any] | None:
             "tracks": int(),
             "is_complete": bool(),
             "corrupt_frames": int(),
+            "cancelled_seconds": float(),
+            "missing_seconds": float(),
             "gave_up": bool(),
         }:
             return result

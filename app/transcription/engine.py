@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.domain.events import discard_event
 from app.transcription.admission import PREVIEW_SECONDS, Grant
 from app.transcription.batcher import Batcher
@@ -29,6 +31,20 @@ if TYPE_CHECKING:
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
+
+#: Headers are not exact: less than this, and than this share of the recording, is not worth a warning.
+_MISSING_SECONDS: Final = 2.0
+_MISSING_SHARE: Final = 0.1
+#: If the default track of a film is music, one of these has the speech.
+_MAX_TRACKS_TRIED: Final = 8
+
+
+class _TranscribedTrack(NamedTuple):
+    """The transcript of the audio track ``track``, from 1, of the file's ``tracks``."""
+
+    transcript: Transcript
+    track: int
+    tracks: int
 
 
 class WhisperTranscriber:
@@ -82,11 +98,38 @@ class WhisperTranscriber:
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_waiting()
-        recording = Recording(source.with_name(source.name + ".pcm"))
         candidate = self._front_end.admission.enqueue(synchronous=synchronous)
         try:
             await candidate.admitted()
             await listener.on_start()
+            default = await self._transcribe_track(candidate, source, options, listener, synchronous=synchronous)
+            if default.transcript.segments or options.audio_track is not None:
+                return default.transcript
+            for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
+                if track == default.track:
+                    continue
+                candidate.requeue()
+                other = replace(options, audio_track=track)
+                with suppress(UndecodableAudio, AudioTooLong):
+                    attempt = await self._transcribe_track(candidate, source, other, listener, synchronous=synchronous)
+                    if attempt.transcript.segments:
+                        return attempt.transcript
+            return default.transcript
+        finally:
+            candidate.leave()
+
+    async def _transcribe_track(
+        self,
+        candidate: Candidate,
+        source: Path,
+        options: TranscriptionOptions,
+        listener: Listener,
+        *,
+        synchronous: bool,
+    ) -> _TranscribedTrack:
+        """Transcribe the track of the options, once the candidate is admitted."""
+        recording = Recording(source.with_name(source.name + ".pcm"))
+        try:
             is_decoded = await self._decode_preview(candidate, source, recording, options)
             if is_decoded:
                 listener.on_decoded(recording.samples / SAMPLE_RATE)
@@ -105,9 +148,8 @@ class WhisperTranscriber:
                     if not is_decoded:
                         group.create_task(self._decode_file(candidate, source, recording, options, listener))
                     transcript = await transcription.run(group)
-            return transcript
+            return _TranscribedTrack(transcript, recording.track, recording.tracks)
         finally:
-            candidate.leave()
             await asyncio.to_thread(recording.discard)
 
     async def _decode_preview(
@@ -150,12 +192,34 @@ class WhisperTranscriber:
 
 
 def _complete(recording: Recording, decoded: Decoded) -> None:
+    recording.warnings += _warnings(decoded)
+    recording.track, recording.tracks = decoded.track, decoded.tracks
+    recording.complete(decoded.samples, decoded.channels)
+
+
+def _warnings(decoded: Decoded) -> Iterator[str]:
+    """Yield sentences about the file for the person who sent it."""
     if decoded.tracks > 1:
-        recording.warnings.append(
+        yield (
             f"The file has {decoded.tracks} audio tracks, of which number {decoded.track} was transcribed: "
             "`audio_track` selects another."
         )
-    recording.complete(decoded.samples, decoded.channels)
+    if decoded.cancelled_seconds:
+        yield (
+            f"For {decoded.cancelled_seconds:.1f} s the channels of the recording cancel each other out when they are "
+            "mixed, perhaps because a microphone is wired with reversed polarity. The loudest channel was transcribed "
+            "instead."
+        )
+    if decoded.gave_up:
+        yield (
+            f"After {decoded.duration:.1f} s of audio the file goes on with so much that is no audio that the rest was "
+            "not searched. Repair the file, or convert it, if there is more."
+        )
+    if decoded.is_complete and decoded.missing_seconds > max(_MISSING_SECONDS, _MISSING_SHARE * decoded.duration):
+        yield (
+            f"The header of the file claims {decoded.missing_seconds:.0f} s more than could be decoded: its recording "
+            "or upload was probably interrupted."
+        )
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from app.domain.languages import language_name
 from app.domain.transcript import Transcript
 from app.transcription.admission import PREVIEW_SECONDS
 from app.transcription.features import HOP_SAMPLES
+from app.transcription.loudness import Loudness
 from app.transcription.segments import Assembly
 from app.transcription.transcriber import FinishedWindow
 from app.transcription.transcription import Transcription
-from app.transcription.vad import BLOCK_SAMPLES, SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
+from app.transcription.vad import SAMPLE_RATE, Span, WindowFinder, WindowSpan, as_float
 from app.transcription.whisper import MAX_PROMPT_TOKENS, temperatures
 from app.transcription.window import Window
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Windows that a transcription may have submitted while it has no slot.
 _MAX_OUTSTANDING_WITHOUT_SLOT: Final = 2
+#: The part of a recording that is searched at once: 30 s, after which the decoder reports its progress. The level of a
+#: quiet recording is measured in these parts, whenever they arrive.
+_BLOCK_SAMPLES: Final = 30 * SAMPLE_RATE
 #: A transcription is not short if more of its recording has been searched, whatever is found in the rest.
 _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
 #: With ``condition_on_previous_text``, text decoded at a higher temperature is not passed on (as in Whisper).
@@ -84,6 +88,7 @@ class FileTranscription(Transcription):
         self._capacity_changed = asyncio.Event()
         self._preparing = 0
         self._has_estimated_words = False
+        self._loudness = Loudness()
 
     async def run(self, group: asyncio.TaskGroup) -> Transcript:
         """Transcribe the recording with tasks in ``group``, which cancels this one if any of them fails."""
@@ -104,10 +109,16 @@ class FileTranscription(Transcription):
             language=language_name(language),
             duration=self._recording.samples / SAMPLE_RATE,
             segments=tuple(self._assembly.segments),
-            warnings=(*self._recording.warnings, *self._warnings()),
+            warnings=tuple(self._warnings()),
         )
 
     def _warnings(self) -> Iterator[str]:
+        yield from self._recording.warnings
+        if (decibels := self._loudness.quiet_decibels) is not None:
+            yield (
+                f"The recording is very quiet ({decibels:.0f} dB of full scale), so words may be missing or wrong. "
+                "Record it at a higher level."
+            )
         if self._has_estimated_words:
             yield _ESTIMATED_WORDS
         if any(segment.uncertain for segment in self._assembly.segments):
@@ -165,28 +176,37 @@ class FileTranscription(Transcription):
         previous: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
             while not ended:
-                available = await self._recording.wait_beyond(position)
-                block = Span(position, min(available, position + BLOCK_SAMPLES))
+                available = await self._recording.wait_beyond(position + _BLOCK_SAMPLES - 1)
+                block = Span(position, min(available, position + _BLOCK_SAMPLES))
                 ended = self._recording.is_complete and block.end == available
-                for window_span in await self._front_end.run(
-                    _find_windows, self._recording, finder, channel, block, is_last=ended
-                ):
+                windows = await self._front_end.run(self._find_windows, finder, channel, block, is_last=ended)
+                # Without voice activity detection, what would be amplified may be anything.
+                gain = self._loudness.gain if options.vad_filter else 1.0
+                for window_span in windows:
                     if window_span.samples < HOP_SAMPLES:  # its spectrogram would have no frame
                         continue
                     await self._wait_for_capacity()
                     self._preparing += 1
                     self._assembly.add_window(channel, number, start=window_span.start)
-                    previous = group.create_task(self._submit(channel, number, window_span, after=previous))
+                    previous = group.create_task(self._submit(channel, number, window_span, gain=gain, after=previous))
                     number += 1
                 position = block.end
                 self.known_long = self.known_long or position > _LONG_SAMPLES
                 self._assembly.set_searched(channel, position if ended else finder.next_start)
 
     async def _submit(
-        self, channel: int, number: int, window_span: WindowSpan, *, after: asyncio.Task[None] | None
+        self,
+        channel: int,
+        number: int,
+        window_span: WindowSpan,
+        *,
+        gain: float,
+        after: asyncio.Task[None] | None,
     ) -> None:
         """Compute the features of a window and submit it after the previous one, whose language it takes on."""
-        features = await self._front_end.run_soon(_features, self._recording, self._model, channel, window_span)
+        features = await self._front_end.run_soon(
+            _features, self._recording, self._model, channel, window_span, gain=gain
+        )
         if after is not None:
             await after
         window = Window(
@@ -205,6 +225,16 @@ class FileTranscription(Transcription):
         )
         self._preparing -= 1
         self._batcher.submit(self, window)
+
+    def _find_windows(self, finder: WindowFinder, channel: int, block: Span, *, is_last: bool) -> list[WindowSpan]:
+        """Return the windows that are complete with a further block, which may be empty if it is the last one."""
+        windows: list[WindowSpan] = []
+        if block.samples:
+            samples = self._recording.read(channel, block.start, block.end)
+            if self._recording.channels == 1:  # a quiet channel among several hears the speakers of the others
+                self._loudness.add(samples)
+            windows = finder.feed(samples, gain=self._loudness.gain)
+        return windows + finder.finish() if is_last else windows
 
     async def _wait_for_capacity(self) -> None:
         while self._preparing + self.outstanding + self.unwritten >= self._max_outstanding():
@@ -246,14 +276,8 @@ class FileTranscription(Transcription):
         return next((code for code in known if code is not None), _NO_LANGUAGE)
 
 
-def _find_windows(
-    recording: Recording, finder: WindowFinder, channel: int, block: Span, *, is_last: bool
-) -> list[WindowSpan]:
-    """Return the windows that are complete with a further block, which may be empty if it is the last one."""
-    windows = finder.feed(recording.read(channel, block.start, block.end)) if block.samples else []
-    return windows + finder.finish() if is_last else windows
-
-
-def _features(recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan) -> Array:
+def _features(
+    recording: Recording, model: WhisperModel, channel: int, window_span: WindowSpan, *, gain: float
+) -> Array:
     samples = [recording.read(channel, span.start, span.end) for span in window_span.spans]
-    return model.features(as_float(np.concatenate(samples)))
+    return model.features(as_float(np.concatenate(samples), gain))

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[np.int16]
 
 _BYTES_PER_SAMPLE = 2
+#: Read at once, however many channels there are: a minute of 32 channels is 61 MB, and many threads read.
+_READ_BYTES = 1 << 20
 
 
 class Recording:
     """The file ``path`` with 16 kHz s16 samples of interleaved channels.
 
-    ``samples`` counts those of one channel. ``warnings`` are sentences about the file for the person who sent it.
+    ``samples`` counts those of one channel. ``warnings`` are sentences about the file for the person who sent it. Once
+    complete, it is the audio track ``track``, from 1, of the file's ``tracks``.
 
     Call ``read`` in any thread and everything else on the event loop. Reading copies the samples, because the pages of
     a memory-mapped file would count as memory of this process.
@@ -35,6 +38,7 @@ class Recording:
         self.channels = 1
         self.is_complete = False
         self.warnings: list[str] = []
+        self.track = self.tracks = 1
         self._grown = asyncio.Event()
 
     @property
@@ -63,9 +67,15 @@ class Recording:
     def read(self, channel: int, start: int, end: int) -> Samples:
         """Return the samples of one channel, shape ``(end - start,)``. Blocks."""
         frame_bytes = self.channels * _BYTES_PER_SAMPLE
+        step = _READ_BYTES // frame_bytes
+        samples = np.empty(end - start, np.int16)
         with self.path.open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), (end - start) * frame_bytes, start * frame_bytes)
-        return np.frombuffer(content, "<i2").reshape(-1, self.channels)[:, channel]
+            for position in range(start, end, step):
+                size = min(step, end - position)
+                content = os.pread(file.fileno(), size * frame_bytes, position * frame_bytes)
+                interleaved = np.frombuffer(content, "<i2").reshape(-1, self.channels)
+                samples[position - start : position - start + size] = interleaved[:, channel]
+        return samples
 
     def discard(self) -> None:
         """Delete the file, if it exists."""

@@ -84,9 +84,9 @@ class WindowSpan:
         return WindowSpan((*before, *middle, *after), has_speech=self.has_speech or other.has_speech)
 
 
-def as_float(samples: Samples) -> npt.NDArray[np.float32]:
-    """Convert samples to floats from -1 to 1, as the models expect them."""
-    return samples.astype(np.float32) / 32768.0
+def as_float(samples: Samples, gain: float = 1.0) -> npt.NDArray[np.float32]:
+    """Convert samples to floats from -1 to 1, as the models expect them, times ``gain``, which may exceed that."""
+    return samples.astype(np.float32) * np.float32(gain / 32768.0)
 
 
 class WindowFinder:
@@ -106,10 +106,10 @@ class WindowFinder:
         self._packer = WindowPacker()
         self._total = 0
 
-    def feed(self, samples: Samples) -> list[WindowSpan]:
-        """Take further samples and return the windows that are complete now."""
+    def feed(self, samples: Samples, *, gain: float = 1.0) -> list[WindowSpan]:
+        """Take further samples, to be amplified by ``gain``, and return the windows that are complete now."""
         self._total += len(samples)
-        speech = self._speech(self._detector.feed(samples))
+        speech = self._speech(self._detector.feed(samples, gain=gain))
         return list(self._packer.add(self._with_gaps(self._padder.add(speech))))
 
     def finish(self) -> list[WindowSpan]:
@@ -156,15 +156,17 @@ class SpeechDetector:
         self._state = {name: np.zeros((1, 1, 128), np.float32) for name in ("h", "c")}
         self._context = np.zeros((1, _CONTEXT_SAMPLES), np.float32)
         self._rest: Samples = np.zeros(0, np.int16)
+        self._gain = 1.0
 
-    def feed(self, samples: Samples) -> list[float]:
-        """Return the probabilities of the frames that are complete with these samples."""
+    def feed(self, samples: Samples, *, gain: float = 1.0) -> list[float]:
+        """Return the probabilities of the frames that are complete with these samples, amplified by ``gain``."""
+        self._gain = gain
         samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         complete = len(samples) - len(samples) % FRAME_SAMPLES
         self._rest = samples[complete:].copy()
         probabilities: list[float] = []
         for start in range(0, complete, BLOCK_SAMPLES):
-            probabilities += self._run(as_float(samples[start : min(start + BLOCK_SAMPLES, complete)]))
+            probabilities += self._run(as_float(samples[start : min(start + BLOCK_SAMPLES, complete)], gain))
         return probabilities
 
     def finish(self) -> list[float]:
@@ -172,7 +174,7 @@ class SpeechDetector:
 
         As in faster-whisper there is such a frame even if no sample is left for it.
         """
-        return self._run(as_float(np.pad(self._rest, (0, FRAME_SAMPLES - len(self._rest)))))
+        return self._run(as_float(np.pad(self._rest, (0, FRAME_SAMPLES - len(self._rest))), self._gain))
 
     def _run(self, samples: npt.NDArray[np.float32]) -> list[float]:
         frames = samples.reshape(-1, FRAME_SAMPLES)

@@ -15,6 +15,7 @@ import pytest
 
 from app.domain.access import TrustedProxies
 from app.domain.events import CutReason
+from app.edge import protocol
 from app.edge.connections import ConnectionLimits, Connections
 from app.edge.protocol import GuardedProtocol
 from tests.support.service import Running, serving
@@ -215,6 +216,51 @@ async def test_client_waiting_for_100_continue_is_not_too_slow(tmp_path: Path, m
         async with asyncio.timeout(30):
             await reader.readline()
             assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.smoke
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("body_bytes", [0, 1_000, 3_000_000])
+@pytest.mark.parametrize("content_type", [b"multipart/form-data; boundary=x", b"audio/wav"])
+async def test_body_without_a_length_gets_a_response(
+    *, ends: bool, body_bytes: int, content_type: bytes, tmp_path: Path, model: WhisperModel
+) -> None:
+    async with strict(tmp_path, model) as running:
+        reader, writer = await connect(running)
+        response = asyncio.create_task(until_closed(reader))
+        head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Type: " + content_type
+        writer.write(head + b"\r\n\r\n--x\r\n" + b"x" * body_bytes)
+        if ends:
+            writer.write_eof()
+        received = await response
+        assert received.startswith(b"HTTP/1.1 411 ")
+        assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["code"] == "length_required"
+        writer.close()
+        await eventually(lambda: not len(running.service.connections))
+
+
+@pytest.mark.anyio
+async def test_body_without_a_length_is_not_read_forever(
+    tmp_path: Path, model: WhisperModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 0.2)
+    async with strict(tmp_path, model) as running:
+        reader, writer = await connect(running)
+        writer.write(HEAD + b"\r\n--x\r\n")
+        assert (await until_closed(reader)).startswith(b"HTTP/1.1 411 ")
+        await eventually(lambda: not len(running.service.connections))
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_post_without_a_body_needs_no_length(tmp_path: Path, model: WhisperModel) -> None:
+    async with strict(tmp_path, model) as running:
+        reader, writer = await connect(running)
+        writer.write(b"POST /v1/jobs/none/redeliver HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+        writer.write(b"Content-Type: application/json\r\n\r\n")
+        assert (await until_closed(reader)).startswith(b"HTTP/1.1 404 ")
         writer.close()
 
 

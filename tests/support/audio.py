@@ -53,8 +53,9 @@ def encode(
     delay: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Write ``pcm`` (16 kHz mono) in a container and codec, at this rate and with these channels, and return the path.
+    """Write ``pcm`` in a container and codec, at this rate and with these channels, and return the path.
 
+    ``pcm`` has 16 kHz and the shape ``(samples,)`` for the same sound in all channels, or ``(samples, channels)``.
     ``video`` is the codec of an additional small video stream, ``delay`` the seconds by which the sound begins later
     than that. ``options`` are those of the container.
     """
@@ -75,15 +76,16 @@ def encode(
     return path
 
 
-def two_tracks(path: Path, first: Samples, second: Samples) -> Path:
-    """Write a Matroska file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
-    with av.open(str(path), "w", format="matroska") as output:
-        streams: list[Any] = [output.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+def two_tracks(
+    path: Path, first: Samples, second: Samples, *, container: str = "matroska", codec: str = "pcm_s16le"
+) -> Path:
+    """Write a file with two audio tracks (16 kHz mono); the first one is the default. Return the path."""
+    with av.open(str(path), "w", format=container) as output:
+        streams: list[Any] = [output.add_stream(codec, rate=RATE, layout="mono") for _ in range(2)]
         packets = []
         for stream, sound in zip(streams, (first, second), strict=True):
-            frame = av.AudioFrame.from_ndarray(sound[np.newaxis], "s16", "mono")
-            frame.sample_rate = RATE
-            packets += [*stream.encode(frame), *stream.encode(None)]
+            packets += [packet for frame in _frames(sound, "mono", 0.0) for packet in stream.encode(frame)]
+            packets += stream.encode(None)
         output.mux(packets)  # once both encoders are open
     return path
 
@@ -93,7 +95,8 @@ def _frames(pcm: Samples, layout: str, delay: float) -> list[av.AudioFrame]:
     frames = []
     for start in range(0, len(pcm), RATE):
         block = pcm[start : start + RATE]
-        frame = av.AudioFrame.from_ndarray(np.repeat(block, channels)[np.newaxis], "s16", layout)
+        interleaved = np.repeat(block, channels) if block.ndim == 1 else block.ravel()
+        frame = av.AudioFrame.from_ndarray(interleaved[np.newaxis], "s16", layout)
         frame.sample_rate = RATE
         frame.pts = start + round(delay * RATE)
         frame.time_base = Fraction(1, RATE)

@@ -86,7 +86,7 @@ def replaced_program(folder: Path, run: str) -> Path:
 
     ``run`` is the body of a function with the parameter ``connection``, which leads to the service.
     """
-    for name in ("decoder_server.py", "sandbox.py"):
+    for name in ("decoder_server.py", "media_source.py", "mixing.py", "sandbox.py"):
         shutil.copy(_PROGRAMS / name, folder)
     body = "\n".join(f"    {line}" for line in run.splitlines())
     (folder / "decoder_process.py").write_text(

@@ -73,12 +73,33 @@ KINDS: Final = [
     Kind("flv", "libmp3lame", rate=44_100, video="flv"),
     Kind("au", "pcm_s16be"),
     Kind("au", "pcm_mulaw", rate=8_000),
+    Kind("ac3", "ac3", rate=48_000, bit_rate=96_000),
+    Kind("eac3", "eac3", rate=48_000, bit_rate=96_000),
+    Kind("wv", "wavpack", layout="16 channels"),
+    Kind("tta", "tta", rate=44_100),
+    Kind("voc", "pcm_s16le"),
 ]
+
+
+def raw_gsm() -> bytes:
+    """Return a second of noise: frames of 33 bytes and 20 ms that begin with the same four bits (EN 300 961)."""
+    random = np.random.default_rng(1)
+    return b"".join(b"\xd0" + random.bytes(32) for _ in range(50))
+
+
+def dss_dictation() -> bytes:
+    """Return nearly a second of noise in DSS's standard play mode: blocks of 512 bytes with frames of 264 samples."""
+    head = bytearray(1024)
+    head[:4], head[0x26:0x3E] = b"\x02dss", b"261127120000261127120010"
+    random = np.random.default_rng(1)
+    return bytes(head) + b"".join(bytes(6) + random.integers(0, 0xFE, 506, dtype=np.uint8).tobytes() for _ in range(3))
 
 
 def originals(folder: Path) -> dict[str, bytes]:
     """Return the content of the files by their kinds. They are made in ``folder``, one after another."""
-    return {str(kind): _original(folder / "original", kind) for kind in KINDS}
+    files = {str(kind): _original(folder / "original", kind) for kind in KINDS}
+    chained = files["ogg-libopus"] + files["ogg-vorbis"] + files["ogg-flac"]
+    return files | {"ogg-chained": chained, "gsm": raw_gsm(), "dss": dss_dictation()}
 
 
 def _original(path: Path, kind: Kind) -> bytes:

@@ -329,6 +329,8 @@ def test_claim_of_more_samples_than_written_is_rejected(tmp_path: Path, lie: dic
         "tracks": 1,
         "is_complete": True,
         "corrupt_frames": 0,
+        "cancelled_seconds": 0.0,
+        "missing_seconds": 0.0,
         "gave_up": False,
     }
     decoder = Decoder(max_seconds=3600)

@@ -235,7 +235,7 @@ def au(*, rate: int, channels: int) -> bytes:
         wav(rate=384_001),
         wav(rate=0),
         wav(rate=0xFFFFFFFF),
-        wav(channels=9),
+        wav(channels=33),
         wav(channels=0),
         wav(channels=0xFFFF),
         au(rate=1, channels=1),
@@ -272,6 +272,16 @@ async def test_small_file_with_a_day_of_silence_is_too_long(
         await decoder.decode(source, tmp_path / "pcm")
 
     assert not (tmp_path / "pcm").exists()
+
+
+@pytest.mark.parametrize("between", [b"", b"x"], ids=["one group", "many links"])
+async def test_ogg_of_first_pages_alone_is_refused(between: bytes, decoder: Decoder, tmp_path: Path) -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\1\0"
+    source = tmp_path / "source"
+    source.write_bytes((page + between) * 1_000_000)
+
+    with pytest.raises(UndecodableAudio):
+        await asyncio.wait_for(decoder.decode(source, tmp_path / "pcm"), LIMIT_SECONDS)
 
 
 async def test_audio_of_exactly_the_limit_is_accepted(tmp_path: Path) -> None:

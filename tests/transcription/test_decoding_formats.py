@@ -6,12 +6,14 @@ import json
 import wave
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import av
 import numpy as np
 import pytest
 
 from app.domain.errors import UndecodableAudio
 from app.transcription.decoding import Decoder
 from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, silence, sine, sweep, two_tracks
+from tests.support.originals import dss_dictation, raw_gsm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,15 @@ KINDS = [
     Kind("au", "pcm_mulaw", rate=8_000),
     Kind("caf", "pcm_s16be"),
     Kind("caf", "alac"),
+    Kind("caf", "pcm_mulaw", rate=8_000),
+    Kind("caf", "adpcm_ima_qt"),
+    Kind("caf", "pcm_f32le"),
+    Kind("aiff", "pcm_mulaw", rate=8_000),
+    Kind("aiff", "pcm_alaw", rate=8_000),
+    Kind("aiff", "pcm_f32be"),
+    Kind("aiff", "adpcm_ima_qt"),
+    Kind("mov", "adpcm_ima_qt"),
+    Kind("wav", "g726", rate=8_000),
     Kind("w64", "pcm_s16le"),
     Kind("asf", "wmav1", bit_rate=32_000),
     Kind("asf", "wmav2", bit_rate=32_000),
@@ -155,11 +166,26 @@ async def test_line_breaks_before_the_file_are_skipped(
         (b".RMF\x00\x00\x00\x12", "RealMedia is not supported"),
         (b".ra\xfd\x00\x04", "RealAudio is not supported"),
         (b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02\x01\x01\x02\x04\x00", "MXF is not supported"),
+        (b"ajkg\x02", "Shorten is not supported"),
+        (b"tBaK", "TAK is not supported"),
+        (b"OFR \x0f", "OptimFROG is not supported"),
+        (b"\x03ds2\x00", r"DSS Pro \(\.ds2\) are not supported"),
+        (b"MS_VOICE", r"voice recorders \(\.msv, \.dvf\) are not supported"),
+        (b"\x02#!SILK_V3", "SILK is not supported"),
+        (b"MThd\x00\x00\x00\x06", "is MIDI, which holds notes and no sound"),
         (b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", "a playlist, not audio"),
+        (b"[playlist]\nFile1=http://127.0.0.1/\n", "a playlist, not audio"),
+        (b"data:audio/wav;base64,UklGRiQ=", "a data URL, whose audio has to be decoded from base64 first"),
+        (b"Rar!\x1a\x07\x00", "a RAR archive, not audio"),
+        (b"BZh91AY", "compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (b"GIF89a", "a picture, not audio"),
+        (b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00", "a picture, not audio"),
+        (b"\x00\x00\x00\x1cftypaaxc\x00\x00\x00\x00", r"audiobook of Audible \(\.aaxc\), which is encrypted"),
+        (b'{"error": "not found"}', "a JSON document, not audio"),
         (b"%PDF-1.7\n", "a PDF document, not audio"),
         (b'\n<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document, not audio"),
         (b"<!DOCTYPE html><html></html>", "a web page, not audio"),
-        (b"\x00\x00\x00\x1cftypM4A \x00\x00\x00\x00", "The file is incomplete"),
         (b"no audio at all", "could not be decoded as audio"),
     ],
 )
@@ -218,7 +244,7 @@ async def test_channels_are_mixed_without_clipping(layout: str, decoder: Decoder
     assert np.abs(samples).max() == pytest.approx(np.abs(sound).max(), rel=0.05)
 
 
-@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("channels", [*range(1, 10), 16, 17, 32])
 async def test_channels_without_a_named_layout_are_mixed(channels: int, decoder: Decoder, tmp_path: Path) -> None:
     sound = sweep(1)
     source = tmp_path / "source"
@@ -301,6 +327,137 @@ async def test_rate_and_layout_may_change_midway(
     samples = read_samples(decoded.pcm)
     assert likeness(samples[: len(samples) // 2], sound) > 0.9
     assert likeness(samples[len(samples) // 2 :], sound) > 0.9
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [("libopus", 48_000, "mono"), ("libopus", 48_000, "mono")],
+        [("libopus", 48_000, "mono"), ("libopus", 48_000, "stereo"), ("libopus", 48_000, "mono")],
+        [("vorbis", 16_000, "stereo"), ("vorbis", 44_100, "stereo")],
+        [("flac", 16_000, "stereo"), ("flac", 44_100, "mono")],
+        [("libopus", 48_000, "mono"), ("vorbis", 44_100, "stereo"), ("flac", 8_000, "mono")],
+    ],
+    ids=lambda links: "+".join(f"{codec}-{rate}-{layout}" for codec, rate, layout in links),
+)
+@pytest.mark.parametrize("separate_channels", [False, True])
+async def test_all_links_of_a_chained_ogg_are_decoded(
+    links: list[tuple[str, int, str]], decoder: Decoder, tmp_path: Path, *, separate_channels: bool
+) -> None:
+    sound = sweep(3)
+    source = tmp_path / "source"
+    parts = [
+        encode(tmp_path / "part", sound, container="ogg", codec=codec, rate=rate, layout=layout).read_bytes()
+        for codec, rate, layout in links
+    ]
+    source.write_bytes(b"".join(parts))
+
+    decoded = await decoder.decode(source, tmp_path / "pcm", separate_channels=separate_channels)
+
+    assert decoded.duration == pytest.approx(3 * len(links), abs=0.02)
+    assert decoded.corrupt_frames == 0
+    samples = read_samples(decoded.pcm)[:: decoded.channels]
+    for number in range(len(links)):
+        assert likeness(samples[3 * number * RATE : 3 * (number + 1) * RATE], sound) > 0.97
+    preview = await decoder.decode(source, tmp_path / "pcm", stop_after_seconds=1)
+    assert not preview.is_complete
+
+
+async def test_ogg_with_several_streams_has_one_link(decoder: Decoder, tmp_path: Path) -> None:
+    source = two_tracks(tmp_path / "source", sweep(2), sine(2), container="ogg", codec="flac")
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert (decoded.duration, decoded.tracks) == (2.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"), [("webm", "libopus", 48_000), ("matroska", "flac", 16_000), ("mp4", "aac", 44_100)]
+)
+@pytest.mark.parametrize("separate_channels", [False, True])
+async def test_sound_after_a_gap_keeps_its_times(
+    container: str, codec: str, rate: int, decoder: Decoder, tmp_path: Path, *, separate_channels: bool
+) -> None:
+    """Lost packets and discontinuous transmission leave gaps, which a player plays as silence."""
+    sound = sweep(4)
+    whole = encode(tmp_path / "whole", sound, container=container, codec=codec, rate=rate, layout="stereo")
+    with av.open(str(whole)) as packets, av.open(str(tmp_path / "source"), "w", format=container) as output:
+        stream = output.add_stream_from_template(packets.streams.audio[0])
+        for packet in packets.demux(audio=0):
+            if packet.dts is None or packet.pts is None or packet.time_base is None:
+                continue
+            seconds = packet.pts * packet.time_base
+            if not 1 <= seconds < 1.5:  # this half second is lost
+                later = round(5 / packet.time_base) if seconds >= 2.5 else 0  # and nothing was sent for 5 s
+                packet.pts, packet.dts, packet.stream = packet.pts + later, packet.dts + later, stream
+                output.mux(packet)
+
+    decoded = await decoder.decode(tmp_path / "source", tmp_path / "pcm", separate_channels=separate_channels)
+
+    assert decoded.duration == pytest.approx(9, abs=0.15)
+    samples = read_samples(decoded.pcm)[:: decoded.channels]
+    assert not samples[round(2.7 * RATE) : round(7.3 * RATE)].any()
+    for start, end, later in ((0, 1, 0), (1.5, 2.5, 0), (2.5, 4, 5)):
+        heard = samples[round((start + later) * RATE) : round((end + later) * RATE)]
+        assert likeness(heard, sound[round(start * RATE) : round(end * RATE)]) > 0.8
+
+
+@pytest.mark.parametrize("align", [0, 1, 3, 4, 0xFFFF])
+async def test_wrong_block_size_in_a_wav_is_ignored(align: int, decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(2)
+    content = bytearray(encode(tmp_path / "w", sound, container="wav", codec="pcm_s16le").read_bytes())
+    content[32:34] = align.to_bytes(2, "little")
+    source = tmp_path / "source"
+    source.write_bytes(content)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(2, abs=0.001)
+    assert likeness(read_samples(decoded.pcm), sound) > 0.99
+
+
+async def test_part_that_an_edit_list_leaves_out_is_left_out(decoder: Decoder, tmp_path: Path) -> None:
+    sound = sweep(4)
+    content = bytearray(encode(tmp_path / "w", sound, container="ipod", codec="alac").read_bytes())
+    entry = content.index(b"elst") + 12
+    duration = int.from_bytes(content[entry : entry + 4], "big")  # in ms
+    content[entry : entry + 8] = (duration - 1500).to_bytes(4, "big") + RATE.to_bytes(4, "big")
+    source = tmp_path / "source"
+    source.write_bytes(content)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(2.5, abs=0.3)
+    assert likeness(read_samples(decoded.pcm)[: 2 * RATE], sound[RATE : 3 * RATE]) > 0.99
+
+
+@pytest.mark.parametrize("options", [{"rf64": "always"}, {"write_bext": "1"}, {"write_peak": "on"}], ids=str)
+async def test_variant_of_wav_is_decoded(options: dict[str, str], decoder: Decoder, tmp_path: Path) -> None:
+    source = encode(tmp_path / "source", sweep(2), container="wav", codec="pcm_s16le", options=options)
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    np.testing.assert_array_equal(read_samples(decoded.pcm), sweep(2))
+
+
+async def test_raw_gsm_is_decoded(decoder: Decoder, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(raw_gsm())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(1, abs=0.01)
+    assert read_samples(decoded.pcm).any()
+
+
+async def test_dictation_in_dss_is_decoded(decoder: Decoder, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(dss_dictation())
+
+    decoded = await decoder.decode(source, tmp_path / "pcm")
+
+    assert decoded.duration == pytest.approx(3 * 506 / 41 * 264 / 11_025, abs=0.05)  # every other frame has 40 bytes
+    assert read_samples(decoded.pcm).any()
 
 
 async def test_cover_picture_of_five_megabytes_is_skipped(decoder: Decoder, tmp_path: Path) -> None:

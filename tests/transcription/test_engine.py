@@ -6,10 +6,10 @@ import asyncio
 import shutil
 import threading
 import wave
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from faster_whisper import decode_audio
 
@@ -22,7 +22,8 @@ from app.transcription.engine import WhisperTranscriber
 from app.transcription.loading import ModelChoice, load
 from app.transcription.slots import Slots
 from app.transcription.transcriber import FinishedWindow, Listener
-from tests.support.audio import SAMPLES, silence, two_tracks
+from tests.support.audio import RATE, SAMPLES, encode, silence, sine, two_tracks
+from tests.support.engines import transcribing
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -59,21 +60,6 @@ class RecordingListener(Listener):
     @property
     def windows(self) -> list[FinishedWindow]:
         return [event for event in self.events if isinstance(event, FinishedWindow)]
-
-
-@asynccontextmanager
-async def transcribing(
-    model: WhisperModel, decoder: Decoder, *, batch_size: int = 8
-) -> AsyncIterator[WhisperTranscriber]:
-    deaths: list[BaseException] = []
-    transcriber = WhisperTranscriber(
-        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=batch_size, on_death=deaths.append
-    )
-    try:
-        yield transcriber
-    finally:
-        await transcriber.close()
-    assert deaths == []
 
 
 @pytest.fixture
@@ -319,20 +305,82 @@ async def test_text_that_cannot_be_made_fails_its_transcription(
     assert transcript.text == "hello this is a test the job is complete now"
 
 
-async def test_audio_track_is_transcribed_and_a_warning_names_it(
+async def test_first_track_with_speech_is_transcribed_and_a_warning_names_it(
     transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
 ) -> None:
     hello = (decode_audio(str(samples / "hello.wav")) * 32767).astype("<i2")
-    source = two_tracks(tmp_path / "audio", silence(2), hello)
-    transcripts = [
-        await transcriber.transcribe(source, TranscriptionOptions(audio_track=track), listener=Listener())
-        for track in (None, 2)
-    ]
-    assert [transcript.text for transcript in transcripts] == ["", "hello this is a test the job is complete now"]
-    assert [transcript.warnings for transcript in transcripts] == [
-        (f"The file has 2 audio tracks, of which number {track} was transcribed: `audio_track` selects another.",)
-        for track in (1, 2)
-    ]
+    text = "hello this is a test the job is complete now"
+    for first, second, audio_track, track, expected in (
+        (silence(2), hello, None, 2, text),
+        (silence(2), hello, 1, 1, ""),
+        (silence(2), hello, 2, 2, text),
+        (hello, silence(2), None, 1, text),
+        (silence(2), silence(3), None, 1, ""),
+    ):
+        source = two_tracks(tmp_path / "audio", first, second)
+        options = TranscriptionOptions(audio_track=audio_track)
+        transcript = await transcriber.transcribe(source, options, listener=Listener())
+        assert transcript.text == expected
+        assert transcript.warnings == (
+            f"The file has 2 audio tracks, of which number {track} was transcribed: `audio_track` selects another.",
+        )
+        assert transcript.duration == pytest.approx(len((first, second)[track - 1]) / RATE, abs=0.01)
+    assert await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()]) == ["audio"]
+    assert transcriber.active == 0
+
+
+async def test_other_track_that_cannot_be_decoded_is_passed_over(
+    transcriber: WhisperTranscriber, tmp_path: Path
+) -> None:
+    source = two_tracks(tmp_path / "audio", silence(2), sine(2))
+    content = source.read_bytes()
+    last = content.rindex(b"A_PCM/INT/LIT")
+    source.write_bytes(content[:last] + b"A_XXX" + content[last + 5 :])
+    transcript = await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())
+    assert transcript.text == ""
+    assert "number 1 was transcribed" in transcript.warnings[0]
+    with pytest.raises(UndecodableAudio, match="unknown codec"):
+        await transcriber.transcribe(source, TranscriptionOptions(audio_track=2), listener=Listener())
+    source.write_bytes(content.replace(b"A_PCM/INT/LIT", b"A_XXX/INT/LIT"))
+    with pytest.raises(UndecodableAudio, match="The audio in the file has an unknown codec"):
+        await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())
+
+
+async def test_second_track_of_a_long_file_waits_for_admission_again(
+    transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
+) -> None:
+    speech = np.concatenate([silence(70), (decode_audio(str(samples / "hello.wav")) * 32767).astype("<i2")])
+    source = two_tracks(tmp_path / "audio", silence(80), speech)
+    short = Path(shutil.copy(samples / "hello.wav", tmp_path / "short"))
+    transcripts = await asyncio.gather(
+        *(transcriber.transcribe(path, TranscriptionOptions(), listener=Listener()) for path in (source, short))
+    )
+    assert [transcript.text for transcript in transcripts] == ["hello this is a test the job is complete now"] * 2
+
+
+async def test_truncated_file_has_a_warning(transcriber: WhisperTranscriber, tmp_path: Path) -> None:
+    options = {"movflags": "faststart"}
+    source = encode(tmp_path / "audio", silence(40), container="ipod", codec="alac", options=options)
+    content = source.read_bytes()
+    transcripts = [await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())]
+    source.write_bytes(content[: -len(content) // 4])
+    transcripts.append(await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener()))
+    assert transcripts[0].warnings == ()
+    (warning,) = transcripts[1].warnings
+    assert warning.startswith("The header of the file claims ")
+    assert transcripts[1].duration < 35
+
+
+async def test_file_whose_rest_is_not_searched_has_a_warning(model: WhisperModel, tmp_path: Path) -> None:
+    sound = encode(tmp_path / "whole", silence(5), container="mp3", codec="libmp3lame").read_bytes()
+    source = tmp_path / "audio"
+    with source.open("wb") as file:
+        file.write(sound)
+        file.truncate(128 << 20)
+    async with transcribing(model, Decoder(max_seconds=60, silent_seconds=0.2)) as transcriber:
+        transcript = await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())
+    (warning,) = transcript.warnings
+    assert warning.startswith("After 5.0 s of audio the file goes on with so much that is no audio")
 
 
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(

@@ -250,15 +250,16 @@ async def test_video_with_subtitles_is_decoded(tmp_path: Path) -> None:
 def test_everything_is_imported_before_entering_the_sandbox() -> None:
     program = (
         "import importlib.util, json, pkgutil, sys\n"
-        "spec = importlib.util.spec_from_file_location('decoder_process', sys.argv[1])\n"
-        "program = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(program)\n"
+        "spec = importlib.util.spec_from_file_location('decoder_server', sys.argv[1])\n"
+        "server = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(server)\n"
+        "program = [server.load(name) for name in ('media_source', 'mixing', 'decoder_process')][-1]\n"
         "program.load_decoders()\n"
         "import av\n"
         "known = {module.name for module in pkgutil.walk_packages(av.__path__, 'av.')}\n"
         "print(json.dumps(sorted(known - set(sys.modules))))\n"
     )
-    command = (sys.executable, "-Ic", program, str(APP / "decoder_process.py"))
+    command = (sys.executable, "-Ic", program, str(APP / "decoder_server.py"))
     done = subprocess.run(command, capture_output=True, check=True)
 
     assert json.loads(done.stdout) == ["av.__main__", "av.datasets"]  # a program and a module that downloads examples
@@ -291,7 +292,7 @@ async def test_decoder_without_progress_is_stopped(running: Blocked, caplog: pyt
         '{"ok": true}',
         '{"ok": false, "sandbox": [], "kind": 7, "message": "x"}',
         '{"ok": true, "sandbox": [], "samples": "7", "channels": 1, "track": 1, "tracks": 1, "is_complete": true, '
-        '"corrupt_frames": 0, "gave_up": false}',
+        '"corrupt_frames": 0, "cancelled_seconds": 0.0, "missing_seconds": 0.0, "gave_up": false}',
         '{"decoded": "many", "channels": 1}',
         '{"decoded": 7}',
         '{"decoded": [7], "channels": null}',
