@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Larger batches make decoding no cheaper on a CPU: with base dimensions, beam 5, int8 and two cores a window takes
-#: 1.6 s alone, 0.43 s in a batch of 8 and 0.42 s in a batch of 16.
-CPU_BATCH_SIZE: Final = 8
+#: Larger batches make decoding hardly cheaper on a CPU, and each window of them takes memory. With base, beam 5, int8
+#: and two cores, decoding a window of speech takes 1.71 s of a core alone, 1.08 s in a batch of 4, 1.0 s in one of 6 and
+#: 0.96 s in one of 8.
+CPU_BATCH_SIZE: Final = 6
 #: Every GPU that has the memory uses batches of this size; larger ones have to be worth it.
 _USUAL_BATCH_SIZE: Final = 16
 _MAX_BATCH_SIZE: Final = 64
