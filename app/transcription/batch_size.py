@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Larger batches make decoding hardly cheaper on a CPU, and each window of them takes memory. With base, beam 5, int8
-#: and two cores, decoding a window of speech takes 1.71 s of a core alone, 1.08 s in a batch of 4, 1.0 s in one of 6 and
-#: 0.96 s in one of 8.
+#: and two cores, decoding a window of speech takes 1.71 s of a core alone, and 1.08, 1.0 and 0.96 s in a batch of 4, 6
+#: and 8.
 CPU_BATCH_SIZE: Final = 6
 #: Every GPU that has the memory uses batches of this size; larger ones have to be worth it.
 _USUAL_BATCH_SIZE: Final = 16
