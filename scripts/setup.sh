@@ -10,25 +10,41 @@ fail() {
 
 # set_up NAME [LARGER...]: install requirements/NAME.lock, unless it or a larger set is already installed.
 set_up() {
+    is_set_up "$@" || install_set "$1" tail -n 25 || fail "The installation failed for the reason above. Fix it and try again."
+}
+
+# set_up_if_available NAME: do the same for packages that are not required. If they can't be installed, print the reason
+# and return as if they were. Without retries, and with 5 s for each response, a machine without a network soon goes on.
+set_up_if_available() {
+    is_set_up "$1" ||
+        PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=5 UV_HTTP_RETRIES=0 UV_HTTP_TIMEOUT=5 install_set "$1" grep -im 1 error || true
+}
+
+is_set_up() {
     local name
     for name in "$@"; do
         if [[ -x $venv/bin/python ]] && cmp -s "$here/requirements/$name.lock" "$venv/.installed-$name"; then
             return
         fi
     done
-    name=$1
-    local python log started=$SECONDS
+    return 1
+}
+
+# install_set NAME FILTER...: install requirements/NAME.lock. If that fails, print its output through FILTER and return 1.
+install_set() {
+    local name=$1 python log started=$SECONDS
+    shift
     python=$(find_python) || exit 1
     log=$(mktemp)
     printf 'Installing the %s packages in %s (once)' "$name" "$venv" >&2
     install "$python" "$here/requirements/$name.lock" >"$log" 2>&1 &
     if ! show_progress $!; then
-        tail -n 25 "$log" >&2
+        "$@" <"$log" >&2
         rm -f "$log"
-        fail "The installation failed for the reason above. Fix it and try again."
+        return 1
     fi
     rm -f "$log"
-    cp "$here/requirements/$name.lock" "$venv/.installed-$name"
+    cp "$here/requirements/$name.lock" "$venv/.installed-$name" || return
     printf ' done in %d s.\n' $((SECONDS - started)) >&2
 }
 

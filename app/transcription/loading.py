@@ -147,5 +147,5 @@ def _explain(name: str, exc: Exception) -> str:
         f"The model {name!r} can't be loaded ({cause}): set WHISPER_MODEL to a directory with a converted model, or to "
         "a size such as small or large-v3-turbo while the hub is reachable (HF_ENDPOINT: a mirror, HF_HOME: a filled "
         "cache, HF_TOKEN: access to private models, HTTPS_PROXY: a proxy), or try ./start_server.sh --demo, which "
-        "needs no download."
+        "needs no hub."
     )
