@@ -3,13 +3,15 @@
 Silero VAD computes the speech probability of each frame of 32 ms. Its state is carried from block to block, so the
 result is that of one pass over the whole file. The stages below each take the output of the one before:
 :class:`SpeechDetector` (probabilities), :class:`SpeechSegmenter` (spans of speech), :class:`SpanPadder`,
-:class:`GapFiller` (only if silence is kept) and :class:`WindowPacker`.
+:class:`GapFiller` (only if silence is kept) and :class:`WindowPacker`. :class:`PauseFinder` notes the pauses that are
+left inside windows.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,7 +35,7 @@ _CONTEXT_SAMPLES: Final = 64
 BLOCK_SAMPLES: Final = 1024 * FRAME_SAMPLES
 #: Speech ends below a probability that is this much lower than the one it begins at.
 _HYSTERESIS: Final = 0.15
-#: The shortest silence, 98 ms, in which speech that is longer than a window is split.
+#: The shortest pause, 98 ms, in which speech that is longer than a window is split.
 _PAUSE_SAMPLES: Final = SAMPLE_RATE * 98 // 1000
 
 
@@ -51,9 +53,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class WindowSpan:
-    """The parts of a recording that one window holds: ``spans`` in order, without what lies between them."""
+    """The parts of a recording that one window holds: ``spans`` in order, without what lies between them.
+
+    Nobody speaks during ``pauses``, which may include some of what lies between the spans.
+    """
 
     spans: tuple[Span, ...]
+    pauses: tuple[Span, ...] = ()
 
     @property
     def start(self) -> int:
@@ -95,23 +101,25 @@ class WindowFinder:
         self._padder = SpanPadder(self._padding)
         self._gap_filler = None if only_speech else GapFiller()
         self._packer = WindowPacker()
+        self._pauses = PauseFinder(detection)
         self._total = 0
 
     def feed(self, samples: Samples) -> list[WindowSpan]:
         """Take further samples and return the windows that are complete now."""
         self._total += len(samples)
-        speech = self._segmenter.add(self._detector.feed(samples))
-        return list(self._packer.add(self._with_gaps(self._padder.add(speech))))
+        speech = self._segmenter.add(self._pauses.note(self._detector.feed(samples)))
+        return self._with_pauses(self._packer.add(self._with_gaps(self._padder.add(speech))))
 
     def finish(self) -> list[WindowSpan]:
         """Return the remaining windows at the end of the recording."""
         total = self._total
-        speech = [*self._segmenter.add(self._detector.finish()), *self._segmenter.finish(total)]
+        probabilities = self._pauses.note(self._detector.finish())
+        speech = [*self._segmenter.add(probabilities), *self._segmenter.finish(total)]
         padded = [*self._padder.add(speech), *self._padder.finish(total)]
         spans = list(self._with_gaps(padded))
         if self._gap_filler is not None:
             spans += self._gap_filler.finish(total)
-        return [*self._packer.add(spans), *self._packer.finish()]
+        return self._with_pauses([*self._packer.add(spans), *self._packer.finish()])
 
     @property
     def next_start(self) -> int:
@@ -121,6 +129,9 @@ class WindowFinder:
         if self._gap_filler is not None:
             starts.append(self._gap_filler.end)
         return max(0, min(starts, default=self._total - FRAME_SAMPLES) - self._padding)
+
+    def _with_pauses(self, windows: Iterable[WindowSpan]) -> list[WindowSpan]:
+        return [replace(window, pauses=self._pauses.take(window)) for window in windows]
 
     def _with_gaps(self, spans: Iterable[Span]) -> Iterable[Span]:
         return spans if self._gap_filler is None else self._gap_filler.add(spans)
@@ -175,7 +186,7 @@ class SpeechSegmenter:
 
     def __init__(self, detection: SpeechDetection, *, max_samples: int) -> None:
         self._threshold = detection.threshold
-        self._end_threshold = max(detection.threshold - _HYSTERESIS, 0.01)
+        self._end_threshold = _end_threshold(detection)
         self._min_silence = SAMPLE_RATE * detection.min_silence_ms // 1000
         self._max_samples = max_samples
         self._speech = _OpenSpeech()
@@ -206,6 +217,49 @@ class SpeechSegmenter:
             ended = speech.add_silence(position, self._min_silence)
             if ended is not None:
                 yield ended
+
+
+def _end_threshold(detection: SpeechDetection) -> float:
+    return max(detection.threshold - _HYSTERESIS, 0.01)
+
+
+class PauseFinder:
+    """Notes the pauses, in which the probability is below the one at which speech ends for at least 98 ms."""
+
+    def __init__(self, detection: SpeechDetection) -> None:
+        self._threshold = _end_threshold(detection)
+        self._pauses: deque[Span] = deque()
+        self._silent_since: int | None = None
+        self._frames = 0
+
+    def note(self, probabilities: list[float]) -> list[float]:
+        """Take the probabilities of further frames, and return them."""
+        for probability in probabilities:
+            position = self._frames * FRAME_SAMPLES
+            self._frames += 1
+            if probability < self._threshold:
+                self._silent_since = position if self._silent_since is None else self._silent_since
+            elif self._silent_since is not None:
+                self._pauses += _as_pause(Span(self._silent_since, position))
+                self._silent_since = None
+        return probabilities
+
+    def take(self, window: WindowSpan) -> tuple[Span, ...]:
+        """Return the pauses within a window, and forget those before it: later windows need neither."""
+        while self._pauses and self._pauses[0].end <= window.start:
+            self._pauses.popleft()
+        pauses = list(self._pauses)
+        if self._silent_since is not None:
+            pauses += _as_pause(Span(self._silent_since, self._frames * FRAME_SAMPLES))
+        return tuple(
+            Span(max(pause.start, window.start), min(pause.end, window.end))
+            for pause in pauses
+            if pause.start < window.end and window.start < pause.end
+        )
+
+
+def _as_pause(silence: Span) -> list[Span]:
+    return [silence] if silence.samples > _PAUSE_SAMPLES else []
 
 
 class _OpenSpeech:

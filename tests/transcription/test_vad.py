@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from app.transcription.vad import (
     SAMPLE_RATE,
     WINDOW_SAMPLES,
     GapFiller,
+    PauseFinder,
     Span,
     SpanPadder,
     SpeechDetector,
@@ -271,6 +272,54 @@ def test_window_leaves_out_silence_between_its_spans() -> None:
     spans = [Span(0, 12 * second), Span(100 * second, 118 * second), Span(118 * second, 119 * second)]
     assert packed(spans) == [WindowSpan(tuple(spans[:2])), WindowSpan((spans[2],))]
     assert packed([spans[1], spans[2]]) == [WindowSpan((Span(100 * second, 119 * second),))]
+
+
+def pauses_of(frames: Iterable[float], window: WindowSpan, detection: SpeechDetection = DEFAULT) -> list[Span]:
+    finder = PauseFinder(detection)
+    finder.note(list(frames))
+    return list(finder.take(window))
+
+
+@given(RUNS, DETECTIONS, REST)
+def test_pauses_of_a_window_are_its_long_runs_of_silence(
+    runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
+) -> None:
+    frames, total = frames_of(runs, rest)
+    windows = packed(with_gaps(speech_spans(frames, detection, total=total), total=total))
+    finder = PauseFinder(detection)
+    assert finder.note(frames) == frames
+    end_threshold = max(detection.threshold - 0.15, 0.01)
+    runs_of_frames = [list(run) for _, run in groupby(range(len(frames)), lambda frame: frames[frame] < end_threshold)]
+    silences = [
+        Span(run[0] * FRAME_SAMPLES, (run[-1] + 1) * FRAME_SAMPLES)
+        for run in runs_of_frames
+        if frames[run[0]] < end_threshold and len(run) > 3
+    ]
+    for window in windows:
+        assert list(finder.take(window)) == [
+            Span(max(silence.start, window.start), min(silence.end, window.end))
+            for silence in silences
+            if silence.start < window.end and window.start < silence.end
+        ]
+
+
+def test_pause_shorter_than_98_ms_is_none() -> None:
+    window = WindowSpan((Span(0, 20 * FRAME_SAMPLES),))
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.9], window) == []
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.1, 0.9], window) == [Span(FRAME_SAMPLES, 5 * FRAME_SAMPLES)]
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.1], window) == [Span(FRAME_SAMPLES, 5 * FRAME_SAMPLES)]
+
+
+def test_pauses_before_a_window_are_forgotten() -> None:
+    finder = PauseFinder(DEFAULT)
+    finder.note([0.1] * 10 + [0.9] * 10 + [0.1] * 10 + [0.9])
+    assert finder.take(WindowSpan((Span(12 * FRAME_SAMPLES, 25 * FRAME_SAMPLES),))) == (
+        Span(20 * FRAME_SAMPLES, 25 * FRAME_SAMPLES),
+    )
+    assert finder.take(WindowSpan((Span(25 * FRAME_SAMPLES, 40 * FRAME_SAMPLES),))) == (
+        Span(25 * FRAME_SAMPLES, 30 * FRAME_SAMPLES),
+    )
+    assert finder.take(WindowSpan((Span(0, FRAME_SAMPLES),))) == ()
 
 
 def test_samples_become_floats_from_minus_one_to_one() -> None:
