@@ -125,8 +125,7 @@ class AcceptedDecoding:
         if not self.word_timestamps or not self.text_tokens:
             return [()] * len(self.phrases)
         tokens = self._aligned_tokens()
-        words, token_counts = split_words(self.tokenizer, self.text_tokens)
-        words_by_phrase = words_of_phrases(words, token_counts, tokens, [len(text) for text in self._texts])
+        words_by_phrase = words_of_phrases([split_words(self.tokenizer, text) for text in self._texts], tokens)
         if are_usable(tokens):
             starts = [phrase.start for phrase in self.phrases]
             pauses = self.timeline.pauses_after(self._offset)

@@ -178,7 +178,7 @@ class WhisperModel:
         tokens = aligned_tokens(alignment.alignments, alignment.text_token_probs)
         if not are_usable(tokens):
             return 0.0
-        (aligned,) = words_of_phrases(*split_words(tokenizer, text), tokens, [len(text)])
+        (aligned,) = words_of_phrases([split_words(tokenizer, text)], tokens)
         return lag_of(aligned, words)
 
     def align_with(self, model: Any) -> None:

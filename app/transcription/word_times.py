@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, takewhile
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -32,6 +32,8 @@ _LONGEST_MEDIAN: Final = 0.7
 _REACH_SECONDS: Final = 0.3
 #: Text of so few tokens, with its end, can really be at one time.
 _FEW_TOKENS: Final = 2
+#: A broken character is decoded as this.
+_BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 #: Punctuation that belongs to the word after it, and to the word before it, as in OpenAI's ``whisper/timing.py``.
 _OPENING: Final = frozenset("\"'“¿([{-")
 _CLOSING: Final = frozenset("\"'.。,，!！?？:：”)]}、")
@@ -66,24 +68,24 @@ def are_usable(tokens: Sequence[AlignedToken]) -> bool:
 
 
 def words_of_phrases(
-    texts: Sequence[str], token_counts: Sequence[int], tokens: Sequence[AlignedToken], phrase_lengths: Sequence[int]
+    phrases: Sequence[tuple[Sequence[str], Sequence[int]]], tokens: Sequence[AlignedToken]
 ) -> list[list[Word]]:
     """Return the words of each phrase; punctuation is part of its word.
 
-    ``texts`` and ``token_counts`` describe the words of a window, ``tokens`` are its tokens with the end of the text
-    as the last one, ``phrase_lengths`` say how many tokens each phrase has.
+    ``phrases`` are the texts of their words and the number of tokens of each. ``tokens`` are those of all phrases, with
+    the end of the text as the last one.
     """
-    edges = [0, *accumulate(token_counts)]
-    words: list[list[Word]] = [[] for _ in phrase_lengths]
-    phrase_ends = list(accumulate(phrase_lengths))
-    phrase = 0
-    for text, first, end in zip(texts, edges, edges[1:], strict=False):
-        while phrase < len(phrase_ends) - 1 and first >= phrase_ends[phrase]:
-            phrase += 1
-        parts = tokens[first:end]
-        mean = sum(part.probability for part in parts) / len(parts) if parts else 0.0
-        words[phrase].append(Word(word=text, start=tokens[first].start, end=tokens[end].start, probability=mean))
-    return [_with_punctuation(phrase_words) for phrase_words in words]
+    words: list[list[Word]] = []
+    first = 0
+    for texts, counts in phrases:
+        phrase_words: list[Word] = []
+        for text, count in zip(texts, counts, strict=True):
+            parts, end = tokens[first : first + count], tokens[first + count].start
+            mean = sum(part.probability for part in parts) / count
+            phrase_words.append(Word(word=text, start=parts[0].start, end=end, probability=mean))
+            first += count
+        words.append(_with_punctuation(phrase_words))
+    return words
 
 
 def _with_punctuation(words: Sequence[Word]) -> list[Word]:
@@ -109,12 +111,18 @@ def _with_punctuation(words: Sequence[Word]) -> list[Word]:
 def split_words(tokenizer: Any, tokens: Sequence[int]) -> tuple[list[str], list[int]]:
     """Return the words of a text and the number of tokens of each, split as Whisper does for the tokenizer's language.
 
-    Unlike in Whisper, a translation is split at spaces, whatever language it comes from, as it is English.
+    Unlike in Whisper, a translation is split at spaces, whatever language it comes from, as it is English, and the rest
+    of the text from a broken character on is a word.
     """
     is_english = tokenizer.task == tokenizer.translate
     split = tokenizer.split_tokens_on_spaces if is_english else tokenizer.split_to_word_tokens
     words, word_tokens = split([*tokens, tokenizer.eot])
-    return words[:-1], [len(part) for part in word_tokens[:-1]]
+    counts = [len(part) for part in word_tokens if part[-1] != tokenizer.eot]
+    whole = list(takewhile(lambda word: _BROKEN not in word, words[: len(counts)]))
+    counts = counts[: len(whole)]
+    if rest := len(tokens) - sum(counts):
+        return [*whole, tokenizer.decode(tokens)[len("".join(whole)) :]], [*counts, rest]
+    return whole, counts
 
 
 def place_words(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.domain.transcript import Word
 from app.transcription.alignment_lag import known_words, lag_of
 from app.transcription.word_times import AlignedToken, place_words, split_words, without_pauses, words_of_phrases
+from tests.domain.strategies import unhurried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ def test_last_word_without_length_shares_the_time_of_the_previous() -> None:
 
 def test_word_without_length_is_heard_in_its_punctuation() -> None:
     tokens = [AlignedToken(start, 0.5) for start in (0.0, 1.0, 1.0, 1.4)]
-    (words,) = words_of_phrases([" so", " okay", "."], [1, 1, 1], tokens, [3])
+    (words,) = words_of_phrases([([" so", " okay", "."], [1, 1, 1])], tokens)
     assert [(part.word, part.start, part.end) for part in words] == [(" so", 0.0, 1.0), (" okay.", 1.0, 1.4)]
 
 
@@ -187,6 +188,16 @@ def test_words_are_split_as_whisper_does(language: str, text: str, expected: lis
 def test_translation_is_split_at_spaces(model: WhisperModel) -> None:
     tokenizer = Tokenizer(model._hf_tokenizer, multilingual=True, task="translate", language="zh")
     assert split_words(tokenizer, text_tokens(tokenizer, " wonderful weather"))[0] == [" wonderful", " weather"]
+
+
+@unhurried
+@given(st.lists(st.integers(0, 1900), max_size=12))
+def test_words_are_the_text_even_if_characters_are_broken(model: WhisperModel, tokens: list[int]) -> None:
+    tokenizer = Tokenizer(model._hf_tokenizer, multilingual=True, task="transcribe", language="en")
+    tokens = [token for token in tokens if token < tokenizer.eot]
+    words, counts = split_words(tokenizer, tokens)
+    assert "".join(words) == tokenizer.decode(tokens)
+    assert sum(counts) == len(tokens)
 
 
 def test_lag_of_the_model_is_measured_with_bundled_speech(model: WhisperModel) -> None:
