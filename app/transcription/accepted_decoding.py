@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from app.domain.transcript import Segment
-from app.transcription.segments import SECONDS_PER_FRAME, Phrase, token_logprob
-from app.transcription.word_times import AlignedToken, aligned_tokens, are_usable, hold_within, spread, words_of_phrases
+from app.transcription.segments import SECONDS_PER_FRAME, Phrase, in_order, token_logprob
+from app.transcription.word_times import (
+    AlignedToken,
+    aligned_tokens,
+    are_usable,
+    place_words,
+    split_words,
+    spread,
+    without_pauses,
+    words_of_phrases,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.domain.transcript import TokenLogprob, Word
     from app.transcription.fallback import Decoding
     from app.transcription.window import Timeline
@@ -29,7 +40,8 @@ class AcceptedDecoding:
     ``uncertain`` if none was acceptable. ``phrases``
     cover ``frames_done`` of the frames that the window had left from ``seek`` on. ``tokenizer`` is faster-whisper's for
     the window's language and task. ``text_tokens`` are those of all phrases without timestamps. ``alignment`` is
-    CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is none.
+    CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is none, and ``alignment_lag`` the seconds by
+    which it is late.
     """
 
     decoding: Decoding
@@ -43,6 +55,7 @@ class AcceptedDecoding:
     word_timestamps: bool
     token_logprobs: bool
     alignment: Any | None = None
+    alignment_lag: float = 0.0
     text_tokens: list[int] = field(init=False)
     _texts: list[list[int]] = field(init=False)
 
@@ -52,39 +65,58 @@ class AcceptedDecoding:
         self.text_tokens = list(chain.from_iterable(self._texts))
 
     @property
+    def _offset(self) -> float:
+        """The seconds of the window before the first frame that was decoded."""
+        return self.seek * SECONDS_PER_FRAME
+
+    @property
     def has_estimated_words(self) -> bool:
         """True if the times of words are shares of their phrase's, because nothing better is known."""
         return self.word_timestamps and bool(self.text_tokens) and not are_usable(self._aligned_tokens())
 
     def segments(self) -> tuple[Segment, ...]:
-        """Return a segment for each phrase that has text and a length, numbered from 0."""
-        tokenizer, timeline = self.tokenizer, self.timeline
-        offset = self.seek * SECONDS_PER_FRAME
-        seek = round(timeline.word_times(offset, offset)[0] / SECONDS_PER_FRAME)
+        """Return a segment for each phrase that has text and a length, numbered from 0.
+
+        Segments and words follow each other without overlap, each at least as long as its times can show. A segment
+        begins and ends with its words, if there are any.
+        """
+        seek = round(self._bounds()[0] / SECONDS_PER_FRAME)
         segments: list[Segment] = []
-        for phrase, words, logprobs in zip(self.phrases, self._words(), self._logprobs(), strict=True):
-            text = tokenizer.decode(phrase.tokens)
+        for phrase, (start, end), words, logprobs in zip(
+            self.phrases, self._phrase_times(), self._words(), self._logprobs(), strict=True
+        ):
+            text = self.tokenizer.decode(phrase.tokens)
             if not text.strip() or phrase.end <= phrase.start:
                 continue
-            start, end = timeline.phrase_times(offset + phrase.start, offset + phrase.end)
             segments.append(
                 Segment(
                     id=len(segments),
                     seek=seek,
-                    start=round(start, 3),
-                    end=round(end, 3),
+                    start=words[0].start if words else start,
+                    end=words[-1].end if words else end,
                     text=text,
                     tokens=phrase.tokens,
                     temperature=self.temperature,
                     avg_logprob=self.decoding.avg_logprob,
                     compression_ratio=self.decoding.compression_ratio,
                     no_speech_prob=self.decoding.no_speech_prob,
-                    words=tuple(_in_recording(word, offset, timeline) for word in words),
+                    words=words,
                     logprobs=logprobs,
                     uncertain=self.uncertain,
                 )
             )
         return tuple(segments)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Return the start and end, in seconds of the recording, of what was decoded."""
+        return self.timeline.times(self._offset, self._offset + self.frames_done * SECONDS_PER_FRAME)
+
+    def _phrase_times(self) -> list[tuple[float, float]]:
+        """Return the start and end of each phrase in seconds of the recording."""
+        pauses = self.timeline.pauses_after(self._offset)
+        spoken = [without_pauses(phrase.start, phrase.end, pauses) for phrase in self.phrases]
+        times = [self.timeline.phrase_times(self._offset + start, self._offset + end) for start, end in spoken]
+        return in_order(times, *self._bounds())
 
     def _aligned_tokens(self) -> list[AlignedToken]:
         if self.alignment is None:
@@ -92,22 +124,31 @@ class AcceptedDecoding:
         return aligned_tokens(self.alignment.alignments, self.alignment.text_token_probs)
 
     def _words(self) -> list[tuple[Word, ...]]:
-        """Return the words of each phrase, with times from the first frame that was decoded."""
+        """Return the words of each phrase, with times in seconds of the recording."""
         if not self.word_timestamps or not self.text_tokens:
             return [()] * len(self.phrases)
         tokens = self._aligned_tokens()
-        words, word_tokens = self.tokenizer.split_to_word_tokens([*self.text_tokens, self.tokenizer.eot])
-        words_by_phrase = words_of_phrases(
-            words[:-1],
-            [len(tokens) for tokens in word_tokens[:-1]],
-            tokens,
-            [len(tokens) for tokens in self._texts],
+        words_by_phrase = words_of_phrases([split_words(self.tokenizer, text) for text in self._texts], tokens)
+        if are_usable(tokens):
+            starts = [phrase.start for phrase in self.phrases]
+            pauses = self.timeline.pauses_after(self._offset)
+            words_by_phrase = place_words(words_by_phrase, starts, pauses, self.alignment_lag)
+        else:
+            words_by_phrase = [
+                spread(phrase_words, phrase.start, phrase.end)
+                for phrase_words, phrase in zip(words_by_phrase, self.phrases, strict=True)
+            ]
+        return self._in_recording(words_by_phrase)
+
+    def _in_recording(self, words_by_phrase: Sequence[Sequence[Word]]) -> list[tuple[Word, ...]]:
+        words = list(chain.from_iterable(words_by_phrase))
+        offset = self._offset
+        times = [self.timeline.word_times(offset + word.start, offset + word.end) for word in words]
+        placed = (
+            replace(word, start=start, end=end)
+            for word, (start, end) in zip(words, in_order(times, *self._bounds()), strict=True)
         )
-        place = hold_within if are_usable(tokens) else spread
-        return [
-            place(phrase_words, phrase.start, phrase.end)
-            for phrase_words, phrase in zip(words_by_phrase, self.phrases, strict=True)
-        ]
+        return [tuple(islice(placed, len(phrase_words))) for phrase_words in words_by_phrase]
 
     def _logprobs(self) -> list[tuple[TokenLogprob, ...]]:
         """Return the log probabilities of the tokens of each phrase."""
@@ -119,8 +160,3 @@ class AcceptedDecoding:
             tuple(token_logprob(vocabulary.id_to_token(token), next(remaining)) for token in text)
             for text in self._texts
         ]
-
-
-def _in_recording(word: Word, offset: float, timeline: Timeline) -> Word:
-    start, end = timeline.word_times(offset + word.start, offset + word.end)
-    return replace(word, start=round(start, 3), end=round(end, 3))

@@ -213,6 +213,7 @@ class FileTranscription(Transcription):
             channel=channel,
             number=number,
             spans=window_span.spans,
+            pauses=window_span.pauses,
             features=features,
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,

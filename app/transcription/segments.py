@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SECONDS_PER_FRAME: Final = 0.01
 SECONDS_PER_TIMESTAMP: Final = 0.02
 _FRAMES_PER_TIMESTAMP: Final = 2
+#: Less than this, in milliseconds, comes from computing with binary fractions.
+_ROUNDING: Final = 1e-6
 #: A rest that the model left untranscribed is decoded again if it is at least this long. The padding after the last
 #: speech of a window is shorter.
 _MIN_REST_FRAMES: Final = 50
@@ -76,6 +78,31 @@ def _phrase(tokens: tuple[int, ...], *, first_timestamp: int, duration: float) -
     if start >= duration:  # the time is impossible, but the text may still be right
         start = 0.0
     return Phrase(start, max(start, min(end, duration)), tokens)
+
+
+def in_order(times: Sequence[tuple[float, float]], low: float, high: float) -> list[tuple[float, float]]:
+    """Return starts and ends, in seconds, between ``low`` and ``high``, each after the one before it.
+
+    Each is at least 20 ms long, or shorter if there is no room for that. Times that comply are only rounded to 1 ms.
+    """
+    if not times:
+        return []
+    low, high = math.ceil(low * 1000 - _ROUNDING) / 1000, math.floor(high * 1000 + _ROUNDING) / 1000
+    shortest = min(SECONDS_PER_TIMESTAMP, (high - low) / len(times))
+    ordered: list[tuple[float, float]] = []
+    earliest = low
+    for (start, end), (next_start, _) in zip(times, [*times[1:], (math.inf, math.inf)], strict=True):
+        start = max(round(start, 3), earliest)
+        end = max(min(round(end, 3), round(next_start, 3)), start + shortest)
+        ordered.append((start, end))
+        earliest = end
+    latest = high
+    for index in reversed(range(len(ordered))):
+        start, end = ordered[index]
+        end = min(end, latest)
+        latest = min(start, end - shortest)
+        ordered[index] = (round(latest, 6), round(end, 6))
+    return ordered
 
 
 def token_logprob(written: str, probability: float) -> TokenLogprob:

@@ -3,13 +3,15 @@
 Silero VAD computes the speech probability of each frame of 32 ms. Its state is carried from block to block, so the
 result is that of one pass over the whole file. The stages below each take the output of the one before:
 :class:`SpeechDetector` (probabilities), :class:`SpeechSegmenter` (spans of speech), :class:`ClearSpeech`,
-:class:`SpanPadder`, :class:`GapFiller` (only if silence is kept) and :class:`WindowPacker`.
+:class:`SpanPadder`, :class:`GapFiller` (only if silence is kept) and :class:`WindowPacker`. :class:`PauseFinder` notes
+the pauses that are left inside windows.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,7 +39,7 @@ _HYSTERESIS: Final = 0.15
 _MIN_SPEECH_SAMPLES: Final = SAMPLE_RATE * 250 // 1000
 _CLEAR: Final = 0.3
 _CERTAIN: Final = 0.95
-#: The shortest silence, 98 ms, in which speech that is longer than a window is split.
+#: The shortest pause, 98 ms, in which speech that is longer than a window is split.
 _PAUSE_SAMPLES: Final = SAMPLE_RATE * 98 // 1000
 
 
@@ -57,11 +59,13 @@ class Span:
 class WindowSpan:
     """The parts of a recording that one window holds: ``spans`` in order, without what lies between them.
 
-    ``has_speech`` is False if speech was detected in none of them.
+    ``has_speech`` is False if speech was detected in none of them. Nobody speaks during ``pauses``, which may include
+    some of what lies between the spans.
     """
 
     spans: tuple[Span, ...]
     has_speech: bool = True
+    pauses: tuple[Span, ...] = ()
 
     @property
     def start(self) -> int:
@@ -104,13 +108,14 @@ class WindowFinder:
         self._padder = SpanPadder(self._padding)
         self._gap_filler = None if only_speech else GapFiller()
         self._packer = WindowPacker()
+        self._pauses = PauseFinder(detection)
         self._total = 0
 
     def feed(self, samples: Samples, *, gain: float = 1.0) -> list[WindowSpan]:
         """Take further samples, to be amplified by ``gain``, and return the windows that are complete now."""
         self._total += len(samples)
         speech = self._speech(self._detector.feed(samples, gain=gain))
-        return list(self._packer.add(self._with_gaps(self._padder.add(speech))))
+        return self._with_pauses(self._packer.add(self._with_gaps(self._padder.add(speech))))
 
     def finish(self) -> list[WindowSpan]:
         """Return the remaining windows at the end of the recording."""
@@ -123,7 +128,7 @@ class WindowFinder:
         spans = list(self._with_gaps(padded))
         if self._gap_filler is not None:
             spans += self._gap_filler.finish(total)
-        return [*self._packer.add(spans), *self._packer.finish()]
+        return self._with_pauses([*self._packer.add(spans), *self._packer.finish()])
 
     @property
     def next_start(self) -> int:
@@ -135,10 +140,14 @@ class WindowFinder:
         return max(0, min(starts, default=self._total - FRAME_SAMPLES) - self._padding)
 
     def _speech(self, probabilities: list[float]) -> list[Span]:
+        self._pauses.note(probabilities)
         self._clear_speech.note(probabilities)
         speech = list(self._clear_speech.only(self._segmenter.add(probabilities)))
         self._clear_speech.forget(before=self._segmenter.pending_start)
         return speech
+
+    def _with_pauses(self, windows: Iterable[WindowSpan]) -> list[WindowSpan]:
+        return [replace(window, pauses=self._pauses.take(window)) for window in windows]
 
     def _with_gaps(self, spans: Iterable[Span]) -> Iterable[WindowSpan]:
         return map(_spoken, spans) if self._gap_filler is None else self._gap_filler.add(spans)
@@ -195,7 +204,7 @@ class SpeechSegmenter:
 
     def __init__(self, detection: SpeechDetection, *, max_samples: int) -> None:
         self._threshold = detection.threshold
-        self._end_threshold = max(detection.threshold - _HYSTERESIS, 0.01)
+        self._end_threshold = _end_threshold(detection)
         self._min_silence = SAMPLE_RATE * detection.min_silence_ms // 1000
         self._max_samples = max_samples
         self._speech = _OpenSpeech()
@@ -226,6 +235,48 @@ class SpeechSegmenter:
             ended = speech.add_silence(position, self._min_silence)
             if ended is not None:
                 yield ended
+
+
+def _end_threshold(detection: SpeechDetection) -> float:
+    return max(detection.threshold - _HYSTERESIS, 0.01)
+
+
+class PauseFinder:
+    """Notes the pauses, in which the probability is below the one at which speech ends for at least 98 ms."""
+
+    def __init__(self, detection: SpeechDetection) -> None:
+        self._threshold = _end_threshold(detection)
+        self._pauses: deque[Span] = deque()
+        self._silent_since: int | None = None
+        self._frames = 0
+
+    def note(self, probabilities: list[float]) -> None:
+        """Take the probabilities of further frames."""
+        for probability in probabilities:
+            position = self._frames * FRAME_SAMPLES
+            self._frames += 1
+            if probability < self._threshold:
+                self._silent_since = position if self._silent_since is None else self._silent_since
+            elif self._silent_since is not None:
+                self._pauses += _as_pause(Span(self._silent_since, position))
+                self._silent_since = None
+
+    def take(self, window: WindowSpan) -> tuple[Span, ...]:
+        """Return the pauses within a window, and forget those before it: later windows need neither."""
+        while self._pauses and self._pauses[0].end <= window.start:
+            self._pauses.popleft()
+        pauses = list(self._pauses)
+        if self._silent_since is not None:
+            pauses += _as_pause(Span(self._silent_since, self._frames * FRAME_SAMPLES))
+        return tuple(
+            Span(max(pause.start, window.start), min(pause.end, window.end))
+            for pause in pauses
+            if pause.start < window.end and window.start < pause.end
+        )
+
+
+def _as_pause(silence: Span) -> list[Span]:
+    return [silence] if silence.samples > _PAUSE_SAMPLES else []
 
 
 class _OpenSpeech:

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
+from app.transcription.alignment_lag import KNOWN_SPEECH, known_words, lag_of
 from app.transcription.fallback import (
     BEST_OF,
     TEMPERATURES,
@@ -30,7 +31,7 @@ from app.transcription.fallback import (
 from app.transcription.features import LogMel
 from app.transcription.language_detection import likeliest, plausible_languages
 from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
-from app.transcription.word_times import aligned_tokens, are_usable
+from app.transcription.word_times import aligned_tokens, are_usable, split_words, words_of_phrases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -178,6 +179,26 @@ class WhisperModel:
             return str(exc)
         tokens = aligned_tokens(alignment.alignments, alignment.text_token_probs)
         return None if are_usable(tokens) else "every token is at the same time"
+
+    @cached_property
+    def _alignment_lag(self) -> float:
+        """The lag of the alignment in seconds, which takes the time of one window to measure."""
+        from faster_whisper.audio import decode_audio
+
+        tokenizer = self._tokenizer("en", "transcribe")
+        words = known_words()
+        text = tokenizer.encode("".join(word.word for word in words))
+        features = self._log_mel(decode_audio(str(KNOWN_SPEECH)))
+        frames = features.shape[1]
+        encoded = self._model.encode(_storage(np.pad(features, ((0, 0), (0, _FRAMES - frames)))[np.newaxis]))
+        if self._aligner is not self._model:
+            encoded = _storage(_to_array(encoded))
+        (alignment,) = self._aligner.align(encoded, list(tokenizer.sot_sequence), [text], [frames])
+        tokens = aligned_tokens(alignment.alignments, alignment.text_token_probs)
+        if not are_usable(tokens):
+            return 0.0
+        (aligned,) = words_of_phrases([split_words(tokenizer, text)], tokens)
+        return lag_of(aligned, words)
 
     def align_with(self, model: Any) -> None:
         """Let another model of faster-whisper with the same weights align words, for example one on the CPU."""
@@ -348,6 +369,8 @@ class WhisperModel:
                 continue
             for accepted, alignment in zip(group.values(), alignments, strict=True):
                 accepted.alignment = alignment
+                if accepted.word_timestamps:
+                    accepted.alignment_lag = self._alignment_lag
 
     def _make_tokenizer(self, language: str, task: str) -> Any:
         from faster_whisper.tokenizer import Tokenizer

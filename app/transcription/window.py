@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: The silence that voice activity detection keeps at each end of a span, by default.
 _EDGE_SECONDS: Final = 0.4
+_SECONDS_PER_SAMPLE: Final = 1 / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +44,34 @@ class Timeline:
     It converts seconds of the window to seconds of the recording, which has silence between the spans that the window
     left out. The spans themselves have up to 0.4 s of silence at their edges. A phrase that starts in the silence at
     the end of a span belongs to the next span, and one that ends in the silence at the start of a span belongs to the
-    previous one; otherwise it would seem to last through everything between them.
+    previous one; otherwise it would seem to last through everything between them. Nobody speaks during ``pauses``, in
+    samples of the recording as well.
     """
 
     spans: tuple[Span, ...]
+    pauses: tuple[Span, ...] = ()
+
+    def pauses_after(self, seconds: float) -> list[tuple[float, float]]:
+        """Return the starts and ends of the pauses after a time of the window, in seconds from that time.
+
+        Pauses on both sides of what was left out between two spans are one.
+        """
+        pauses: list[tuple[float, float]] = []
+        for index, span in enumerate(self.spans):
+            offset = self._start_of(index) - span.start / SAMPLE_RATE - seconds
+            for pause in self.pauses:
+                start = max(0.0, max(pause.start, span.start) / SAMPLE_RATE + offset)
+                end = min(pause.end, span.end) / SAMPLE_RATE + offset
+                if end <= start:
+                    continue
+                if pauses and start - pauses[-1][1] < _SECONDS_PER_SAMPLE:
+                    start, _ = pauses.pop()
+                pauses.append((start, end))
+        return pauses
+
+    def times(self, start: float, end: float) -> tuple[float, float]:
+        """Return a start and an end; at a border between spans the start is in the second one, the end in the first."""
+        return self._in_recording(start, self._span_at(start)), self._in_recording(end, self._span_at(end, as_end=True))
 
     def phrase_times(self, start: float, end: float) -> tuple[float, float]:
         """Return the start and end of a phrase, which can extend over several spans."""
@@ -87,7 +112,7 @@ class Timeline:
 class Window:
     """At most 30 s of one channel: ``spans`` of the recording, without the silence between them.
 
-    ``has_speech`` is False if voice activity detection found none in it.
+    ``has_speech`` is False if voice activity detection found none in it. Nobody speaks during ``pauses``.
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
@@ -104,6 +129,7 @@ class Window:
     beam_size: int
     temperatures: tuple[float, ...]
     has_speech: bool = True
+    pauses: tuple[Span, ...] = ()
     prompt: tuple[int, ...] = ()
     word_timestamps: bool = False
     token_logprobs: bool = False
@@ -142,7 +168,7 @@ class Window:
 
     @property
     def timeline(self) -> Timeline:
-        return Timeline(self.spans)
+        return Timeline(self.spans, self.pauses)
 
     @property
     def frames(self) -> int:

@@ -159,7 +159,7 @@ def test_alignment_without_times_is_not_usable(starts: tuple[float, ...], *, usa
 def test_time_is_shared_by_letters() -> None:
     times = [(part.start, part.end) for part in spread([word(" a", 9, 9), word(" cat", 9, 9)], 1.0, 2.0)]
     assert times == [(1.0, 1.25), (1.25, 2.0)]
-    assert spread([], 1.0, 2.0) == ()
+    assert spread([], 1.0, 2.0) == []
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ from app.transcription.vad import (
     WINDOW_SAMPLES,
     ClearSpeech,
     GapFiller,
+    PauseFinder,
     Span,
     SpanPadder,
     SpeechDetector,
@@ -301,6 +302,54 @@ def test_short_speech_has_to_be_more_probable(probability: float, frames: int, *
     clear_speech.forget(before=12 * FRAME_SAMPLES)
     span = Span(15 * FRAME_SAMPLES, (15 + frames) * FRAME_SAMPLES)
     assert list(clear_speech.only([span])) == [span] * kept
+
+
+def pauses_of(frames: Iterable[float], window: WindowSpan, detection: SpeechDetection = DEFAULT) -> list[Span]:
+    finder = PauseFinder(detection)
+    finder.note(list(frames))
+    return list(finder.take(window))
+
+
+@given(RUNS, DETECTIONS, REST)
+def test_pauses_of_a_window_are_its_long_runs_of_silence(
+    runs: list[tuple[float, int]], detection: SpeechDetection, rest: int
+) -> None:
+    frames, total = frames_of(runs, rest)
+    windows = packed_with_gaps(speech_spans(frames, detection, total=total), total=total)
+    finder = PauseFinder(detection)
+    finder.note(frames)
+    end_threshold = max(detection.threshold - 0.15, 0.01)
+    runs_of_frames = [list(run) for _, run in groupby(range(len(frames)), lambda frame: frames[frame] < end_threshold)]
+    silences = [
+        Span(run[0] * FRAME_SAMPLES, (run[-1] + 1) * FRAME_SAMPLES)
+        for run in runs_of_frames
+        if frames[run[0]] < end_threshold and len(run) > 3
+    ]
+    for window in windows:
+        assert list(finder.take(window)) == [
+            Span(max(silence.start, window.start), min(silence.end, window.end))
+            for silence in silences
+            if silence.start < window.end and window.start < silence.end
+        ]
+
+
+def test_pause_shorter_than_98_ms_is_none() -> None:
+    window = WindowSpan((Span(0, 20 * FRAME_SAMPLES),))
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.9], window) == []
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.1, 0.9], window) == [Span(FRAME_SAMPLES, 5 * FRAME_SAMPLES)]
+    assert pauses_of([0.9, 0.1, 0.1, 0.1, 0.1], window) == [Span(FRAME_SAMPLES, 5 * FRAME_SAMPLES)]
+
+
+def test_pauses_before_a_window_are_forgotten() -> None:
+    finder = PauseFinder(DEFAULT)
+    finder.note([0.1] * 10 + [0.9] * 10 + [0.1] * 10 + [0.9])
+    assert finder.take(WindowSpan((Span(12 * FRAME_SAMPLES, 25 * FRAME_SAMPLES),))) == (
+        Span(20 * FRAME_SAMPLES, 25 * FRAME_SAMPLES),
+    )
+    assert finder.take(WindowSpan((Span(25 * FRAME_SAMPLES, 40 * FRAME_SAMPLES),))) == (
+        Span(25 * FRAME_SAMPLES, 30 * FRAME_SAMPLES),
+    )
+    assert finder.take(WindowSpan((Span(0, FRAME_SAMPLES),))) == ()
 
 
 def test_samples_become_floats_from_minus_one_to_one() -> None:

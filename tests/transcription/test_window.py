@@ -45,6 +45,25 @@ def test_word_is_held_within_one_span(start: float, end: float, expected: tuple[
     assert THREE_SPANS.word_times(start, end) == pytest.approx(expected)
 
 
+def rounded(pauses: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(round(start, 6), round(end, 6)) for start, end in pauses]
+
+
+def test_pauses_are_seconds_of_the_window_after_a_time() -> None:
+    pauses = [
+        Span(second * SAMPLE_RATE, end * SAMPLE_RATE)
+        for second, end in ((0, 6), (8, 9), (14, 61), (70, 80), (125, 130))
+    ]
+    with_pauses = Timeline(THREE_SPANS.spans, tuple(pauses))
+    assert rounded(with_pauses.pauses_after(0)) == [(0, 1), (3, 4), (9, 11), (19, 20)]
+    assert rounded(with_pauses.pauses_after(3.5)) == [(0, 0.5), (5.5, 7.5), (15.5, 16.5)]
+
+
+def test_pause_at_the_end_of_a_span_only_ends_with_it() -> None:
+    with_pause = Timeline(THREE_SPANS.spans, (Span(14 * SAMPLE_RATE, 20 * SAMPLE_RATE),))
+    assert rounded(with_pause.pauses_after(0)) == [(9, 10)]
+
+
 @settings(max_examples=1000)
 @given(st.floats(0, 20), st.floats(0, 20))
 @example(10.0, 10.0)
@@ -52,6 +71,7 @@ def test_word_is_held_within_one_span(start: float, end: float, expected: tuple[
 @example(10.0, 10.2)
 def test_times_keep_their_order(first: float, second: float) -> None:
     start, end = sorted((first, second))
-    for converted in (THREE_SPANS.phrase_times(start, end), THREE_SPANS.word_times(start, end)):
+    methods = [THREE_SPANS.phrase_times, THREE_SPANS.word_times, *([THREE_SPANS.times] if start < end else [])]
+    for converted in (method(start, end) for method in methods):
         assert 5.0 <= converted[0] <= converted[1] + 1e-9
         assert converted[1] <= 126.0 + 1e-9
