@@ -70,7 +70,7 @@ def decodings(draw: st.DrawFn) -> AcceptedDecoding:
     positions = sorted(positions) if draw(st.booleans()) else positions
     alignment = SimpleNamespace(alignments=list(enumerate(positions)), text_token_probs=[0.5] * count)
     return AcceptedDecoding(
-        decoding=Decoding(tokens=(), text="", temperature=0.0, uncertain=False, avg_logprob=-0.1, no_speech_prob=0.1),
+        decoding=Decoding(tokens=(), text="", temperature=0.0, avg_logprob=-0.1, no_speech_prob=0.1),
         temperature=0.0,
         uncertain=False,
         phrases=phrases,
