@@ -75,7 +75,7 @@ class AcceptedDecoding:
         return self.word_timestamps and bool(self.text_tokens) and not are_usable(self._aligned_tokens())
 
     def segments(self) -> tuple[Segment, ...]:
-        """Return a segment for each phrase that has text and a length, numbered from 0.
+        """Return a segment for each phrase that has a letter or digit, and a length, numbered from 0.
 
         Segments and words follow each other without overlap, each at least as long as its times can show. A segment
         begins and ends with its words, if there are any.
@@ -86,7 +86,7 @@ class AcceptedDecoding:
             self.phrases, self._phrase_times(), self._words(), self._logprobs(), strict=True
         ):
             text = self.tokenizer.decode(phrase.tokens)
-            if not text.strip() or phrase.end <= phrase.start:
+            if not _says_something(text) or phrase.end <= phrase.start:
                 continue
             segments.append(
                 Segment(
@@ -160,3 +160,8 @@ class AcceptedDecoding:
             tuple(token_logprob(vocabulary.id_to_token(token), next(remaining)) for token in text)
             for text in self._texts
         ]
+
+
+def _says_something(text: str) -> bool:
+    """Return False for text of punctuation alone, which Whisper writes for music and pauses."""
+    return any(character.isalnum() for character in text)

@@ -204,6 +204,15 @@ async def test_improbable_text_without_speech_is_dropped_at_once(
 
 
 @pytest.mark.anyio
+async def test_punctuation_alone_is_no_text(tmp_path: Path, samples: Path, model: WhisperModel) -> None:
+    dots: list[int] = model._hf_tokenizer.encode(" ...", add_special_tokens=False).ids
+    wrapped, _ = recording(model, results=[ScriptedResult(sequences_ids=[dots], scores=[-0.5], no_speech_prob=0.0)])
+    async with serving(tmp_path, lambda: wrapped) as running:
+        response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")
+    assert (response.json()["text"], response.json()["segments"]) == ("", [])
+
+
+@pytest.mark.anyio
 async def test_acceptable_text_is_not_marked(tmp_path: Path, samples: Path, model: WhisperModel) -> None:
     async with serving(tmp_path, lambda: model) as running:
         response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")
