@@ -78,7 +78,8 @@ async def test_windows_are_reported_in_order_and_make_up_the_transcript(
 ) -> None:
     listener = RecordingListener()
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=listener)
-    assert listener.events[:3] == ["waiting", 76.53, "granted"]
+    assert listener.events[0] == "waiting"
+    assert set(listener.events[1:3]) == {76.53, "granted"}  # the first window may be ready before the file is decoded
     assert len(listener.windows) == len(listener.events) - 3 >= 2
     assert tuple(segment for window in listener.windows for segment in window.segments) == transcript.segments
     done = [window.seconds_done for window in listener.windows]
