@@ -96,12 +96,13 @@ def carrying_v6(draw: st.DrawFn, addresses: st.SearchStrategy[IPv4Address]) -> I
 @st.composite
 def spelled_v6(draw: st.DrawFn, addresses: st.SearchStrategy[IPv6Address]) -> str:
     address = draw(addresses)
-    high, low = address.exploded.rsplit(":", 2)[0], IPv4Address(int(address) & 0xFFFFFFFF)
+    groups = [int(address) >> shift & 0xFFFF for shift in range(112, -1, -16)]
+    exploded = [f"{group:04x}" for group in groups]  # Python 3.13's own ends with an IPv4 address if it carries one
     forms = [
         str(address),
-        address.exploded,
-        f"{high}:{low}",
-        ":".join(f"{int(g, 16):x}" for g in address.exploded.split(":")),
+        ":".join(exploded),
+        f"{':'.join(exploded[:-2])}:{IPv4Address(int(address) & 0xFFFFFFFF)}",
+        ":".join(f"{group:x}" for group in groups),
     ]
     written = draw(st.sampled_from(forms))
     return (
