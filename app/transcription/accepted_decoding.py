@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app.domain.transcript import TokenLogprob, Word
     from app.transcription.fallback import Decoding
     from app.transcription.window import Timeline
+    from app.transcription.word_times import Pause
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,11 +38,10 @@ class AcceptedDecoding:
     """A decoding of a window that is kept.
 
     ``decoding`` is the best one of the window, ``temperature`` that of the last one, as in faster-whisper. It is
-    ``uncertain`` if none was acceptable. ``phrases``
-    cover ``frames_done`` of the frames that the window had left from ``seek`` on. ``tokenizer`` is faster-whisper's for
-    the window's language and task. ``text_tokens`` are those of all phrases without timestamps. ``alignment`` is
-    CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is none, and ``alignment_lag`` the seconds by
-    which it is late.
+    ``uncertain`` if none was acceptable. ``phrases`` cover ``frames_done`` of the frames that the window had left from
+    ``seek`` on. ``tokenizer`` is faster-whisper's for the window's language and task. ``text_tokens`` are those of all
+    phrases without timestamps. ``alignment`` is CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is
+    none, and ``alignment_lag`` the seconds by which it is late.
     """
 
     decoding: Decoding
@@ -81,9 +81,10 @@ class AcceptedDecoding:
         begins and ends with its words, if there are any.
         """
         seek = round(self._bounds()[0] / SECONDS_PER_FRAME)
+        pauses = self.timeline.pauses_after(self._offset)
         segments: list[Segment] = []
         for phrase, (start, end), words, logprobs in zip(
-            self.phrases, self._phrase_times(), self._words(), self._logprobs(), strict=True
+            self.phrases, self._phrase_times(pauses), self._words(pauses), self._logprobs(), strict=True
         ):
             text = self.tokenizer.decode(phrase.tokens)
             if not _says_something(text) or phrase.end <= phrase.start:
@@ -111,9 +112,8 @@ class AcceptedDecoding:
         """Return the start and end, in seconds of the recording, of what was decoded."""
         return self.timeline.times(self._offset, self._offset + self.frames_done * SECONDS_PER_FRAME)
 
-    def _phrase_times(self) -> list[tuple[float, float]]:
+    def _phrase_times(self, pauses: Sequence[Pause]) -> list[tuple[float, float]]:
         """Return the start and end of each phrase in seconds of the recording."""
-        pauses = self.timeline.pauses_after(self._offset)
         spoken = [without_pauses(phrase.start, phrase.end, pauses) for phrase in self.phrases]
         times = [self.timeline.phrase_times(self._offset + start, self._offset + end) for start, end in spoken]
         return in_order(times, *self._bounds())
@@ -123,7 +123,7 @@ class AcceptedDecoding:
             return [AlignedToken(math.nan, math.exp(self.decoding.avg_logprob))] * (len(self.text_tokens) + 1)
         return aligned_tokens(self.alignment.alignments, self.alignment.text_token_probs)
 
-    def _words(self) -> list[tuple[Word, ...]]:
+    def _words(self, pauses: Sequence[Pause]) -> list[tuple[Word, ...]]:
         """Return the words of each phrase, with times in seconds of the recording."""
         if not self.word_timestamps or not self.text_tokens:
             return [()] * len(self.phrases)
@@ -131,7 +131,6 @@ class AcceptedDecoding:
         words_by_phrase = words_of_phrases([split_words(self.tokenizer, text) for text in self._texts], tokens)
         if are_usable(tokens):
             starts = [phrase.start for phrase in self.phrases]
-            pauses = self.timeline.pauses_after(self._offset)
             words_by_phrase = place_words(words_by_phrase, starts, pauses, self.alignment_lag)
         else:
             words_by_phrase = [

@@ -1,9 +1,10 @@
 """Rules for accepting a decoding of a window, or decoding it again at a higher temperature.
 
 Most are those of OpenAI's ``whisper/transcribe.py``: a text that repeats itself, or that the model itself finds
-improbable, needs a fallback; an improbable text where the model hears no speech is silence. Two differ. After a text
-that repeats itself the next temperature is skipped, because it nearly always repeats itself too, at the price of the
-longest text. And if no text is acceptable where the model hears no speech, that is silence as well.
+improbable, needs a fallback; an improbable text where the model hears no speech is silence. Three differ. Repetition
+is measured in characters, not in bytes. After a text that repeats itself the next temperature is skipped, because it
+nearly always repeats itself too, at the price of the longest text. And a text that still repeats itself at the last
+temperature, where the model hears no speech, is silence as well.
 """
 
 from __future__ import annotations

@@ -167,9 +167,7 @@ class Scheduler:
         """Take a window off the model that is finished, or has failed."""
         transcription = self._land(window)
         transcription.outstanding -= 1
-        if window.uncertain_language is not None:
-            language = transcription.languages[window.channel]
-            language.add_uncertain(window.uncertain_language, has_text=window.has_text)
+        transcription.count_language(window)
 
     def _land(self, window: Window) -> Transcription:
         transcription = self._owners.pop(window)

@@ -106,6 +106,11 @@ class Transcription:
         if window.language is not None and window.uncertain_language is None:
             self.languages[window.channel].settle(window.language)
 
+    def count_language(self, window: Window) -> None:
+        """Count the language of a finished window if it was not certain."""
+        if (guess := window.uncertain_language) is not None:
+            self.languages[window.channel].add_uncertain(guess, has_text=window.has_text)
+
     def grant_slot(self) -> None:
         self.has_slot = True
         self.on_slot_granted()
