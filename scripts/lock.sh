@@ -12,7 +12,7 @@ lock() {
         --no-emit-find-links --custom-compile-command "scripts/lock.sh" --quiet --output-file "requirements/$name.lock"
 }
 
-everything=$(mktemp)
+everything=requirements/.everything  # a name that is always the same, since the files below quote it
 trap 'rm -f "$everything"' EXIT
 uv pip compile pyproject.toml --extra dev --extra cuda --universal --python-version 3.11 --quiet --no-header \
     --no-annotate --output-file "$everything" ${1:+"$@"}

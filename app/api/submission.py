@@ -39,7 +39,7 @@ from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
-from app.domain.languages import language_code
+from app.domain.languages import chinese_script, language_code
 from app.domain.transcript import Task, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class SubmissionReader:
         form = sent.without(without)
         _check_task(form, task)
         model = models.find(form[MODEL])
-        language = _language(form)
+        spoken = _spoken_language(form)
+        language = None if spoken is None else _language(spoken)
         model.require(task=task, language=language)
         multichannel = form[MULTICHANNEL]
         rendering = requested_rendering(form, multichannel=multichannel)
@@ -106,7 +107,12 @@ class SubmissionReader:
         webhook_url = self._webhook_url(form)
         synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
         options = replace(
-            _options(form, rendering), model=model.name, task=task, language=language, multichannel=multichannel
+            _options(form, rendering),
+            model=model.name,
+            task=task,
+            language=language,
+            script=None if spoken is None else chinese_script(spoken),
+            multichannel=multichannel,
         )
         return Submission(
             model=model.name,
@@ -272,14 +278,16 @@ def _hotwords(form: Form) -> str | None:
     return ", ".join(keywords) if keywords else None
 
 
-def _language(form: Form) -> str | None:
-    """Return the code of the language, or None to detect it."""
+def _spoken_language(form: Form) -> str | None:
+    """Return the language as it was sent, or None to detect it."""
     value = form[LANGUAGE]
     languages = form[LANGUAGES]
     if value is None and len(languages) == 1:
         value = languages[0]
-    if value is None or value.strip().lower() in _DETECT:
-        return None
+    return None if value is None or value.strip().lower() in _DETECT else value
+
+
+def _language(value: str) -> str:
     code = language_code(value)
     if code is None:
         raise InvalidRequest(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from app.domain.transcript import Script
+
 _TABLE: Final = """
 af afrikaans, am amharic, ar arabic, as assamese, az azerbaijani, ba bashkir, be belarusian, bg bulgarian,
 bn bengali, bo tibetan, br breton, bs bosnian, ca catalan, cs czech, cy welsh, da danish, de german, el greek,
@@ -63,6 +65,21 @@ def language_code(language: str) -> str | None:
     primary = normalized.replace("_", "-").partition("-")[0]
     primary = _ALIASES.get(primary, primary)
     return primary if primary in LANGUAGES else None
+
+
+#: The scripts that subtags name (ISO 15924), and those of the regions where Chinese is written.
+_SCRIPTS: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("hans", "cn", "sg"), Script.SIMPLIFIED),
+        **dict.fromkeys(("hant", "tw", "hk", "mo"), Script.TRADITIONAL),
+    }
+)
+
+
+def chinese_script(language: str) -> Script | None:
+    """Return the script that the subtags of a language mean, as in ``zh-TW`` and ``zh-Hans-HK``; None without any."""
+    subtags = language.strip().lower().replace("_", "-").split("-")[1:]
+    return next((_SCRIPTS[subtag] for subtag in subtags if subtag in _SCRIPTS), None)
 
 
 def language_name(code: str) -> str:

@@ -14,6 +14,13 @@ class Task(StrEnum):
     TRANSLATE = "translate"
 
 
+class Script(StrEnum):
+    """A script of Chinese."""
+
+    SIMPLIFIED = "simplified"
+    TRADITIONAL = "traditional"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechDetection:
     """Parameters of voice activity detection, with the defaults of this service.
@@ -32,16 +39,18 @@ class TranscriptionOptions:
     """The options of one transcription.
 
     ``model`` is the name of a served model, None for the default. ``language`` is a code of
-    :mod:`app.domain.languages`, None to detect it. With ``temperature`` 0 the model uses beam search, with fallbacks
-    at higher temperatures for windows whose text is not acceptable; any other temperature is used as it is.
-    ``beam_size`` None is the server's default. ``condition_on_previous_text`` puts the text of each window into the
-    prompt of the next. ``multichannel`` transcribes each channel separately instead of their mix. ``audio_track`` is
-    that of a file with several, from 1; None is the default one.
+    :mod:`app.domain.languages`, None to detect it. Chinese is written in ``script``; None is that of the prompt or of
+    the first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
+    windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
+    default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
+    transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
+    None is the default one.
     """
 
     model: str | None = None
     task: Task = Task.TRANSCRIBE
     language: str | None = None
+    script: Script | None = None
     prompt: str | None = None
     hotwords: str | None = None
     temperature: float = 0.0

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.languages import language_name
-from app.domain.transcript import Transcript
+from app.domain.transcript import Task, Transcript
 from app.transcription.admission import PREVIEW_SECONDS
+from app.transcription.chinese_script import CHINESE, load_dictionaries
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.loudness import Loudness
 from app.transcription.segments import Assembly
@@ -96,7 +97,12 @@ class FileTranscription(Transcription):
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
-            self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
+            self._assembly = Assembly(
+                channels,
+                mark_channels=self._options.multichannel,
+                script=self._options.script,
+                prompt=self._options.prompt,
+            )
             group.create_task(self._submit_windows(channels, group))
             await self.wait_until_ended()
         finally:
@@ -134,7 +140,7 @@ class FileTranscription(Transcription):
 
     def on_window(self, window: Window) -> None:
         self.unwritten += 1
-        segments = asyncio.get_running_loop().run_in_executor(self._text_thread, window.segments)
+        segments = asyncio.get_running_loop().run_in_executor(self._text_thread, _segments, window)
         segments.add_done_callback(partial(self._finish, window))
 
     def _finish(self, window: Window, segments: asyncio.Future[tuple[Segment, ...]]) -> None:
@@ -153,7 +159,7 @@ class FileTranscription(Transcription):
         if self._options.condition_on_previous_text:
             self._remember_text(segments)
         self._has_estimated_words |= window.has_estimated_words
-        self._assembly.finish_window(window.channel, window.number, segments)
+        self._assembly.finish_window(window.channel, window.number, segments, is_chinese=_is_chinese(window))
         self._report(self._assembly.take(), self._assembly.samples_done, window.language)
         self._capacity_changed.set()
 
@@ -275,6 +281,16 @@ class FileTranscription(Transcription):
         """Return the language of the first channel that has one."""
         known = (self.languages[channel].best for channel in sorted(self.languages))
         return next((code for code in known if code is not None), _NO_LANGUAGE)
+
+
+def _segments(window: Window) -> tuple[Segment, ...]:
+    if _is_chinese(window):
+        load_dictionaries()
+    return window.segments()
+
+
+def _is_chinese(window: Window) -> bool:
+    return window.language in CHINESE and window.task is Task.TRANSCRIBE
 
 
 def _features(

@@ -7,18 +7,19 @@ segments of windows that finish in any order, from one channel or several, and h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from app.domain.transcript import TokenLogprob
+from app.transcription.chinese_script import ChineseScript
 from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.domain.transcript import Segment
+    from app.domain.transcript import Script, Segment
 
 #: Frames of the spectrogram are 10 ms apart, timestamps 20 ms.
 SECONDS_PER_FRAME: Final = 0.01
@@ -154,13 +155,16 @@ class _Channel:
 class Assembly:
     """The segments of one transcription, put in order as its windows finish.
 
-    With ``mark_channels`` each segment and word states its channel.
+    With ``mark_channels`` each segment and word states its channel. Segments in Chinese are all in one ``script``.
     """
 
-    def __init__(self, channels: int, *, mark_channels: bool = False) -> None:
+    def __init__(
+        self, channels: int, *, mark_channels: bool = False, script: Script | None = None, prompt: str | None = None
+    ) -> None:
         self._channels = [_Channel() for _ in range(channels)]
         self._mark_channels = mark_channels
-        self._pending: list[Segment] = []
+        self._chinese = ChineseScript(script, prompt=prompt)
+        self._pending: list[_Unnumbered] = []
         self.segments: list[Segment] = []
 
     @property
@@ -176,18 +180,20 @@ class Assembly:
         """Record that all windows that start before this many samples of the channel have been added."""
         self._channels[channel].searched = samples
 
-    def finish_window(self, channel: int, number: int, segments: Sequence[Segment]) -> None:
+    def finish_window(
+        self, channel: int, number: int, segments: Sequence[Segment], *, is_chinese: bool = False
+    ) -> None:
         """Take the segments of a window that is completely transcribed."""
         del self._channels[channel].unfinished[number]
         if self._mark_channels:
             segments = [_with_channel(segment, channel) for segment in segments]
-        self._pending += segments
+        self._pending += [_Unnumbered(segment, is_chinese=is_chinese) for segment in segments]
 
     def take(self) -> tuple[Segment, ...]:
         """Return the segments that have become final since the last call, numbered on."""
         done = self.samples_done / SAMPLE_RATE
         self._pending.sort(key=_start)
-        count = sum(segment.start < done for segment in self._pending)
+        count = sum(unnumbered.segment.start < done for unnumbered in self._pending)
         final, self._pending = self._pending[:count], self._pending[count:]
         return self._number(final)
 
@@ -196,15 +202,23 @@ class Assembly:
         final, self._pending = sorted(self._pending, key=_start), []
         return self._number(final)
 
-    def _number(self, final: list[Segment]) -> tuple[Segment, ...]:
+    def _number(self, final: list[_Unnumbered]) -> tuple[Segment, ...]:
         first = len(self.segments)
-        numbered = [replace(segment, id=first + index) for index, segment in enumerate(final)]
-        self.segments += numbered
-        return tuple(numbered)
+        for unnumbered in final:
+            segment = self._chinese.unify(unnumbered.segment) if unnumbered.is_chinese else unnumbered.segment
+            self.segments.append(replace(segment, id=len(self.segments)))
+        return tuple(self.segments[first:])
 
 
-def _start(segment: Segment) -> float:
-    return segment.start
+@dataclass(frozen=True, slots=True)
+class _Unnumbered:
+    segment: Segment
+    _: KW_ONLY
+    is_chinese: bool
+
+
+def _start(unnumbered: _Unnumbered) -> float:
+    return unnumbered.segment.start
 
 
 def _with_channel(segment: Segment, channel: int) -> Segment:
