@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     )
     whisper_batch_size: str = Field(
         "auto",
-        description="Windows of 30 s that are decoded together; 1 to 64. `auto` is 5 on a CPU. On CUDA it is "
+        description="Windows of 30 s that are decoded together; 1 to 64. `auto` is 6 on a CPU. On CUDA it is "
         "measured when the model is loaded: 16, less if memory is short, or 32 or 64 if that is faster.",
     )
 

@@ -50,7 +50,7 @@ def measure(cases: Sequence[tuple[float, int]] = CASES) -> str:
         [
             "## Memory",
             "",
-            "Peak resident memory of the service above idle, tiny dimensions, few words in a window, batches of 5; MB.",
+            "Peak resident memory of the service above idle, tiny dimensions, few words in a window, batches of 6; MB.",
             "",
             "| audio | above idle | decoder processes | duration |",
             "|---|---|---|---|",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Larger batches make decoding hardly cheaper on a CPU, and each window of them takes memory. With base, beam 5, int8
-#: and two cores, decoding a window of speech takes 1.71 s of a core alone, and 1.08, 1.03 and 0.96 s in a batch of 4, 5
+#: and two cores, decoding a window of speech takes 1.71 s of a core alone, and 1.08, 1.0 and 0.96 s in a batch of 4, 6
 #: and 8. With tiny, each window of a batch takes 26 MB.
-CPU_BATCH_SIZE: Final = 5
+CPU_BATCH_SIZE: Final = 6
 #: Every GPU that has the memory uses batches of this size; larger ones have to be worth it.
 _USUAL_BATCH_SIZE: Final = 16
 _MAX_BATCH_SIZE: Final = 64

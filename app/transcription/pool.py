@@ -8,7 +8,6 @@ too. Once a model is loaded, all transcriptions that wait for it start together.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import time
@@ -27,6 +26,7 @@ from app.transcription.batch_size import auto_batch_size
 from app.transcription.batcher import engine_failed
 from app.transcription.device import lower_thread_priority
 from app.transcription.engine import WhisperTranscriber
+from app.transcription.heap import return_free_memory
 from app.transcription.slots import Slots
 
 if TYPE_CHECKING:
@@ -322,9 +322,7 @@ def _release_memory() -> None:
     the process that used two models of base dimensions in turn grew to 492 MB without the trim and to 355 MB with it.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    return_free_memory()
 
 
 async def _run_in_model_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

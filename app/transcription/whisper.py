@@ -29,6 +29,7 @@ from app.transcription.fallback import (
     without_loop,
 )
 from app.transcription.features import LogMel
+from app.transcription.heap import return_free_memory
 from app.transcription.language_detection import likeliest, plausible_languages
 from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
 from app.transcription.word_times import aligned_tokens, are_usable, split_words, words_of_phrases
@@ -154,6 +155,8 @@ class WhisperModel:
 
     def decode(self, windows: Sequence[Window]) -> list[AcceptedDecoding | FallbackNeeded]:
         """Decode windows that share a key, after encoding those that are not encoded; return one outcome for each."""
+        if self.device.kind == "cpu" and len(windows) > 1:
+            return_free_memory()  # what encoding needed, before decoding needs more
         with _translated_errors():
             output = self._encoder_output(windows)
             self._detect_languages(windows, output)

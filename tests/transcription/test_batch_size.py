@@ -104,7 +104,7 @@ def test_rehearsal_decodes_the_same_number_of_tokens_for_every_window(model: Whi
 
 def test_batch_size_on_a_cpu_is_eight() -> None:
     (model,) = load(ModelChoice(name="demo", device="cpu"))
-    assert auto_batch_size(model) == 5
+    assert auto_batch_size(model) == 6
 
 
 @pytest.mark.skipif(ctranslate2.get_cuda_device_count() > 0, reason="this machine has a GPU")
