@@ -29,7 +29,7 @@ _FRAMES_PER_TIMESTAMP: Final = 2
 _ROUNDING: Final = 1e-6
 #: A rest that the model left untranscribed is decoded again if it is at least this long. The padding after the last
 #: speech of a window is shorter.
-_MIN_REST_FRAMES: Final = 50
+MIN_REST_FRAMES: Final = 50
 #: What OpenAI's API reports for a token of probability 0.
 _LOGPROB_OF_ZERO: Final = -9999.0
 
@@ -57,8 +57,8 @@ def split_phrases(tokens: Sequence[int], *, first_timestamp: int, frames: int) -
     borders = [index for index in range(1, len(tokens)) if is_timestamp[index - 1] and is_timestamp[index]]
     frames_done = frames
     if borders and is_timestamp[-2:] != [False, True]:
-        last_border = (tokens[borders[-1] - 1] - first_timestamp) * _FRAMES_PER_TIMESTAMP
-        if last_border > 0 and frames - last_border >= _MIN_REST_FRAMES:
+        last_border = frames_at(tokens[borders[-1] - 1], first_timestamp)
+        if last_border > 0 and frames - last_border >= MIN_REST_FRAMES:
             frames_done = last_border
     edges = [0, *borders] if frames_done < frames else [0, *borders, len(tokens)]
     phrases = [
@@ -67,6 +67,11 @@ def split_phrases(tokens: Sequence[int], *, first_timestamp: int, frames: int) -
         if not all(is_timestamp[start:end])
     ]
     return phrases, frames_done
+
+
+def frames_at(token: int, first_timestamp: int) -> int:
+    """Return the number of frames before a timestamp."""
+    return (token - first_timestamp) * _FRAMES_PER_TIMESTAMP
 
 
 def _phrase(tokens: tuple[int, ...], *, first_timestamp: int, duration: float) -> Phrase:

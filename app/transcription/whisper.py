@@ -19,6 +19,7 @@ from app.domain.errors import TranscriptionFailed
 from app.domain.languages import LANGUAGES
 from app.transcription.accepted_decoding import AcceptedDecoding
 from app.transcription.alignment_lag import KNOWN_SPEECH, known_words, lag_of
+from app.transcription.continuation import MAX_CONTINUATIONS, before_skipped_speech, continued, unfinished_phrase
 from app.transcription.fallback import (
     BEST_OF,
     TEMPERATURES,
@@ -162,6 +163,7 @@ class WhisperModel:
             self._detect_languages(windows, output)
             decodings = self._generate(windows, output)
             self._choose_languages(windows, decodings, output)
+            self._continue(windows, decodings, output)
             return self._outcomes(windows, decodings, output)
 
     def alignment_problem(self) -> str | None:
@@ -274,7 +276,7 @@ class WhisperModel:
         size = max(len(windows), _MIN_SIDE_BY_SIDE)  # the memory of this batch, unless it is very small
         for first in range(0, len(others), size):
             batch = others[first : first + size]
-            encoded = _storage(_to_array(output)[[index for index, _ in batch]])
+            encoded = _rows(output, [index for index, _ in batch])
             generated = self._generate([windows[index] for index, _ in batch], encoded, [code for _, code in batch])
             for (index, _), decoding in zip(batch, generated, strict=True):
                 texts[index].append(decoding)
@@ -284,18 +286,73 @@ class WhisperModel:
             window.language = window.guesses[best].code
             decodings[index] = candidates[best]
 
+    def _continue(self, windows: Sequence[Window], decodings: list[Decoding], output: Any) -> None:
+        """Let the model go on, side by side, with the texts that stop before the end of the speech."""
+        left = set(range(len(windows)))
+        for _ in range(MAX_CONTINUATIONS):
+            phrases = {
+                index: phrase
+                for index in sorted(left)
+                if (phrase := self._unfinished(windows[index], decodings[index]))
+            }
+            if not phrases:
+                return
+            left = set(phrases)
+            chosen = [windows[index] for index in phrases]
+            results = self._run_model(
+                _rows(output, list(phrases)),
+                chosen,
+                [window.language or "" for window in chosen],
+                list(phrases.values()),
+            )
+            for (index, phrase), result in zip(phrases.items(), results, strict=True):
+                tokens = result.sequences_ids[0]
+                decoding = continued(
+                    decodings[index],
+                    tokens[len(phrase) :],
+                    result.scores[0] * len(tokens),
+                    first_timestamp=self._first_timestamp,
+                    thresholds=self._thresholds,
+                    decode=self._tokenizer(windows[index].language, windows[index].task.value).decode,
+                )
+                if decoding is None:
+                    left.discard(index)
+                else:
+                    decodings[index] = decoding
+
+    def _unfinished(self, window: Window, decoding: Decoding) -> tuple[int, ...] | None:
+        return unfinished_phrase(window, decoding, first_timestamp=self._first_timestamp, thresholds=self._thresholds)
+
     def _generate(
         self, windows: Sequence[Window], output: Any, languages: Sequence[str] | None = None
     ) -> list[Decoding]:
         """Decode each window in its language or, where that is uncertain, its first guess, or in ``languages``."""
-        key = windows[0].key
-        sampling = {"num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
         if languages is None:
             languages = [window.language or window.guesses[0].code for window in windows]
+        results = self._run_model(output, windows, languages, [()] * len(windows))
+        return [
+            _decoding(result, window.temperature, self._tokenizer(code, window.task.value))
+            for result, window, code in zip(results, windows, languages, strict=True)
+        ]
+
+    def _run_model(
+        self,
+        output: Any,
+        windows: Sequence[Window],
+        languages: Sequence[str],
+        beginnings: Sequence[Sequence[int]],
+    ) -> Any:
+        """Return CTranslate2's results for windows, whose texts start with the tokens of their ``beginnings``."""
+        key = windows[0].key
+        sampling = {"num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": key.temperature}
         tokenizers = [self._tokenizer(code, window.task.value) for window, code in zip(windows, languages, strict=True)]
-        results = self._model.generate(
+        prompts = [
+            [*window.prompt, *tokenizer.sot_sequence, *beginning]
+            for window, tokenizer, beginning in zip(windows, tokenizers, beginnings, strict=True)
+        ]
+        return self._model.generate(
             output,
-            [[*window.prompt, *tokenizer.sot_sequence] for window, tokenizer in zip(windows, tokenizers, strict=True)],
+            prompts,
             beam_size=key.beam_size,
             max_length=_max_length(windows),
             return_scores=True,
@@ -304,9 +361,6 @@ class WhisperModel:
             max_initial_timestamp_index=_MAX_INITIAL_TIMESTAMP,
             **(sampling if key.temperature > 0 else {}),
         )
-        return [
-            _decoding(result, key.temperature, tokenizer) for result, tokenizer in zip(results, tokenizers, strict=True)
-        ]
 
     def _outcomes(
         self, windows: Sequence[Window], decodings: Sequence[Decoding], output: Any
@@ -331,9 +385,8 @@ class WhisperModel:
         phrases: list[Phrase] = []
         frames_done = window.frames
         if not (best.is_silence(self._thresholds) or (uncertain and not window.has_speech)):
-            phrases, frames_done = split_phrases(
-                best.tokens, first_timestamp=self._first_timestamp, frames=window.frames
-            )
+            tokens = before_skipped_speech(window, best.tokens, first_timestamp=self._first_timestamp)
+            phrases, frames_done = split_phrases(tokens, first_timestamp=self._first_timestamp, frames=window.frames)
         return AcceptedDecoding(
             decoding=best,
             temperature=decoding.temperature,
@@ -358,8 +411,7 @@ class WhisperModel:
             if window.frames >= _MIN_ALIGNED_FRAMES:
                 groups.setdefault(tuple(outcome.tokenizer.sot_sequence), {})[index] = outcome
         for start, group in groups.items():
-            as_it_is = len(group) == output.shape[0] and self._aligner is self._model
-            encoded = output if as_it_is else _storage(_to_array(output)[list(group)])
+            encoded = _rows(output, list(group), copied=self._aligner is not self._model)
             texts = [accepted.text_tokens for accepted in group.values()]
             try:
                 alignments = self._aligner.align(
@@ -419,6 +471,13 @@ def _storage(array: Array) -> Any:
     import ctranslate2
 
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
+
+
+def _rows(output: Any, indexes: Sequence[int], *, copied: bool = False) -> Any:
+    """Return the encoder's output for some windows: as it is for all of them, unless it must be ``copied``."""
+    if not copied and list(indexes) == list(range(output.shape[0])):
+        return output
+    return _storage(_to_array(output)[list(indexes)])
 
 
 def _to_array(output: Any) -> Array:
