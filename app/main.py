@@ -30,6 +30,7 @@ from app.jobs.service_clock import ServiceClock
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.service import POOL_TIMEOUT_SECONDS, Service, model_choice
 from app.transcription.loading import load
+from app.web import page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -84,7 +85,8 @@ def create_app(
     )
     app.state.service = service
     app.state.parts = _parts(service)
-    for module in (transcriptions, jobs, models, health, docs_page):
+    pages = (docs_page, page) if settings.web_page else (docs_page,)
+    for module in (transcriptions, jobs, models, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Use `0.0.0.0` to listen on all interfaces.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
+    web_page: bool = Field(
+        default=True,
+        description="Serve the web page at `/`, which uses the same API as every other client. `false` leaves only the "
+        "API.",
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="Format of log lines: `console` for people, `json` for log collectors."
     )
@@ -343,5 +348,7 @@ def _requirement(error: Any) -> str:
             return "must be a whole number"
         case "float_parsing":
             return "must be a number"
+        case "bool_parsing":
+            return "must be true or false"
         case _:
             return str(error["msg"]).replace("Input should", "must").replace("String should", "must")

@@ -37,6 +37,8 @@ def default_text(value: Any) -> str:
     """Return a default as it is written in the environment."""
     if value in _UNSET:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return re.sub(r"/(32|128)\b", "", str(value))

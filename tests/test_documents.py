@@ -55,7 +55,7 @@ _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN: Final = re.compile(r"`([^`\n]+)`")
 _LINK: Final = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
-_ROUTE: Final = re.compile(r"(GET|POST|PUT|DELETE) (/[^\s?]*)(?:\?\S*)?")
+_ROUTE: Final = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[^\s?]*)(?:\?\S*)?")
 _TRANSITION: Final = re.compile(r"^\| `(\w+)` \| `(\w+)` \|", re.MULTILINE)
 _ROUND: Final = re.compile(r"^\| (\d+)(?: and more)? \| (\d+) (s|min|h) \|$", re.MULTILINE)
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600}
@@ -128,9 +128,8 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     settings = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("data"))
     app = create_app(settings, stop=lambda _: None)
     described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
-    return {
-        (method, _without_parameters(path)) for method, path in described | {("GET", "/docs"), ("GET", "/openapi.json")}
-    }
+    pages = {("GET", path) for path in ("/", "/docs", "/openapi.json")}
+    return {(method, _without_parameters(path)) for method, path in described | pages}
 
 
 def anchors(text: str) -> set[str]:

@@ -16,6 +16,7 @@ from app.settings import InvalidSettings, Settings, _message
 DEFAULTS: Final[dict[str, Any]] = {
     "HOST": "127.0.0.1",
     "PORT": 8000,
+    "WEB_PAGE": True,
     "WHISPER_MODEL": "auto",
     "WHISPER_MODELS": (),
     "WHISPER_MAX_LOADED_MODELS": 1,
@@ -152,6 +153,7 @@ def test_each_invalid_value_has_its_own_message(monkeypatch: pytest.MonkeyPatch)
     ("name", "value"),
     [
         ("PORT", "-1"),
+        ("WEB_PAGE", "maybe"),
         ("MAX_CONCURRENT_REQUESTS", "0"),
         ("MAX_CONCURRENT_REQUESTS", "257"),
         ("MAX_CONCURRENT_REQUESTS", "2.5"),

@@ -1,0 +1,1 @@
+"""The web page at ``/``, for people; everything that it does goes through the public API."""

@@ -1,0 +1,118 @@
+"""The routes of the web page: ``/`` and its assets, under a strict Content Security Policy.
+
+The assets are package data. They are served at ``/ui/<digest>/``, where the digest changes with any of them, so that
+browsers keep them for good and never mix two versions. All URLs are relative, so that the page works behind a proxy
+that adds a prefix.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import PurePosixPath
+from string import Template
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from importlib.resources.abc import Traversable
+
+_INDEX: Final = "index.html"
+#: Files with other suffixes are not served.
+_MEDIA_TYPES: Final = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
+_DIGEST_LENGTH: Final = 16
+#: ``gzip`` in the header Accept-Encoding, unless its weight is 0.
+_ACCEPTS_GZIP: Final = re.compile(r"(?:^|[\s,])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))(?=[\s,;]|$)", re.IGNORECASE)
+#: Everything comes from this server, nothing can be injected, and no other page can frame or open this one.
+_SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "media-src 'self' blob:; connect-src 'self' blob:; manifest-src 'self'; worker-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file of the page, also compressed with gzip."""
+
+    media_type: str
+    content: bytes
+    compressed: bytes
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> Asset:
+        return cls(_MEDIA_TYPES[PurePosixPath(name).suffix], content, gzip.compress(content, mtime=0))
+
+    def response(self, request: Request, *, cache_control: str) -> Response:
+        """Return the response to a GET or HEAD request: the file, or 304 if the client has it already."""
+        is_compressed = _ACCEPTS_GZIP.search(request.headers.get("accept-encoding", "")) is not None
+        content = self.compressed if is_compressed else self.content
+        etag = f'"{_digest(content)}"'
+        headers = {**_SECURITY_HEADERS, "Cache-Control": cache_control, "ETag": etag, "Vary": "Accept-Encoding"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if is_compressed:
+            headers["Content-Encoding"] = "gzip"
+        return Response(content, media_type=self.media_type, headers=headers)
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def get_page(request: Request) -> Response:
+    return _PAGE.response(request, cache_control="no-cache")
+
+
+@router.api_route("/ui/{digest}/{path:path}", methods=["GET", "HEAD"])
+async def get_asset(request: Request, digest: str, path: str) -> Response:
+    asset = _ASSETS.get(path) if digest == _ASSETS_DIGEST else None
+    if asset is None:
+        raise HTTPException(404)
+    return asset.response(request, cache_control=_FOR_GOOD)
+
+
+def _read_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the path below ``folder`` and the content of each file, in a fixed order."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _read_files(entry, f"{prefix}{entry.name}/")
+        elif PurePosixPath(entry.name).suffix in _MEDIA_TYPES:
+            yield f"{prefix}{entry.name}", entry.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _page(template: str, names: list[str], folder: str) -> bytes:
+    """Return the page. ``$assets`` in its template is the folder of the assets, ``$preload`` loads all modules."""
+    modules = [name for name in names if name.endswith(".js")]
+    preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in modules)
+    return Template(template).substitute(assets=folder, preload=preload).encode()
+
+
+# Read once and at import: an event loop runs while requests are served.
+_FILES: Final = dict(_read_files(files("app.web").joinpath("assets")))
+_TEMPLATE: Final = _FILES.pop(_INDEX).decode()
+_ASSETS_DIGEST: Final = _digest(repr(_FILES).encode())
+_ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
+    {name: Asset.of(name, content) for name, content in _FILES.items()}
+)
+_PAGE: Final = Asset.of(_INDEX, _page(_TEMPLATE, list(_FILES), f"ui/{_ASSETS_DIGEST}"))
