@@ -1,5 +1,204 @@
-import { h } from "./dom.js";
+/** The start of the page: creates its parts, shows the view of the address, and handles shortcuts, dropped and pasted files. */
+import { Api } from "./api.js";
+import { isTyping } from "./dom.js";
+import { EventStream } from "./events.js";
+import { isActive, jobTitle } from "./format.js";
+import { Staging } from "./home/staging.js";
+import { UploadQueue } from "./home/uploads.js";
+import { openSide } from "./side.js";
+import { Store } from "./store.js";
+import { announce, toast } from "./widgets.js";
 
-const response = await fetch("health");
-const health = await response.json();
-document.getElementById("app")?.append(h("p", { role: "status" }, `Version ${health.version} is ${health.status}.`));
+/**
+ * What a view shows and how it ends. `onKey` returns true for a key that it has used.
+ *
+ * @typedef {object} View
+ * @property {HTMLElement} element With an `h1`, which gets the focus.
+ * @property {() => void} close
+ * @property {(event: KeyboardEvent) => boolean | void} [onKey]
+ *
+ * @typedef {object} Context What a view may use.
+ * @property {Api} api
+ * @property {Store} store
+ * @property {EventStream} events
+ * @property {UploadQueue} uploads
+ * @property {Staging} staging
+ * @property {(hash: string) => void} go
+ */
+
+const api = new Api(document.baseURI, sessionStorage);
+const store = new Store();
+const events = new EventStream(api, store);
+const uploads = new UploadQueue(api, store);
+const staging = new Staging();
+/** @type {Context} */
+const context = { api, store, events, uploads, staging, go };
+
+const app = /** @type {HTMLElement} */ (document.getElementById("app"));
+const main = /** @type {HTMLElement} */ (document.getElementById("main"));
+let view = /** @type {View | null} */ (null);
+let routeCount = 0;
+
+const side = openSide(/** @type {HTMLElement} */ (document.getElementById("side")), context, { askKey, showShortcuts });
+
+/** @param {string} hash */
+function go(hash) {
+  if (location.hash === hash || (hash === "#/" && !location.hash)) show();
+  else location.hash = hash;
+}
+
+/** Show the view of the address: `#/jobs/<id>`, or the start. */
+async function show() {
+  const number = ++routeCount;
+  const id = /^#\/jobs\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
+  const next = id ? await openJob(id) : await openHome();
+  if (number !== routeCount) return next.close(); // another address came meanwhile
+  view?.close();
+  view = next;
+  app.dataset.view = id ? "job" : "home";
+  main.replaceChildren(next.element);
+  side.select(id);
+  setTitle(id);
+  if (number > 1) focusHeading(next.element);
+}
+
+async function openHome() {
+  const { openHome } = await import("./home/view.js");
+  return openHome(context);
+}
+
+/**
+ * @param {string} id
+ * @returns {Promise<View>}
+ */
+async function openJob(id) {
+  const { openReading } = await import("./reading/view.js");
+  return openReading({ ...context, job_id: id });
+}
+
+/** @param {string | null} id */
+function setTitle(id) {
+  const job = id && store.jobs.get(id);
+  document.title = job ? `${jobTitle(job)} – Transcription` : "Transcription";
+}
+
+/** @param {HTMLElement} element */
+function focusHeading(element) {
+  const heading = element.querySelector("h1") ?? main;
+  heading.setAttribute("tabindex", "-1");
+  heading.focus({ preventScroll: true });
+  scrollTo(0, 0);
+}
+
+/** @param {string} [message] Why the stored key does not do. */
+async function askKey(message) {
+  const { openKeyDialog } = await import("./dialogs.js");
+  openKeyDialog({
+    api,
+    message,
+    onKey: () => {
+      store.clearJobs();
+      events.restart();
+      show();
+    },
+  });
+}
+
+async function showShortcuts() {
+  const { openShortcuts } = await import("./dialogs.js");
+  openShortcuts();
+}
+
+/** @param {KeyboardEvent} event */
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+  const isOnButton = event.target instanceof Element && event.target.closest("button, a, summary");
+  if (isOnButton && (event.key === " " || event.key === "Enter")) return;
+  const isLetter = event.key.length === 1 && event.key !== " ";
+  if (isLetter && localStorage.getItem("shortcuts") === "off") return;
+  if (view?.onKey?.(event)) return event.preventDefault();
+  const shortcuts = /** @type {Record<string, () => void>} */ ({
+    "?": showShortcuts,
+    n: () => go("#/"),
+    "/": side.focusSearch,
+  });
+  const run = shortcuts[event.key];
+  if (!run) return;
+  event.preventDefault();
+  run();
+}
+
+/** @param {DragEvent} event */
+function onDrop(event) {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  stage([...(event.dataTransfer?.files ?? [])]);
+}
+
+/** @param {ClipboardEvent} event */
+function onPaste(event) {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length) return stage(files);
+  const text = event.clipboardData?.getData("text/plain") ?? "";
+  if (!isTyping(event.target) && staging.addLink(text) && view) go("#/");
+}
+
+/** @param {File[]} files */
+function stage(files) {
+  if (!files.length) return;
+  staging.addFiles(files);
+  if (app.dataset.view !== "home") go("#/");
+}
+
+/**
+ * Tell the user about jobs that have ended, unless they are looking at them.
+ *
+ * @param {Set<string>} ids
+ */
+function announceEnded(ids) {
+  for (const id of ids) {
+    const job = store.jobs.get(id);
+    const wasRunning = running.delete(id);
+    if (job && isActive(job)) running.add(id);
+    else if (job && wasRunning && job.status === "completed") announce(`${jobTitle(job)} is done.`);
+    else if (job && wasRunning && job.status === "failed") announce(`${jobTitle(job)} failed.`);
+  }
+  const current = /^#\/jobs\/(.+)$/.exec(location.hash)?.[1];
+  if (current && ids.has(current)) setTitle(current);
+}
+const running = /** @type {Set<string>} */ (new Set());
+
+/** A stream takes one of the few connections that a browser has to a server, so tabs that nobody sees have none. */
+function followVisibility() {
+  if (document.hidden) events.close();
+  else events.open();
+}
+
+async function describeServer() {
+  try {
+    store.setServer(await api.json("v1/server"));
+  } catch (error) {
+    toast(error instanceof Error ? error.message : String(error), { isError: true });
+  }
+}
+
+api.onUnauthorized = askKey;
+store.on("jobs", announceEnded);
+addEventListener("hashchange", show);
+addEventListener("keydown", onKey);
+addEventListener("paste", onPaste);
+addEventListener("drop", onDrop);
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer?.types.includes("Files")) document.body.classList.add("dragging");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dragging"); // out of the window
+});
+addEventListener("beforeunload", (event) => {
+  if (uploads.isSending) event.preventDefault();
+});
+document.addEventListener("visibilitychange", followVisibility);
+describeServer();
+followVisibility();
+show();

@@ -1,0 +1,17 @@
+// Sets the theme before the first paint, so it is a classic script. "auto" follows the system.
+// Whoever changes the stored theme dispatches a "theme" event on the window.
+(() => {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const apply = () => {
+    let theme = "auto";
+    try {
+      theme = localStorage.getItem("theme") ?? "auto";
+    } catch {} // storage can be switched off
+    const isDark = theme === "dark" || (theme === "auto" && system.matches);
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
+  };
+  system.addEventListener("change", apply);
+  addEventListener("storage", apply); // another tab
+  addEventListener("theme", apply);
+  apply();
+})();
