@@ -46,14 +46,14 @@ export function size(bytes) {
   return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 }
 
+const DATE_TIME = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
 /**
  * Return a date and time in the user's way, without the year.
  *
  * @param {number} unix Seconds.
  */
-export function dateTime(unix) {
-  return new Date(unix * 1000).toLocaleString(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
-}
+export const dateTime = (unix) => DATE_TIME.format(unix * 1000);
 
 const RELATIVE = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 

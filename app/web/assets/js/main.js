@@ -5,7 +5,9 @@ import { EventStream } from "./events.js";
 import { isActive, jobTitle } from "./format.js";
 import { Staging } from "./home/staging.js";
 import { UploadQueue } from "./home/uploads.js";
-import { openSide } from "./side.js";
+import { openHome } from "./home/view.js";
+import { JobsList } from "./jobs_list.js";
+import { openServerPanel } from "./server_panel.js";
 import { Store } from "./store.js";
 import { announce, toast } from "./widgets.js";
 
@@ -39,7 +41,9 @@ const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 let view = /** @type {View | null} */ (null);
 let routeCount = 0;
 
-const side = openSide(/** @type {HTMLElement} */ (document.getElementById("side")), context, { askKey, showShortcuts });
+const side = /** @type {HTMLElement} */ (document.getElementById("side"));
+const jobsList = new JobsList(side, context);
+openServerPanel(side, context, { askKey: () => askKey(), showShortcuts });
 
 /** @param {string} hash */
 function go(hash) {
@@ -51,20 +55,15 @@ function go(hash) {
 async function show() {
   const number = ++routeCount;
   const id = /^#\/jobs\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
-  const next = id ? await openJob(id) : await openHome();
+  const next = id ? await openJob(id) : openHome(context);
   if (number !== routeCount) return next.close(); // another address came meanwhile
   view?.close();
   view = next;
   app.dataset.view = id ? "job" : "home";
   main.replaceChildren(next.element);
-  side.select(id);
+  jobsList.select(id);
   setTitle(id);
   if (number > 1) focusHeading(next.element);
-}
-
-async function openHome() {
-  const { openHome } = await import("./home/view.js");
-  return openHome(context);
 }
 
 /**
@@ -120,7 +119,7 @@ function onKey(event) {
   const shortcuts = /** @type {Record<string, () => void>} */ ({
     "?": showShortcuts,
     n: () => go("#/"),
-    "/": side.focusSearch,
+    "/": () => jobsList.focusSearch(),
   });
   const run = shortcuts[event.key];
   if (!run) return;
@@ -140,13 +139,17 @@ function onPaste(event) {
   const files = [...(event.clipboardData?.files ?? [])];
   if (files.length) return stage(files);
   const text = event.clipboardData?.getData("text/plain") ?? "";
-  if (!isTyping(event.target) && staging.addLink(text) && view) go("#/");
+  if (!isTyping(event.target) && staging.addLink(text)) showHome();
 }
 
 /** @param {File[]} files */
 function stage(files) {
   if (!files.length) return;
   staging.addFiles(files);
+  showHome();
+}
+
+function showHome() {
   if (app.dataset.view !== "home") go("#/");
 }
 
@@ -196,7 +199,7 @@ addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dragging"); // out of the window
 });
 addEventListener("beforeunload", (event) => {
-  if (uploads.isSending) event.preventDefault();
+  if (uploads.uploads.length || staging.hasRecording) event.preventDefault();
 });
 document.addEventListener("visibilitychange", followVisibility);
 describeServer();

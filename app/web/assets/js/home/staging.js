@@ -6,6 +6,7 @@
  * @property {string} name Editable.
  * @property {File} [file]
  * @property {string} [url] Instead of a file.
+ * @property {boolean} [isRecorded] It exists in this tab only.
  */
 
 export class Staging {
@@ -19,6 +20,20 @@ export class Staging {
   addFiles(files) {
     for (const file of files) this.items.push({ id: ++this.#count, name: file.name, file });
     this.onChange();
+  }
+
+  /**
+   * Add what was recorded in this tab.
+   *
+   * @param {File} file
+   */
+  addRecording(file) {
+    this.items.push({ id: ++this.#count, name: file.name, file, isRecorded: true });
+    this.onChange();
+  }
+
+  get hasRecording() {
+    return this.items.some((item) => item.isRecorded);
   }
 
   /**
@@ -38,14 +53,6 @@ export class Staging {
   remove(item) {
     this.items = this.items.filter((other) => other !== item);
     this.onChange();
-  }
-
-  /** Return all recordings and forget them. */
-  take() {
-    const items = this.items;
-    this.items = [];
-    this.onChange();
-    return items;
   }
 }
 

@@ -39,11 +39,6 @@ export class UploadQueue {
     this.#store = store;
   }
 
-  /** True while closing the tab would lose something. */
-  get isSending() {
-    return this.uploads.some((upload) => upload.state !== "failed");
-  }
-
   /**
    * Call a listener after every change.
    *

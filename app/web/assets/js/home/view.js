@@ -1,11 +1,192 @@
-/** The start view. */
-import { h } from "../dom.js";
+/** The start view: recordings are chosen, named and sent. */
+import { h, replace, styled } from "../dom.js";
+import { duration, size } from "../format.js";
+import { announce, icon, iconButton, toast } from "../widgets.js";
+import { formFields, optionsForm, routeOf } from "./options.js";
 
 /**
- * @param {import("../main.js").Context} context
+ * @typedef {import("../main.js").Context} Context
+ * @typedef {import("./staging.js").Staged} Staged
+ */
+
+const DECORATION_BARS = 21;
+
+/**
+ * @param {Context} context
  * @returns {import("../main.js").View}
  */
 export function openHome(context) {
-  const element = h("div.home", {}, h("h1", {}, "Turn speech into text"));
-  return { element, close: () => (context.staging.onChange = () => {}) };
+  const { store, staging } = context;
+  const control = new AbortController();
+  const { element: options, options: chosen } = optionsForm(localStorage, store, control.signal);
+  const tray = h("section.tray", { "aria-label": "Recordings to transcribe" });
+  const dropZone = openDropZone(context, control.signal);
+  const send = () => sendStaged(context, chosen, control.signal, dropZone);
+  const draw = () => {
+    dropZone.classList.toggle("slim", staging.items.length > 0);
+    drawTray(tray, context, send);
+  };
+  staging.onChange = draw;
+  store.on("server", draw, control.signal);
+  draw();
+  return {
+    element: h(
+      "div.home",
+      {},
+      h("h1", {}, "Turn speech into text"),
+      h("p.subtitle", {}, "Your recordings stay on this server."),
+      dropZone,
+      tray,
+      options,
+    ),
+    close: () => {
+      control.abort();
+      staging.onChange = () => {};
+    },
+  };
+}
+
+/**
+ * @param {Context} context
+ * @param {AbortSignal} signal
+ */
+function openDropZone({ store, staging }, signal) {
+  const picker = h("input", { type: "file", multiple: true, hidden: true, accept: "audio/*,video/*,.amr,.caf,.flv,.gsm,.mkv,.opus,.sph,.voc,.wma" });
+  picker.addEventListener("change", () => {
+    staging.addFiles([...(picker.files ?? [])]);
+    picker.value = "";
+  });
+  const link = h("input", { type: "text", inputmode: "url", placeholder: "…or paste a link to audio or video", "aria-label": "Link to audio or video" });
+  const addLink = (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    if (staging.addLink(link.value)) link.value = "";
+    else if (link.value.trim()) toast("A link begins with https:// and has no spaces.", { isError: true });
+  };
+  const limits = h("p.hint");
+  const drawLimits = () => replace(limits, `One file or many, in nearly any format${limitsPhrase(store.server)}.`);
+  store.on("server", drawLimits, signal);
+  drawLimits();
+  const zone = h(
+    "section.drop",
+    { "aria-label": "Choose recordings" },
+    decoration(),
+    h("h2", {}, "Drop audio or video here"),
+    limits,
+    h(
+      "div.row",
+      {},
+      h("button.button.large.primary.choose", { type: "button", onclick: () => picker.click() }, icon("upload", 22), "Choose files"),
+      h("button.button.large", { type: "button", onclick: () => record(staging) }, icon("microphone", 22), "Record"),
+    ),
+    h("form.link", { onsubmit: addLink }, icon("link", 18), link, h("button.text-button", { type: "submit" }, "Add")),
+    picker,
+  );
+  zone.addEventListener("click", (event) => {
+    if (event.target instanceof Element && !event.target.closest("button, form, input")) picker.click();
+  });
+  return zone;
+}
+
+/** @param {import("../store.js").ServerDescription | null} server */
+function limitsPhrase(server) {
+  return server ? `, up to ${duration(server.max_audio_seconds)} and ${size(server.max_upload_bytes)} each` : "";
+}
+
+function decoration() {
+  const heights = Array.from({ length: DECORATION_BARS }, (_, index) => 18 + 62 * Math.abs(Math.sin(index * 1.7) * Math.cos(index * 0.6)));
+  return h(
+    "div.decoration",
+    { "aria-hidden": true },
+    heights.map((height, index) => styled(h("i"), { "--height": `${height}%`, "--index": index })),
+  );
+}
+
+/** @param {import("./staging.js").Staging} staging */
+async function record(staging) {
+  const { openRecorder } = await import("./record.js");
+  const file = await openRecorder();
+  if (file) staging.addRecording(file);
+}
+
+/**
+ * @param {HTMLElement} tray
+ * @param {Context} context
+ * @param {() => void} send
+ */
+function drawTray(tray, context, send) {
+  const { items } = context.staging;
+  if (!items.length) return replace(tray);
+  const hadFocus = tray.contains(document.activeElement);
+  const count = items.filter((item) => !problemOf(item, context.store.server)).length;
+  const button = h(
+    "button.button.large.primary",
+    { type: "submit", disabled: count === 0 },
+    items.length === 1 ? "Transcribe" : `Transcribe ${count} recordings`,
+  );
+  const submit = (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault(); // Enter in a name arrives here too
+    send();
+  };
+  replace(
+    tray,
+    h("form", { onsubmit: submit }, h("ul", {}, items.map((item) => stagedRow(item, context))), h("div.row.end", {}, button)),
+  );
+  if (hadFocus || !document.activeElement?.closest("input, textarea, select, dialog")) button.focus({ preventScroll: true });
+}
+
+/**
+ * @param {Staged} item
+ * @param {Context} context
+ */
+function stagedRow(item, { staging, store }) {
+  const problem = problemOf(item, store.server);
+  const id = `problem-${item.id}`;
+  const name = h("input.name", {
+    ...{ value: item.name, "aria-label": "Name", maxlength: 255, dir: "auto", "aria-describedby": id },
+    oninput: () => (item.name = name.value),
+  });
+  return h(
+    "li",
+    {},
+    icon(item.url ? "link" : "file"),
+    name,
+    h("small", { id, class: problem ? "problem" : null }, problem || (item.file ? size(item.file.size) : "")),
+    iconButton("close", `Remove ${item.name}`, { onclick: () => staging.remove(item) }),
+  );
+}
+
+/**
+ * Return why a recording can't be sent, or "". A server sees that a file is too large only after receiving all of it.
+ *
+ * @param {Staged} item
+ * @param {import("../store.js").ServerDescription | null} server
+ */
+export function problemOf({ file }, server) {
+  if (!file) return "";
+  if (file.size === 0) return "The file is empty.";
+  if (!server || file.size <= server.max_upload_bytes) return "";
+  return `${size(file.size)} is more than the ${size(server.max_upload_bytes)} that this server accepts.`;
+}
+
+/**
+ * Send what was chosen, except what the server would refuse. A single recording is opened once it has arrived.
+ *
+ * @param {Context} context
+ * @param {import("./options.js").Options} options
+ * @param {AbortSignal} signal
+ * @param {HTMLElement} dropZone
+ */
+async function sendStaged({ staging, store, uploads, go }, options, signal, dropZone) {
+  const items = staging.items.filter((item) => !problemOf(item, store.server));
+  if (!items.length) return;
+  for (const item of items) staging.remove(item);
+  /** @type {HTMLElement | null} */ (dropZone.querySelector(".choose"))?.focus({ preventScroll: true });
+  const jobs = items.map(({ name, file, url }) => {
+    const fields = formFields(options, store.server, { name, url });
+    return uploads.add({ name, path: routeOf(options), fields, ...(file && { file }) });
+  });
+  if (items.length > 1) return toast(`${items.length} recordings are on their way.`);
+  announce("Sending the recording.");
+  const id = await jobs[0];
+  if (id && !signal.aborted) go(`#/jobs/${id}`);
 }

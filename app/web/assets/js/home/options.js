@@ -1,0 +1,207 @@
+/**
+ * The options of new transcriptions, which this browser remembers.
+ *
+ * @typedef {object} Options
+ * @property {string} language A code, or "" to detect it.
+ * @property {string} model An id, or "" for the server's default.
+ * @property {"transcribe" | "translate"} task
+ * @property {boolean} words
+ * @property {boolean} multichannel
+ * @property {string} prompt
+ * @property {string} keywords Separated by commas.
+ *
+ * @typedef {import("../store.js").ServerDescription} ServerDescription
+ */
+import { h, replace } from "../dom.js";
+import { LANGUAGES, languageName, modelName } from "../format.js";
+import { icon } from "../widgets.js";
+
+/** @type {Readonly<Options>} */
+export const DEFAULTS = { language: "", model: "", task: "transcribe", words: true, multichannel: false, prompt: "", keywords: "" };
+const KEY = "options";
+
+/**
+ * Return the remembered options. Those of another version of the page, or of the wrong type, are left out.
+ *
+ * @param {Pick<Storage, "getItem">} storage
+ * @returns {Options}
+ */
+export function loadOptions(storage) {
+  const options = /** @type {Record<string, unknown>} */ ({ ...DEFAULTS });
+  try {
+    const stored = JSON.parse(storage.getItem(KEY) ?? "{}");
+    for (const [name, value] of Object.entries(DEFAULTS)) if (typeof stored[name] === typeof value) options[name] = stored[name];
+  } catch {} // not JSON
+  return /** @type {Options} */ (options);
+}
+
+/**
+ * Return the path of the route that does what the options ask for.
+ *
+ * @param {Options} options
+ */
+export function routeOf({ task }) {
+  return task === "translate" ? "v1/audio/translations" : "v1/audio/transcriptions";
+}
+
+/**
+ * Return the form fields of a recording, without its file.
+ *
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {{name: string, url?: string | undefined}} recording
+ * @returns {[string, string][]}
+ */
+export function formFields(options, server, { name, url }) {
+  /** @type {[string, string][]} */
+  const fields = [
+    ["stored_output", "true"],
+    ["response_format", "verbose_json"],
+  ];
+  const add = (/** @type {string} */ field, /** @type {string} */ value) => value && fields.push([field, value]);
+  add("name", name.trim());
+  add("url", url ?? "");
+  add("keep_audio", server?.features["keep_audio"] ? "true" : "");
+  add("model", server?.models.some(({ id }) => id === options.model) ? options.model : "");
+  add("language", options.task === "translate" ? "" : options.language);
+  if (options.words) add("word_timestamps", "true");
+  add("multichannel", options.multichannel ? "true" : "");
+  add("prompt", options.prompt.trim());
+  for (const keyword of options.keywords.split(",")) add("keywords[]", keyword.trim());
+  return fields;
+}
+
+/**
+ * @param {Storage} storage
+ * @param {import("../store.js").Store} store
+ * @param {AbortSignal} signal
+ */
+export function optionsForm(storage, store, signal) {
+  const options = loadOptions(storage);
+  const change = (/** @type {Partial<Options>} */ changes) => {
+    storage.setItem(KEY, JSON.stringify(Object.assign(options, changes)));
+    draw();
+  };
+  const choices = h("div.choices");
+  const draw = () => {
+    const focused = /** @type {HTMLElement | null} */ (choices.querySelector(":focus"))?.id;
+    replace(choices, languageChoice(options, store.server, change), taskChoice(options, change), modelChoice(options, store.server, change));
+    if (focused) document.getElementById(focused)?.focus();
+  };
+  store.on("server", draw, signal);
+  draw();
+  const element = h(
+    "section.options",
+    { "aria-labelledby": "options-title" },
+    h("h2.visually-hidden", { id: "options-title" }, "Options"),
+    choices,
+    h(
+      "div.switches",
+      {},
+      toggle("Time every word", "To click, follow and search in the recording", options.words, (words) => change({ words })),
+      toggle("A speaker on each channel", "For calls and interviews recorded in stereo", options.multichannel, (multichannel) =>
+        change({ multichannel }),
+      ),
+    ),
+    h(
+      "details",
+      { open: Boolean(options.prompt || options.keywords) },
+      h("summary", {}, icon("tune", 18), "More options"),
+      h(
+        "div.more",
+        {},
+        textField("prompt", "Context", "Names and spelling, in a sentence or two", options.prompt, (prompt) => change({ prompt })),
+        textField("keywords", "Words to expect, separated by commas", "Kubernetes, Grüneberg", options.keywords, (keywords) =>
+          change({ keywords }),
+        ),
+      ),
+    ),
+  );
+  return { element, options };
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function languageChoice(options, server, change) {
+  const model = server?.models.find(({ id, is_default: isDefault }) => (options.model ? id === options.model : isDefault));
+  const codes = model?.languages ?? LANGUAGES;
+  const languages = codes.map((code) => /** @type {[string, string]} */ ([code, languageName(code)]));
+  languages.sort((a, b) => a[1].localeCompare(b[1]));
+  return select("language", "Spoken language", [["", "Detect"], ...languages], options.language, (language) => change({ language }));
+}
+
+/**
+ * @param {Options} options
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function taskChoice(options, change) {
+  const tasks = /** @type {[string, string][]} */ ([
+    ["transcribe", "As it is spoken"],
+    ["translate", "In English"],
+  ]);
+  return select("task", "Write it", tasks, options.task, (task) => change({ task: task === "translate" ? "translate" : "transcribe" }));
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function modelChoice(options, server, change) {
+  const models = server?.models ?? [];
+  if (models.length < 2) return null;
+  const names = models.map(({ id, is_default: isDefault }) =>
+    /** @type {[string, string]} */ (isDefault ? ["", `${modelName(id)} (default)`] : [id, modelName(id)]),
+  );
+  return select("model", "Model", names, options.model, (model) => change({ model }));
+}
+
+/**
+ * @param {string} id
+ * @param {string} label
+ * @param {[string, string][]} choices Values and what they are called.
+ * @param {string} chosen
+ * @param {(value: string) => void} onChange
+ */
+function select(id, label, choices, chosen, onChange) {
+  const options = choices.map(([value, text]) => h("option", { value, selected: value === chosen }, text));
+  const listener = (/** @type {Event} */ event) => onChange(/** @type {HTMLSelectElement} */ (event.target).value);
+  return h("label.choice", {}, h("span.label", {}, label), h("select.field", { id, onchange: listener }, options));
+}
+
+/**
+ * @param {string} label
+ * @param {string} hint
+ * @param {boolean} isOn
+ * @param {(isOn: boolean) => void} onChange
+ */
+function toggle(label, hint, isOn, onChange) {
+  const listener = (/** @type {Event} */ event) => onChange(/** @type {HTMLInputElement} */ (event.target).checked);
+  return h(
+    "label.switch",
+    {},
+    h("input", { type: "checkbox", role: "switch", checked: isOn, onchange: listener }),
+    h("i", { "aria-hidden": true }),
+    h("span", {}, label, h("small", {}, hint)),
+  );
+}
+
+/**
+ * @param {string} id
+ * @param {string} label
+ * @param {string} example
+ * @param {string} value
+ * @param {(value: string) => void} onChange
+ */
+function textField(id, label, example, value, onChange) {
+  const listener = (/** @type {Event} */ event) => onChange(/** @type {HTMLTextAreaElement} */ (event.target).value);
+  return h(
+    "label.choice",
+    {},
+    h("span.label", {}, label),
+    h("textarea.field", { id, rows: 2, placeholder: example, value, oninput: listener }),
+  );
+}

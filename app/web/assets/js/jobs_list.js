@@ -1,0 +1,277 @@
+/** The list of recordings: uploads, and jobs with their progress; filtered, searched, and kept up to date. */
+import { h, replace, styled } from "./dom.js";
+import { ago, capitalized, clock, dateTime, isActive, jobPhrase, jobTitle, shownPercent, timeLeft } from "./format.js";
+import { announce, icon, iconButton, moveFocus } from "./widgets.js";
+
+/**
+ * @typedef {import("./store.js").Job} Job
+ * @typedef {import("./home/uploads.js").Upload} Upload
+ * @typedef {{element: HTMLLIElement, signature: string}} Row `signature` changes with what the row shows.
+ */
+
+/** Progress moves on this often, and the ages of recordings every so many times. */
+const TICK_MS = 1000;
+const TICKS_OF_AGES = 60;
+const SEARCH_DELAY_MS = 250;
+/** A recording that is deleted within this time says so. */
+const SOON_SECONDS = 3600;
+
+const FILTERS = /** @type {Record<string, {label: string, accepts: (job: Job) => boolean}>} */ ({
+  all: { label: "All", accepts: () => true },
+  active: { label: "Active", accepts: isActive },
+  done: { label: "Done", accepts: (job) => job.status === "completed" },
+  failed: { label: "Failed", accepts: (job) => job.status === "failed" || job.status === "cancelled" },
+});
+
+export class JobsList {
+  #store;
+  #events;
+  #uploads;
+  #filter = "all";
+  #needle = "";
+  #selected = /** @type {string | null} */ (null);
+  #rows = /** @type {Map<string, Row>} */ (new Map());
+  #list = h("ul.jobs", { onkeydown: (/** @type {KeyboardEvent} */ event) => this.#onKey(event) });
+  #older = h("button.text-button", { type: "button", hidden: true, onclick: () => this.#events.listOlder() }, "Show older recordings");
+  #input = h("input", { type: "search", placeholder: "Find a recording", "aria-label": "Find a recording", oninput: () => this.#onSearch() });
+  #searchTimer = 0;
+  #ticks = 0;
+
+  /**
+   * @param {HTMLElement} root
+   * @param {Pick<import("./main.js").Context, "store" | "events" | "uploads">} context
+   */
+  constructor(root, { store, events, uploads }) {
+    this.#store = store;
+    this.#events = events;
+    this.#uploads = uploads;
+    root.append(
+      h("label.search", {}, icon("search", 18), this.#input),
+      this.#filterButtons(),
+      h("nav.scroll", { "aria-label": "Recordings" }, this.#list, this.#older),
+    );
+    store.on("jobs", (ids) => this.#draw(ids));
+    uploads.onChange(() => this.#draw(new Set()));
+    setInterval(() => document.hidden || this.#tick(), TICK_MS);
+    this.#draw(new Set());
+  }
+
+  /**
+   * Mark the job that the page shows.
+   *
+   * @param {string | null} id
+   */
+  select(id) {
+    const previous = this.#selected;
+    this.#selected = id;
+    this.#draw(new Set([previous, id].filter((changed) => changed !== null)));
+  }
+
+  focusSearch() {
+    this.#input.focus();
+  }
+
+  #tick() {
+    const hasAges = ++this.#ticks % TICKS_OF_AGES === 0;
+    const jobs = [...this.#store.jobs.values()].filter((job) => hasAges || isActive(job));
+    this.#draw(new Set(jobs.map((job) => job.job_id)));
+  }
+
+  #filterButtons() {
+    const buttons = Object.entries(FILTERS).map(([name, { label }]) => {
+      const choose = () => {
+        this.#filter = name;
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+        this.#draw(new Set());
+      };
+      const button = h("button", { type: "button", "aria-pressed": name === this.#filter, onclick: choose }, label);
+      return button;
+    });
+    return h("div.filters", { role: "group", "aria-label": "Show" }, buttons);
+  }
+
+  #onSearch() {
+    this.#needle = this.#input.value.trim().toLowerCase();
+    this.#draw(new Set());
+    clearTimeout(this.#searchTimer);
+    this.#searchTimer = setTimeout(async () => {
+      if (!this.#needle) return;
+      const hasOlder = this.#store.totalJobs > this.#store.jobs.size;
+      if (hasOlder) await this.#events.find(this.#needle).catch(() => {});
+      const count = this.#shownJobs().length;
+      announce(count === 1 ? "1 recording" : `${count} recordings`);
+    }, SEARCH_DELAY_MS);
+  }
+
+  #shownJobs() {
+    const accepts = FILTERS[this.#filter]?.accepts ?? isActive;
+    return [...this.#store.jobs.values()]
+      .filter((job) => accepts(job) && this.#isFound(job))
+      .sort((a, b) => b.start_time - a.start_time);
+  }
+
+  /** @param {Job} job */
+  #isFound(job) {
+    return !this.#needle || jobTitle(job).toLowerCase().includes(this.#needle) || job.job_id.startsWith(this.#needle);
+  }
+
+  /**
+   * Update the rows that are new, and those of the jobs that have changed.
+   *
+   * @param {Set<string>} changed
+   */
+  #draw(changed) {
+    const shown = [];
+    const hasUploads = this.#filter === "all" || this.#filter === "active";
+    for (const upload of hasUploads ? this.#uploads.uploads : []) shown.push(this.#uploadRow(upload));
+    for (const job of this.#shownJobs()) shown.push(this.#jobRow(job, changed.has(job.job_id)));
+    for (const id of this.#rows.keys()) if (!this.#store.jobs.has(id) && !this.#isUpload(id)) this.#rows.delete(id);
+    if (!shown.length) shown.push(this.#emptyRow());
+    this.#older.hidden = this.#store.totalJobs <= this.#store.jobs.size || this.#needle !== "";
+    if (!hasSameChildren(this.#list, shown)) this.#replaceRows(shown);
+  }
+
+  /**
+   * Replace the rows, but leave the focus where it is.
+   *
+   * @param {HTMLElement[]} shown
+   */
+  #replaceRows(shown) {
+    const focused = this.#list.contains(document.activeElement) ? document.activeElement : null;
+    this.#list.replaceChildren(...shown);
+    if (focused instanceof HTMLElement && focused.isConnected) focused.focus({ preventScroll: true });
+    this.#setTabStop();
+  }
+
+  /** One link is a tab stop, the arrow keys lead to the others. */
+  #setTabStop() {
+    const links = [...this.#list.querySelectorAll("a")];
+    const stop = links.find((link) => link.ariaCurrent || link === document.activeElement) ?? links[0];
+    for (const link of links) link.tabIndex = link === stop ? 0 : -1;
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onKey(event) {
+    moveFocus(event, [...this.#list.querySelectorAll("a")]);
+  }
+
+  /** @param {string} id */
+  #isUpload(id) {
+    return this.#uploads.uploads.some((upload) => upload.id === id);
+  }
+
+  #emptyRow() {
+    const isFiltered = this.#needle || this.#filter !== "all";
+    const text = isFiltered ? "Nothing matches." : "Recordings that you transcribe appear here.";
+    return h("li.empty", {}, text);
+  }
+
+  /**
+   * Return the row with an id, filled again if its signature has changed.
+   *
+   * @param {string} id
+   * @param {string} signature
+   * @param {() => import("./dom.js").Child[]} content
+   */
+  #row(id, signature, content) {
+    const row = this.#rows.get(id) ?? { element: h("li"), signature: "" };
+    this.#rows.set(id, row);
+    if (row.signature !== signature) {
+      row.signature = signature;
+      replace(row.element, content());
+    }
+    return row.element;
+  }
+
+  /**
+   * @param {Job} job
+   * @param {boolean} hasChanged
+   */
+  #jobRow(job, hasChanged) {
+    const known = this.#rows.get(job.job_id);
+    if (known && !hasChanged) return known.element;
+    const facts = jobFacts(job);
+    const isSelected = job.job_id === this.#selected;
+    const expiry = expiryPhrase(job, isSelected);
+    const title = jobTitle(job);
+    const element = this.#row(job.job_id, [title, job.status, ...facts, expiry, isSelected].join("|"), () => [
+      h(
+        "a.job",
+        { href: `#/jobs/${job.job_id}`, "aria-current": isSelected ? "page" : null, tabindex: known?.element.querySelector("a")?.tabIndex ?? -1 },
+        h("span.title", { dir: "auto" }, title),
+        h(`span.facts.${job.status}`, {}, job.status === "failed" && icon("warning", 14), facts.join(" · ")),
+        expiry && h("span.facts", {}, expiry),
+        isActive(job) && h(job.status === "queued" ? "span.bar.waiting" : "span.bar", { "aria-hidden": true }, h("i")),
+      ),
+    ]);
+    if (job.status === "processing") setBar(element, shownPercent(job) / 100);
+    return element;
+  }
+
+  /** @param {Upload} upload */
+  #uploadRow(upload) {
+    const { name } = upload.recording;
+    const isFailed = upload.state === "failed";
+    const phrase = this.#uploadPhrase(upload);
+    const element = this.#row(upload.id, `${upload.state}|${phrase}`, () => [
+      h(
+        "div.job",
+        {},
+        h("span.title", { dir: "auto" }, name),
+        h(isFailed ? "span.facts.failed.whole" : "span.facts.whole", {}, phrase),
+        !isFailed && h("span.bar", { "aria-hidden": true }, h("i")),
+      ),
+      isFailed && iconButton("retry", `Send ${name} again`, { onclick: () => this.#uploads.retry(upload) }),
+      iconButton("close", `Cancel ${name}`, { onclick: () => this.#uploads.cancel(upload) }),
+    ]);
+    setBar(element, upload.share);
+    return element;
+  }
+
+  /** @param {Upload} upload */
+  #uploadPhrase(upload) {
+    if (upload.state === "failed") return upload.problem;
+    if (upload.state === "sending") return upload.share < 1 ? `Sending ${Math.floor(100 * upload.share)} %` : "Sent, being checked";
+    const seconds = Math.ceil((this.#uploads.resumesAt - Date.now()) / 1000);
+    if (upload.problem) return `${upload.problem} Trying again in ${Math.max(1, seconds)} s.`;
+    return "Waiting to be sent";
+  }
+}
+
+/** @param {Job} job */
+function jobFacts(job) {
+  if (isActive(job)) return [jobPhrase(job), timeLeft(job)].filter(Boolean);
+  if (job.status !== "completed") return [jobPhrase(job), ago(job.start_time)];
+  const length = job.audio_duration === undefined ? "" : clock(job.audio_duration);
+  return [length, capitalized(job.language ?? ""), ago(job.start_time)].filter(Boolean);
+}
+
+/**
+ * Return until when a result is kept, if the job is selected or the time is short, else "".
+ *
+ * @param {Job} job
+ * @param {boolean} isSelected
+ */
+function expiryPhrase(job, isSelected) {
+  const expiry = job.result_expires_at;
+  if (!expiry || isActive(job)) return "";
+  const isSoon = expiry - Date.now() / 1000 < SOON_SECONDS;
+  return isSelected || isSoon ? `Kept until ${dateTime(expiry)}` : "";
+}
+
+/**
+ * @param {HTMLElement} element
+ * @param {number} share From 0 to 1.
+ */
+function setBar(element, share) {
+  const bar = element.querySelector("i");
+  if (bar) styled(bar, { transform: `scaleX(${share.toFixed(3)})` });
+}
+
+/**
+ * @param {Element} parent
+ * @param {Element[]} children
+ */
+function hasSameChildren(parent, children) {
+  return parent.children.length === children.length && children.every((child, index) => parent.children[index] === child);
+}
