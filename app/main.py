@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app import __version__, metrics
-from app.api import docs_page, errors, health, jobs, models, openapi, transcriptions
-from app.api.dependencies import JobParts, MetricsPage, Parts, TransferTimeouts
+from app.api import docs_page, errors, health, jobs, models, openapi, server, transcriptions
+from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
 from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
@@ -86,7 +86,7 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, jobs, models, health, *pages):
+    for module in (transcriptions, jobs, models, server, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)
@@ -145,8 +145,14 @@ def _parts(service: Service) -> Parts:
             pool=POOL_TIMEOUT_SECONDS,
             attempts=settings.upload_max_attempts,
         ),
+        limits=ServerLimits(
+            requires_key=bool(settings.api_keys),
+            max_upload_bytes=settings.max_upload_bytes,
+            max_audio_seconds=settings.max_audio_seconds,
+            retention_seconds=settings.job_retention_seconds,
+            has_webhooks=settings.webhook_secret is not None,
+        ),
         slots=settings.max_concurrent_requests,
-        max_upload_bytes=settings.max_upload_bytes,
         started_at=int(time.time()),
         emit=service.emit,
     )

@@ -65,6 +65,17 @@ class MetricsPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What clients can know of a server's settings. Times are in seconds."""
+
+    requires_key: bool
+    max_upload_bytes: int
+    max_audio_seconds: float
+    retention_seconds: float
+    has_webhooks: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Everything that routes use. ``started_at`` is in Unix seconds."""
 
@@ -73,8 +84,8 @@ class Parts:
     reader: SubmissionReader
     metrics: MetricsPage
     timeouts: TransferTimeouts
+    limits: ServerLimits
     slots: int
-    max_upload_bytes: int
     started_at: int
     emit: EventSink
 

@@ -239,7 +239,7 @@ def _completed(description: dict[str, Any]) -> dict[str, Any]:
     components["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in description["paths"].items():
         for operation in operations.values():
-            _complete_operation(operation, needs_key=path.startswith("/v1/"))
+            _complete_operation(operation, needs_key=path.startswith("/v1/") and "401" in operation["responses"])
     return description
 
 

@@ -261,6 +261,36 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class RetentionSeconds(TypedDict):
+    default: Annotated[float, Field(description="How long a finished job is kept.", examples=[3600.0])]
+    max: Annotated[float, Field(description="The longest time that a job can be kept.", examples=[3600.0])]
+
+
+class ServedModel(TypedDict):
+    id: Annotated[str, Field(description="What to send as `model`; never a path.", examples=["large-v3-turbo"])]
+    is_default: bool
+    multilingual: NotRequired[Annotated[bool, Field(description="Absent while the model is not loaded.")]]
+    can_translate: NotRequired[Annotated[bool, Field(description="Likewise.")]]
+    languages: NotRequired[
+        Annotated[list[str], Field(description="The codes of its languages; likewise.", examples=[["en"]])]
+    ]
+
+
+class Features(TypedDict):
+    webhooks: Annotated[bool, Field(description="`webhook_url` is accepted.")]
+
+
+class Server(TypedDict):
+    version: str
+    requires_key: Annotated[bool, Field(description="All other routes under `/v1` need an API key.")]
+    max_upload_bytes: Annotated[int, Field(examples=[2147483648])]
+    max_audio_seconds: Annotated[float, Field(examples=[43200.0])]
+    retention_seconds: RetentionSeconds
+    models: Annotated[list[ServedModel], Field(description="The default model first.")]
+    result_formats: Annotated[list[str], Field(description="The formats of results.", examples=[["json", "srt"]])]
+    features: Features
+
+
 class DefaultModel(TypedDict):
     name: str
     compute_type: Annotated[str, Field(examples=["float16"])]
@@ -340,6 +370,7 @@ _AnyBody = (
     | JobDeleted
     | Model
     | ModelList
+    | Server
     | HealthReport
     | Readiness
 )

@@ -197,7 +197,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         request.headers.get("content-type"),
         spool=parts.jobs.spool,
         job_id=job_id,
-        max_file_bytes=parts.max_upload_bytes,
+        max_file_bytes=parts.limits.max_upload_bytes,
     )
     if request.state.deployment is not None:
         form.fields.setdefault(MODEL.name, [request.state.deployment])

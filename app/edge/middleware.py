@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Paths of the API that can be asked before a key is known.
+_OPEN_PATHS: Final = frozenset({"/v1/server"})
 _ABSOLUTE_FORM: Final = re.compile("https?://", re.IGNORECASE)
 _NAMED_MODEL: Final = re.compile("(/openai)?/v1/models/+[^/]")
 _AZURE_PATH: Final = re.compile(
@@ -93,7 +95,7 @@ class RequestLimits:
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["owner"] = state["key_name"] = ""
-        if not self._keys:
+        if not self._keys or scope["path"] in _OPEN_PATHS:
             self._check_rate(network_key(_address(scope)))
         else:
             try:

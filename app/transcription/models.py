@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidRequest, UnknownModel
@@ -33,6 +34,11 @@ class ModelState:
     compute_type: str = "auto"
     is_multilingual: bool = True
     languages: frozenset[str] = frozenset(LANGUAGES)
+
+    @property
+    def public_name(self) -> str:
+        """The name, or the last part of it if it is a path of this machine. Requests can use either."""
+        return PurePath(self.name).name if self.name.startswith(("/", ".", "~")) else self.name
 
     @property
     def can_translate(self) -> bool:
@@ -93,14 +99,15 @@ class ModelRegistry:
         return tuple(dict.fromkeys((*(state.name for state in self._states), *self._aliases)))
 
     def find(self, requested: str | None) -> ModelState:
-        """Return the model with this name or alias, or the default model for None or an empty name.
+        """Return the model with this name, alias or public name, or the default model for None or an empty name.
 
         Raises:
-            UnknownModel: no model has this name or alias.
+            UnknownModel: there is none.
         """
         states = {state.name: state for state in self._states}
         requested = (requested or "").strip()
         name = requested if requested in states else self._aliases.get(requested, requested)
+        states = {state.public_name: state for state in reversed(self._states)} | states
         if (state := states.get(name or self.default.name)) is not None:
             return state
         raise UnknownModel(

@@ -67,6 +67,14 @@ def test_unknown_model_is_rejected_with_the_known_names(given: str) -> None:
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
+def test_path_has_a_public_name_that_requests_can_use() -> None:
+    models = ModelRegistry("/models/large-v3", ("/other/large-v3", "org/small", "tiny"), {"fast": "/other/large-v3"})
+    assert [state.public_name for state in models.states] == ["large-v3", "large-v3", "org/small", "tiny"]
+    assert models.find("large-v3").name == "/models/large-v3"
+    assert models.find("fast").name == "/other/large-v3"
+    assert ModelRegistry("/models/tiny", ("tiny",)).find("tiny").name == "tiny"
+
+
 def test_long_unknown_name_is_shortened_in_the_message() -> None:
     with pytest.raises(UnknownModel) as caught:
         model_registry().find("x" * 5000)
@@ -81,7 +89,7 @@ def test_any_name_is_either_found_or_rejected(given: str) -> None:
     except UnknownModel:
         assert given.strip() not in models.names
     else:
-        assert given.strip() in ("", *models.names)
+        assert given.strip() in ("", *models.names, *(state.public_name for state in models.states))
         assert found in models.states
 
 
