@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePosixPath
+from posixpath import normpath
 from string import Template
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 _INDEX: Final = "index.html"
+_MAIN_MODULE: Final = "js/main.js"
+_IMPORT: Final = re.compile(r'^import [^;]*?"(\.{1,2}/[^"]+)";$', re.MULTILINE)
 #: Files with other suffixes are not served.
 _MEDIA_TYPES: Final = {
     ".css": "text/css",
@@ -101,11 +104,22 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
 
 
-def _page(template: str, names: list[str], folder: str) -> bytes:
-    """Return the page. ``$assets`` in its template is the folder of the assets, ``$preload`` loads all modules."""
-    modules = [name for name in names if name.endswith(".js")]
+def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
+    """Return the page. ``$assets`` in its template is the folder of the assets, ``$preload`` loads the first modules."""
+    modules = sorted(_imported_modules(assets, _MAIN_MODULE))
     preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in modules)
     return Template(template).substitute(assets=folder, preload=preload).encode()
+
+
+def _imported_modules(assets: Mapping[str, bytes], name: str) -> set[str]:
+    """Return a module and those that it needs to start. What it imports later, with ``import()``, is left out."""
+    modules, found = set[str](), {name}
+    while found:
+        module = found.pop()
+        modules.add(module)
+        imports = _IMPORT.findall(assets[module].decode())
+        found |= {normpath(f"{PurePosixPath(module).parent}/{path}") for path in imports} - modules
+    return modules
 
 
 # Read once and at import: an event loop runs while requests are served.
@@ -115,4 +129,4 @@ _ASSETS_DIGEST: Final = _digest(repr(_FILES).encode())
 _ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
     {name: Asset.of(name, content) for name, content in _FILES.items()}
 )
-_PAGE: Final = Asset.of(_INDEX, _page(_TEMPLATE, list(_FILES), f"ui/{_ASSETS_DIGEST}"))
+_PAGE: Final = Asset.of(_INDEX, _page(_TEMPLATE, _FILES, f"ui/{_ASSETS_DIGEST}"))

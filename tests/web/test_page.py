@@ -75,7 +75,7 @@ async def test_named_assets_exist_and_are_kept_for_good(running: Running) -> Non
         assert not asset.headers["content-type"].startswith("text/html")
 
 
-async def test_every_module_is_preloaded(running: Running) -> None:
+async def test_modules_that_the_page_starts_with_are_preloaded(running: Running) -> None:
     text = (await running.client.get("/")).text
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)">', text)
     for url in preloaded:
@@ -83,6 +83,7 @@ async def test_every_module_is_preloaded(running: Running) -> None:
         folder = url.rpartition("/")[0]
         imported = re.findall(r'^(?:import|export)\b[^"]*"(\.[^"]+)"', module, re.MULTILINE)
         assert {_resolved(folder, path) for path in imported} <= set(preloaded), url
+    assert not any(url.endswith("/dialogs.js") for url in preloaded), "loaded when a dialog is opened"
     assert re.findall(r'<script type="module" src="([^"]+)">', text) == [
         url for url in preloaded if url.endswith("/main.js")
     ]

@@ -21,9 +21,6 @@ export class EventStream {
   /** Jobs that changed while they were being listed: what the list says of them may be older. */
   #newer = /** @type {Set<string> | null} */ (null);
   #control = /** @type {AbortController | null} */ (null);
-  /** Resolves once the jobs have been listed for the first time. */
-  listed = new Promise((/** @type {(value?: unknown) => void} */ resolve) => (this.#resolveListed = resolve));
-  #resolveListed = () => {};
 
   /**
    * @param {import("./api.js").Api} api
@@ -139,7 +136,6 @@ export class EventStream {
     try {
       const listed = await this.#list("");
       for (const id of this.#store.jobs.keys()) if (!listed.has(id) && !this.#newer.has(id)) this.#store.removeJob(id);
-      this.#resolveListed();
     } catch {
       this.#isListed = false; // the next connection lists them
     } finally {

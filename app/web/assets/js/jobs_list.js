@@ -14,7 +14,7 @@ const TICK_MS = 1000;
 const TICKS_OF_AGES = 60;
 const SEARCH_DELAY_MS = 250;
 /** A recording that is deleted within this time says so. */
-const SOON_SECONDS = 3600;
+const SOON_SECONDS = 900;
 
 const FILTERS = /** @type {Record<string, {label: string, accepts: (job: Job) => boolean}>} */ ({
   all: { label: "All", accepts: () => true },

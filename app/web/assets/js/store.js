@@ -33,13 +33,19 @@
  *
  * @typedef {JobObject & {seen: number}} Job `seen` is when it arrived, in milliseconds of `performance.now()`.
  *
+ * @typedef {object} ModelDescription What is not known before the model is loaded is absent.
+ * @property {string} id
+ * @property {boolean} is_default
+ * @property {boolean} [can_translate]
+ * @property {string[]} [languages]
+ *
  * @typedef {object} ServerDescription `GET /v1/server`.
  * @property {string} version
  * @property {boolean} requires_key
  * @property {number} max_upload_bytes
  * @property {number} max_audio_seconds
  * @property {{default: number, max: number}} retention_seconds
- * @property {{id: string, is_default: boolean, multilingual?: boolean, languages?: string[]}[]} models
+ * @property {ModelDescription[]} models
  * @property {string[]} result_formats
  * @property {Record<string, boolean>} features
  *

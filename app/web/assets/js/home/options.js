@@ -39,9 +39,18 @@ export function loadOptions(storage) {
  * Return the path of the route that does what the options ask for.
  *
  * @param {Options} options
+ * @param {ServerDescription | null} server
  */
-export function routeOf({ task }) {
-  return task === "translate" ? "v1/audio/translations" : "v1/audio/transcriptions";
+export function routeOf(options, server) {
+  return isTranslation(options, server) ? "v1/audio/translations" : "v1/audio/transcriptions";
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ */
+function isTranslation(options, server) {
+  return options.task === "translate" && chosenModel(options, server)?.can_translate !== false;
 }
 
 /**
@@ -62,8 +71,10 @@ export function formFields(options, server, { name, url }) {
   add("name", name.trim());
   add("url", url ?? "");
   add("keep_audio", server?.features["keep_audio"] ? "true" : "");
-  add("model", server?.models.some(({ id }) => id === options.model) ? options.model : "");
-  add("language", options.task === "translate" ? "" : options.language);
+  const model = chosenModel(options, server);
+  add("model", model && !model.is_default ? model.id : "");
+  const speaksIt = !model?.languages || model.languages.includes(options.language);
+  add("language", isTranslation(options, server) || !speaksIt ? "" : options.language);
   if (options.words) add("word_timestamps", "true");
   add("multichannel", options.multichannel ? "true" : "");
   add("prompt", options.prompt.trim());
@@ -85,7 +96,7 @@ export function optionsForm(storage, store, signal) {
   const choices = h("div.choices");
   const draw = () => {
     const focused = /** @type {HTMLElement | null} */ (choices.querySelector(":focus"))?.id;
-    replace(choices, languageChoice(options, store.server, change), taskChoice(options, change), modelChoice(options, store.server, change));
+    replace(choices, languageChoice(options, store.server, change), taskChoice(options, store.server, change), modelChoice(options, store.server, change));
     if (focused) document.getElementById(focused)?.focus();
   };
   store.on("server", draw, signal);
@@ -121,13 +132,23 @@ export function optionsForm(storage, store, signal) {
 }
 
 /**
+ * Return the chosen model, or the default one if the chosen one is no longer served.
+ *
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ */
+function chosenModel(options, server) {
+  const models = server?.models ?? [];
+  return models.find(({ id }) => id === options.model) ?? models.find((model) => model.is_default);
+}
+
+/**
  * @param {Options} options
  * @param {ServerDescription | null} server
  * @param {(changes: Partial<Options>) => void} change
  */
 function languageChoice(options, server, change) {
-  const model = server?.models.find(({ id, is_default: isDefault }) => (options.model ? id === options.model : isDefault));
-  const codes = model?.languages ?? LANGUAGES;
+  const codes = chosenModel(options, server)?.languages ?? LANGUAGES;
   const languages = codes.map((code) => /** @type {[string, string]} */ ([code, languageName(code)]));
   languages.sort((a, b) => a[1].localeCompare(b[1]));
   return select("language", "Spoken language", [["", "Detect"], ...languages], options.language, (language) => change({ language }));
@@ -135,9 +156,10 @@ function languageChoice(options, server, change) {
 
 /**
  * @param {Options} options
+ * @param {ServerDescription | null} server
  * @param {(changes: Partial<Options>) => void} change
  */
-function taskChoice(options, change) {
+function taskChoice(options, server, change) {
   const tasks = /** @type {[string, string][]} */ ([
     ["transcribe", "As it is spoken"],
     ["translate", "In English"],

@@ -183,7 +183,7 @@ async function sendStaged({ staging, store, uploads, go }, options, signal, drop
   /** @type {HTMLElement | null} */ (dropZone.querySelector(".choose"))?.focus({ preventScroll: true });
   const jobs = items.map(({ name, file, url }) => {
     const fields = formFields(options, store.server, { name, url });
-    return uploads.add({ name, path: routeOf(options), fields, ...(file && { file }) });
+    return uploads.add({ name, path: routeOf(options, store.server), fields, ...(file && { file }) });
   });
   if (items.length > 1) return toast(`${items.length} recordings are on their way.`);
   announce("Sending the recording.");
