@@ -91,12 +91,17 @@ export function optionsForm(storage, store, signal) {
   const options = loadOptions(storage);
   const change = (/** @type {Partial<Options>} */ changes) => {
     storage.setItem(KEY, JSON.stringify(Object.assign(options, changes)));
-    draw();
+    if ("model" in changes) draw();
   };
   const choices = h("div.choices");
   const draw = () => {
-    const focused = /** @type {HTMLElement | null} */ (choices.querySelector(":focus"))?.id;
-    replace(choices, languageChoice(options, store.server, change), taskChoice(options, store.server, change), modelChoice(options, store.server, change));
+    const focused = choices.querySelector(":focus")?.id;
+    replace(
+      choices,
+      languageChoice(options, store.server, change),
+      taskChoice(options, store.server, change),
+      modelChoice(options, store.server, change),
+    );
     if (focused) document.getElementById(focused)?.focus();
   };
   store.on("server", draw, signal);
@@ -160,6 +165,7 @@ function languageChoice(options, server, change) {
  * @param {(changes: Partial<Options>) => void} change
  */
 function taskChoice(options, server, change) {
+  if (chosenModel(options, server)?.can_translate === false) return null;
   const tasks = /** @type {[string, string][]} */ ([
     ["transcribe", "As it is spoken"],
     ["translate", "In English"],
