@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, metrics
 from app.api import docs_page, errors, health, jobs, models, openapi, server, transcriptions
@@ -16,9 +17,9 @@ from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
 from app.domain.access import is_loopback
+from app.edge.cross_origin import CrossOriginGuard, cors_options
 from app.edge.middleware import (
     ConcurrencyLimit,
-    CrossOriginGuard,
     LingeringClose,
     RequestLimits,
     RequestTargets,
@@ -109,8 +110,15 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         max_upload_bytes=settings.max_upload_bytes,
         concurrency=ConcurrencyLimit(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
     )
+    if settings.cors_allowed_origins:
+        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_allowed_origins))
     if not settings.api_keys:
-        app.add_middleware(CrossOriginGuard, is_local=is_loopback(settings.host))
+        app.add_middleware(
+            CrossOriginGuard,
+            is_local=is_loopback(settings.host),
+            trusted=settings.forwarded_allow_ips,
+            allowed=settings.cors_allowed_origins,
+        )
     app.add_middleware(LingeringClose)
     app.add_middleware(RequestTargets)
     app.add_middleware(ResponseEvents, emit=service.emit)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.access import AllowedHosts, ApiKeys, Rate, TrustedProxies, WebhookSecret
+from app.domain.origins import AllowedOrigins
 from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET")
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "api_keys": ApiKeys.parse,
     "metrics_key": ApiKeys.parse,
+    "cors_allowed_origins": AllowedOrigins.parse,
     "rate_limit": Rate.parse,
     "forwarded_allow_ips": TrustedProxies.parse,
     "url_allowed_hosts": AllowedHosts.parse,
@@ -75,6 +77,12 @@ class Settings(BaseSettings):
         description="Comma-separated keys for `/metrics`, in the same form. Empty leaves `/metrics` open; `/health` "
         "is always open.",
     )
+    cors_allowed_origins: Annotated[AllowedOrigins, NoDecode] = Field(
+        AllowedOrigins(),
+        description="Comma-separated origins of other web pages that can use the API, such as "
+        "`https://app.example.com` or `http://localhost:3000`. `*` allows all and requires API_KEYS. "
+        "Empty allows none.",
+    )
     rate_limit: Annotated[Rate | None, NoDecode] = Field(
         None,
         description="Requests allowed per key, or per client address without keys: a number per `second`, `minute`, "
@@ -91,8 +99,8 @@ class Settings(BaseSettings):
     )
     forwarded_allow_ips: Annotated[TrustedProxies, NoDecode] = Field(
         TrustedProxies.parse("127.0.0.1,::1"),
-        description="Comma-separated addresses and networks of reverse proxies whose `X-Forwarded-For` header is "
-        "trusted. `*` trusts all.",
+        description="Comma-separated addresses and networks of reverse proxies whose headers `X-Forwarded-For`, "
+        "`X-Forwarded-Proto` and `X-Forwarded-Host` are trusted. `*` trusts all.",
     )
     header_timeout_seconds: float = Field(
         10, ge=0, description="Time a client has to send the head of a request. 0 disables the limit."
@@ -318,6 +326,15 @@ class Settings(BaseSettings):
     @classmethod
     def _to_upper_case(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: AllowedOrigins, info: ValidationInfo) -> AllowedOrigins:
+        if value.has_any and not info.data.get("api_keys", True):
+            raise ValueError(
+                "must name each origin while API_KEYS is empty, or else any web page could use this server"
+            )
+        return value
 
     @field_validator(*_PARSERS, mode="before")
     @classmethod

@@ -16,6 +16,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from app.domain.access import AllowedHosts, ApiKeys  # noqa: E402  # found through the line above
+from app.domain.origins import AllowedOrigins  # noqa: E402  # likewise
 from app.settings import Settings  # noqa: E402  # likewise
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ CONFIGURATION: Final = ROOT / "docs" / "configuration.md"
 EXAMPLE: Final = ROOT / ".env.example"
 
 #: Defaults that are written as an empty value.
-_UNSET: Final[tuple[object, ...]] = (None, (), {}, ApiKeys(), AllowedHosts())
+_UNSET: Final[tuple[object, ...]] = (None, (), {}, ApiKeys(), AllowedHosts(), AllowedOrigins())
 _GENERATED: Final = re.compile(r"(?<=<!-- generated: begin -->\n).*(?=<!-- generated: end -->)", re.DOTALL)
 _EXAMPLE_HEAD: Final = """\
 # Copy this file to .env and uncomment what you change. Each line shows the default.

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.domain.access import AllowedHosts, ApiKeys, Rate, TrustedProxies
+from app.domain.origins import AllowedOrigins
 from app.settings import InvalidSettings, Settings, _message
 
 #: Every setting with its default.
@@ -45,6 +46,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "SPOOL_MIN_FREE_BYTES": 256 * 1024**2,
     "API_KEYS": ApiKeys(),
     "METRICS_KEY": ApiKeys(),
+    "CORS_ALLOWED_ORIGINS": AllowedOrigins(),
     "RATE_LIMIT": None,
     "MAX_CONNECTIONS": 1000,
     "MAX_CONNECTIONS_PER_ADDRESS": 100,
@@ -189,6 +191,11 @@ def test_each_invalid_value_has_its_own_message(monkeypatch: pytest.MonkeyPatch)
         ("SPOOL_MAX_BYTES", "1000000"),
         ("SPOOL_MIN_FREE_BYTES", "-1"),
         ("SPOOL_MIN_FREE_BYTES", "1G"),
+        ("CORS_ALLOWED_ORIGINS", "app.example.com"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com/page"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com, null"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com:99999"),
+        ("CORS_ALLOWED_ORIGINS", "*"),
         ("LOG_LEVEL", "loud"),
         ("URL_ALLOWED_HOSTS", "http://minio.local"),
         ("URL_ALLOWED_HOSTS", "a b"),

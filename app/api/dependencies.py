@@ -66,7 +66,7 @@ class MetricsPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What clients can know of a server's settings. Times are in seconds."""
+    """The limits of a server that its clients can read. Times are in seconds."""
 
     requires_key: bool
     max_upload_bytes: int

@@ -6,7 +6,6 @@ All of it is pure ASGI: FastAPI's dependencies would run after a form had been r
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import math
 import re
@@ -22,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES, body_too_large
-from app.domain.errors import BodyTooLarge, CrossOriginRequest, TooManyRequests, Unauthorized
+from app.domain.errors import BodyTooLarge, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, network_key
 
@@ -279,53 +278,6 @@ async def _send_with_security_headers(send: Send, message: Message) -> None:
         for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
     await send(message)
-
-
-class CrossOriginGuard:
-    """Middleware that rejects requests from foreign web pages, for servers without API keys.
-
-    With API keys it is not needed, because a foreign page does not have one.
-    """
-
-    def __init__(self, app: ASGIApp, *, is_local: bool) -> None:
-        self._app = app
-        self._is_local = is_local
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_guarded = scope["type"] == "http" and not scope["path"].startswith("/health")
-        if is_guarded and (problem := self._problem(Headers(scope=scope))):
-            await error_response(CrossOriginRequest(problem))(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _problem(self, headers: Headers) -> str | None:
-        host, origin = hostname(f"//{headers.get('host', '')}"), headers.get("origin")
-        if origin is not None and hostname(origin) != host:
-            page = hostname(origin) or "another site"
-            return (
-                f"Pages of {page} cannot use this server while API_KEYS is empty: set API_KEYS, and send one of the "
-                "keys with each request."
-            )
-        if self._is_local and not is_local_name(host):
-            return (
-                "This server listens on a loopback address without API_KEYS, so it only accepts requests for "
-                "localhost host names: use http://127.0.0.1 or http://localhost, or set API_KEYS."
-            )
-        return None
-
-
-def hostname(url: str) -> str:
-    """Return the host of a URL in lower case, without its port, or an empty string if there is none."""
-    with suppress(ValueError):
-        return urlsplit(url).hostname or ""
-    return ""
-
-
-def is_local_name(host: str) -> bool:
-    """Return True if ``host`` is an address, or a name that nobody can register in the public DNS."""
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(host))
-    return "." not in host or host.endswith(".localhost")
 
 
 class ResponseEvents:

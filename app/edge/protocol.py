@@ -85,6 +85,8 @@ class GuardedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        if self.client:  # of a request behind a trusted proxy, uvicorn shows only the proxy's client
+            self.app_state = {**self.app_state, "peer": self.client[0]}
         self.flow = PausableFlow(transport)
         _limit_unsent(transport)
         if self._connections.admit(self, self.client[0] if self.client else ""):
