@@ -1,0 +1,199 @@
+import assert from "node:assert/strict";
+import { beforeEach, mock, test } from "node:test";
+
+import { Edits, merge } from "../../app/web/assets/js/reading/edits.js";
+
+/** A server with corrections, as the API describes it. */
+class Server {
+  corrections = new Map();
+  version = 0;
+  requests = [];
+  failures = [];
+
+  answer() {
+    const segments = [...this.corrections].map(([id, text]) => ({ id, text, start: 0, end: 1 }));
+    return { etag: `"${this.version}"`, transcript: { segments } };
+  }
+  async load() {
+    return this.answer();
+  }
+  async save(corrections, etag) {
+    this.requests.push([...corrections]);
+    const failure = this.failures.shift();
+    if (failure) throw failure;
+    if (etag !== `"${this.version}"`) throw { status: 412, message: "Someone else edited it." };
+    this.change(corrections);
+    return this.answer();
+  }
+  change(corrections) {
+    this.corrections = new Map(corrections);
+    this.version++;
+  }
+}
+
+let server, edits, states, saves;
+
+/** Let time pass, and everything that is then due happen. */
+async function pass(milliseconds) {
+  mock.timers.tick(milliseconds);
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
+
+beforeEach(async () => {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ["setTimeout"] });
+  server = new Server();
+  states = [];
+  saves = [];
+  edits = new Edits(server, {
+    onState: () => states.push(edits.state),
+    onSaved: (transcript, isComplete) => saves.push([transcript.segments.length, isComplete]),
+  });
+  await edits.load();
+});
+
+test("typing is saved after a pause, once", async () => {
+  edits.set(3, " Hel", " He");
+  await pass(500);
+  edits.set(3, " Hello", " Hel");
+  await pass(500);
+  assert.equal(server.requests.length, 0);
+  assert.equal(edits.isClean, false);
+  await pass(300);
+  assert.deepEqual(server.requests, [[[3, " Hello"]]]);
+  assert.deepEqual([...new Set(states)], ["unsaved", "saving", "saved"]);
+  assert.deepEqual(saves, [[1, true]]);
+  assert.equal(edits.isClean, true);
+});
+
+test("leaving a paragraph saves at once", async () => {
+  edits.set(3, " Hello", " Hel");
+  edits.commit();
+  await pass(0);
+  assert.equal(server.version, 1);
+});
+
+test("what is typed while a request is under way is saved by the next", async () => {
+  edits.set(1, "a", "x");
+  edits.commit();
+  mock.timers.tick(0);
+  edits.set(2, "b", "y");
+  await pass(0);
+  assert.equal(edits.state, "unsaved");
+  await pass(800);
+  assert.deepEqual(server.requests.at(-1), [[1, "a"], [2, "b"]]);
+  assert.equal(edits.state, "saved");
+});
+
+test("a text that is as before is no correction", async () => {
+  edits.set(1, "ab", "a");
+  edits.set(1, "a", "ab");
+  await pass(800);
+  assert.equal(server.requests.length, 0);
+  assert.equal(edits.state, "saved");
+});
+
+test("undo and redo go by steps", async () => {
+  edits.set(1, "a", "x");
+  edits.commit();
+  await pass(0);
+  edits.set(2, "b", "y");
+  edits.commit();
+  await pass(0);
+  edits.undo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], [[1, "a"]]);
+  assert.deepEqual(saves.at(-1), [1, false]);
+  edits.undo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], []);
+  assert.equal(edits.canUndo, false);
+  edits.redo();
+  edits.redo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], [[1, "a"], [2, "b"]]);
+  assert.equal(edits.canRedo, false);
+});
+
+test("restoring the original can be undone", async () => {
+  edits.set(1, "a", "x");
+  edits.commit();
+  await pass(0);
+  edits.restoreOriginal();
+  await pass(0);
+  assert.equal(server.corrections.size, 0);
+  edits.undo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], [[1, "a"]]);
+});
+
+test("a server that can't be reached is tried again, more and more slowly", async () => {
+  server.failures = [{ status: 0, message: "Gone." }, { status: 503, message: "Busy." }, { status: 429, message: "Slow.", retryAfter: 5 }];
+  edits.set(1, "a", "x");
+  edits.commit();
+  await pass(0);
+  assert.equal(edits.state, "retrying");
+  assert.equal(edits.isClean, false);
+  await pass(1000);
+  assert.equal(server.requests.length, 2);
+  await pass(1999);
+  assert.equal(server.requests.length, 2);
+  await pass(1);
+  assert.equal(server.requests.length, 3);
+  edits.set(1, "ab", "a");
+  await pass(5000);
+  assert.deepEqual([...server.corrections], [[1, "ab"]]);
+  assert.equal(edits.state, "saved");
+});
+
+test("a refusal is shown, and the text is kept until it is sent again", async () => {
+  server.failures = [{ status: 400, message: "Segment 1 is too long." }];
+  edits.set(1, "a", "x");
+  edits.commit();
+  await pass(0);
+  assert.equal(edits.state, "refused");
+  assert.equal(edits.message, "Segment 1 is too long.");
+  assert.equal(edits.isClean, false);
+  await pass(100_000);
+  assert.equal(server.requests.length, 1);
+  edits.retry();
+  await pass(0);
+  assert.equal(edits.state, "saved");
+});
+
+test("corrections of different segments are merged", async () => {
+  server.change([[7, "theirs"]]);
+  edits.set(1, "mine", "x");
+  edits.commit();
+  await pass(0);
+  await pass(0);
+  assert.deepEqual([...server.corrections], [[7, "theirs"], [1, "mine"]]);
+  assert.equal(edits.state, "saved");
+  assert.deepEqual(saves[0], [1, false]);
+});
+
+for (const [version, text] of [["mine", "mine"], ["theirs", "theirs"]]) {
+  test(`two corrections of one segment wait for a decision: ${version}`, async () => {
+    server.change([[1, "theirs"]]);
+    edits.set(1, "mine", "x");
+    edits.commit();
+    await pass(0);
+    assert.equal(edits.state, "conflict");
+    assert.deepEqual(edits.conflicts, [1]);
+    assert.equal(edits.theirs.get(1), "theirs");
+    assert.equal(edits.isClean, false);
+    edits.resolve(version);
+    await pass(0);
+    assert.equal(edits.state, "saved");
+    assert.equal(server.corrections.get(1), text);
+  });
+}
+
+test("merging knows corrections that were taken back", () => {
+  const base = new Map([[1, "a"], [2, "b"], [3, "c"]]);
+  const theirs = new Map([[1, "a"], [3, "changed"]]);
+  const mine = new Map([[2, "b"], [3, "also"]]);
+  const { merged, conflicts } = merge(base, theirs, mine);
+  assert.deepEqual([...merged], [[3, "also"]]);
+  assert.deepEqual(conflicts, [3]);
+});

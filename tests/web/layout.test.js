@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import * as layout from "../../app/web/assets/js/reading/layout.js";
+
+/** A segment with its words, a third of a second each. */
+function spoken(id, start, text, more = {}) {
+  const words = [...text.matchAll(/\S+/gu)].map((match, i) => ({
+    word: match[0], segment: id, offset: [...text.slice(0, match.index)].length,
+    start: start + i / 3, end: start + (i + 1) / 3, probability: 0.9, ...more.word,
+  }));
+  const end = words.at(-1)?.end ?? start + 1;
+  return { segment: { id, start, end, text, ...more.segment }, words };
+}
+function laidOut(...all) {
+  return layout.layOut(all.map((one) => one.segment), all.flatMap((one) => one.words));
+}
+const texts = ({ paragraphs }) => paragraphs.map((paragraph) => paragraph.text);
+const wordOf = ({ paragraphs, words }, i) => paragraphs[words.paragraph[i]].text.slice(words.from[i], words.to[i]);
+
+test("segments that follow each other share a paragraph", () => {
+  const result = laidOut(spoken(0, 0, " Hello there."), spoken(1, 1, " Good morning."), spoken(2, 9, " Later."));
+  assert.deepEqual(texts(result), ["Hello there. Good morning.", "Later."]);
+  assert.deepEqual(result.paragraphs.map((one) => one.start), [0, 9]);
+});
+
+test("a long paragraph ends with a sentence", () => {
+  const all = Array.from({ length: 9 }, (_, i) => spoken(i, i * 4, ` ${"word ".repeat(18)}end${i % 2 ? "." : ","}`));
+  for (const one of all) Object.assign(one.segment, { end: one.segment.start + 4 });
+  const ends = texts(laidOut(...all)).map((text) => text.at(-1));
+  assert.deepEqual(ends, [".", ","]);
+});
+
+test("turns of two channels alternate at pauses", () => {
+  const a = spoken(0, 0, " One two three four", { segment: { channel: 0 } });
+  a.words[2].start = 5; a.words[2].end = 5.5; a.words[3].start = 5.5; a.words[3].end = 6;
+  const b = spoken(1, 2, " Yes indeed.", { segment: { channel: 1 } });
+  const result = laidOut(a, b);
+  assert.deepEqual(texts(result), ["One two", "Yes indeed.", "three four"]);
+  assert.equal(layout.textOfSegment(result.paragraphs, a.segment), " One two three four");
+  assert.equal(layout.plainText(result.paragraphs), "Speaker A: One two\n\nSpeaker B: Yes indeed.\n\nSpeaker A: three four");
+});
+
+test("every word of the index is where the text has it", () => {
+  const result = laidOut(spoken(0, 0, " Grüße 👋🏽 an 𝒜lle."), spoken(1, 2, " Und Tschüs!"));
+  const words = Array.from(result.words.starts, (_, i) => wordOf(result, i));
+  assert.deepEqual(words, ["Grüße", "👋🏽", "an", "𝒜lle.", "Und", "Tschüs!"]);
+});
+
+test("a segment without words is one entry of the index", () => {
+  const result = layout.layOut([{ id: 0, start: 1, end: 3, text: " No word times." }], []);
+  assert.equal(result.hasWordTimes, false);
+  assert.equal(wordOf(result, 0), "No word times.");
+});
+
+test("a time finds the word that is spoken", () => {
+  const { words } = laidOut(spoken(0, 1, " a b c"), spoken(1, 10, " d"));
+  const found = [0, 1, 1.4, 5, 10, 99].map((seconds) => layout.wordAtTime(words, seconds));
+  assert.deepEqual(found, [-1, 0, 1, 2, 3, 3]);
+});
+
+test("overlapping channels are searched in the order of time", () => {
+  const a = spoken(0, 0, " one two three", { segment: { channel: 0 } });
+  const b = spoken(1, 0.2, " uno dos", { segment: { channel: 1 } });
+  const result = laidOut(a, b);
+  assert.deepEqual([0.1, 0.25, 0.4, 0.6].map((at) => wordOf(result, layout.wordAtTime(result.words, at))), ["one", "uno", "two", "dos"]);
+});
+
+test("an offset finds its word, and none after the last", () => {
+  const { words } = laidOut(spoken(0, 0, " one two"), spoken(1, 9, " three"));
+  const found = [0, 2, 3, 4, 7, 8].map((offset) => layout.wordAtOffset(words, 0, offset));
+  assert.deepEqual(found, [0, 0, 0, 1, 1, -1]);
+  assert.equal(layout.wordAtOffset(words, 1, 0), 2);
+});
+
+test("doubtful words are the least probable ones and a small share", () => {
+  const probability = Float32Array.from({ length: 100 }, (_, i) => (i % 10 === 0 ? 0.1 + i / 1000 : 0.9));
+  assert.deepEqual(layout.doubtfulWords({ probability }), [0, 10, 20]);
+  assert.deepEqual(layout.doubtfulWords({ probability: new Float32Array(5).fill(1) }), []);
+});
+
+test("search ignores case and accents and returns offsets of the text", () => {
+  const { paragraphs } = laidOut(spoken(0, 0, " Café CAFE\u0301 cafes İstanbul 👋 istanbul"));
+  const shown = (sought) => layout.occurrences(paragraphs, sought).map(({ from, to }) => paragraphs[0].text.slice(from, to));
+  assert.deepEqual(shown("café"), ["Café", "CAFE\u0301", "cafe"]);
+  assert.deepEqual(shown("  ISTANBUL "), ["İstanbul", "istanbul"]);
+  assert.deepEqual(shown("   "), []);
+});
+
+test("a change of a text reaches the piece in which it begins", () => {
+  const cases = [
+    ["Hello there. Good day.", "Hello you. Good day.", [" Hello you.", " Good day."]],
+    ["Hello there. Good day.", "Hello there. Really. Good day.", [" Hello there. Really.", " Good day."]],
+    ["Hello there. Good day.", "Hello there. A day.", [" Hello there.", " A day."]],
+    ["Hello there. Good day.", "Hello day.", [" Hello ", "day."]],
+    ["Hello there. Good day.", "", [" ", ""]],
+    ["Hello there. Good day.", "So: Hello there. Good day.", [" So: Hello there.", " Good day."]],
+    ["Hello there. Good day.", "Hello there. Good day. Bye.", [" Hello there.", " Good day. Bye."]],
+  ];
+  for (const [before, after, expected] of cases) {
+    const one = spoken(0, 0, " Hello there."), two = spoken(1, 0.7, " Good day.");
+    const { paragraphs } = laidOut(one, two);
+    assert.equal(paragraphs[0].text, before);
+    layout.changeText(paragraphs[0], after);
+    assert.deepEqual([one, two].map(({ segment }) => layout.textOfSegment(paragraphs, segment)), expected, after);
+  }
+});
+
+test("changing a text names the segments, and search finds the new one", () => {
+  const { paragraphs } = laidOut(spoken(0, 0, " Hello there."), spoken(1, 0.7, " Good day."));
+  layout.occurrences(paragraphs, "good");
+  const changed = layout.changeText(paragraphs[0], "Hello there. Bad day.");
+  assert.deepEqual(changed.map(({ id }) => id), [1]);
+  assert.equal(layout.occurrences(paragraphs, "good").length, 0);
+  assert.equal(layout.occurrences(paragraphs, "bad").length, 1);
+});
+
+test("an emptied paragraph can be filled again", () => {
+  const { paragraphs } = laidOut(spoken(0, 0, " Hello."), spoken(1, 0.7, " Bye."));
+  layout.changeText(paragraphs[0], "");
+  layout.changeText(paragraphs[0], "New");
+  assert.equal(paragraphs[0].pieces.map(({ text }) => text).join(""), "New");
+});
+
+test("an edited text stays in the same paragraphs", () => {
+  const all = Array.from({ length: 12 }, (_, i) => spoken(i, i * 4, ` ${"word ".repeat(18)}end.`));
+  for (const one of all) one.segment.end = one.segment.start + 4;
+  const before = laidOut(...all);
+  const shorter = all.map(({ segment }) => ({ ...segment, text: " Short." }));
+  const after = layout.layOut(shorter, [], layout.paragraphStarts(before));
+  assert.deepEqual(after.paragraphs.map(({ key }) => key), before.paragraphs.map(({ key }) => key));
+});
+
+test("speakers have letters beyond Z", () => {
+  assert.deepEqual([0, 1, 25, 26, 27].map(layout.speakerLetter), ["A", "B", "Z", "AA", "AB"]);
+});
