@@ -92,7 +92,7 @@ test("a change of a text reaches the piece in which it begins", () => {
     ["Hello there. Good day.", "Hello you. Good day.", [" Hello you.", " Good day."]],
     ["Hello there. Good day.", "Hello there. Really. Good day.", [" Hello there. Really.", " Good day."]],
     ["Hello there. Good day.", "Hello there. A day.", [" Hello there.", " A day."]],
-    ["Hello there. Good day.", "Hello day.", [" Hello ", "day."]],
+    ["Hello there. Good day.", "Hello day.", [" Hello", " day."]],
     ["Hello there. Good day.", "", [" ", ""]],
     ["Hello there. Good day.", "So: Hello there. Good day.", [" So: Hello there.", " Good day."]],
     ["Hello there. Good day.", "Hello there. Good day. Bye.", [" Hello there.", " Good day. Bye."]],
