@@ -45,10 +45,9 @@ beforeEach(async () => {
   server = new Server();
   states = [];
   saves = [];
-  edits = new Edits(server, {
-    onState: () => states.push(edits.state),
-    onSaved: (transcript, isComplete) => saves.push([transcript.segments.length, isComplete]),
-  });
+  edits = new Edits(server);
+  edits.onState = () => states.push(edits.state);
+  edits.onSaved = (transcript, isAll) => saves.push([transcript.segments.length, isAll]);
   await edits.load();
 });
 
@@ -196,4 +195,15 @@ test("merging knows corrections that were taken back", () => {
   const { merged, conflicts } = merge(base, theirs, mine);
   assert.deepEqual([...merged], [[3, "also"]]);
   assert.deepEqual(conflicts, [3]);
+});
+
+test("unsaved texts are those that the server doesn't have", async () => {
+  edits.set(1, "a", "x");
+  edits.commit();
+  await pass(0);
+  edits.set(2, "b", "y");
+  edits.set(1, "x", "a");
+  assert.deepEqual([...edits.unsaved()], [[2, "b"], [1, "x"]]);
+  await pass(800);
+  assert.deepEqual([...edits.unsaved()], []);
 });

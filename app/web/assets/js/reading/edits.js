@@ -61,16 +61,17 @@ export class Edits {
   #failures = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
+  onState = () => {};
   /**
-   * @param {Server} server
-   * @param {{onState: () => void, onSaved: (transcript: SavedTranscript, isComplete: boolean) => void}} listeners
-   *   `onSaved` has the corrected segments; it isn't complete if a segment has its original text again or someone
-   *   else changed one, so that the whole transcript must be loaded.
+   * Called with the corrected segments. They are not all that changed if a segment has its original text again or if
+   * someone else changed one: then the whole transcript must be loaded.
+   * @type {(transcript: SavedTranscript, isAll: boolean) => void}
    */
-  constructor(server, { onState, onSaved }) {
+  onSaved = () => {};
+
+  /** @param {Server} server */
+  constructor(server) {
     this.server = server;
-    this.onState = onState;
-    this.onSaved = onSaved;
   }
 
   get isClean() {
@@ -86,13 +87,24 @@ export class Edits {
     return this.#current.size > 0;
   }
 
-  /** Load the corrections made so far. Call it before the first change. */
+  /** Load the corrections made so far, once. Wait for it before the first change. */
   async load() {
+    if (this.#etag) return;
     const { etag, transcript } = await this.server.load();
     this.#etag = etag;
     this.#saved = correctionsOf(transcript);
     this.#current = new Map(this.#saved);
-    return transcript;
+  }
+
+  /** Return the texts that the server doesn't have yet, also those that are as they were before all corrections.
+   * @returns {Corrections} */
+  unsaved() {
+    const texts = new Map([...this.#current].filter(([id, text]) => this.#saved.get(id) !== text));
+    for (const id of this.#saved.keys()) {
+      const original = this.#current.has(id) ? undefined : this.#originals.get(id);
+      if (original !== undefined) texts.set(id, original);
+    }
+    return texts;
   }
 
   /** Correct a segment. `before` is its text until now.
@@ -184,14 +196,14 @@ export class Edits {
     const sent = new Map(this.#current);
     try {
       const { etag, transcript } = await this.server.save(sent, this.#etag);
-      const isComplete = [...this.#saved.keys()].every((id) => sent.has(id));
+      const isAll = [...this.#saved.keys()].every((id) => sent.has(id));
       this.#etag = etag;
       this.#saved = sent;
       this.#failures = 0;
       this.#isBusy = false;
       if (same(this.#current, sent)) this.#become("saved");
       else this.#changed(PAUSE_IN_TYPING);
-      this.onSaved(transcript, isComplete);
+      this.onSaved(transcript, isAll);
     } catch (failure) {
       this.#isBusy = false;
       await this.#failed(/** @type {Failure} */ (failure));

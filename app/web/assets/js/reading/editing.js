@@ -1,0 +1,233 @@
+/**
+ * Correcting the transcript in place: paragraphs that can be typed in, and what became of the changes.
+ *
+ * @typedef {import("./edits.js").SavedTranscript} SavedTranscript
+ */
+import { h, replace } from "../dom.js";
+import { icon, iconButton, toast } from "../widgets.js";
+import { Edits } from "./edits.js";
+import { changeText, textOfSegment } from "./layout.js";
+
+/** Corrections that are still being saved although their view was closed, by job. @type {Map<string, Edits>} */
+const unfinished = new Map();
+
+addEventListener("beforeunload", (event) => {
+  if ([...unfinished.values()].some((edits) => !edits.isClean)) event.preventDefault();
+});
+
+/**
+ * Return the corrections of a job as the API stores them.
+ *
+ * @param {import("../api.js").Api} api
+ * @param {string} job_id
+ * @returns {import("./edits.js").Server}
+ */
+function serverOf(api, job_id) {
+  const path = `v1/jobs/${job_id}/transcript`;
+  const read = async (/** @type {Response} */ response) => ({ etag: response.headers.get("ETag") ?? "", transcript: await response.json() });
+  return {
+    load: async () => read(await api.request(path)),
+    save: async (corrections, etag) => {
+      const segments = [...corrections].map(([id, text]) => ({ id, text }));
+      return read(await api.request(path, { method: "PUT", json: { segments }, headers: { "If-Match": etag } }));
+    },
+  };
+}
+
+export class Editing {
+  isOn = false;
+  /** If the paragraph with the focus was changed: it must not be laid out again before it is left. */
+  isTyping = false;
+  #edits;
+  #notice = "";
+
+  /**
+   * @param {{api: import("../api.js").Api, job_id: string, transcript: import("./transcript.js").Transcript,
+   *   onSaved: (transcript: SavedTranscript, isAll: boolean) => void, onLeave: () => void, onPlay: () => void}} parts
+   *   `onLeave` is called when a paragraph was left, `onPlay` for the shortcut that works while typing.
+   */
+  constructor({ api, job_id, transcript, onSaved, onLeave, onPlay }) {
+    this.transcript = transcript;
+    this.onLeave = onLeave;
+    this.onPlay = onPlay;
+    this.#edits = unfinished.get(job_id) ?? new Edits(serverOf(api, job_id));
+    this.#edits.onState = () => this.#showState();
+    this.#edits.onSaved = onSaved;
+    unfinished.set(job_id, this.#edits);
+    this.job_id = job_id;
+    this.button = h("button.chip", { type: "button", "aria-keyshortcuts": "e", title: "Correct the text (E)", onclick: () => this.toggle() });
+    this.undo = iconButton("undo", "Undo the last correction", { onclick: () => this.#edits.undo() });
+    this.redo = iconButton("redo", "Redo the correction", { onclick: () => this.#edits.redo() });
+    this.state = h("span.saving");
+    this.element = h("div.corrections", {}, this.button, this.undo, this.redo, this.state);
+    this.notice = h("div", { role: "alert" });
+    for (const [type, listener] of Object.entries({
+      input: this.#onInput, focusout: this.#onFocusOut, keydown: this.#onKey, beforeinput: this.#onBeforeInput, paste: this.#onPaste,
+    }))
+      transcript.element.addEventListener(type, /** @type {EventListener} */ (listener));
+    this.#showState();
+  }
+
+  /** Save at once what is not saved yet; this goes on after the view is closed. */
+  close() {
+    this.#leave(document.activeElement);
+    const forget = () => this.#edits.isClean && unfinished.delete(this.job_id);
+    this.#edits.onState = forget;
+    this.#edits.onSaved = () => {};
+    forget();
+  }
+
+  /** Texts that the server doesn't have yet, by segment. */
+  get unsaved() {
+    return this.#edits.unsaved();
+  }
+
+  /** Start or stop correcting. @param {number} [paragraph] The one to start with. */
+  async toggle(paragraph = 0) {
+    if (this.isOn) {
+      this.#leave(document.activeElement);
+      this.isOn = false;
+    } else {
+      if (!(await this.#isLoaded())) return;
+      this.isOn = true;
+    }
+    this.makeEditable();
+    this.#showState();
+    if (this.isOn) this.transcript.textElement(paragraph)?.focus();
+    else this.button.focus();
+  }
+
+  async restoreOriginal() {
+    if (await this.#isLoaded()) this.#edits.restoreOriginal();
+  }
+
+  /** Make paragraphs editable, or plain text again. Call it after each layout. */
+  makeEditable() {
+    this.transcript.element.classList.toggle("is-editable", this.isOn);
+    this.transcript.layout.paragraphs.forEach((_, number) => {
+      const text = this.transcript.textElement(number);
+      if (text && text.isContentEditable !== this.isOn) setEditable(text, this.isOn);
+    });
+  }
+
+  async #isLoaded() {
+    try {
+      await this.#edits.load();
+      return true;
+    } catch (error) {
+      toast(error instanceof Error ? error.message : String(error), { isError: true });
+      return false;
+    }
+  }
+
+  #onInput = (/** @type {Event} */ event) => {
+    const paragraph = this.transcript.layout.paragraphs[this.transcript.numberOf(event.target)];
+    const text = event.target instanceof HTMLElement ? oneLine(event.target.textContent ?? "") : "";
+    if (paragraph) this.#change(paragraph, text);
+  };
+
+  /** @param {import("./layout.js").Paragraph} paragraph @param {string} text */
+  #change(paragraph, text) {
+    const { paragraphs } = this.transcript.layout;
+    const before = new Map(paragraph.pieces.map(({ segment }) => [segment.id, textOfSegment(paragraphs, segment)]));
+    this.isTyping = true;
+    for (const segment of changeText(paragraph, text)) {
+      this.#edits.set(segment.id, textOfSegment(paragraphs, segment), before.get(segment.id) ?? "");
+    }
+  }
+
+  #onFocusOut = (/** @type {FocusEvent} */ event) => this.#leave(event.target);
+
+  /** @param {EventTarget | null} target */
+  #leave(target) {
+    if (!(target instanceof HTMLElement) || !target.isContentEditable) return;
+    const paragraph = this.transcript.layout.paragraphs[this.transcript.numberOf(target)];
+    if (paragraph && this.isTyping) this.#change(paragraph, paragraph.text.trim());
+    this.isTyping = false;
+    this.#edits.commit();
+    this.onLeave();
+  }
+
+  #onKey = (/** @type {KeyboardEvent} */ event) => {
+    const { target, key } = event;
+    if (!(target instanceof HTMLElement) || !target.isContentEditable || event.isComposing) return;
+    if (key === "Escape") this.toggle();
+    else if (key === "Enter" && (event.ctrlKey || event.metaKey)) this.onPlay();
+    else if (key === "Enter") this.transcript.textElement(this.transcript.numberOf(target) + (event.shiftKey ? -1 : 1))?.focus();
+    else return;
+    event.preventDefault();
+  };
+
+  /** A paragraph is one line of plain text, also in browsers without "plaintext-only". */
+  #onBeforeInput = (/** @type {InputEvent} */ event) => {
+    if (/^(insertParagraph|insertLineBreak|insertFromDrop|format)/.test(event.inputType)) event.preventDefault();
+  };
+
+  #onPaste = (/** @type {ClipboardEvent} */ event) => {
+    if (!(event.target instanceof Element) || !event.target.closest("[contenteditable]")) return;
+    event.preventDefault();
+    const text = event.clipboardData?.getData("text/plain") ?? "";
+    document.execCommand("insertText", false, oneLine(text)); // the only way that the browser can undo
+  };
+
+  #showState() {
+    const { state } = this.#edits;
+    replace(this.button, icon(this.isOn ? "check" : "edit", 18), this.isOn ? "Done" : "Edit");
+    this.undo.hidden = this.redo.hidden = !this.isOn && !this.#edits.canUndo && !this.#edits.canRedo;
+    this.undo.disabled = !this.#edits.canUndo;
+    this.redo.disabled = !this.#edits.canRedo;
+    const isShown = this.isOn || state !== "saved";
+    this.state.textContent = isShown ? { saved: this.#edits.canUndo ? "Saved" : "", unsaved: "Saving…", saving: "Saving…" }[String(state)] ?? "Not saved" : "";
+    this.#showNotice();
+  }
+
+  /** Say what went wrong, once. */
+  #showNotice() {
+    const { state, message, conflicts } = this.#edits;
+    const notice = `${state} ${message} ${conflicts}`;
+    const isProblem = ["retrying", "refused", "conflict"].includes(state);
+    if (notice === this.#notice || state === "saving") return;
+    this.#notice = notice;
+    if (!isProblem) replace(this.notice);
+    else if (state === "conflict") replace(this.notice, this.#conflictNotice());
+    else {
+      const [title, action] = state === "refused" ? ["The correction was not saved", "Try again"] : ["Not saved yet, trying again", "Try now"];
+      const retry = h("button.button", { type: "button", onclick: () => this.#edits.retry() }, action);
+      replace(this.notice, problem(title, h("p", {}, `${message} Your text stays here.`), retry));
+    }
+  }
+
+  #conflictNotice() {
+    const { conflicts, theirs } = this.#edits;
+    const texts = conflicts.map((id) => h("li", {}, theirs.get(id) === undefined ? "(the original text)" : theirs.get(id)?.trim() || "(nothing)"));
+    const choose = (/** @type {"mine" | "theirs"} */ version) => () => this.#edits.resolve(version);
+    return problem("Someone else corrected the same text", h("p", {}, "Your text is still on this page, but not saved. Theirs:"), h("ul", {}, texts),
+      h("button.button.primary", { type: "button", onclick: choose("mine") }, "Keep mine"),
+      h("button.button", { type: "button", onclick: choose("theirs") }, "Use theirs"));
+  }
+}
+
+/** @param {string} title @param {import("../dom.js").Child[]} children */
+function problem(title, ...children) {
+  return h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, title), children));
+}
+
+/** @param {HTMLElement} text @param {boolean} isOn */
+function setEditable(text, isOn) {
+  if (!isOn) {
+    for (const name of ["contenteditable", "role", "aria-label", "spellcheck"]) text.removeAttribute(name);
+    return;
+  }
+  const time = text.closest(".paragraph")?.querySelector(".stamp")?.textContent;
+  text.setAttribute("role", "textbox");
+  text.setAttribute("aria-label", `Text from ${time}`);
+  text.setAttribute("spellcheck", "true");
+  try {
+    text.contentEditable = "plaintext-only";
+  } catch {
+    text.contentEditable = "true";
+  }
+}
+
+/** @param {string} text */
+const oneLine = (text) => text.replace(/[\s\u00a0]+/gu, " ");

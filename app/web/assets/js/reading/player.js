@@ -1,0 +1,205 @@
+/** The recording: a media element that gets its address from a ticket, and the bar to control it. */
+import { h, replace } from "../dom.js";
+import { clock } from "../format.js";
+import { icon, iconButton } from "../widgets.js";
+import { Waveform } from "./waveform.js";
+
+const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3];
+const STEP = 5; // seconds
+/** Milliseconds before another attempt to load the recording, by the number of failures in a row. */
+const WAITS = [0, 1000, 4000, 10_000];
+
+/**
+ * @typedef {{url: string, expires_at: number}} Ticket An address that a media element can load without the key.
+ * @typedef {{newTicket: () => Promise<Ticket>, onTime: (seconds: number) => void, onVideo: () => void,
+ *   onSeek: () => void}} Listeners
+ */
+
+export class Player {
+  #ticket = /** @type {Ticket | null} */ (null);
+  #failures = 0;
+  #retry = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
+  #frame = 0;
+  #shownTime = "";
+
+  /**
+   * @param {string} title For the keyboard and the lock screen of the system.
+   * @param {number} duration Seconds, of the job: a file that was recorded by a browser doesn't know its own.
+   * @param {Listeners} listeners
+   */
+  constructor(title, duration, listeners) {
+    this.title = title;
+    this.listeners = listeners;
+    this.media = h("video", {
+      preload: "metadata", playsinline: true, onplay: this.#onPlay, onpause: this.#onPause, onseeking: this.#onTime,
+      ontimeupdate: this.#onTime, onloadedmetadata: this.#onMetadata, onerror: this.#onError,
+    });
+    this.waveform = new Waveform({ onSeek: (seconds) => this.seek(seconds) });
+    this.waveform.duration = duration;
+    this.button = h("button.play", { type: "button", "aria-label": "Play", "aria-keyshortcuts": "Space", onclick: () => this.toggle() }, icon("play", 26));
+    this.time = h("span.clock");
+    this.problem = h("p.problem", { role: "alert", hidden: true });
+    this.speed = h("select.speed", { "aria-label": "Speed", title: "Speed (< and >)", onchange: this.#onSpeed },
+      SPEEDS.map((speed) => h("option", { value: String(speed) }, `${speed}×`)));
+    this.speed.value = storedSpeed();
+    this.element = h("section.player", { "aria-label": "Player" },
+      h("div.transport", {},
+        iconButton("back5", "Back 5 seconds", { onclick: () => this.skip(-STEP), "aria-keyshortcuts": "ArrowLeft" }), this.button,
+        iconButton("forward5", "Forward 5 seconds", { onclick: () => this.skip(STEP), "aria-keyshortcuts": "ArrowRight" })),
+      this.time, this.waveform.element, this.speed, this.problem);
+    this.#showTime(0);
+    this.#useMediaKeys();
+  }
+
+  close() {
+    clearTimeout(this.#retry);
+    cancelAnimationFrame(this.#frame);
+    this.media.pause();
+    this.media.removeAttribute("src");
+    this.media.load();
+    this.waveform.close();
+    if (!("mediaSession" in navigator)) return;
+    navigator.mediaSession.metadata = null;
+    for (const action of /** @type {MediaSessionAction[]} */ (["seekbackward", "seekforward"])) navigator.mediaSession.setActionHandler(action, null);
+  }
+
+  get currentTime() {
+    return this.media.currentTime;
+  }
+  get isPlaying() {
+    return !this.media.paused;
+  }
+
+  /** Load the recording, where it was before if it had been loaded. */
+  async load() {
+    clearTimeout(this.#retry);
+    const { currentTime, paused } = this.media;
+    try {
+      this.#ticket = await this.listeners.newTicket();
+    } catch (error) {
+      return this.#loadAgain(error instanceof Error ? error.message : String(error));
+    }
+    this.media.src = this.#ticket.url;
+    if (currentTime) this.media.currentTime = currentTime;
+    if (!paused) this.media.play().catch(() => {});
+  }
+
+  async toggle() {
+    if (this.isPlaying) return this.media.pause();
+    if (this.#ticket && this.#ticket.expires_at * 1000 < Date.now()) await this.load();
+    if (this.media.error) {
+      this.#failures = 0;
+      await this.load();
+    }
+    this.media.play().catch(() => {}); // an error event says why
+  }
+
+  /** @param {number} seconds */
+  seek(seconds) {
+    this.media.currentTime = Math.min(Math.max(0, seconds), this.waveform.duration || seconds);
+    this.listeners.onSeek();
+  }
+
+  /** @param {number} seconds */
+  skip(seconds) {
+    this.seek(this.media.currentTime + seconds);
+  }
+
+  /** @param {1 | -1} step */
+  changeSpeed(step) {
+    const at = SPEEDS.indexOf(Number(this.speed.value)) + step;
+    this.speed.selectedIndex = Math.min(Math.max(0, at), SPEEDS.length - 1);
+    this.#onSpeed();
+  }
+
+  /** Show captions over a video, in place of those shown before.
+   * @param {string} url @param {string} [language] */
+  setCaptions(url, language) {
+    this.media.querySelector("track")?.remove();
+    this.media.append(h("track", { kind: "captions", label: "Transcript", srclang: language, src: url, default: true }));
+    const track = this.media.textTracks[0];
+    if (track) track.mode = "showing";
+  }
+
+  #onPlay = () => {
+    this.#showPlaying(true);
+    const step = () => {
+      this.#onTime();
+      this.#frame = requestAnimationFrame(step);
+    };
+    cancelAnimationFrame(this.#frame);
+    this.#frame = requestAnimationFrame(step);
+  };
+
+  #onPause = () => {
+    cancelAnimationFrame(this.#frame);
+    this.#showPlaying(false);
+  };
+
+  /** @param {boolean} isPlaying */
+  #showPlaying(isPlaying) {
+    replace(this.button, icon(isPlaying ? "pause" : "play", 26));
+    this.button.setAttribute("aria-label", isPlaying ? "Pause" : "Play");
+  }
+
+  #onTime = () => {
+    const seconds = this.media.currentTime;
+    this.waveform.setTime(seconds);
+    this.#showTime(seconds);
+    this.listeners.onTime(seconds);
+  };
+
+  /** @param {number} seconds */
+  #showTime(seconds) {
+    const time = `${clock(seconds)} / ${clock(this.waveform.duration)}`;
+    if (time !== this.#shownTime) this.time.textContent = this.#shownTime = time;
+  }
+
+  #onMetadata = () => {
+    this.#failures = 0;
+    this.problem.hidden = true;
+    if (!this.waveform.duration && Number.isFinite(this.media.duration)) this.waveform.duration = this.media.duration;
+    this.media.playbackRate = Number(this.speed.value);
+    if (this.media.videoWidth) this.listeners.onVideo();
+    this.#onTime();
+    this.waveform.draw();
+  };
+
+  /** Tickets end, and a server that was restarted knows none: try with a new one. */
+  #onError = () => {
+    if (!this.media.hasAttribute("src")) return;
+    const isFormat = this.media.error?.code === MediaError.MEDIA_ERR_DECODE;
+    this.#loadAgain(isFormat ? "This browser can't play the recording's format." : "The recording can't be loaded.");
+  };
+
+  /** @param {string} message Shown if it still fails. */
+  #loadAgain(message) {
+    const wait = WAITS[this.#failures++];
+    if (wait !== undefined) this.#retry = setTimeout(() => this.load(), wait);
+    if (this.#failures < 2) return;
+    this.problem.hidden = false;
+    this.problem.textContent = wait === undefined ? `${message} Press Play to try again.` : message;
+  }
+
+  #onSpeed = () => {
+    this.media.defaultPlaybackRate = this.media.playbackRate = Number(this.speed.value);
+    try {
+      localStorage.setItem("speed", this.speed.value);
+    } catch {} // storage can be switched off
+  };
+
+  #useMediaKeys() {
+    if (!("mediaSession" in navigator)) return;
+    navigator.mediaSession.metadata = new MediaMetadata({ title: this.title });
+    navigator.mediaSession.setActionHandler("seekbackward", () => this.skip(-STEP));
+    navigator.mediaSession.setActionHandler("seekforward", () => this.skip(STEP));
+  }
+}
+
+function storedSpeed() {
+  try {
+    const speed = localStorage.getItem("speed");
+    if (SPEEDS.includes(Number(speed))) return String(Number(speed));
+  } catch {} // storage can be switched off
+  return "1";
+}

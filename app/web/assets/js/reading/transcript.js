@@ -1,0 +1,226 @@
+/**
+ * The transcript on the page: paragraphs of plain text, with highlights laid over them.
+ *
+ * A word is no element. Highlights are ranges (CSS Custom Highlight API) and paragraphs that nobody sees are not laid
+ * out, so ten hours stay fast, the browser's own search works, and what is copied is text. A browser without
+ * `Highlight` shows the paragraph that plays, but not the word.
+ *
+ * @typedef {import("./layout.js").Layout} Layout
+ * @typedef {import("./layout.js").Paragraph} Paragraph
+ * @typedef {{section: HTMLElement, stamp: HTMLElement, speaker: HTMLElement | null, text: HTMLElement}} Shown
+ * @typedef {"spoken" | "match" | "found" | "doubt"} Mark
+ */
+import { h } from "../dom.js";
+import { clock } from "../format.js";
+import { layOut, speakerLetter, wordAtOffset, wordAtTime } from "./layout.js";
+
+/** Later ones are painted above earlier ones. @type {Mark[]} */
+const MARKS = ["doubt", "match", "spoken", "found"];
+const CAN_HIGHLIGHT = typeof Highlight === "function" && "highlights" in CSS;
+const VOICES = 6;
+
+export class Transcript {
+  /** @type {Layout} */ layout = layOut([], []);
+  canSeek = false;
+  isFollowing = true;
+  #shown = /** @type {Map<string, Shown>} */ (new Map());
+  #marks = /** @type {Map<Mark, Highlight>} */ (new Map());
+  #word = -1;
+  #current = /** @type {HTMLElement | null} */ (null);
+
+  /**
+   * @param {HTMLElement} scroller What the transcript scrolls in.
+   * @param {{onSeek: (seconds: number) => void}} listeners
+   */
+  constructor(scroller, { onSeek }) {
+    this.scroller = scroller;
+    this.onSeek = onSeek;
+    this.element = h("div.transcript", { onclick: this.#onClick, onkeydown: this.#onKey });
+    for (const [priority, name] of CAN_HIGHLIGHT ? MARKS.entries() : []) {
+      const highlight = new Highlight();
+      highlight.priority = priority;
+      this.#marks.set(name, highlight);
+      CSS.highlights.set(name, highlight);
+    }
+  }
+
+  close() {
+    for (const name of this.#marks.keys()) CSS.highlights.delete(name);
+  }
+
+  /** Show another layout. Paragraphs that stay keep their elements, and with them the focus and the place on the screen.
+   * @param {Layout} layout */
+  show(layout) {
+    this.layout = layout;
+    const before = this.#shown;
+    this.#shown = new Map();
+    let next = this.element.firstElementChild;
+    layout.paragraphs.forEach((paragraph, number) => {
+      const shown = before.get(paragraph.key) ?? newParagraph();
+      before.delete(paragraph.key);
+      this.#shown.set(paragraph.key, shown);
+      fill(shown, paragraph, number, layout.paragraphs[number - 1]);
+      if (shown.section === next) next = next.nextElementSibling;
+      else this.element.insertBefore(shown.section, next);
+    });
+    for (const { section } of before.values()) section.remove();
+    this.#word = -1;
+    this.#keepOneTabStop();
+  }
+
+  /** Return the element with a paragraph's text.
+   * @param {number} number */
+  textElement(number) {
+    const paragraph = this.layout.paragraphs[number];
+    return paragraph ? this.#shown.get(paragraph.key)?.text ?? null : null;
+  }
+
+  /** Return the number of the paragraph that an element belongs to, or -1.
+   * @param {EventTarget | null} target */
+  numberOf(target) {
+    const section = target instanceof Element ? target.closest(".paragraph") : null;
+    return section ? Number(section.getAttribute("data-number")) : -1;
+  }
+
+  /** Mark the word that is spoken, and keep it in view while following.
+   * @param {number} seconds */
+  speak(seconds) {
+    const word = wordAtTime(this.layout.words, seconds);
+    if (word === this.#word) return;
+    this.#word = word;
+    const range = word < 0 ? null : this.wordRange(word);
+    this.mark("spoken", range && this.canSeek ? [range] : []);
+    this.#setCurrent(word < 0 ? null : this.textElement(this.layout.words.paragraph[word]));
+    if (range && this.isFollowing && this.canSeek) this.reveal(range);
+  }
+
+  /** @param {HTMLElement | null} text */
+  #setCurrent(text) {
+    const section = text?.closest(".paragraph") ?? null;
+    if (section === this.#current) return;
+    this.#current?.removeAttribute("aria-current");
+    section?.setAttribute("aria-current", "true");
+    this.#current = /** @type {HTMLElement | null} */ (section);
+    if (!this.element.contains(document.activeElement)) this.#keepOneTabStop();
+  }
+
+  /** Thousands of buttons are one stop of the Tab key; the arrow keys move between them. */
+  #keepOneTabStop(stamp = this.#current?.querySelector(".stamp") ?? this.element.querySelector(".stamp")) {
+    this.element.querySelector('.stamp[tabindex="0"]')?.setAttribute("tabindex", "-1");
+    stamp?.setAttribute("tabindex", "0");
+  }
+
+  /** Return the range of a word, or null while its paragraph is empty.
+   * @param {number} word */
+  wordRange(word) {
+    const { paragraph, from, to } = this.layout.words;
+    return this.range(paragraph[word], from[word], to[word]);
+  }
+
+  /** @param {number} paragraph @param {number} from @param {number} to */
+  range(paragraph, from, to) {
+    const node = this.textElement(paragraph)?.firstChild;
+    if (!(node instanceof Text)) return null;
+    const limit = /** @param {number} offset */ (offset) => Math.min(offset, node.length);
+    return new StaticRange({ startContainer: node, startOffset: limit(from), endContainer: node, endOffset: limit(to) });
+  }
+
+  /** Highlight ranges, in place of those highlighted before.
+   * @param {Mark} name @param {(StaticRange | null)[]} ranges */
+  mark(name, ranges) {
+    const highlight = this.#marks.get(name);
+    if (!highlight) return;
+    highlight.clear();
+    for (const range of ranges) if (range) highlight.add(range);
+  }
+
+  /** Scroll a range into view; with `isFar`, also if it can be seen already.
+   * @param {StaticRange} range */
+  reveal(range, isFar = false) {
+    const frame = this.scroller.getBoundingClientRect();
+    const { top } = boxesOf(range)[0] ?? frame;
+    const place = (top - frame.top) / frame.height;
+    if (!isFar && place > 0.15 && place < 0.65) return;
+    const isNear = Math.abs(place) < 2 && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const distance = top - frame.top - frame.height * 0.32;
+    this.scroller.scrollBy({ top: distance, behavior: isNear ? "smooth" : "instant" });
+  }
+
+  #onClick = (/** @type {MouseEvent} */ event) => {
+    const number = this.numberOf(event.target);
+    const paragraph = this.layout.paragraphs[number];
+    if (!paragraph || !this.canSeek) return;
+    if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start);
+    if (/** @type {Element} */ (event.target).closest("[contenteditable]") || getSelection()?.type === "Range") return;
+    const word = this.#wordAt(number, event);
+    if (word >= 0) this.onSeek(this.layout.words.starts[word]);
+  };
+
+  /** Return the word under the pointer, or -1 beside the text.
+   * @param {number} number @param {{clientX: number, clientY: number}} point */
+  #wordAt(number, { clientX, clientY }) {
+    const offset = caretOffset(clientX, clientY);
+    if (offset === null) return -1;
+    const first = wordAtOffset(this.layout.words, number, offset);
+    for (const word of first < 0 ? [] : [first, first + 1]) {
+      const range = this.layout.words.paragraph[word] === number ? this.wordRange(word) : null;
+      const isHit = range && boxesOf(range).some(({ left, right, top, bottom }) =>
+        clientX >= left - 3 && clientX <= right + 3 && clientY >= top && clientY <= bottom);
+      if (isHit) return word;
+    }
+    return -1;
+  }
+
+  #onKey = (/** @type {KeyboardEvent} */ event) => {
+    const stamp = event.target instanceof Element ? event.target.closest(".stamp") : null;
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!stamp || !step) return;
+    event.preventDefault();
+    const key = this.layout.paragraphs[this.numberOf(stamp) + step]?.key;
+    const next = key && this.#shown.get(key)?.stamp;
+    if (!next) return;
+    this.#keepOneTabStop(next);
+    next.focus();
+  };
+}
+
+/** @returns {Shown} */
+function newParagraph() {
+  const stamp = h("button.stamp", { type: "button", tabindex: "-1" });
+  const text = h("p", { dir: "auto" });
+  return { section: h("section.paragraph", {}, stamp, h("div.said", {}, text)), stamp, speaker: null, text };
+}
+
+/** @param {Shown} shown @param {Paragraph} paragraph @param {number} number @param {Paragraph | undefined} previous */
+function fill(shown, { start, text, channel }, number, previous) {
+  shown.section.setAttribute("data-number", String(number));
+  const time = clock(start);
+  if (shown.stamp.textContent !== time) {
+    shown.stamp.textContent = time;
+    shown.stamp.setAttribute("aria-label", `Play from ${time}`);
+  }
+  if (shown.text.textContent !== text) shown.text.textContent = text;
+  const letter = channel !== undefined && channel !== previous?.channel ? speakerLetter(channel) : null;
+  if (channel !== undefined) shown.section.setAttribute("data-voice", String(channel % VOICES));
+  if (letter !== (shown.speaker?.firstChild?.textContent ?? null)) {
+    shown.speaker?.remove();
+    shown.speaker = letter && h("div.speaker", {}, h("i", { "aria-hidden": "true" }, letter), `Speaker ${letter}`);
+    if (shown.speaker) shown.text.before(shown.speaker);
+  }
+}
+
+/** Return the boxes of a static range, one per line.
+ * @param {StaticRange} range */
+function boxesOf({ startContainer, startOffset, endContainer, endOffset }) {
+  const range = document.createRange();
+  range.setStart(startContainer, startOffset);
+  range.setEnd(endContainer, endOffset);
+  return [...range.getClientRects()];
+}
+
+/** Return the offset in the text under a point, or null if there is no text.
+ * @param {number} x @param {number} y */
+function caretOffset(x, y) {
+  if (document.caretPositionFromPoint) return document.caretPositionFromPoint(x, y)?.offset ?? null;
+  return document.caretRangeFromPoint?.(x, y)?.startOffset ?? null; // Safari
+}
