@@ -77,6 +77,10 @@ export class Editing {
     forget();
   }
 
+  get isClean() {
+    return this.#edits.isClean;
+  }
+
   /** Texts that the server doesn't have yet, by segment. */
   get unsaved() {
     return this.#edits.unsaved();

@@ -58,6 +58,8 @@ export class Edits {
   #etag = "";
   #isTyping = false;
   #isBusy = false;
+  /** If someone else changed segments that the page doesn't show yet. */
+  #isOutdated = false;
   #failures = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
@@ -189,14 +191,15 @@ export class Edits {
 
   async #save() {
     if (this.#isBusy || this.conflicts.length) return;
-    if (this.isClean) return this.#become("saved");
+    if (this.isClean && !this.#isOutdated) return this.#become("saved");
     this.#isBusy = true;
     this.#isTyping = false;
     this.#become("saving");
     const sent = new Map(this.#current);
     try {
       const { etag, transcript } = await this.server.save(sent, this.#etag);
-      const isAll = [...this.#saved.keys()].every((id) => sent.has(id));
+      const isAll = !this.#isOutdated && [...this.#saved.keys()].every((id) => sent.has(id));
+      this.#isOutdated = false;
       this.#etag = etag;
       this.#saved = sent;
       this.#failures = 0;
@@ -231,7 +234,7 @@ export class Edits {
       this.#undo = [];
       this.#redo = [];
       this.conflicts = conflicts;
-      this.onSaved(transcript, false);
+      this.#isOutdated = true;
     } catch (failure) {
       return this.#failed(/** @type {Failure} */ (failure));
     }

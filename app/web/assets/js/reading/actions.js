@@ -1,0 +1,208 @@
+/** What can be done with a job: copy, download, rename, deliver again, cancel, delete. */
+import { h, replace } from "../dom.js";
+import { isActive, jobTitle } from "../format.js";
+import { confirmed, icon, iconButton, menu, toast } from "../widgets.js";
+
+/** @typedef {import("../store.js").Job} Job */
+
+const FORMATS = [
+  { format: "text", label: "Text", extension: "txt" },
+  { format: "srt", label: "Subtitles", extension: "srt" },
+  { format: "vtt", label: "Web subtitles", extension: "vtt" },
+  { format: "tsv", label: "Table", extension: "tsv" },
+  { format: "verbose_json", label: "As OpenAI's API returns it", extension: "json" },
+  { format: "document", label: "Everything", extension: "document.json" },
+];
+const LONGEST_NAME = 120; // characters
+
+/**
+ * Return a file name that every system accepts.
+ *
+ * @param {string} title
+ * @param {string} extension
+ */
+export function fileName(title, extension) {
+  const stem = title.replace(/\.[a-z0-9]{1,5}$/i, "").replace(/[\\/:*?"<>|\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, "_");
+  const safe = [...stem].slice(0, LONGEST_NAME).join("").replace(/^[\s.]+|[\s.]+$/g, "");
+  return `${safe || "transcript"}.${extension}`;
+}
+
+/** @param {string} text */
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/**
+ * Return a command that downloads a result. The key is a variable of the shell.
+ *
+ * @param {string} url
+ * @param {string} file
+ * @param {boolean} needsKey
+ */
+export function curlCommand(url, file, needsKey) {
+  const key = needsKey ? ' -H "Authorization: Bearer $API_KEY"' : "";
+  return `curl --fail${key} -o ${quoted(file)} ${quoted(url)}`;
+}
+
+export class Actions {
+  #signature = "";
+
+  /**
+   * @param {{api: import("../api.js").Api, store: import("../store.js").Store, go: (hash: string) => void,
+   *   plainText: () => string, restoreOriginal: () => void}} parts
+   */
+  constructor({ api, store, go, plainText, restoreOriginal }) {
+    this.api = api;
+    this.store = store;
+    this.go = go;
+    this.plainText = plainText;
+    this.restoreOriginal = restoreOriginal;
+    this.title = h("h1", { dir: "auto" });
+    this.renameButton = iconButton("edit", "Rename", { onclick: () => this.rename() });
+    this.titleLine = h("div.title-line", {}, this.title, this.renameButton);
+    this.element = h("div.actions");
+  }
+
+  /** @param {Job} job */
+  update(job) {
+    this.job = job;
+    if (!this.titleLine.querySelector("input")) this.title.textContent = jobTitle(job);
+    const signature = JSON.stringify([job.status, job.result_available, !!job.edited_at, !!job.delivery, !!this.store.server]);
+    if (signature === this.#signature) return; // an open menu stays open
+    this.#signature = signature;
+    replace(this.element, this.#buttons(job));
+  }
+
+  /** @param {Job} job */
+  #buttons(job) {
+    const more = iconButton("more", "More");
+    const isEnded = !isActive(job);
+    const moreMenu = menu(more, [
+      job.result_available && { icon: "code", label: "Copy as curl", run: () => this.#copyCommand() },
+      job.edited_at && { icon: "undo", label: "Restore the original text", run: this.restoreOriginal },
+      job.delivery && isEnded && job.result_available && { icon: "send", label: "Deliver again", run: () => this.#redeliver() },
+      isEnded
+        ? { icon: "trash", label: "Delete…", isDangerous: true, run: () => this.#delete() }
+        : { icon: "stop", label: "Cancel the transcription", isDangerous: true, run: () => this.#cancel() },
+    ]);
+    if (!job.result_available) return [more, moreMenu];
+    const copy = h("button.button", { type: "button", onclick: () => this.#copy(this.plainText(), "The text is on the clipboard.") }, icon("copy", 18), "Copy");
+    const download = h("button.button.primary", { type: "button" }, icon("download", 18), "Download");
+    const known = this.store.server?.result_formats;
+    const formats = FORMATS.filter(({ format }) => !known || known.includes(format));
+    const downloadMenu = menu(download, formats.map(({ format, label, extension }) => ({ label, hint: `.${extension}`, run: () => this.#download(format, extension) })));
+    return [copy, download, downloadMenu, more, moreMenu];
+  }
+
+  get #path() {
+    return `v1/jobs/${this.job?.job_id}`;
+  }
+
+  get #title() {
+    return this.job ? jobTitle(this.job) : "";
+  }
+
+  /** @param {() => Promise<unknown>} act */
+  async #try(act) {
+    try {
+      await act();
+    } catch (error) {
+      toast(error instanceof Error ? error.message : String(error), { isError: true });
+    }
+  }
+
+  /** @param {string} format @param {string} extension */
+  #download(format, extension) {
+    return this.#try(async () => {
+      const response = await this.api.request(`${this.#path}/result?response_format=${format}`);
+      const url = URL.createObjectURL(await response.blob());
+      h("a", { href: url, download: fileName(this.#title, extension) }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    });
+  }
+
+  #copyCommand() {
+    const needsKey = this.api.key !== "" || this.store.server?.requires_key === true;
+    const url = this.api.url(`${this.#path}/result?response_format=srt`);
+    return this.#copy(curlCommand(url, fileName(this.#title, "srt"), needsKey), "The command is on the clipboard.");
+  }
+
+  /** @param {string} text @param {string} message */
+  #copy(text, message) {
+    return this.#try(async () => {
+      if (navigator.clipboard) await navigator.clipboard.writeText(text);
+      else copyWithoutClipboard(text);
+      toast(message);
+    });
+  }
+
+  /** Let the user type another name in place. */
+  rename() {
+    if (!this.job || this.titleLine.querySelector("input")) return;
+    const input = h("input", { value: this.job.name ?? "", maxlength: "255", "aria-label": "Name", dir: "auto", placeholder: this.#title });
+    let isOver = false;
+    const end = (/** @type {boolean} */ isSaved) => {
+      if (isOver) return;
+      isOver = true;
+      const hadFocus = document.activeElement === input;
+      input.replaceWith(this.title);
+      this.renameButton.hidden = false;
+      if (hadFocus) this.renameButton.focus();
+      if (isSaved && input.value.trim() !== (this.job?.name ?? "")) this.#saveName(input.value.trim());
+    };
+    input.addEventListener("blur", () => end(true));
+    input.addEventListener("keydown", (event) => {
+      if (event.isComposing) return;
+      if (event.key === "Enter") end(true);
+      if (event.key === "Escape") end(false);
+    });
+    this.title.replaceWith(input);
+    this.renameButton.hidden = true;
+    input.focus();
+    input.select();
+  }
+
+  /** @param {string} name */
+  #saveName(name) {
+    const before = this.title.textContent;
+    if (name) this.title.textContent = name;
+    return this.#try(async () => {
+      try {
+        this.store.putJobs([await this.api.json(this.#path, { method: "PATCH", json: { name } })]);
+      } catch (error) {
+        this.title.textContent = before;
+        throw error;
+      }
+    });
+  }
+
+  #redeliver() {
+    return this.#try(async () => {
+      this.store.putJobs([await this.api.json(`${this.#path}/redeliver`, { method: "POST" })]);
+      toast("The result is being delivered again.");
+    });
+  }
+
+  #cancel() {
+    return this.#try(() => this.api.request(this.#path, { method: "DELETE" }));
+  }
+
+  async #delete() {
+    const { job_id } = this.job ?? {};
+    const question = `“${this.#title}”, its text and its recording are deleted from the server. This can't be undone.`;
+    if (!job_id || !(await confirmed("Delete this transcript?", question, "Delete"))) return;
+    await this.#try(async () => {
+      await this.api.request(this.#path, { method: "DELETE" });
+      this.store.removeJob(job_id);
+      this.go("#/");
+    });
+  }
+}
+
+/** Pages without TLS have no `navigator.clipboard`. @param {string} text */
+function copyWithoutClipboard(text) {
+  const area = h("textarea", { "aria-hidden": "true", readonly: true, value: text });
+  document.body.append(area);
+  area.select();
+  const isCopied = document.execCommand("copy");
+  area.remove();
+  if (!isCopied) throw new Error("The browser didn't allow copying: select the text and copy it.");
+}

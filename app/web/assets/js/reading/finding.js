@@ -1,0 +1,132 @@
+/** Finding one's way in the text: search with a count, and the words that are worth a second look. */
+import { h, replace } from "../dom.js";
+import { announce, icon, iconButton } from "../widgets.js";
+import { doubtfulWords, occurrences, wordAtOffset } from "./layout.js";
+
+/** A single letter occurs tens of thousands of times in ten hours; this many are highlighted. */
+const MOST_HIGHLIGHTS = 3000;
+const PAUSE_BEFORE_ANNOUNCEMENT = 700; // milliseconds
+
+/** @typedef {{paragraph: number, from: number, to: number}} Place */
+
+export class Finding {
+  #places = /** @type {Place[]} */ ([]);
+  #at = -1;
+  #doubts = /** @type {number[]} */ ([]);
+  #doubt = -1;
+  #isDoubtShown = false;
+  #timer = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
+
+  /**
+   * @param {import("./transcript.js").Transcript} transcript
+   * @param {{onFound: (word: number) => void}} listeners Called with the word at the found place.
+   */
+  constructor(transcript, { onFound }) {
+    this.transcript = transcript;
+    this.onFound = onFound;
+    this.input = h("input", { type: "search", placeholder: "Search in the text", "aria-label": "Search in the text", "aria-keyshortcuts": "/", oninput: () => this.#search(), onkeydown: this.#onKey });
+    this.count = h("span.count");
+    this.previous = iconButton("back", "Previous occurrence", { onclick: () => this.step(-1), hidden: true });
+    this.next = iconButton("send", "Next occurrence", { onclick: () => this.step(1), hidden: true });
+    this.doubtButton = h("button.chip", { type: "button", "aria-pressed": "false", "aria-keyshortcuts": "d", title: "Words of which the model is least sure (D: the next one)", onclick: () => this.#showDoubts(!this.#isDoubtShown) });
+    this.element = h("div.finding", {}, h("label.search", {}, icon("search", 18), this.input, this.count, this.previous, this.next), this.doubtButton);
+    this.refresh();
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+  }
+
+  /** Find everything again in another layout, at the same place if possible. */
+  refresh() {
+    this.#places = occurrences(this.transcript.layout.paragraphs, this.input.value);
+    this.#at = Math.min(this.#at, this.#places.length - 1);
+    this.#doubts = doubtfulWords(this.transcript.layout.words);
+    this.doubtButton.hidden = !this.#doubts.length;
+    replace(this.doubtButton, icon("doubt", 18), `${this.#doubts.length} doubtful`);
+    this.#highlight();
+  }
+
+  focus() {
+    this.input.focus();
+    this.input.select();
+  }
+
+  /** Go to another occurrence. @param {1 | -1} direction */
+  step(direction) {
+    const count = this.#places.length;
+    if (!count) return;
+    this.#at = (Math.max(this.#at, direction > 0 ? -1 : 0) + direction + count) % count;
+    const { paragraph, from, to } = /** @type {Place} */ (this.#places[this.#at]);
+    this.#showCount();
+    this.#reveal("found", this.transcript.range(paragraph, from, to));
+    const word = wordAtOffset(this.transcript.layout.words, paragraph, from + 1);
+    if (word >= 0) this.onFound(word);
+  }
+
+  /** Go to another doubtful word, from a time on at first. @param {1 | -1} direction @param {number} seconds */
+  stepDoubt(direction, seconds) {
+    const { starts, paragraph, from, to } = this.transcript.layout.words;
+    const count = this.#doubts.length;
+    if (!count) return announce("No doubtful words.");
+    this.#showDoubts(true);
+    const last = this.#doubts[this.#doubt];
+    const wasHere = last !== undefined && Math.abs((starts[last] ?? 0) - seconds) < 0.1;
+    if (!wasHere) this.#doubt = this.#doubts.filter((word) => (starts[word] ?? 0) < seconds + 0.05).length - (direction > 0 ? 1 : 0);
+    this.#doubt = (this.#doubt + direction + count) % count;
+    const word = /** @type {number} */ (this.#doubts[this.#doubt]);
+    const number = paragraph[word] ?? 0;
+    const text = this.transcript.layout.paragraphs[number]?.text.slice(from[word], to[word]);
+    this.#reveal("found", this.transcript.wordRange(word));
+    this.onFound(word);
+    announce(`Doubtful word ${this.#doubt + 1} of ${count}: ${text}`);
+  }
+
+  #search() {
+    this.#at = -1;
+    this.refresh();
+    this.transcript.mark("found", []);
+    if (this.#places.length) this.step(1);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.input.value.trim() && announce(this.count.textContent || ""), PAUSE_BEFORE_ANNOUNCEMENT);
+  }
+
+  #highlight() {
+    const first = Math.max(0, this.#at - MOST_HIGHLIGHTS / 2);
+    const places = this.#places.slice(first, first + MOST_HIGHLIGHTS);
+    this.transcript.mark("match", places.map(({ paragraph, from, to }) => this.transcript.range(paragraph, from, to)));
+    this.transcript.mark("doubt", this.#isDoubtShown ? this.#doubts.map((word) => this.transcript.wordRange(word)) : []);
+    this.#showCount();
+  }
+
+  #showCount() {
+    const { length } = this.#places;
+    this.count.textContent = this.input.value.trim() ? (length ? `${this.#at + 1} of ${length}` : "Not found") : "";
+    this.previous.hidden = this.next.hidden = !length;
+  }
+
+  /** @param {"found"} mark @param {StaticRange | null} range */
+  #reveal(mark, range) {
+    if (!range) return;
+    this.transcript.mark(mark, [range]);
+    this.transcript.isFollowing = false;
+    this.transcript.reveal(range, true);
+  }
+
+  /** @param {boolean} isShown */
+  #showDoubts(isShown) {
+    this.#isDoubtShown = isShown;
+    this.doubtButton.setAttribute("aria-pressed", String(isShown));
+    if (!isShown) this.transcript.mark("found", []);
+    this.#highlight();
+  }
+
+  #onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key === "Enter") this.step(event.shiftKey ? -1 : 1);
+    else if (event.key === "Escape" && this.input.value) {
+      this.input.value = "";
+      this.#search();
+    } else return;
+    event.preventDefault();
+  };
+}

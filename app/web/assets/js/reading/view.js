@@ -1,0 +1,393 @@
+/** The view of one job: its text while it grows, the finished transcript, the recording, corrections and downloads. */
+import { ApiError } from "../api.js";
+import { h, replace } from "../dom.js";
+import { capitalized, clock, dateTime, isActive, jobPhrase, jobTitle, modelName, shownPercent, timeLeft } from "../format.js";
+import { icon } from "../widgets.js";
+import { Actions } from "./actions.js";
+import { Editing } from "./editing.js";
+import { Finding } from "./finding.js";
+import { layOut, paragraphStarts, plainText, wordAtTime } from "./layout.js";
+import { Player } from "./player.js";
+import { Transcript } from "./transcript.js";
+
+const PROGRESS_INTERVAL = 500; // milliseconds
+const WAVEFORM_POINTS = 2000;
+const OUTDATED = -1;
+/** Advice for kinds of failures, after the server's sentence. @type {Record<string, string>} */
+const ADVICE = {
+  UndecodableAudio: "Check that the file plays on your computer, or convert it to another format, and send it again.",
+  DownloadFailed: "Check that the link opens in a private window, or download the recording and send the file.",
+  DeliveryFailed: "The transcript is here nevertheless. “Deliver again” in the menu sends it once more.",
+};
+
+/**
+ * @typedef {import("./layout.js").Segment} Segment
+ * @typedef {import("./layout.js").Word} Word
+ * @typedef {import("../store.js").Job} Job
+ * @typedef {{api: import("../api.js").Api, store: import("../store.js").Store, go: (hash: string) => void, job_id: string}} Context
+ */
+
+/**
+ * Open the view of a job.
+ *
+ * @param {Context} context
+ * @returns {Promise<import("../main.js").View>}
+ */
+export async function openReading(context) {
+  const { api, store, job_id } = context;
+  if (!store.jobs.has(job_id)) {
+    try {
+      store.putJobs([await api.json(`v1/jobs/${job_id}`)]);
+    } catch (error) {
+      return missing(error instanceof Error ? error.message : String(error));
+    }
+  }
+  return new Reading(context);
+}
+
+/** @param {string} message @returns {import("../main.js").View} */
+function missing(message) {
+  const back = h("a.button", { href: "#/" }, "Back to the start");
+  const element = h("div.reading", {}, h("div.notice.bad.missing", {}, icon("warning", 22), h("div", {}, h("h1", {}, "This transcript can't be shown"), h("p", {}, message), back)));
+  return { element, close() {} };
+}
+
+class Reading {
+  #control = new AbortController();
+  #segments = /** @type {Segment[]} */ ([]);
+  #words = /** @type {Word[]} */ ([]);
+  #attempt = 0;
+  #isLoading = false;
+  /** The `edited_at` of the finished transcript that is shown; null before there is one. @type {number | null} */ #shownEdit = null;
+  #player = /** @type {Player | null} */ (null);
+  #captionsUrl = "";
+  #fileUrl = "";
+
+  /** @param {Context} context */
+  constructor({ api, store, go, job_id }) {
+    this.api = api;
+    this.store = store;
+    this.go = go;
+    this.job = /** @type {Job} */ (store.jobs.get(job_id));
+    this.scroller = h("div.scroller");
+    this.transcript = new Transcript(this.scroller, { onSeek: (seconds) => this.#seek(seconds) });
+    this.editing = new Editing({ api, job_id, transcript: this.transcript, onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle() });
+    this.finding = new Finding(this.transcript, { onFound: (word) => this.#onFound(word) });
+    this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: () => this.editing.restoreOriginal() });
+    this.facts = h("p.facts");
+    this.progress = h("div.progress", { hidden: true });
+    this.tools = h("div.tools", { hidden: true }, this.finding.element, this.editing.element);
+    this.notices = h("div.notices");
+    this.screen = h("div.screen", { hidden: true });
+    this.followButton = h("button.follow", { type: "button", hidden: true, onclick: () => this.#follow() }, icon("follow", 18), "Back to what is spoken");
+    this.foot = h("div.foot");
+    this.scroller.append(
+      h("header.head", {}, h("a.icon-button.back", { href: "#/", "aria-label": "Back to the start" }, icon("back")), h("div.names", {}, this.actions.titleLine, this.facts), this.actions.element),
+      this.screen, h("div.strip", {}, this.progress, this.tools), this.editing.notice, this.notices, this.transcript.element);
+    this.element = h("div.reading", {}, this.scroller, this.followButton, this.foot);
+    const { signal } = this.#control;
+    for (const type of ["wheel", "touchmove"]) this.scroller.addEventListener(type, () => this.#unfollow(), { passive: true, signal });
+    for (const target of [window, matchMedia("(prefers-color-scheme: dark)")])
+      for (const type of ["theme", "change", "storage"]) target.addEventListener(type, () => requestAnimationFrame(() => this.#player?.waveform.draw()), { signal });
+    this.timer = setInterval(() => document.hidden || this.#showProgress(), PROGRESS_INTERVAL);
+    store.onJob(job_id, (job) => (job ? this.#onJob(job) : this.#onGone()), signal);
+    store.on("server", () => this.actions.update(this.job), signal);
+    this.#onJob(this.job);
+  }
+
+  close() {
+    this.#control.abort();
+    clearInterval(this.timer);
+    this.editing.close();
+    this.finding.close();
+    this.transcript.close();
+    this.#player?.close();
+    for (const url of [this.#captionsUrl, this.#fileUrl]) if (url) URL.revokeObjectURL(url);
+  }
+
+  /** @param {KeyboardEvent} event @returns {boolean} */
+  onKey(event) {
+    const player = this.#player;
+    const shortcuts = /** @type {Record<string, (() => unknown) | null | undefined>} */ ({
+      " ": player && (() => player.toggle()), k: player && (() => player.toggle()),
+      ArrowLeft: player && (() => player.skip(-5)), ArrowRight: player && (() => player.skip(5)),
+      j: player && (() => player.skip(-10)), l: player && (() => player.skip(10)),
+      "<": player && (() => player.changeSpeed(-1)), ">": player && (() => player.changeSpeed(1)),
+      f: player && (() => this.#follow()),
+      "/": !this.tools.hidden && (() => this.finding.focus()),
+      d: () => this.finding.stepDoubt(1, this.#position), D: () => this.finding.stepDoubt(-1, this.#position),
+      e: !this.tools.hidden && (() => this.editing.toggle(this.#paragraphToEdit(event.target))),
+    });
+    const run = shortcuts[event.key];
+    if (!run) return false;
+    run();
+    return true;
+  }
+
+  /** @param {Job} job */
+  #onJob(job) {
+    this.job = job;
+    this.actions.update(job);
+    this.#showFacts();
+    this.#showProgress();
+    this.#showOutcome();
+    this.#openPlayer();
+    this.#load();
+  }
+
+  /** The job is no longer in the list: it was deleted, or the list is being loaded with another key. */
+  async #onGone() {
+    try {
+      this.store.putJobs([await this.api.json(`v1/jobs/${this.job.job_id}`, { signal: this.#control.signal })]);
+    } catch (error) {
+      if (this.#control.signal.aborted || !(error instanceof ApiError) || error.status !== 404) return;
+      if (this.editing.isClean) return this.go("#/");
+      replace(this.notices, h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, "This transcript was deleted on the server"), h("p", {}, "Your last correction could not be saved. Copy the text if you need it."))));
+    }
+  }
+
+  #showFacts() {
+    const { job } = this;
+    const isDone = job.processing_time && job.audio_duration;
+    const facts = [
+      job.audio_duration && clock(job.audio_duration),
+      job.language && capitalized(job.language),
+      job.task === "translate" && "in English",
+      modelName(job.model),
+      isDone && `${((job.audio_duration ?? 0) / (job.processing_time ?? 1)).toFixed(1)}× real time`,
+      dateTime(job.start_time),
+      job.result_expires_at && `kept until ${dateTime(job.result_expires_at)}`,
+    ];
+    replace(this.facts, facts.filter(Boolean).join(" · "), job.edited_at && h("span.badge", {}, "Corrected"));
+  }
+
+  #showProgress() {
+    const { job } = this;
+    this.progress.hidden = !isActive(job) || job.result_available;
+    if (this.progress.hidden) return;
+    if (!this.progress.firstChild) {
+      const bar = h("span.bar", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100" }, h("i"));
+      this.progress.append(h("b"), h("span"), h("em"), bar);
+    }
+    const [phrase, left, percent, bar] = /** @type {HTMLElement[]} */ ([...this.progress.children]);
+    const isWaiting = job.status === "queued", share = shownPercent(job);
+    setText(phrase, isWaiting ? jobPhrase(job) : "Transcribing");
+    setText(left, timeLeft(job));
+    setText(percent, isWaiting ? "" : `${Math.floor(share)} %`);
+    bar.classList.toggle("waiting", isWaiting);
+    if (isWaiting) bar.removeAttribute("aria-valuenow");
+    else bar.setAttribute("aria-valuenow", String(Math.floor(share)));
+    /** @type {HTMLElement} */ (bar.firstElementChild).style.setProperty("transform", isWaiting ? "none" : `scaleX(${share / 100})`);
+  }
+
+  /** Show how the job ended, if it needs a word. */
+  #showOutcome() {
+    const { job } = this;
+    const notices = (job.warnings ?? []).map((warning) => h("div.notice", {}, icon("warning", 22), h("p", {}, warning)));
+    if (job.status === "failed") {
+      const again = h("a.button", { href: "#/" }, "Transcribe another recording");
+      const advice = ADVICE[job.error_type ?? ""] ?? "Send the recording again, perhaps with other options.";
+      notices.push(h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, job.result_available ? "The delivery failed" : "The transcription failed"), h("p", {}, job.error), h("p", {}, advice), !job.result_available && again)));
+    } else if (job.status === "cancelled") {
+      notices.push(h("div.notice", {}, icon("stop", 22), h("div", {}, h("b", {}, "Cancelled"), h("p", {}, "The transcription was cancelled before it was finished."), h("a.button", { href: "#/" }, "Transcribe another recording"))));
+    } else if (job.delivery?.status === "pending" && job.delivery.last_error) {
+      notices.push(h("div.notice", {}, icon("send", 22), h("p", {}, `The result could not be delivered yet: ${job.delivery.last_error}`)));
+    }
+    if (this.#shownEdit !== null && !this.#segments.length) {
+      notices.push(h("div.notice", {}, icon("microphone", 22), h("div", {}, h("b", {}, "No speech was found"), h("p", {}, "If somebody speaks in this recording, transcribe it again without leaving out silence."))));
+    }
+    const shown = notices.map((notice) => notice.textContent).join("\n");
+    if (shown !== this.notices.textContent || !shown) replace(this.notices, notices);
+  }
+
+  /** Load what there is of the text, unless it is being loaded. Jobs change while it is: then it is loaded again. */
+  async #load() {
+    if (this.#isLoading) return;
+    this.#isLoading = true;
+    try {
+      for (let seen = null; seen !== this.job; ) {
+        seen = this.job;
+        if (seen.result_available) await this.#loadResult(seen);
+        else if (seen.status === "processing") await this.#loadPartial(seen.job_id);
+      }
+    } catch (error) {
+      if (!this.#control.signal.aborted) this.#showLoadingProblem(error instanceof Error ? error.message : String(error));
+    } finally {
+      this.#isLoading = false;
+    }
+  }
+
+  /** @param {string} message */
+  #showLoadingProblem(message) {
+    const retry = h("button.button", { type: "button", onclick: () => this.#onJob(this.job) }, "Try again");
+    replace(this.notices, h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, "The text could not be loaded"), h("p", {}, message), retry)));
+  }
+
+  /** @param {string} id */
+  async #loadPartial(id) {
+    const { signal } = this.#control;
+    const partial = await this.api.json(`v1/jobs/${id}/partial?start=${this.#segments.length}`, { signal });
+    if (partial.attempt !== this.#attempt) {
+      this.#attempt = partial.attempt;
+      if (this.#segments.length) {
+        this.#segments = [];
+        this.#words = [];
+        return this.#loadPartial(id);
+      }
+    }
+    if (partial.is_final || !partial.segments.length) return;
+    this.#segments = [...this.#segments, ...partial.segments];
+    this.#words = [...this.#words, ...(partial.words ?? [])];
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    const isAtEnd = scrollHeight - scrollTop - clientHeight < 80;
+    this.#layOut();
+    if (isAtEnd && scrollTop > 0) this.scroller.scrollTo({ top: this.scroller.scrollHeight });
+  }
+
+  /** @param {Job} job */
+  async #loadResult(job) {
+    const edit = job.edited_at ?? 0;
+    if (this.#shownEdit !== null && (this.#shownEdit === edit || !this.editing.isClean)) return;
+    const result = await this.api.json(`v1/jobs/${job.job_id}/result?response_format=document`, { signal: this.#control.signal });
+    const isFirst = this.#shownEdit === null;
+    this.#shownEdit = edit;
+    this.#segments = result.segments;
+    this.#words = result.words ?? [];
+    this.#layOut(!isFirst);
+    this.tools.hidden = false;
+    this.#showOutcome();
+    this.#loadCaptions();
+  }
+
+  /** The server has corrections that this page sent, or that someone else made.
+   * @param {import("./edits.js").SavedTranscript} transcript @param {boolean} isAll */
+  #onSaved = (transcript, isAll) => {
+    if (!isAll || this.#shownEdit === OUTDATED) {
+      this.#shownEdit = OUTDATED;
+      return void this.#load();
+    }
+    const changed = new Map(transcript.segments.map((segment) => [segment.id, segment]));
+    this.#shownEdit = transcript.edited_at ?? 0;
+    this.#segments = this.#segments.map((segment) => changed.get(segment.id) ?? segment);
+    this.#words = [...this.#words.filter((word) => !changed.has(word.segment)), ...(transcript.words ?? [])];
+    this.#layOut();
+    this.#loadCaptions();
+  };
+
+  /** Lay out the text, with what the server doesn't have yet, unless a paragraph is being typed in. */
+  #layOut(keepsParagraphs = this.#shownEdit !== null) {
+    if (this.editing.isTyping) return; // again when the paragraph is left
+    const unsaved = this.editing.unsaved;
+    const segments = unsaved.size ? this.#segments.map((segment) => ({ ...segment, text: unsaved.get(segment.id) ?? segment.text })) : this.#segments;
+    const words = unsaved.size ? this.#words.filter((word) => !unsaved.has(word.segment)) : this.#words;
+    const starts = keepsParagraphs ? paragraphStarts(this.transcript.layout) : undefined;
+    this.transcript.show(layOut(segments, words, starts));
+    if (this.editing.isOn) this.editing.makeEditable();
+    this.finding.refresh();
+    if (this.#player) this.transcript.speak(this.#player.currentTime);
+  }
+
+  #openPlayer() {
+    const { job } = this;
+    const file = this.store.files.get(job.job_id);
+    if (this.#player) {
+      if (!this.#player.waveform.duration && job.audio_duration) this.#player.waveform.duration = job.audio_duration;
+      return;
+    }
+    if (!job.audio_available && !file) {
+      const isOver = job.status === "failed" || job.status === "cancelled";
+      const sentence = "The recording was not kept on the server, so it can't be played here. Choose to keep it when you send the next one.";
+      setText(this.foot, isOver && !job.result_available ? "" : sentence);
+      return;
+    }
+    const newTicket = async () => {
+      if (file) return { url: (this.#fileUrl ||= URL.createObjectURL(file)), expires_at: Infinity };
+      const { url, expires_at } = await this.api.json(`v1/jobs/${job.job_id}/audio/ticket`, { method: "POST" });
+      return { url: this.api.url(url), expires_at };
+    };
+    const player = new Player(jobTitle(job), job.audio_duration ?? 0, {
+      newTicket, onTime: (seconds) => this.transcript.speak(seconds), onVideo: () => this.#showVideo(), onSeek: () => this.#setFollowing(true),
+    });
+    this.#player = player;
+    this.transcript.canSeek = true;
+    this.transcript.element.classList.add("can-seek");
+    replace(this.foot, player.element);
+    player.load();
+    this.#loadWaveform();
+  }
+
+  async #loadWaveform() {
+    try {
+      const { channels } = await this.api.json(`v1/jobs/${this.job.job_id}/waveform?points=${WAVEFORM_POINTS}`, { signal: this.#control.signal });
+      this.#player?.waveform.setPeaks(channels);
+    } catch {} // a recording without one has a plain line
+  }
+
+  #showVideo() {
+    if (!this.#player || !this.screen.hidden) return;
+    this.screen.append(this.#player.media);
+    this.screen.hidden = false;
+    this.element.classList.add("has-video");
+    this.#loadCaptions();
+  }
+
+  async #loadCaptions() {
+    if (this.screen.hidden || this.#shownEdit === null) return;
+    const text = await this.api.text(`v1/jobs/${this.job.job_id}/result?response_format=vtt`, { signal: this.#control.signal }).catch(() => "");
+    if (!text || this.#control.signal.aborted) return;
+    if (this.#captionsUrl) URL.revokeObjectURL(this.#captionsUrl);
+    this.#captionsUrl = URL.createObjectURL(new Blob([text], { type: "text/vtt" }));
+    this.#player?.setCaptions(this.#captionsUrl);
+  }
+
+  get #position() {
+    return this.#player?.currentTime ?? this.#foundAt;
+  }
+  #foundAt = -1;
+
+  /** @param {number} word */
+  #onFound(word) {
+    this.#foundAt = this.transcript.layout.words.starts[word] ?? 0;
+    if (!this.#player) return;
+    if (this.#player.isPlaying) this.#setFollowing(false);
+    else {
+      this.#player.seek(this.#foundAt);
+      this.#setFollowing(true);
+    }
+  }
+
+  /** @param {number} seconds */
+  #seek(seconds) {
+    this.#player?.seek(seconds);
+  }
+
+  #follow() {
+    this.#setFollowing(true);
+    const word = wordAtTime(this.transcript.layout.words, this.#position);
+    const range = word < 0 ? null : this.transcript.wordRange(word);
+    if (range) this.transcript.reveal(range, true);
+  }
+
+  #unfollow() {
+    if (this.#player?.isPlaying) this.#setFollowing(false);
+  }
+
+  /** @param {boolean} isFollowing */
+  #setFollowing(isFollowing) {
+    this.transcript.isFollowing = isFollowing;
+    this.followButton.hidden = isFollowing;
+  }
+
+  /** The paragraph with the focus, or the one that plays. @param {EventTarget | null} target */
+  #paragraphToEdit(target) {
+    const focused = this.transcript.numberOf(target);
+    if (focused >= 0) return focused;
+    const word = wordAtTime(this.transcript.layout.words, this.#position);
+    return word < 0 ? 0 : this.transcript.layout.words.paragraph[word] ?? 0;
+  }
+}
+
+/** @param {Element} element @param {string} text */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
