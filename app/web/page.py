@@ -37,6 +37,8 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
 }
+#: Type comments of modules, a third of what would be sent. They stand on their own lines or before a cast.
+_TYPE_COMMENT: Final = re.compile(r"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE)
 _DIGEST_LENGTH: Final = 16
 #: ``gzip`` in the header Accept-Encoding, unless its weight is 0.
 _ACCEPTS_GZIP: Final = re.compile(r"(?:^|[\s,])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))(?=[\s,;]|$)", re.IGNORECASE)
@@ -96,6 +98,8 @@ def _read_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, by
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
             yield from _read_files(entry, f"{prefix}{entry.name}/")
+        elif PurePosixPath(entry.name).suffix == ".js":
+            yield f"{prefix}{entry.name}", _TYPE_COMMENT.sub("", entry.read_text(encoding="utf-8")).encode()
         elif PurePosixPath(entry.name).suffix in _MEDIA_TYPES:
             yield f"{prefix}{entry.name}", entry.read_bytes()
 

@@ -57,6 +57,12 @@ test("only links are taken as links, and named after their file", () => {
   assert.equal(staging.items[0]?.url, "https://a.example/x/Gr%C3%BC%C3%9Fe.mp3?sig=1");
 });
 
+test("a name can't look like another one", () => {
+  const staging = new Staging();
+  staging.addFiles([/** @type {File} */ ({ name: `<img src=x>\u202egnp.exe\u0007${"a".repeat(300)}` })]);
+  assert.match(staging.items[0]?.name ?? "", /^<img src=x>gnp\.exea{237}$/);
+});
+
 test("files that the server would refuse are not sent", () => {
   const file = (/** @type {number} */ size) => ({ id: 1, name: "a", file: /** @type {File} */ ({ size }) });
   assert.equal(problemOf(file(1000), server()), "");

@@ -75,6 +75,13 @@ async def test_named_assets_exist_and_are_kept_for_good(running: Running) -> Non
         assert not asset.headers["content-type"].startswith("text/html")
 
 
+async def test_modules_are_sent_without_type_comments(running: Running) -> None:
+    modules = [url for url in await references(running) if url.endswith(".js")]
+    assert modules
+    for url in modules:
+        assert "/**" not in (await running.client.get(f"/{url}")).text, url
+
+
 async def test_modules_that_the_page_starts_with_are_preloaded(running: Running) -> None:
     text = (await running.client.get("/")).text
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)">', text)

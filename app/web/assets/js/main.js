@@ -1,6 +1,6 @@
 /** The start of the page: creates its parts, shows the view of the address, and handles shortcuts, dropped and pasted files. */
 import { Api } from "./api.js";
-import { isTyping } from "./dom.js";
+import { h, isTyping } from "./dom.js";
 import { EventStream } from "./events.js";
 import { isActive, jobTitle } from "./format.js";
 import { Staging } from "./home/staging.js";
@@ -71,8 +71,19 @@ async function show() {
  * @returns {Promise<View>}
  */
 async function openJob(id) {
-  const { openReading } = await import("./reading/view.js");
+  const [{ openReading }] = await Promise.all([import("./reading/view.js"), loadStyle("../reading.css")]);
   return openReading({ ...context, job_id: id });
+}
+
+/**
+ * Load a style sheet, unless it is there already.
+ *
+ * @param {string} path Relative to this module.
+ */
+async function loadStyle(path) {
+  const { href } = new URL(path, import.meta.url);
+  if (document.querySelector(`link[href="${href}"]`)) return;
+  await new Promise((resolve) => document.head.append(h("link", { rel: "stylesheet", href, onload: resolve, onerror: resolve })));
 }
 
 /** @param {string | null} id */

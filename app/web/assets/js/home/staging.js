@@ -9,6 +9,8 @@
  * @property {boolean} [isRecorded] It exists in this tab only.
  */
 
+const LONGEST_NAME = 255;
+
 export class Staging {
   /** @type {Staged[]} */
   items = [];
@@ -18,7 +20,7 @@ export class Staging {
 
   /** @param {File[]} files */
   addFiles(files) {
-    for (const file of files) this.items.push({ id: ++this.#count, name: file.name, file });
+    for (const file of files) this.items.push({ id: ++this.#count, name: cleanName(file.name), file });
     this.onChange();
   }
 
@@ -44,7 +46,7 @@ export class Staging {
   addLink(text) {
     const url = text.trim();
     if (!/^https?:\/\/\S+$/i.test(url) || !URL.canParse(url)) return false;
-    this.items.push({ id: ++this.#count, name: nameOfLink(new URL(url)), url });
+    this.items.push({ id: ++this.#count, name: cleanName(nameOfLink(new URL(url))), url });
     this.onChange();
     return true;
   }
@@ -54,6 +56,15 @@ export class Staging {
     this.items = this.items.filter((other) => other !== item);
     this.onChange();
   }
+}
+
+/**
+ * Return a name without what could make it look like another one: control characters, and those that turn text around.
+ *
+ * @param {string} name
+ */
+export function cleanName(name) {
+  return [...name.replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, "")].slice(0, LONGEST_NAME).join("");
 }
 
 /**
