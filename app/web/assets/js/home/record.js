@@ -1,6 +1,6 @@
 /** Recording with the microphone: a dialog with the level, the time, and a pause. */
 import { h } from "../dom.js";
-import { clock } from "../format.js";
+import { clock, dateTime } from "../format.js";
 import { confirmed, icon, openDialog, toast } from "../widgets.js";
 
 const TYPES = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg;codecs=opus"];
@@ -52,7 +52,7 @@ class Recorder {
   #meter = h("meter.level", { min: 0, max: 1, low: 0.02, high: 0.95, optimum: 0.3, "aria-label": "Level" });
   #time = h("div.time", { role: "timer" }, "0:00");
   #status = h("p.recording", { role: "status" }, "Recording");
-  #pause = h("button.button.large", { type: "button", onclick: () => this.#togglePause() }, icon("pause"), "Pause");
+  #pause = h("button.button", { type: "button", onclick: () => this.#togglePause() }, icon("pause"), "Pause");
   #dialog;
   #askBeforeUnload = (/** @type {BeforeUnloadEvent} */ event) => event.preventDefault();
 
@@ -72,6 +72,7 @@ class Recorder {
   }
 
   #openDialog() {
+    const stop = h("button.button.primary", { type: "button", onclick: () => this.#recorder.stop() }, icon("stop"), "Stop and use");
     const dialog = openDialog(
       "Record",
       h("div.recorder", {}, this.#status, this.#meter, this.#time),
@@ -80,13 +81,14 @@ class Recorder {
         {},
         h("button.text-button", { type: "button", onclick: () => this.#discard() }, "Discard"),
         this.#pause,
-        h("button.button.large.primary", { type: "button", onclick: () => this.#recorder.stop() }, icon("stop"), "Stop and use"),
+        stop,
       ),
     );
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
       this.#discard();
     });
+    stop.focus();
     return dialog;
   }
 
@@ -138,7 +140,6 @@ class Recorder {
     if (this.#isDiscarded || !this.#parts.length) return null;
     const type = this.#recorder.mimeType;
     const suffix = type.includes("mp4") ? "m4a" : type.includes("ogg") ? "ogg" : "webm";
-    const date = new Date().toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
-    return new File(this.#parts, `Recording ${date.replaceAll(/[:/]/g, ".")}.${suffix}`, { type });
+    return new File(this.#parts, `Recording of ${dateTime(Date.now() / 1000)}.${suffix}`, { type });
   }
 }

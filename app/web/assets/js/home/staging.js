@@ -30,7 +30,7 @@ export class Staging {
    * @param {File} file
    */
   addRecording(file) {
-    this.items.push({ id: ++this.#count, name: file.name, file, isRecorded: true });
+    this.items.push({ id: ++this.#count, name: file.name.replace(/\.\w+$/, ""), file, isRecorded: true });
     this.onChange();
   }
 

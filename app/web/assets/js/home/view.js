@@ -1,5 +1,5 @@
 /** The start view: recordings are chosen, named and sent. */
-import { h, replace, styled } from "../dom.js";
+import { h, isTyping, replace, styled } from "../dom.js";
 import { duration, size } from "../format.js";
 import { announce, icon, iconButton, toast } from "../widgets.js";
 import { formFields, optionsForm, routeOf } from "./options.js";
@@ -21,10 +21,13 @@ export function openHome(context) {
   const { element: options, options: chosen } = optionsForm(localStorage, store, control.signal);
   const tray = h("section.tray", { "aria-label": "Recordings to transcribe" });
   const dropZone = openDropZone(context, control.signal);
-  const send = () => sendStaged(context, chosen, control.signal, dropZone);
+  const send = () => sendStaged(context, chosen, control.signal);
+  const choose = /** @type {HTMLElement} */ (dropZone.querySelector(".choose"));
   const draw = () => {
+    const hadFocus = tray.contains(document.activeElement);
     dropZone.classList.toggle("slim", staging.items.length > 0);
-    drawTray(tray, context, send);
+    const button = drawTray(tray, context, send);
+    if (hadFocus || !isTyping(document.activeElement)) (button ?? (hadFocus ? choose : null))?.focus();
   };
   staging.onChange = draw;
   store.on("server", draw, control.signal);
@@ -109,19 +112,23 @@ async function record(staging) {
 }
 
 /**
+ * Show what was chosen, and return the button that sends it, if there is anything.
+ *
  * @param {HTMLElement} tray
  * @param {Context} context
  * @param {() => void} send
  */
 function drawTray(tray, context, send) {
   const { items } = context.staging;
-  if (!items.length) return replace(tray);
-  const hadFocus = tray.contains(document.activeElement);
+  if (!items.length) {
+    replace(tray);
+    return null;
+  }
   const count = items.filter((item) => !problemOf(item, context.store.server)).length;
   const button = h(
     "button.button.large.primary",
     { type: "submit", disabled: count === 0 },
-    items.length === 1 ? "Transcribe" : `Transcribe ${count} recordings`,
+    items.length === 1 ? "Transcribe" : `Transcribe ${count} ${count === 1 ? "recording" : "recordings"}`,
   );
   const submit = (/** @type {SubmitEvent} */ event) => {
     event.preventDefault(); // Enter in a name arrives here too
@@ -131,7 +138,7 @@ function drawTray(tray, context, send) {
     tray,
     h("form", { onsubmit: submit }, h("ul", {}, items.map((item) => stagedRow(item, context))), h("div.row.end", {}, button)),
   );
-  if (hadFocus || !document.activeElement?.closest("input, textarea, select, dialog")) button.focus({ preventScroll: true });
+  return button;
 }
 
 /**
@@ -174,13 +181,11 @@ export function problemOf({ file }, server) {
  * @param {Context} context
  * @param {import("./options.js").Options} options
  * @param {AbortSignal} signal
- * @param {HTMLElement} dropZone
  */
-async function sendStaged({ staging, store, uploads, go }, options, signal, dropZone) {
+async function sendStaged({ staging, store, uploads, go }, options, signal) {
   const items = staging.items.filter((item) => !problemOf(item, store.server));
   if (!items.length) return;
   for (const item of items) staging.remove(item);
-  /** @type {HTMLElement | null} */ (dropZone.querySelector(".choose"))?.focus({ preventScroll: true });
   const jobs = items.map(({ name, file, url }) => {
     const fields = formFields(options, store.server, { name, url });
     return uploads.add({ name, path: routeOf(options, store.server), fields, ...(file && { file }) });
