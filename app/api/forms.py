@@ -184,6 +184,12 @@ MAX_LINE_COUNT: Final = WholeNumber(
 HIGHLIGHT_WORDS: Final = Flag(
     "highlight_words", description="Underline each word in srt and vtt while it is spoken.", default="`false`"
 )
+NAME: Final = Text(
+    "name",
+    description="A name for the job, shown in lists. Control characters are removed, and all but 255 characters.",
+    default="the name of the file, or the last part of the URL's path",
+    example="Interview",
+)
 METADATA: Final = StringObject(
     "metadata",
     max_bytes=_MAX_JSON_BYTES,
@@ -245,6 +251,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     MAX_LINE_WIDTH,
     MAX_LINE_COUNT,
     HIGHLIGHT_WORDS,
+    NAME,
     METADATA,
     STORED_OUTPUT,
     UPLOAD_URL,

@@ -1,9 +1,9 @@
-"""``/v1/jobs``: list, read, follow, redeliver, cancel and delete jobs."""
+"""``/v1/jobs``: list, read, follow, rename, redeliver, cancel and delete jobs."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
@@ -15,12 +15,13 @@ from app.api.openapi import (
     JOB_EXAMPLE,
     PLAIN_TEXT,
     REDELIVERY_OPERATION,
+    RENAMING_OPERATION,
     TRANSCRIPT_EXAMPLE,
     json_body,
     responses,
 )
 from app.api.renderings import json_response, result_rendering, transcript_response
-from app.api.requests import parse_number, read_small_body
+from app.api.requests import parse_json_object, parse_number, read_small_body
 from app.api.schemas import (
     DiarizedTranscription,
     Document,
@@ -32,7 +33,9 @@ from app.api.schemas import (
 from app.api.schemas import Job as JobBody
 from app.api.sse import KEEP_ALIVE_SECONDS, EventStream, event
 from app.domain.errors import InvalidRequest, UnknownJob
-from app.domain.job import JobStatus
+from app.domain.job import ACTIVE_STATUSES, JobStatus
+from app.domain.names import MAX_NAME_LENGTH, clean_name
+from app.jobs.registry import JobFilter
 from app.jobs.serializers import success_document
 
 if TYPE_CHECKING:
@@ -58,14 +61,25 @@ router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 async def list_jobs(
     request: Request,
     parts: ServiceParts,
-    status: Annotated[JobStatus | None, Query(description="Return only jobs with this status.")] = None,
+    status: Annotated[
+        Literal["queued", "processing", "completed", "failed", "cancelled", "active"] | None,
+        Query(description="Return only jobs with this status; `active` are those queued and processing."),
+    ] = None,
+    q: Annotated[
+        str,
+        Query(
+            max_length=MAX_NAME_LENGTH,
+            description="Return only jobs whose name contains this or whose id begins with it.",
+        ),
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=1000, description="The most jobs to return.")] = 100,
     after: Annotated[
         str | None, Query(description="Continue after the job with this id, the last one of the previous page.")
     ] = None,
 ) -> Response:
     """Return the jobs of this API key by id, newest first. Synchronous requests are not listed."""
-    page = await parts.jobs.store.page(owner=request.state.owner, status=status, limit=limit, after=after)
+    wanted = JobFilter(statuses=_statuses(status), text=q.strip())
+    page = await parts.jobs.store.page(owner=request.state.owner, wanted=wanted, limit=limit, after=after)
     return await json_response({"total_jobs": page.total, "jobs": parts.jobs.views.many(page.jobs)})
 
 
@@ -166,6 +180,23 @@ async def get_events(
     return EventStream(events, end=events.aclose)
 
 
+@router.patch(
+    "/{job_id}",
+    operation_id="rename_job",
+    summary="Rename a job",
+    response_model=None,
+    responses=responses(
+        "The job with its new name.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500, 507)
+    ),
+    openapi_extra=RENAMING_OPERATION,
+)
+async def rename_job(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
+    """Give a job another name, or none. The change survives a restart."""
+    await _find(parts.jobs, request, job_id)
+    name = _new_name(await read_small_body(request))
+    return parts.jobs.views.one(await parts.jobs.intake.rename(job_id, name))
+
+
 @router.post(
     "/{job_id}/redeliver",
     operation_id="redeliver_job",
@@ -210,6 +241,23 @@ async def delete_job(request: Request, parts: ServiceParts, job_id: str) -> dict
 
 async def _find(jobs: JobParts, request: Request, job_id: str) -> LiveJob:
     return await jobs.store.find(job_id, owner=request.state.owner)
+
+
+def _statuses(wanted: str | None) -> frozenset[JobStatus]:
+    if wanted == "active":
+        return ACTIVE_STATUSES
+    return frozenset(JobStatus) if wanted is None else frozenset({JobStatus(wanted)})
+
+
+def _new_name(body: bytes) -> str | None:
+    """Return the name in the body of a request to rename a job."""
+    example = '{"name": "Interview"}'
+    value = parse_json_object(body, example=example)
+    if value.keys() != {"name"} or not isinstance(value["name"], str | None):
+        raise InvalidRequest(
+            f"`name` must be a string or null, and no other member can be changed: send {example}.", param="name"
+        )
+    return clean_name(value["name"] or "")
 
 
 def _document(jobs: JobParts, job: Job) -> dict[str, Any]:

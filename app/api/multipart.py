@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -35,8 +35,8 @@ _MAX_TEXT_BYTES: Final = 1024 * 1024
 _MAX_PREAMBLE_BYTES: Final = 64 * 1024
 #: The names of the file's part: OpenAI's, and those that clients of other servers use.
 _FILE_NAMES: Final = frozenset({"file", "file[]", "audio", "audio_file"})
-#: A file name that is only sent in the encoding of RFC 8187.
-_ENCODED_FILE_NAME: Final = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
+#: A file name in the encoding of RFC 8187, whose character set is UTF-8.
+_ENCODED_FILE_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*(?:[^';]*'[^';]*')?([^;\s]*)", re.IGNORECASE)
 #: The types of parts that are fields, even under the name of a file.
 _TEXT_TYPES: Final = ("text/", "application/json", "application/x-www-form-urlencoded")
 #: Bytes of the file to collect before writing them. This is also the most memory that one upload takes.
@@ -51,11 +51,13 @@ _EXAMPLE: Final = "send audio as multipart/form-data, for example with curl -F f
 class ReceivedForm:
     """A received form.
 
-    ``fields`` holds all values of each name, in order. ``file_bytes`` is None and ``file_digest`` empty if the form
-    has no file; ``ignored_file`` is then the name of a part that holds one all the same.
+    ``fields`` holds all values of each name, in order. ``file_name`` is the one that the client sent, possibly empty.
+    ``file_bytes`` is None and ``file_digest`` empty if the form has no file; ``ignored_file`` is then the name of a
+    part that holds one all the same.
     """
 
     fields: dict[str, list[str]] = field(default_factory=dict)
+    file_name: str = ""
     file_bytes: int | None = None
     file_digest: str = ""
     ignored_file: str | None = None
@@ -90,7 +92,9 @@ async def read_form(
         writer.close()
     if not parts.has_file:
         return ReceivedForm(fields=parts.fields, ignored_file=parts.ignored_file)
-    return ReceivedForm(fields=parts.fields, file_bytes=writer.written_bytes, file_digest=writer.digest)
+    return ReceivedForm(
+        fields=parts.fields, file_name=parts.file_name, file_bytes=writer.written_bytes, file_digest=writer.digest
+    )
 
 
 def reject_empty_file(form: ReceivedForm) -> None:
@@ -165,6 +169,7 @@ class _Parts:
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, list[str]] = {}
         self.has_file = False
+        self.file_name = ""
         self.ignored_file: str | None = None
         self._first_boundary = re.compile(rb"(?:\A|\n)(?=--" + re.escape(boundary) + rb")")
         self._preamble: bytearray | None = bytearray()
@@ -256,6 +261,7 @@ class _Parts:
             if self.has_file:
                 raise InvalidRequest("The form has more than one file: send one file per request.", param="file")
             self.has_file = self._in_audio = True
+            self.file_name = self._file_name(options)
         elif b"filename" in options:
             self.ignored_file = name
         else:
@@ -266,6 +272,11 @@ class _Parts:
         if b"filename" in options or _ENCODED_FILE_NAME.search(self._disposition):
             return True
         return bool(self._type) and not self._type.startswith(_TEXT_TYPES)
+
+    def _file_name(self, options: dict[bytes, bytes]) -> str:
+        if encoded := _ENCODED_FILE_NAME.search(self._disposition):
+            return unquote(encoded[1].decode("ascii", "replace"), errors="replace")
+        return options.get(b"filename", b"").decode("utf-8", "replace")
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_audio:

@@ -27,6 +27,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 JOB_EXAMPLE: Final = {
     "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "name": "interview.mp3",
     "status": "processing",
     "progress": "Transcribing audio",
     "progress_percent": 40.0,
@@ -37,6 +38,8 @@ JOB_EXAMPLE: Final = {
     "audio_duration": 61.4,
     "language": "english",
     "model": "large-v3-turbo",
+    "task": "transcribe",
+    "timestamp_granularities": ["segment"],
     "result_available": False,
 }
 TRANSCRIPT_EXAMPLE: Final = {"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}}
@@ -197,6 +200,29 @@ REDELIVERY_OPERATION: Final = {
                         },
                     },
                 },
+            }
+        },
+    }
+}
+
+#: What FastAPI has to add to the operation that renames a job.
+RENAMING_OPERATION: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "JobChange",
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {
+                            "anyOf": [{"type": "string"}, {"type": "null"}],
+                            "description": "The new name. Null or an empty one removes it.",
+                        }
+                    },
+                },
+                "example": {"name": "Interview"},
             }
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.api.forms import URL_NAMES
 from app.domain.errors import InvalidRequest
@@ -51,6 +51,21 @@ async def read_small_body(request: Request) -> bytes:
         if len(body) > _MAX_SMALL_BODY_BYTES:
             raise InvalidRequest(f"The body must have at most {_MAX_SMALL_BODY_BYTES} bytes.")
     return bytes(body)
+
+
+def parse_json_object(body: bytes, *, example: str) -> dict[str, Any]:
+    """Return the JSON object in a body.
+
+    Raises:
+        InvalidRequest: it is something else. The message has the ``example``.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object such as {example}.")
+    return value
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

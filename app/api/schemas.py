@@ -189,6 +189,7 @@ class Delivery(TypedDict):
 
 class Job(TypedDict):
     job_id: Annotated[str, Field(description="A UUID.")]
+    name: NotRequired[Annotated[str, Field(description="A name for people.", examples=["interview.mp3"])]]
     status: Literal["queued", "processing", "completed", "failed", "cancelled"]
     progress: Literal[
         "Waiting for GPU availability",
@@ -219,6 +220,14 @@ class Job(TypedDict):
     audio_duration: NotRequired[Duration]
     language: NotRequired[LanguageName]
     model: Annotated[str, Field(examples=["large-v3-turbo"])]
+    task: TaskName
+    timestamp_granularities: Annotated[
+        list[Literal["segment", "word"]], Field(description="Those that were asked for.", examples=[["segment"]])
+    ]
+    multichannel: NotRequired[Annotated[bool, Field(description="True if each channel is transcribed on its own.")]]
+    processing_time: NotRequired[
+        Annotated[float, Field(description="Seconds of the transcription, once there is a result.", examples=[1.2])]
+    ]
     attempts: NotRequired[Annotated[int, Field(description="How often the transcription was started.", examples=[1])]]
     delivery: NotRequired[Annotated[Delivery, Field(description="The upload; present with an upload URL.")]]
     webhook: NotRequired[

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from app.api.fields import Form, quoted
 from app.api.forms import (
@@ -20,6 +19,7 @@ from app.api.forms import (
     METADATA,
     MODEL,
     MULTICHANNEL,
+    NAME,
     NOT_IN_TRANSLATIONS,
     PROMPT,
     SOURCE_URL,
@@ -35,11 +35,13 @@ from app.api.forms import (
     WEBHOOK_URL,
 )
 from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
+from app.api.requests import parse_json_object
 from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
-from app.domain.languages import chinese_script, language_code
+from app.domain.languages import language_code
+from app.domain.names import clean_name, name_of_file, name_of_url
 from app.domain.transcript import Task, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Submission:
     webhook_url: str | None
     synchronous: bool
     streamed: bool
+    name: str | None
     metadata: dict[str, str] | None
     warnings: tuple[str, ...]
 
@@ -81,13 +84,15 @@ class SubmissionReader:
         received: dict[str, list[str]],
         *,
         has_file: bool,
+        file_name: str = "",
         ignored_file: str | None = None,
         models: ModelRegistry,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """Return the request that a form describes.
 
-        ``ignored_file`` is the name of a part that holds a file and is none of the form's.
+        ``file_name`` is the one that the client sent. ``ignored_file`` is the name of a part that holds a file and is
+        none of the form's.
 
         Raises:
             InvalidRequest: a field is not allowed; ``param`` names it.
@@ -123,6 +128,7 @@ class SubmissionReader:
             webhook_url=webhook_url,
             synchronous=synchronous,
             streamed=_is_streamed(form, rendering, synchronous=synchronous),
+            name=clean_name(form[NAME] or "") or (name_of_url(source_url) if source_url else name_of_file(file_name)),
             metadata=form[METADATA],
             warnings=(
                 *_unsupported(form),
@@ -144,7 +150,7 @@ class SubmissionReader:
         """
         if not body.strip():
             return None
-        value = _json_object(body)
+        value = parse_json_object(body, example=f'{{"{UPLOAD_URL.name}": "https://…"}}, or empty')
         url, headers = value.get(UPLOAD_URL.name), value.get(UPLOAD_HEADERS.name, {})
         if url is None and not headers:
             return None
@@ -207,16 +213,6 @@ class SubmissionReader:
 
 def _needs_upload_url(name: str) -> InvalidRequest:
     return InvalidRequest(f"`{name}` requires `{UPLOAD_URL.name}`: send both or neither.", param=name)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f'The body must be a JSON object such as {{"{UPLOAD_URL.name}": "https://…"}}, or empty.')
-    return value
 
 
 def _unsupported(form: Form) -> list[str]:

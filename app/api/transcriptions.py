@@ -204,6 +204,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
     submission = parts.reader.read(
         form.fields,
         has_file=form.file_bytes is not None,
+        file_name=form.file_name,
         ignored_file=form.ignored_file,
         models=parts.pool.model_registry,
         task=task,
@@ -225,6 +226,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         upload=upload,
         webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
         delivery=Delivery(expires_at=upload.expires_at) if upload else None,
+        name=submission.name,
         metadata=submission.metadata,
         warnings=submission.warnings + _expiry_warning(submission, parts.jobs),
         form_digest=form_digest(form, task),

@@ -30,6 +30,9 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+#: The statuses of jobs that have not ended.
+ACTIVE_STATUSES: Final = frozenset(status for status in JobStatus if not status.is_final)
+
 #: The statuses that may follow each status. A job can fail or be cancelled while it is queued. The only way back from
 #: an end is another delivery of the result.
 TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
@@ -150,10 +153,10 @@ class Job:
     often work on the audio was begun. ``delivery`` is the state of the upload, of the result or of the failure
     document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
     and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
-    ``revision`` is the number of the last change that was journalled.
+    ``processing_time`` comes with the result. ``revision`` is the number of the last change that was journalled.
 
     Times are Unix seconds, except ``ended_service_seconds``, the service clock at the end; ``progress_percent`` is 0
-    to 100; ``audio_duration`` is in seconds.
+    to 100; ``audio_duration`` and ``processing_time`` are in seconds.
     """
 
     id: str
@@ -167,6 +170,7 @@ class Job:
     source_url: str | None = field(default=None, repr=False)
     upload: Upload | None = None
     webhook: Webhook | None = None
+    name: str | None = None
     metadata: Mapping[str, str] | None = None
     warnings: tuple[str, ...] = ()
     form_digest: str = ""
@@ -182,6 +186,7 @@ class Job:
     progress_percent: float = 0.0
     audio_duration: float | None = None
     language: str | None = None
+    processing_time: float | None = None
     delivery: Delivery | None = None
     webhook_delivery: Delivery | None = None
     has_result: bool = False

@@ -1,4 +1,4 @@
-"""The commands of clients: submit, cancel, forget and redeliver jobs."""
+"""The commands of clients: submit, rename, cancel, forget and redeliver jobs."""
 
 from __future__ import annotations
 
@@ -126,6 +126,10 @@ class Intake:
             InvalidRequest: the job has no result or has not ended, or there is no URL that can still be used.
         """
         return await shielded(self._redeliver(job_id, upload))
+
+    async def rename(self, job_id: str, name: str | None) -> LiveJob:
+        """Give a job another name, or none, and return it."""
+        return await self._store.commit(job_id, transitions.renamed, name=name)
 
     async def _submit(self, job: Job, trace_context: Mapping[str, str] | None) -> Job:
         admitted = await self._store.admit(job, trace_context)

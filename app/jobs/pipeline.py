@@ -89,12 +89,13 @@ class Pipeline:
             await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
         await shielded(asyncio.to_thread(self._spool.discard_audio, job_id))
 
-    async def commit_result(self, job_id: str, transcript: Transcript) -> None:
-        """Record that the transcript of a job is in the spool."""
+    async def commit_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
+        """Record that the transcript of a job is in the spool. ``processing_time`` is in seconds."""
         await self._store.commit_patiently(
             job_id,
             transitions.result_stored,
             transcript,
+            processing_time=processing_time,
             now=self._service_clock.now(),
             retention=self._retention,
         )
@@ -171,7 +172,7 @@ class Pipeline:
         self._estimate.finished(done.seconds, done.transcript.duration)
         self._emit(AudioTranscribed(job.id, done.transcript.duration, done.seconds))
         await self._with_space(job, self._write_result, job, done)
-        await self.commit_result(job.id, done.transcript)
+        await self.commit_result(job.id, done.transcript, processing_time=done.seconds)
 
     async def _write_result(self, job: Job, done: _Transcribed) -> None:
         await shielded(

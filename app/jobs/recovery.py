@@ -111,8 +111,8 @@ class Recovery:
         """Commit results that were stored by a process that died before it had committed them."""
         for live in self._store.untranscribed():
             if live.job.id in with_result:
-                transcript, _ = await asyncio.to_thread(self._spool.result, live.job.id)
-                await self._pipeline.commit_result(live.job.id, transcript)
+                transcript, seconds = await asyncio.to_thread(self._spool.result, live.job.id)
+                await self._pipeline.commit_result(live.job.id, transcript, processing_time=seconds)
 
     def _restored(self, job: Job, *, has_result: bool) -> Job:
         """Return a job from the journal as it stands now that its process has ended."""

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 
 from app.domain.errors import UnknownJob
 from app.domain.job import JobStatus, LiveJob
@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from app.domain.job import Job
 
 P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Jobs in one of ``statuses`` whose name contains ``text``, in any case, or whose id begins with it."""
+
+    statuses: frozenset[JobStatus] = frozenset(JobStatus)
+    text: str = ""
+
+    def includes(self, live: LiveJob) -> bool:
+        if live.status not in self.statuses:
+            return False
+        text = self.text.casefold()
+        return not text or live.job.id.startswith(text) or text in (live.job.name or "").casefold()
+
+
+ALL_JOBS: Final = JobFilter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +128,11 @@ class Registry:
             if (key := _key(live.job)) is not None and self._by_key.get(key) == job_id:
                 del self._by_key[key]
 
-    def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
+    def page(self, *, owner: str, wanted: JobFilter = ALL_JOBS, limit: int, after: str | None = None) -> Page:
         """Return at most ``limit`` background jobs of ``owner`` that were accepted before the job ``after``.
 
         Raises:
-            UnknownJob: ``after`` is not one of them.
+            UnknownJob: ``after`` is no job of ``owner``.
         """
         if after is not None:
             self.find(after, owner=owner)
@@ -124,9 +141,8 @@ class Registry:
             if after is not None:
                 _skip_to(newest_first, after)
             jobs = (self._jobs[job_id] for job_id in newest_first)
-            page = tuple(islice((live for live in jobs if status in (None, live.status)), limit))
-            counted = JobStatus if status is None else (status,)
-            return Page(jobs=page, total=sum(self._counts[owner, each] for each in counted))
+            page = tuple(islice(filter(wanted.includes, jobs), limit))
+            return Page(jobs=page, total=self._total(owner, wanted))
 
     def counts(self) -> Counter[JobStatus]:
         """Return the number of background jobs in each status."""
@@ -183,6 +199,11 @@ class Registry:
                 del self._by_owner[job.owner]
                 for status in JobStatus:
                     self._counts.pop((job.owner, status), None)
+
+    def _total(self, owner: str, wanted: JobFilter) -> int:
+        if wanted.text:
+            return sum(wanted.includes(self._jobs[job_id]) for job_id in self._by_owner.get(owner, {}))
+        return sum(self._counts[owner, status] for status in wanted.statuses)
 
     def _get(self, job_id: str) -> LiveJob:
         try:

@@ -95,6 +95,7 @@ def job_view(
     job = live.job
     view: dict[str, Any] = {
         "job_id": job.id,
+        "name": job.name,
         "status": live.status.value,
         "progress": live.phrase.value,
         "progress_percent": live.percent,
@@ -107,6 +108,10 @@ def job_view(
         "audio_duration": live.audio_duration,
         "language": live.language,
         "model": job.model,
+        "task": job.options.task.value,
+        "timestamp_granularities": sorted(job.rendering.granularities),
+        "multichannel": job.options.multichannel or None,
+        "processing_time": _rounded(job.processing_time) if job.has_result else None,
         "attempts": job.starts or None,
         "delivery": _delivery_view(live.delivery(DeliveryKind.UPLOAD)),
         "webhook": _delivery_view(live.delivery(DeliveryKind.WEBHOOK)),
@@ -116,6 +121,10 @@ def job_view(
         "result_expires_at": retention.expires_at(job, now=now) if job.has_result else None,
     }
     return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _delivery_view(delivery: Delivery | None) -> dict[str, Any] | None:

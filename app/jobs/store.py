@@ -17,7 +17,7 @@ from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, UnknownJob
 from app.domain.events import JobAccepted, JobEnded, JobForgotten, JobStarted, discard_event
 from app.domain.job import JobStatus, LiveJob
-from app.jobs.registry import Registry
+from app.jobs.registry import ALL_JOBS, Registry
 from app.jobs.subscriptions import JobSubscriptions
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from app.domain.events import EventSink
     from app.domain.job import DeliveryKind, Job, Progress
     from app.jobs.journal import Journal
-    from app.jobs.registry import Page
+    from app.jobs.registry import JobFilter, Page
 
 P = ParamSpec("P")
 
@@ -184,13 +184,13 @@ class JobStore:
         """Return the job that ``owner`` submitted with this idempotency key, or None."""
         return self._registry.with_key(key, owner=owner)
 
-    async def page(self, *, owner: str, status: JobStatus | None = None, limit: int, after: str | None = None) -> Page:
+    async def page(self, *, owner: str, wanted: JobFilter = ALL_JOBS, limit: int, after: str | None = None) -> Page:
         """Return at most ``limit`` background jobs of ``owner`` that were accepted before the job ``after``.
 
         Raises:
-            UnknownJob: ``after`` is not one of them.
+            UnknownJob: ``after`` is no job of ``owner``.
         """
-        return self._registry.page(owner=owner, status=status, limit=limit, after=after)
+        return self._registry.page(owner=owner, wanted=wanted, limit=limit, after=after)
 
     async def counts(self) -> Counter[JobStatus]:
         """Return the number of background jobs in each status."""

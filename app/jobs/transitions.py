@@ -59,7 +59,9 @@ def upload_replaced(live: LiveJob, *, upload: Upload | None) -> Job:
     return replace(job, upload=upload, delivery=Delivery(expires_at=upload.expires_at))
 
 
-def result_stored(live: LiveJob, transcript: Transcript, *, now: Moment, retention: Retention) -> Job:
+def result_stored(
+    live: LiveJob, transcript: Transcript, *, processing_time: float, now: Moment, retention: Retention
+) -> Job:
     """Record that the transcript is in the spool. The job is complete if nothing is to be uploaded."""
     if not live.job.is_active:
         return live.job
@@ -72,6 +74,7 @@ def result_stored(live: LiveJob, transcript: Transcript, *, now: Moment, retenti
         language=transcript.language,
         audio_duration=transcript.duration,
         progress_percent=100.0,
+        processing_time=processing_time,
         warnings=(*job.warnings, *transcript.warnings),
     )
     if job.upload is None:
@@ -99,6 +102,14 @@ def failed(live: LiveJob, error: Exception, *, now: Moment, retention: Retention
     job = _with_progress(live)
     job = replace(job, delivery=job.delivery and _due(now, expires_at=job.delivery.expires_at))
     return _failed(job, error, now=now, retention=retention)
+
+
+# At any time.
+
+
+def renamed(live: LiveJob, *, name: str | None) -> Job:
+    """Give the job another name, or none."""
+    return live.job if live.job.name == name else replace(live.job, name=name)
 
 
 # Deliveries.

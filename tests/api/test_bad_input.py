@@ -207,7 +207,7 @@ async def test_invalid_http_is_rejected_with_the_envelope(running: Running, sent
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/v1/jobs/some", "GET, DELETE"),
+        ("PUT", "/v1/jobs/some", "GET, PATCH, DELETE"),
         ("GET", "/v1/audio/transcriptions", "POST"),
         ("POST", "/health", "GET"),
         ("DELETE", "/v1/models", "GET"),
@@ -221,7 +221,7 @@ async def test_wrong_method_is_405_with_the_allowed_ones(
     assert response.json()["error"]["message"] == f"{method} is not allowed on {path}: use {allowed}."
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/docs/assets/none.js", "/v1/nothing", "/v2/nothing"])
+@pytest.mark.parametrize("path", ["/ui", "/v1", "/docs/assets/none.js", "/v1/nothing", "/v2/nothing"])
 async def test_unknown_path_is_404_with_the_envelope(running: Running, path: str) -> None:
     response = await running.client.get(path)
     assert response.status_code == 404

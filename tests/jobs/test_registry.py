@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import IllegalTransition, UnknownJob
 from app.domain.job import Job, JobStatus, LiveJob, Progress
-from app.jobs.registry import Registry
+from app.jobs.registry import JobFilter, Registry
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import a_job
 
@@ -46,7 +46,11 @@ def queued(registry: Registry) -> list[str]:
     return found
 
 
-def page(registry: Registry, *, owner: str = "", limit: int = 100, **more: Any) -> list[str]:
+def page(
+    registry: Registry, *, owner: str = "", limit: int = 100, status: JobStatus | None = None, **more: Any
+) -> list[str]:
+    if status is not None:
+        more["wanted"] = JobFilter(statuses=frozenset({status}))
     return ids(registry.page(owner=owner, limit=limit, **more).jobs)
 
 
@@ -68,8 +72,32 @@ def test_total_counts_all_matches_of_the_filter() -> None:
     move(registry, "j2", CANCELLED)
     assert registry.page(owner="", limit=2).total == 5
     assert registry.page(owner="", limit=2, after="j1").total == 5
-    assert registry.page(owner="", limit=2, status=QUEUED).total == 4
+    assert registry.page(owner="", limit=2, wanted=JobFilter(statuses=frozenset({QUEUED}))).total == 4
     assert registry.page(owner="else", limit=2).total == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ["b2c3", "b2c2", "a1"]),
+        ("straße", ["b2c2"]),
+        ("STRASSE", ["b2c2"]),
+        ("view", ["a1"]),
+        ("B2", ["b2c3", "b2c2"]),
+        ("c3", []),
+        ("a", ["b2c2", "a1"]),
+    ],
+)
+def test_page_is_filtered_by_name_and_beginning_of_the_id(text: str, found: list[str]) -> None:
+    registry = Registry()
+    for job_id, name in (("a1", "Interview.mp3"), ("b2c2", "Straße.ogg"), ("b2c3", None)):
+        registry.add(a_job(id=job_id, name=name))
+    assert page(registry, wanted=JobFilter(text=text)) == found
+    assert registry.page(owner="", wanted=JobFilter(text=text), limit=1).total == len(found)
+    queued = JobFilter(statuses=frozenset({QUEUED}), text=text)
+    move(registry, "a1", CANCELLED)
+    assert page(registry, wanted=queued) == [job_id for job_id in found if job_id != "a1"]
+    assert registry.page(owner="", wanted=queued, limit=1).total == len(set(found) - {"a1"})
 
 
 def test_page_is_filtered_by_status_and_owner() -> None:

@@ -11,6 +11,7 @@ import pytest
 from app.api import schemas
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, LiveJob, Upload, Webhook
+from app.domain.transcript import TranscriptionOptions
 from app.jobs.retention import Retention
 from app.jobs.serializers import body, extras, failure_document, job_view, success_document
 from app.jobs.service_clock import Moment
@@ -113,6 +114,9 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
         "delivery": Delivery(next_attempt_at=1.0, last_error="HTTP 503", expires_at=9e9),
         "webhook": Webhook(url=url),
         "webhook_delivery": Delivery(),
+        "name": "call.mp3",
+        "options": TranscriptionOptions(multichannel=True),
+        "processing_time": 1.5,
         "metadata": {"call": "17"},
         "warnings": ("It was late.",),
         "error": "No audio.",

@@ -131,15 +131,15 @@ def test_job_that_has_ended_stays_as_it_is(status: JobStatus, end: End, later: E
 
 def test_stored_result_is_due_for_upload() -> None:
     live = running(delivery=Delivery(attempts=2, expires_at=9e9))
-    job = transitions.result_stored(live, GREETING, now=NOW, retention=RETENTION)
+    job = transitions.result_stored(live, GREETING, processing_time=2.5, now=NOW, retention=RETENTION)
     assert (job.status, job.has_result, job.started_at, job.progress_percent) == (PROCESSING, True, 1.0, 100.0)
-    assert (job.language, job.audio_duration) == (GREETING.language, GREETING.duration)
+    assert (job.language, job.audio_duration, job.processing_time) == (GREETING.language, GREETING.duration, 2.5)
     assert job.delivery == Delivery(since=100.0, next_round=100.0, expires_at=9e9)
 
 
 def test_stored_result_without_an_upload_completes_the_job() -> None:
     live = LiveJob(a_job())  # silence never needs the model
-    job = transitions.result_stored(live, GREETING, now=NOW, retention=RETENTION)
+    job = transitions.result_stored(live, GREETING, processing_time=0.0, now=NOW, retention=RETENTION)
     assert (job.status, job.started_at, job.ended_at) == (COMPLETED, 5000.0, 5000.0)
 
 

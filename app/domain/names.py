@@ -1,0 +1,37 @@
+"""Names of jobs, for people: from a form field, a file name or a URL."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+MAX_NAME_LENGTH: Final = 255
+#: Characters that break a line or reverse the text around them, and halves of a character.
+_REMOVED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_REMOVED_CHARACTERS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_LAST_FOLDER: Final = re.compile(r".*[/\\]", re.DOTALL)
+
+
+def clean_name(text: str) -> str | None:
+    """Return the text as a name of at most 255 characters, or None if nothing is left of it.
+
+    Control characters and those that change the direction of text are removed, and longer names are cut.
+    """
+    kept = (
+        character
+        for character in text
+        if character not in _REMOVED_CHARACTERS and unicodedata.category(character) not in _REMOVED_CATEGORIES
+    )
+    return "".join(kept).strip()[:MAX_NAME_LENGTH].rstrip() or None
+
+
+def name_of_file(file_name: str) -> str | None:
+    """Return the name for a file, without the folders that some clients send along."""
+    return clean_name(_LAST_FOLDER.sub("", file_name))
+
+
+def name_of_url(url: str) -> str | None:
+    """Return the name for a URL: the last segment of its path."""
+    return clean_name(unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2], errors="replace"))
