@@ -34,6 +34,12 @@ test("keywords are sent one by one", () => {
   assert.deepEqual(fields.filter(([name]) => name === "keywords[]").map(([, value]) => value), ["etcd", "Grüneberg"]);
 });
 
+test("a result is not kept for longer than the server allows", () => {
+  const retentionOf = (/** @type {string} */ retention) =>
+    Object.fromEntries(formFields({ ...DEFAULTS, retention }, server(), { name: "a" }))["retention_seconds"];
+  assert.deepEqual(["", "60", "3600"].map(retentionOf), [undefined, "60", undefined]);
+});
+
 test("a model gets only what it can do", () => {
   const options = { ...DEFAULTS, model: "tiny.en", language: "de", task: /** @type {const} */ ("translate") };
   const fields = Object.fromEntries(formFields(options, server(), { name: "a" }));

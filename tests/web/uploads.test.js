@@ -77,3 +77,13 @@ test("progress is reported", () => {
   assert.equal(uploads.uploads[0]?.share, 0.5);
   assert.equal(listener.mock.callCount(), 1);
 });
+
+test("what was interrupted is sent again, what was refused is not", async () => {
+  const { requests, uploads } = fakeServer();
+  for (const name of ["a", "b"]) uploads.add(recording(name));
+  requests[0]?.refuse(new ApiError(0, "The connection was lost."));
+  requests[1]?.refuse(new ApiError(413, "The file is too large."));
+  await settled();
+  uploads.resume();
+  assert.deepEqual(requests.map((request) => request.key), [requests[0]?.key, requests[1]?.key, requests[0]?.key]);
+});

@@ -48,7 +48,7 @@ export class JobsList {
     root.append(
       h("label.search", {}, icon("search", 18), this.#input),
       this.#filterButtons(),
-      h("nav.scroll", { "aria-label": "Recordings" }, this.#list, this.#older),
+      h("nav.scroll", { "aria-labelledby": "jobs-title" }, h("h2.visually-hidden", { id: "jobs-title" }, "Recordings"), this.#list, this.#older),
     );
     store.on("jobs", (ids) => this.#draw(ids));
     uploads.onChange(() => this.#draw(new Set()));

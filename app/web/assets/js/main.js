@@ -109,6 +109,7 @@ async function askKey(message) {
     onKey: () => {
       store.clearJobs();
       events.restart();
+      uploads.resume();
       show();
     },
   });
@@ -198,6 +199,7 @@ async function describeServer() {
 
 api.onUnauthorized = askKey;
 store.on("jobs", announceEnded);
+store.on("connection", (isConnected) => isConnected && uploads.resume());
 addEventListener("hashchange", show);
 addEventListener("keydown", onKey);
 addEventListener("paste", onPaste);

@@ -21,8 +21,9 @@ export function openServerPanel(root, { store, api }, { askKey, showShortcuts })
   const details = h("div.menu.details", { id: "server-details", popover: "auto", "aria-label": "Server" });
   const state = h("button.state", { type: "button", popovertarget: details.id });
   const tools = h("div.tools");
+  const needsKey = () => Boolean(store.server?.requires_key) && !api.key;
   const draw = () => {
-    replace(state, stateContent(store));
+    replace(state, stateContent(store, needsKey()));
     replace(details, detailsContent(store));
     replace(
       tools,
@@ -37,16 +38,20 @@ export function openServerPanel(root, { store, api }, { askKey, showShortcuts })
   draw();
 }
 
-/** @param {import("./store.js").Store} store */
-function stateContent({ health, isConnected }) {
+/**
+ * @param {import("./store.js").Store} store
+ * @param {boolean} needsKey
+ */
+function stateContent({ health, isConnected }, needsKey) {
   const isKnown = isConnected && health;
   const slots = isKnown ? health.concurrency : null;
+  const missing = needsKey ? "An API key is needed" : "Connecting…";
   return [
     h(`span.dot.${isKnown ? health.status : "gone"}`),
     h(
       "span.words",
       {},
-      h("b", {}, isKnown ? (STATES[health.status] ?? health.status) : "Connecting…"),
+      h("b", {}, isKnown ? (STATES[health.status] ?? health.status) : missing),
       health && h("small", {}, `${modelName(health.model.name)} on ${health.device === "cuda" ? "GPU" : "CPU"}`),
     ),
     slots &&

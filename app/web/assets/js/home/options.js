@@ -9,15 +9,20 @@
  * @property {boolean} multichannel
  * @property {string} prompt
  * @property {string} keywords Separated by commas.
+ * @property {string} retention For how many seconds the result is kept, or "" for the server's default.
  *
  * @typedef {import("../store.js").ServerDescription} ServerDescription
  */
 import { h, replace } from "../dom.js";
-import { LANGUAGES, languageName, modelName } from "../format.js";
+import { LANGUAGES, duration, languageName, modelName } from "../format.js";
 import { icon } from "../widgets.js";
 
 /** @type {Readonly<Options>} */
-export const DEFAULTS = { language: "", model: "", task: "transcribe", words: true, multichannel: false, prompt: "", keywords: "" };
+export const DEFAULTS = {
+  ...{ language: "", model: "", task: "transcribe", words: true, multichannel: false },
+  ...{ prompt: "", keywords: "", retention: "" },
+};
+const RETENTIONS = [3600, 86_400, 7 * 86_400, 30 * 86_400];
 const KEY = "options";
 
 /**
@@ -79,6 +84,7 @@ export function formFields(options, server, { name, url }) {
   add("multichannel", options.multichannel ? "true" : "");
   add("prompt", options.prompt.trim());
   for (const keyword of options.keywords.split(",")) add("keywords[]", keyword.trim());
+  add("retention_seconds", Number(options.retention) <= (server?.retention_seconds.max ?? 0) ? options.retention : "");
   return fields;
 }
 
@@ -101,6 +107,7 @@ export function optionsForm(storage, store, signal) {
       languageChoice(options, store.server, change),
       taskChoice(options, store.server, change),
       modelChoice(options, store.server, change),
+      retentionChoice(options, store.server, change),
     );
     if (focused) document.getElementById(focused)?.focus();
   };
@@ -185,6 +192,19 @@ function modelChoice(options, server, change) {
     /** @type {[string, string]} */ (isDefault ? ["", `${modelName(id)} (default)`] : [id, modelName(id)]),
   );
   return select("model", "Model", names, options.model, (model) => change({ model }));
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function retentionChoice(options, server, change) {
+  if (!server || server.retention_seconds.max <= server.retention_seconds.default) return null;
+  const longer = RETENTIONS.filter((seconds) => seconds <= server.retention_seconds.max && seconds !== server.retention_seconds.default);
+  const choices = longer.map((seconds) => /** @type {[string, string]} */ ([String(seconds), duration(seconds)]));
+  choices.unshift(["", duration(server.retention_seconds.default)]);
+  return select("retention", "Keep it for", choices, options.retention, (retention) => change({ retention }));
 }
 
 /**

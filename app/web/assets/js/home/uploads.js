@@ -13,6 +13,7 @@
  * @property {"waiting" | "sending" | "failed"} state
  * @property {number} share What has been sent, from 0 to 1.
  * @property {string} problem The server's sentence, if it refused the upload, for good or for now.
+ * @property {boolean} isInterrupted It failed for want of a connection or a key.
  * @property {AbortController} control
  * @property {(jobId: string | null) => void} resolve
  */
@@ -58,7 +59,7 @@ export class UploadQueue {
     return new Promise((resolve) => {
       const control = new AbortController();
       /** @type {Upload} */
-      const upload = { id: randomId(), recording, state: "waiting", share: 0, problem: "", control, resolve };
+      const upload = { id: randomId(), recording, state: "waiting", share: 0, problem: "", isInterrupted: false, control, resolve };
       this.uploads = [...this.uploads, upload];
       this.#sendNext();
     });
@@ -78,6 +79,11 @@ export class UploadQueue {
   retry(upload) {
     Object.assign(upload, { state: "waiting", share: 0, problem: "" });
     this.#sendNext();
+  }
+
+  /** Send again what failed for want of a connection or a key. */
+  resume() {
+    for (const upload of this.uploads) if (upload.state === "failed" && upload.isInterrupted) this.retry(upload);
   }
 
   #sendNext() {
@@ -118,8 +124,9 @@ export class UploadQueue {
    */
   #failed(upload, error) {
     const isBusy = error instanceof ApiError && (error.status === 429 || error.status === 503);
+    const isInterrupted = error instanceof ApiError && (error.status === 0 || error.status === 401);
     const problem = error instanceof Error ? error.message : String(error);
-    Object.assign(upload, { state: isBusy ? "waiting" : "failed", problem });
+    Object.assign(upload, { state: isBusy ? "waiting" : "failed", problem, isInterrupted });
     if (isBusy) this.#pause(error.retryAfter ?? DEFAULT_PAUSE_SECONDS);
     this.#sendNext();
   }

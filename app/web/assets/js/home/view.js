@@ -190,6 +190,7 @@ async function sendStaged({ staging, store, uploads, go }, options, signal) {
     const fields = formFields(options, store.server, { name, url });
     return uploads.add({ name, path: routeOf(options, store.server), fields, ...(file && { file }) });
   });
+  document.querySelector(".jobs li")?.scrollIntoView({ block: "nearest" }); // below the form on small screens
   if (items.length > 1) return toast(`${items.length} recordings are on their way.`);
   announce("Sending the recording.");
   const id = await jobs[0];
