@@ -197,6 +197,11 @@ async function describeServer() {
   }
 }
 
+/** A module that can't be loaded, most often because the server was updated, or a mistake of the page. */
+function onUnexpected() {
+  toast("Something went wrong.", { isError: true, action: { label: "Reload the page", run: () => location.reload() } });
+}
+
 api.onUnauthorized = askKey;
 store.on("jobs", announceEnded);
 store.on("connection", (isConnected) => isConnected && uploads.resume());
@@ -214,6 +219,7 @@ addEventListener("dragleave", (event) => {
 addEventListener("beforeunload", (event) => {
   if (uploads.uploads.length || staging.hasRecording) event.preventDefault();
 });
+addEventListener("unhandledrejection", onUnexpected);
 document.addEventListener("visibilitychange", followVisibility);
 describeServer();
 followVisibility();

@@ -44,7 +44,7 @@ export function openHome(context) {
     ),
     close: () => {
       control.abort();
-      staging.onChange = () => {};
+      if (staging.onChange === draw) staging.onChange = () => {}; // the next view may be open already
     },
   };
 }
