@@ -38,7 +38,9 @@ _MEDIA_TYPES: Final = {
     ".webmanifest": "application/manifest+json",
 }
 #: Type comments of modules, a third of what would be sent. They stand on their own lines or before a cast.
-_TYPE_COMMENT: Final = re.compile(r"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE)
+_TYPE_COMMENT: Final = re.compile(
+    r"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE
+)
 _DIGEST_LENGTH: Final = 16
 #: ``gzip`` in the header Accept-Encoding, unless its weight is 0.
 _ACCEPTS_GZIP: Final = re.compile(r"(?:^|[\s,])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))(?=[\s,;]|$)", re.IGNORECASE)
@@ -109,7 +111,7 @@ def _digest(content: bytes) -> str:
 
 
 def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
-    """Return the page. ``$assets`` in its template is the folder of the assets, ``$preload`` loads the first modules."""
+    """Return the page. ``$assets`` in its template is the assets' folder, ``$preload`` loads the first modules."""
     modules = sorted(_imported_modules(assets, _MAIN_MODULE))
     preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in modules)
     return Template(template).substitute(assets=folder, preload=preload).encode()

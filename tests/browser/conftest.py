@@ -27,6 +27,8 @@ _FLAGS: Final = (
     "--no-first-run",
     "--no-proxy-server",
     "--window-size=1400,1200",
+    "--use-fake-device-for-media-stream",  # a microphone that beeps
+    "--use-fake-ui-for-media-stream",  # and is allowed
     f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 

@@ -1,0 +1,102 @@
+"""The web page in a browser. All methods block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.support.waiting import LIMIT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from selenium.webdriver.chrome.webdriver import WebDriver
+    from selenium.webdriver.remote.webelement import WebElement
+
+T = TypeVar("T")
+
+
+class WebPage:
+    """The page of the service at ``address``, in a tab without stored keys and options."""
+
+    def __init__(self, driver: WebDriver, address: str) -> None:
+        self.driver = driver
+        self.address = address
+
+    def open(self) -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}/")
+        self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+        self.console_errors()
+        self.driver.refresh()
+        self.wait(lambda: self.all("h1"))
+
+    def wait(self, find: Callable[[], T]) -> T:
+        """Return the result of ``find()`` once it is true."""
+        return WebDriverWait(self.driver, LIMIT_SECONDS, poll_frequency=0.05).until(lambda _: find())
+
+    def all(self, selector: str) -> list[WebElement]:
+        """Return all elements that match a CSS selector."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> WebElement:
+        """Return an element once it is there."""
+        return self.wait(lambda: next(iter(self.all(selector)), None))  # type: ignore[return-value]  # waits until it is
+
+    def button(self, label: str) -> WebElement:
+        """Return the visible button with a text or an ``aria-label``, once it is there."""
+
+        def find() -> WebElement | None:
+            buttons = (button for button in self.all("button") if button.is_displayed())
+            return next((each for each in buttons if label in (each.text, each.get_attribute("aria-label"))), None)
+
+        return self.wait(find)  # type: ignore[return-value]  # waits until there is one
+
+    def choose(self, *paths: Path) -> None:
+        """Choose files, as in the dialog of the operating system."""
+        self.one("input[type=file]").send_keys("\n".join(str(path) for path in paths))
+
+    def drop(self, name: str, content: str) -> None:
+        """Drop a file with a name that the operating system need not allow."""
+        self.script(
+            "const transfer = new DataTransfer(); transfer.items.add(new File([arguments[1]], arguments[0]));"
+            "const options = {dataTransfer: transfer, bubbles: true, cancelable: true};"
+            "document.body.dispatchEvent(new DragEvent('drop', options))",
+            name,
+            content,
+        )
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other, in the element that has the focus."""
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def focused(self) -> str:
+        """Return the text of the element that has the focus."""
+        return str(self.driver.switch_to.active_element.text)
+
+    def rows(self) -> list[str]:
+        """Return the rows of the list of recordings, with their lines separated by ``|``."""
+        rows: list[str] = self.script(
+            "return [...document.querySelectorAll('.jobs li')].map(row => "
+            "[...row.querySelectorAll('.title, .facts')].map(line => line.textContent).join('|') || row.textContent)"
+        )
+        return rows
+
+    def script(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def console_errors(self) -> list[str]:
+        """Return the errors since the last call, reports of the Content Security Policy included."""
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]  # Selenium's own omission
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+    def log_in(self, key: str) -> None:
+        """Type an API key into the dialog."""
+        field = self.one("#key")
+        field.clear()
+        field.send_keys(key, Keys.ENTER)
