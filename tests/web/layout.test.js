@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { occurrences } from "../../app/web/assets/js/reading/finding.js";
 import * as layout from "../../app/web/assets/js/reading/layout.js";
+import { WordIndex } from "../../app/web/assets/js/reading/words.js";
 
 /** A segment with its words, a third of a second each. */
 function spoken(id, start, text, more = {}) {
@@ -16,7 +18,7 @@ function laidOut(...all) {
   return layout.layOut(all.map((one) => one.segment), all.flatMap((one) => one.words));
 }
 const texts = ({ paragraphs }) => paragraphs.map((paragraph) => paragraph.text);
-const wordOf = ({ paragraphs, words }, i) => paragraphs[words.paragraph[i]].text.slice(words.from[i], words.to[i]);
+const wordOf = ({ paragraphs }, word) => word && paragraphs[word.paragraph].text.slice(word.from, word.to);
 
 test("segments that follow each other share a paragraph", () => {
   const result = laidOut(spoken(0, 0, " Hello there."), spoken(1, 1, " Good morning."), spoken(2, 9, " Later."));
@@ -43,45 +45,46 @@ test("turns of two channels alternate at pauses", () => {
 
 test("every word of the index is where the text has it", () => {
   const result = laidOut(spoken(0, 0, " Grüße 👋🏽 an 𝒜lle."), spoken(1, 2, " Und Tschüs!"));
-  const words = Array.from(result.words.starts, (_, i) => wordOf(result, i));
+  const words = result.words.words.map((word) => wordOf(result, word));
   assert.deepEqual(words, ["Grüße", "👋🏽", "an", "𝒜lle.", "Und", "Tschüs!"]);
 });
 
 test("a segment without words is one entry of the index", () => {
   const result = layout.layOut([{ id: 0, start: 1, end: 3, text: " No word times." }], []);
-  assert.equal(result.hasWordTimes, false);
-  assert.equal(wordOf(result, 0), "No word times.");
+  assert.equal(wordOf(result, result.words.atTime(2)), "No word times.");
 });
 
 test("a time finds the word that is spoken", () => {
-  const { words } = laidOut(spoken(0, 1, " a b c"), spoken(1, 10, " d"));
-  const found = [0, 1, 1.4, 5, 10, 99].map((seconds) => layout.wordAtTime(words, seconds));
-  assert.deepEqual(found, [-1, 0, 1, 2, 3, 3]);
+  const result = laidOut(spoken(0, 1, " a b c"), spoken(1, 10, " d"));
+  const found = [0, 1, 1.4, 5, 10, 99].map((seconds) => wordOf(result, result.words.atTime(seconds)));
+  assert.deepEqual(found, [null, "a", "b", "c", "d", "d"]);
 });
 
 test("overlapping channels are searched in the order of time", () => {
   const a = spoken(0, 0, " one two three", { segment: { channel: 0 } });
   const b = spoken(1, 0.2, " uno dos", { segment: { channel: 1 } });
   const result = laidOut(a, b);
-  assert.deepEqual([0.1, 0.25, 0.4, 0.6].map((at) => wordOf(result, layout.wordAtTime(result.words, at))), ["one", "uno", "two", "dos"]);
+  assert.deepEqual([0.1, 0.25, 0.4, 0.6].map((at) => wordOf(result, result.words.atTime(at))), ["one", "uno", "two", "dos"]);
 });
 
 test("an offset finds its word, and none after the last", () => {
-  const { words } = laidOut(spoken(0, 0, " one two"), spoken(1, 9, " three"));
-  const found = [0, 2, 3, 4, 7, 8].map((offset) => layout.wordAtOffset(words, 0, offset));
-  assert.deepEqual(found, [0, 0, 0, 1, 1, -1]);
-  assert.equal(layout.wordAtOffset(words, 1, 0), 2);
+  const result = laidOut(spoken(0, 0, " one two"), spoken(1, 9, " three"));
+  const found = [0, 2, 3, 4, 7, 8].map((offset) => result.words.fromOffset(0, offset).map((word) => wordOf(result, word)));
+  assert.deepEqual(found, [["one"], ["one"], ["one"], ["two"], ["two"], []]);
+  assert.equal(result.words.fromOffset(0, 0, 9).length, 2);
+  assert.equal(wordOf(result, result.words.fromOffset(1, 0)[0]), "three");
 });
 
 test("doubtful words are the least probable ones and a small share", () => {
-  const probability = Float32Array.from({ length: 100 }, (_, i) => (i % 10 === 0 ? 0.1 + i / 1000 : 0.9));
-  assert.deepEqual(layout.doubtfulWords({ probability }), [0, 10, 20]);
-  assert.deepEqual(layout.doubtfulWords({ probability: new Float32Array(5).fill(1) }), []);
+  const words = Array.from({ length: 100 }, (_, i) => ({ start: i, probability: i % 10 ? 0.9 : 0.2 - i / 1000 }));
+  assert.deepEqual(new WordIndex(words).doubtful().map(({ start }) => start), [70, 80, 90]);
+  assert.deepEqual(new WordIndex(words).doubtful({ share: 1 }).length, 10);
+  assert.deepEqual(new WordIndex(words.slice(1, 9)).doubtful(), []);
 });
 
 test("search ignores case and accents and returns offsets of the text", () => {
   const { paragraphs } = laidOut(spoken(0, 0, " Café CAFE\u0301 cafes İstanbul 👋 istanbul"));
-  const shown = (sought) => layout.occurrences(paragraphs, sought).map(({ from, to }) => paragraphs[0].text.slice(from, to));
+  const shown = (sought) => occurrences(paragraphs, sought).map(({ from, to }) => paragraphs[0].text.slice(from, to));
   assert.deepEqual(shown("café"), ["Café", "CAFE\u0301", "cafe"]);
   assert.deepEqual(shown("  ISTANBUL "), ["İstanbul", "istanbul"]);
   assert.deepEqual(shown("   "), []);
@@ -108,11 +111,11 @@ test("a change of a text reaches the piece in which it begins", () => {
 
 test("changing a text names the segments, and search finds the new one", () => {
   const { paragraphs } = laidOut(spoken(0, 0, " Hello there."), spoken(1, 0.7, " Good day."));
-  layout.occurrences(paragraphs, "good");
+  occurrences(paragraphs, "good");
   const changed = layout.changeText(paragraphs[0], "Hello there. Bad day.");
   assert.deepEqual(changed.map(({ id }) => id), [1]);
-  assert.equal(layout.occurrences(paragraphs, "good").length, 0);
-  assert.equal(layout.occurrences(paragraphs, "bad").length, 1);
+  assert.equal(occurrences(paragraphs, "good").length, 0);
+  assert.equal(occurrences(paragraphs, "bad").length, 1);
 });
 
 test("an emptied paragraph can be filled again", () => {

@@ -150,9 +150,9 @@ export class Actions {
     };
     input.addEventListener("blur", () => end(true));
     input.addEventListener("keydown", (event) => {
-      if (event.isComposing) return;
-      if (event.key === "Enter") end(true);
-      if (event.key === "Escape") end(false);
+      if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+      event.preventDefault(); // or Enter would press the button that gets the focus
+      end(event.key === "Enter");
     });
     this.title.replaceWith(input);
     this.renameButton.hidden = true;

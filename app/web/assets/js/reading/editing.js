@@ -7,6 +7,7 @@ import { h, replace } from "../dom.js";
 import { icon, iconButton, toast } from "../widgets.js";
 import { Edits } from "./edits.js";
 import { changeText, textOfSegment } from "./layout.js";
+import { notice } from "./status.js";
 
 /** Corrections that are still being saved although their view was closed, by job. @type {Map<string, Edits>} */
 const unfinished = new Map();
@@ -39,7 +40,8 @@ export class Editing {
   /** If the paragraph with the focus was changed: it must not be laid out again before it is left. */
   isTyping = false;
   #edits;
-  #notice = "";
+  #hasSaved = false;
+  #shownProblem = "";
 
   /**
    * @param {{api: import("../api.js").Api, job_id: string, transcript: import("./transcript.js").Transcript,
@@ -57,7 +59,7 @@ export class Editing {
     this.job_id = job_id;
     this.button = h("button.chip", { type: "button", "aria-keyshortcuts": "e", title: "Correct the text (E)", onclick: () => this.toggle() });
     this.undo = iconButton("undo", "Undo the last correction", { onclick: () => this.#edits.undo() });
-    this.redo = iconButton("redo", "Redo the correction", { onclick: () => this.#edits.redo() });
+    this.redo = iconButton("undo", "Redo the correction", { class: "icon-button mirrored", onclick: () => this.#edits.redo() });
     this.state = h("span.saving");
     this.element = h("div.corrections", {}, this.button, this.undo, this.redo, this.state);
     this.notice = h("div", { role: "alert" });
@@ -180,24 +182,25 @@ export class Editing {
     this.undo.hidden = this.redo.hidden = !this.isOn && !this.#edits.canUndo && !this.#edits.canRedo;
     this.undo.disabled = !this.#edits.canUndo;
     this.redo.disabled = !this.#edits.canRedo;
-    const isShown = this.isOn || state !== "saved";
-    this.state.textContent = isShown ? { saved: this.#edits.canUndo ? "Saved" : "", unsaved: "Saving…", saving: "Saving…" }[String(state)] ?? "Not saved" : "";
+    this.#hasSaved ||= state === "saving";
+    const phrase = { saved: this.#hasSaved ? "Saved" : "", unsaved: "Saving…", saving: "Saving…" }[String(state)] ?? "Not saved";
+    this.state.textContent = this.isOn || state !== "saved" ? phrase : "";
     this.#showNotice();
   }
 
   /** Say what went wrong, once. */
   #showNotice() {
     const { state, message, conflicts } = this.#edits;
-    const notice = `${state} ${message} ${conflicts}`;
+    const problem = `${state} ${message} ${conflicts}`;
     const isProblem = ["retrying", "refused", "conflict"].includes(state);
-    if (notice === this.#notice || state === "saving") return;
-    this.#notice = notice;
+    if (problem === this.#shownProblem || state === "saving") return;
+    this.#shownProblem = problem;
     if (!isProblem) replace(this.notice);
     else if (state === "conflict") replace(this.notice, this.#conflictNotice());
     else {
       const [title, action] = state === "refused" ? ["The correction was not saved", "Try again"] : ["Not saved yet, trying again", "Try now"];
       const retry = h("button.button", { type: "button", onclick: () => this.#edits.retry() }, action);
-      replace(this.notice, problem(title, h("p", {}, `${message} Your text stays here.`), retry));
+      replace(this.notice, notice("warning", title, `${message} Your text stays here.`, retry));
     }
   }
 
@@ -205,15 +208,10 @@ export class Editing {
     const { conflicts, theirs } = this.#edits;
     const texts = conflicts.map((id) => h("li", {}, theirs.get(id) === undefined ? "(the original text)" : theirs.get(id)?.trim() || "(nothing)"));
     const choose = (/** @type {"mine" | "theirs"} */ version) => () => this.#edits.resolve(version);
-    return problem("Someone else corrected the same text", h("p", {}, "Your text is still on this page, but not saved. Theirs:"), h("ul", {}, texts),
+    return notice("warning", "Someone else corrected the same text", "Your text is still on this page, but not saved. Theirs:", h("ul", {}, texts),
       h("button.button.primary", { type: "button", onclick: choose("mine") }, "Keep mine"),
       h("button.button", { type: "button", onclick: choose("theirs") }, "Use theirs"));
   }
-}
-
-/** @param {string} title @param {import("../dom.js").Child[]} children */
-function problem(title, ...children) {
-  return h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, title), children));
 }
 
 /** @param {HTMLElement} text @param {boolean} isOn */

@@ -213,7 +213,7 @@ export class Edits {
     }
   }
 
-  /** @param {Failure} failure */
+  /** @param {Failure} failure @returns {Promise<void>} */
   async #failed(failure) {
     if (failure.status === 412) return this.#mergeTheirs();
     const passes = !failure.status || failure.status === 429 || failure.status >= 500;

@@ -1,25 +1,79 @@
 /** Finding one's way in the text: search with a count, and the words that are worth a second look. */
 import { h, replace } from "../dom.js";
 import { announce, icon, iconButton } from "../widgets.js";
-import { doubtfulWords, occurrences, wordAtOffset } from "./layout.js";
 
 /** A single letter occurs tens of thousands of times in ten hours; this many are highlighted. */
 const MOST_HIGHLIGHTS = 3000;
 const PAUSE_BEFORE_ANNOUNCEMENT = 700; // milliseconds
 
-/** @typedef {{paragraph: number, from: number, to: number}} Place */
+/**
+ * @typedef {{paragraph: number, from: number, to: number}} Place Offsets in the text of a paragraph.
+ * @typedef {import("./words.js").IndexedWord} IndexedWord
+ */
+
+/**
+ * Return where a text occurs, regardless of case and accents.
+ *
+ * @param {{text: string}[]} paragraphs
+ * @param {string} sought
+ * @returns {Place[]}
+ */
+export function occurrences(paragraphs, sought) {
+  const needle = folded({ text: sought.trim().replace(/\s+/gu, " ") }).text;
+  if (!needle) return [];
+  return paragraphs.flatMap((paragraph, number) => {
+    const { text, offsets } = folded(paragraph);
+    const places = /** @type {Place[]} */ ([]);
+    for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length)) {
+      const to = at + needle.length;
+      places.push({ paragraph: number, from: offsets?.[at] ?? at, to: offsets?.[to] ?? to });
+    }
+    return places;
+  });
+}
+
+/** A text without case and accents; `offsets` maps positions back, null if nothing moved.
+ * @typedef {{source: string, text: string, offsets: number[] | null}} Folded */
+const foldedTexts = /** @type {WeakMap<object, Folded>} */ (new WeakMap());
+const foldedCharacters = /** @type {Map<string, string>} */ (new Map());
+
+/** @param {{text: string}} paragraph @returns {Folded} */
+function folded(paragraph) {
+  const source = paragraph.text, known = foldedTexts.get(paragraph);
+  if (known?.source === source) return known;
+  const result = /^[\x20-\x7e]*$/.test(source) ? { source, text: source.toLowerCase(), offsets: null } : { source, ...foldedByCharacter(source) };
+  foldedTexts.set(paragraph, result);
+  return result;
+}
+
+/** @param {string} source */
+function foldedByCharacter(source) {
+  const offsets = [];
+  let text = "", at = 0;
+  for (const character of source) {
+    let plain = foldedCharacters.get(character);
+    if (plain === undefined) {
+      plain = character.toLowerCase().normalize("NFD").replace(/\p{M}/gu, "");
+      foldedCharacters.set(character, plain);
+    }
+    for (let i = 0; i < plain.length; i++) offsets.push(at);
+    text += plain;
+    at += character.length;
+  }
+  return { text, offsets: [...offsets, at] };
+}
 
 export class Finding {
   #places = /** @type {Place[]} */ ([]);
   #at = -1;
-  #doubts = /** @type {number[]} */ ([]);
+  #doubts = /** @type {IndexedWord[]} */ ([]);
   #doubt = -1;
   #isDoubtShown = false;
   #timer = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
 
   /**
    * @param {import("./transcript.js").Transcript} transcript
-   * @param {{onFound: (word: number) => void}} listeners Called with the word at the found place.
+   * @param {{onFound: (word: IndexedWord) => void}} listeners Called with the word at the found place.
    */
   constructor(transcript, { onFound }) {
     this.transcript = transcript;
@@ -41,7 +95,7 @@ export class Finding {
   refresh() {
     this.#places = occurrences(this.transcript.layout.paragraphs, this.input.value);
     this.#at = Math.min(this.#at, this.#places.length - 1);
-    this.#doubts = doubtfulWords(this.transcript.layout.words);
+    this.#doubts = this.transcript.layout.words.doubtful();
     this.doubtButton.hidden = !this.#doubts.length;
     replace(this.doubtButton, icon("doubt", 18), `${this.#doubts.length} doubtful`);
     this.#highlight();
@@ -57,27 +111,25 @@ export class Finding {
     const count = this.#places.length;
     if (!count) return;
     this.#at = (Math.max(this.#at, direction > 0 ? -1 : 0) + direction + count) % count;
-    const { paragraph, from, to } = /** @type {Place} */ (this.#places[this.#at]);
+    const place = /** @type {Place} */ (this.#places[this.#at]);
     this.#showCount();
-    this.#reveal("found", this.transcript.range(paragraph, from, to));
-    const word = wordAtOffset(this.transcript.layout.words, paragraph, from + 1);
-    if (word >= 0) this.onFound(word);
+    this.#reveal(this.transcript.range(place));
+    const [word] = this.transcript.layout.words.fromOffset(place.paragraph, place.from + 1);
+    if (word) this.onFound(word);
   }
 
   /** Go to another doubtful word, from a time on at first. @param {1 | -1} direction @param {number} seconds */
   stepDoubt(direction, seconds) {
-    const { starts, paragraph, from, to } = this.transcript.layout.words;
     const count = this.#doubts.length;
     if (!count) return announce("No doubtful words.");
     this.#showDoubts(true);
     const last = this.#doubts[this.#doubt];
-    const wasHere = last !== undefined && Math.abs((starts[last] ?? 0) - seconds) < 0.1;
-    if (!wasHere) this.#doubt = this.#doubts.filter((word) => (starts[word] ?? 0) < seconds + 0.05).length - (direction > 0 ? 1 : 0);
+    const isThere = last && Math.abs(last.start - seconds) < 0.1;
+    if (!isThere) this.#doubt = this.#doubts.filter((word) => word.start < seconds + 0.05).length - (direction > 0 ? 1 : 0);
     this.#doubt = (this.#doubt + direction + count) % count;
-    const word = /** @type {number} */ (this.#doubts[this.#doubt]);
-    const number = paragraph[word] ?? 0;
-    const text = this.transcript.layout.paragraphs[number]?.text.slice(from[word], to[word]);
-    this.#reveal("found", this.transcript.wordRange(word));
+    const word = /** @type {IndexedWord} */ (this.#doubts[this.#doubt]);
+    const text = this.transcript.layout.paragraphs[word.paragraph]?.text.slice(word.from, word.to);
+    this.#reveal(this.transcript.range(word));
     this.onFound(word);
     announce(`Doubtful word ${this.#doubt + 1} of ${count}: ${text}`);
   }
@@ -94,8 +146,8 @@ export class Finding {
   #highlight() {
     const first = Math.max(0, this.#at - MOST_HIGHLIGHTS / 2);
     const places = this.#places.slice(first, first + MOST_HIGHLIGHTS);
-    this.transcript.mark("match", places.map(({ paragraph, from, to }) => this.transcript.range(paragraph, from, to)));
-    this.transcript.mark("doubt", this.#isDoubtShown ? this.#doubts.map((word) => this.transcript.wordRange(word)) : []);
+    this.transcript.mark("match", places.map((place) => this.transcript.range(place)));
+    this.transcript.mark("doubt", this.#isDoubtShown ? this.#doubts.map((word) => this.transcript.range(word)) : []);
     this.#showCount();
   }
 
@@ -105,10 +157,10 @@ export class Finding {
     this.previous.hidden = this.next.hidden = !length;
   }
 
-  /** @param {"found"} mark @param {StaticRange | null} range */
-  #reveal(mark, range) {
+  /** @param {StaticRange | null} range */
+  #reveal(range) {
     if (!range) return;
-    this.transcript.mark(mark, [range]);
+    this.transcript.mark("found", [range]);
     this.transcript.isFollowing = false;
     this.transcript.reveal(range, true);
   }

@@ -1,5 +1,5 @@
 /**
- * A transcript as paragraphs of plain text, with an index of its words: pure functions, no DOM.
+ * A transcript as paragraphs of plain text, with an index of its words. No DOM here.
  *
  * The server's word has the id of its segment and its offset in the segment's text. A *piece* is the part of a segment
  * that one paragraph shows: the whole segment, or with several channels the part between two pauses, so that turns
@@ -9,13 +9,10 @@
  * @typedef {{word: string, start: number, end: number, probability?: number, segment: number, offset: number}} Word
  * @typedef {{key: string, segment: Segment, lead: string, text: string, start: number, end: number}} Piece
  *   `lead` is the white space before `text` that is not shown because a paragraph begins with it.
- * @typedef {{key: string, channel?: number, start: number, end: number, text: string, pieces: Piece[]}} Paragraph
- * @typedef {{starts: Float64Array, ends: Float64Array, paragraph: Int32Array, from: Int32Array, to: Int32Array,
- *   probability: Float32Array, order: Uint32Array}} WordIndex
- *   One entry per word, in the order of the text; `order` lists the words by start time, `from` and `to` are
- *   offsets in the paragraph's text, and a `probability` that is not known is 1.
- * @typedef {{paragraphs: Paragraph[], words: WordIndex, hasWordTimes: boolean}} Layout
+ * @typedef {{key: string, channel?: number | undefined, start: number, end: number, text: string, pieces: Piece[]}} Paragraph
+ * @typedef {{paragraphs: Paragraph[], words: WordIndex}} Layout
  */
+import { WordIndex } from "./words.js";
 
 const PAUSE_BETWEEN_PARAGRAPHS = 2.0; // seconds
 const PAUSE_IN_A_TURN = 0.9; // seconds
@@ -40,7 +37,7 @@ export function layOut(segments, words, starts) {
     if (last && !(starts ? starts.has(piece.key) : breaksBefore(piece, last))) extend(last, piece);
     else paragraphs.push(begin(piece));
   }
-  return { paragraphs, words: indexed(paragraphs, pieces), hasWordTimes: words.length > 0 };
+  return { paragraphs, words: indexed(paragraphs, pieces.map(({ placed }) => placed)) };
 }
 
 /** Return the keys of the pieces with which paragraphs begin, to lay out an edited text in the same paragraphs.
@@ -71,9 +68,10 @@ function piecesOf(segment, words) {
   if (!segment.text) return [];
   const placed = placedIn(segment.text, words);
   const cuts = [0];
-  if (segment.channel !== undefined)
-    for (let i = 1; i < placed.length; i++)
-      if (placed[i].word.start - placed[i - 1].word.end > PAUSE_IN_A_TURN) cuts.push(placed[i - 1].to);
+  placed.forEach(({ word }, i) => {
+    const previous = placed[i - 1];
+    if (segment.channel !== undefined && previous && word.start - previous.word.end > PAUSE_IN_A_TURN) cuts.push(previous.to);
+  });
   return cuts.map((from, i) => {
     const to = cuts[i + 1] ?? segment.text.length;
     const own = placed.filter((one) => one.from >= from && one.from < to);
@@ -128,102 +126,23 @@ function extend(paragraph, piece) {
 
 /**
  * @param {Paragraph[]} paragraphs
- * @param {{piece: Piece, placed: Placed[]}[]} pieces In the order of the paragraphs.
- * @returns {WordIndex}
+ * @param {Placed[][]} placed The words of each piece, in the order of the paragraphs. A piece without any is one word.
  */
-function indexed(paragraphs, pieces) {
-  const count = pieces.reduce((sum, { placed }) => sum + (placed.length || 1), 0);
-  const index = {
-    starts: new Float64Array(count), ends: new Float64Array(count), probability: new Float32Array(count).fill(1),
-    paragraph: new Int32Array(count), from: new Int32Array(count), to: new Int32Array(count),
-    order: Uint32Array.from({ length: count }, (_, i) => i),
-  };
-  let i = 0, piece = 0;
-  paragraphs.forEach((paragraph, number) => {
+function indexed(paragraphs, placed) {
+  const words = /** @type {import("./words.js").IndexedWord[]} */ ([]);
+  let number = 0;
+  paragraphs.forEach((paragraph, i) => {
     let at = 0;
-    for (const { lead, text, start, end } of paragraph.pieces) {
-      const { placed } = pieces[piece++];
-      const words = placed.length ? placed : [{ word: { start, end }, from: lead.length, to: lead.length + text.length }];
-      for (const { word, from, to } of words) {
-        index.starts[i] = word.start;
-        index.ends[i] = word.end;
-        if ("probability" in word && word.probability !== undefined) index.probability[i] = word.probability;
-        index.paragraph[i] = number;
-        index.from[i] = at + Math.max(0, from - lead.length);
-        index.to[i++] = at + Math.max(0, to - lead.length);
-      }
+    for (const { lead, text, start } of paragraph.pieces) {
+      const own = placed[number++] ?? [];
+      const base = at - lead.length;
+      for (const { word, from, to } of own)
+        words.push({ start: word.start, paragraph: i, from: Math.max(at, base + from), to: Math.max(at, base + to), probability: word.probability ?? 1 });
+      if (!own.length) words.push({ start, paragraph: i, from: at, to: at + text.length, probability: 1 });
       at += text.length;
     }
   });
-  const { starts, order } = index;
-  if (starts.some((start, k) => k > 0 && start < starts[k - 1])) order.sort((a, b) => starts[a] - starts[b]);
-  return index;
-}
-
-/** Return the last position in `0..count` whose predecessors all pass, by binary search.
- * @param {number} count @param {(i: number) => boolean} passes */
-function partition(count, passes) {
-  let low = 0, high = count;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (passes(middle)) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-/** Return the word that is spoken at a time, or was the last one before it; -1 before the first word.
- * @param {WordIndex} words @param {number} seconds */
-export function wordAtTime({ order, starts }, seconds) {
-  const next = partition(order.length, (i) => starts[order[i]] <= seconds + 0.01);
-  return next ? order[next - 1] : -1;
-}
-
-/** Return the word at an offset of a paragraph's text, or the next one; -1 if there is none.
- * @param {WordIndex} words @param {number} paragraph @param {number} offset */
-export function wordAtOffset(words, paragraph, offset) {
-  const i = partition(words.starts.length, (k) =>
-    words.paragraph[k] < paragraph || (words.paragraph[k] === paragraph && words.to[k] < offset));
-  return words.paragraph[i] === paragraph ? i : -1;
-}
-
-/**
- * Return the words that are worth a second look, in the order of the text: the least probable ones, at most a small
- * share of all, since marking many is as much work as reading everything.
- *
- * @param {WordIndex} words
- * @param {{below?: number, share?: number}} [limits] A probability, and a fraction of all words.
- */
-export function doubtfulWords({ probability }, { below = 0.5, share = 0.03 } = {}) {
-  const improbable = [];
-  for (let i = 0; i < probability.length; i++) if (probability[i] < below) improbable.push(i);
-  const most = Math.ceil(probability.length * share);
-  if (improbable.length > most) {
-    improbable.sort((a, b) => probability[a] - probability[b]);
-    improbable.length = most;
-  }
-  return improbable.sort((a, b) => a - b);
-}
-
-/**
- * Return where a text occurs, regardless of case and accents.
- *
- * @param {Paragraph[]} paragraphs
- * @param {string} sought
- * @returns {{paragraph: number, from: number, to: number}[]} Offsets in the paragraph's text.
- */
-export function occurrences(paragraphs, sought) {
-  const { text: needle } = folded(sought.trim().replace(/\s+/gu, " "));
-  if (!needle) return [];
-  return paragraphs.flatMap((paragraph, number) => {
-    const { text, offsets } = foldedParagraph(paragraph);
-    const found = [];
-    for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length)) {
-      const to = at + needle.length;
-      found.push({ paragraph: number, from: offsets ? offsets[at] : at, to: offsets ? offsets[to] : to });
-    }
-    return found;
-  });
+  return new WordIndex(words);
 }
 
 /**
@@ -258,7 +177,6 @@ export function changeText(paragraph, text) {
     start = end;
   }
   paragraph.text = text;
-  foldedTexts.delete(paragraph);
   return changed;
 }
 
@@ -267,42 +185,6 @@ export function changeText(paragraph, text) {
 export function textOfSegment(paragraphs, segment) {
   const pieces = paragraphs.flatMap((paragraph) => paragraph.pieces.filter((piece) => piece.segment.id === segment.id));
   return pieces.map((piece) => piece.lead + piece.text).join("");
-}
-
-const foldedTexts = /** @type {WeakMap<Paragraph, {text: string, offsets: number[] | null}>} */ (new WeakMap());
-
-/** @param {Paragraph} paragraph */
-function foldedParagraph(paragraph) {
-  const known = foldedTexts.get(paragraph) ?? folded(paragraph.text);
-  foldedTexts.set(paragraph, known);
-  return known;
-}
-
-/** Lower the case and remove accents. `offsets` maps positions back, null if nothing moved.
- * @param {string} text @returns {{text: string, offsets: number[] | null}} */
-function folded(text) {
-  if (/^[\x20-\x7e]*$/.test(text)) return { text: text.toLowerCase(), offsets: null };
-  let result = "", at = 0;
-  const offsets = [];
-  for (const character of text) {
-    const plain = foldedCharacter(character);
-    for (let i = 0; i < plain.length; i++) offsets.push(at);
-    result += plain;
-    at += character.length;
-  }
-  return { text: result, offsets: [...offsets, at] };
-}
-
-const foldedCharacters = /** @type {Map<string, string>} */ (new Map());
-
-/** @param {string} character */
-function foldedCharacter(character) {
-  let plain = foldedCharacters.get(character);
-  if (plain === undefined) {
-    plain = character.toLowerCase().normalize("NFD").replace(/\p{M}/gu, "");
-    foldedCharacters.set(character, plain);
-  }
-  return plain;
 }
 
 /** Return the letter of a speaker: A for channel 0; AA follows Z.

@@ -12,7 +12,7 @@
  */
 import { h } from "../dom.js";
 import { clock } from "../format.js";
-import { layOut, speakerLetter, wordAtOffset, wordAtTime } from "./layout.js";
+import { layOut, speakerLetter } from "./layout.js";
 
 /** Later ones are painted above earlier ones. @type {Mark[]} */
 const MARKS = ["doubt", "match", "spoken", "found"];
@@ -25,7 +25,7 @@ export class Transcript {
   isFollowing = true;
   #shown = /** @type {Map<string, Shown>} */ (new Map());
   #marks = /** @type {Map<Mark, Highlight>} */ (new Map());
-  #word = -1;
+  #word = /** @type {import("./words.js").IndexedWord | null} */ (null);
   #current = /** @type {HTMLElement | null} */ (null);
 
   /**
@@ -64,7 +64,7 @@ export class Transcript {
       else this.element.insertBefore(shown.section, next);
     });
     for (const { section } of before.values()) section.remove();
-    this.#word = -1;
+    this.#word = null;
     this.#keepOneTabStop();
   }
 
@@ -85,12 +85,12 @@ export class Transcript {
   /** Mark the word that is spoken, and keep it in view while following.
    * @param {number} seconds */
   speak(seconds) {
-    const word = wordAtTime(this.layout.words, seconds);
+    const word = this.layout.words.atTime(seconds);
     if (word === this.#word) return;
     this.#word = word;
-    const range = word < 0 ? null : this.wordRange(word);
-    this.mark("spoken", range && this.canSeek ? [range] : []);
-    this.#setCurrent(word < 0 ? null : this.textElement(this.layout.words.paragraph[word]));
+    const range = word && this.range(word);
+    this.mark("spoken", this.canSeek ? [range] : []);
+    this.#setCurrent(word && this.textElement(word.paragraph));
     if (range && this.isFollowing && this.canSeek) this.reveal(range);
   }
 
@@ -110,15 +110,9 @@ export class Transcript {
     stamp?.setAttribute("tabindex", "0");
   }
 
-  /** Return the range of a word, or null while its paragraph is empty.
-   * @param {number} word */
-  wordRange(word) {
-    const { paragraph, from, to } = this.layout.words;
-    return this.range(paragraph[word], from[word], to[word]);
-  }
-
-  /** @param {number} paragraph @param {number} from @param {number} to */
-  range(paragraph, from, to) {
+  /** Return the range of a place in the text, or null if its paragraph is empty.
+   * @param {{paragraph: number, from: number, to: number}} place */
+  range({ paragraph, from, to }) {
     const node = this.textElement(paragraph)?.firstChild;
     if (!(node instanceof Text)) return null;
     const limit = /** @param {number} offset */ (offset) => Math.min(offset, node.length);
@@ -153,22 +147,19 @@ export class Transcript {
     if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start);
     if (/** @type {Element} */ (event.target).closest("[contenteditable]") || getSelection()?.type === "Range") return;
     const word = this.#wordAt(number, event);
-    if (word >= 0) this.onSeek(this.layout.words.starts[word]);
+    if (word) this.onSeek(word.start);
   };
 
-  /** Return the word under the pointer, or -1 beside the text.
+  /** Return the word under the pointer. Beside the text there is none.
    * @param {number} number @param {{clientX: number, clientY: number}} point */
   #wordAt(number, { clientX, clientY }) {
     const offset = caretOffset(clientX, clientY);
-    if (offset === null) return -1;
-    const first = wordAtOffset(this.layout.words, number, offset);
-    for (const word of first < 0 ? [] : [first, first + 1]) {
-      const range = this.layout.words.paragraph[word] === number ? this.wordRange(word) : null;
-      const isHit = range && boxesOf(range).some(({ left, right, top, bottom }) =>
+    const near = offset === null ? [] : this.layout.words.fromOffset(number, offset, 2);
+    return near.find((word) => {
+      const range = this.range(word);
+      return range && boxesOf(range).some(({ left, right, top, bottom }) =>
         clientX >= left - 3 && clientX <= right + 3 && clientY >= top && clientY <= bottom);
-      if (isHit) return word;
-    }
-    return -1;
+    });
   }
 
   #onKey = (/** @type {KeyboardEvent} */ event) => {
@@ -199,12 +190,12 @@ function fill(shown, { start, text, channel }, number, previous) {
     shown.stamp.textContent = time;
     shown.stamp.setAttribute("aria-label", `Play from ${time}`);
   }
-  if (shown.text.textContent !== text) shown.text.textContent = text;
+  if (shown.text.textContent !== text || shown.text.childNodes.length > 1) shown.text.textContent = text;
   const letter = channel !== undefined && channel !== previous?.channel ? speakerLetter(channel) : null;
   if (channel !== undefined) shown.section.setAttribute("data-voice", String(channel % VOICES));
   if (letter !== (shown.speaker?.firstChild?.textContent ?? null)) {
     shown.speaker?.remove();
-    shown.speaker = letter && h("div.speaker", {}, h("i", { "aria-hidden": "true" }, letter), `Speaker ${letter}`);
+    shown.speaker = letter === null ? null : h("div.speaker", {}, h("i", { "aria-hidden": "true" }, letter), `Speaker ${letter}`);
     if (shown.speaker) shown.text.before(shown.speaker);
   }
 }

@@ -1,25 +1,19 @@
 /** The view of one job: its text while it grows, the finished transcript, the recording, corrections and downloads. */
 import { ApiError } from "../api.js";
 import { h, replace } from "../dom.js";
-import { capitalized, clock, dateTime, isActive, jobPhrase, jobTitle, modelName, shownPercent, timeLeft } from "../format.js";
+import { jobTitle } from "../format.js";
 import { icon } from "../widgets.js";
 import { Actions } from "./actions.js";
 import { Editing } from "./editing.js";
 import { Finding } from "./finding.js";
-import { layOut, paragraphStarts, plainText, wordAtTime } from "./layout.js";
+import { layOut, paragraphStarts, plainText } from "./layout.js";
 import { Player } from "./player.js";
+import { Progress, factsOf, notice, outcomeOf } from "./status.js";
 import { Transcript } from "./transcript.js";
 
 const PROGRESS_INTERVAL = 500; // milliseconds
 const WAVEFORM_POINTS = 2000;
 const OUTDATED = -1;
-/** Advice for kinds of failures, after the server's sentence. @type {Record<string, string>} */
-const ADVICE = {
-  UndecodableAudio: "Check that the file plays on your computer, or convert it to another format, and send it again.",
-  DownloadFailed: "Check that the link opens in a private window, or download the recording and send the file.",
-  DeliveryFailed: "The transcript is here nevertheless. “Deliver again” in the menu sends it once more.",
-};
-
 /**
  * @typedef {import("./layout.js").Segment} Segment
  * @typedef {import("./layout.js").Word} Word
@@ -48,8 +42,7 @@ export async function openReading(context) {
 /** @param {string} message @returns {import("../main.js").View} */
 function missing(message) {
   const back = h("a.button", { href: "#/" }, "Back to the start");
-  const element = h("div.reading", {}, h("div.notice.bad.missing", {}, icon("warning", 22), h("div", {}, h("h1", {}, "This transcript can't be shown"), h("p", {}, message), back)));
-  return { element, close() {} };
+  return { element: h("div.reading", {}, h("div.missing", {}, notice("warning", "", h("h1", {}, "This transcript can't be shown"), message, back))), close() {} };
 }
 
 class Reading {
@@ -60,6 +53,7 @@ class Reading {
   #isLoading = false;
   /** The `edited_at` of the finished transcript that is shown; null before there is one. @type {number | null} */ #shownEdit = null;
   #player = /** @type {Player | null} */ (null);
+  #foundAt = -1;
   #captionsUrl = "";
   #fileUrl = "";
 
@@ -74,8 +68,8 @@ class Reading {
     this.editing = new Editing({ api, job_id, transcript: this.transcript, onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle() });
     this.finding = new Finding(this.transcript, { onFound: (word) => this.#onFound(word) });
     this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: () => this.editing.restoreOriginal() });
-    this.facts = h("p.facts");
-    this.progress = h("div.progress", { hidden: true });
+    this.facts = h("p.about");
+    this.progress = new Progress();
     this.tools = h("div.tools", { hidden: true }, this.finding.element, this.editing.element);
     this.notices = h("div.notices");
     this.screen = h("div.screen", { hidden: true });
@@ -83,13 +77,13 @@ class Reading {
     this.foot = h("div.foot");
     this.scroller.append(
       h("header.head", {}, h("a.icon-button.back", { href: "#/", "aria-label": "Back to the start" }, icon("back")), h("div.names", {}, this.actions.titleLine, this.facts), this.actions.element),
-      this.screen, h("div.strip", {}, this.progress, this.tools), this.editing.notice, this.notices, this.transcript.element);
+      this.screen, h("div.strip", {}, this.progress.element, this.tools, this.editing.notice), this.notices, this.transcript.element);
     this.element = h("div.reading", {}, this.scroller, this.followButton, this.foot);
     const { signal } = this.#control;
     for (const type of ["wheel", "touchmove"]) this.scroller.addEventListener(type, () => this.#unfollow(), { passive: true, signal });
     for (const target of [window, matchMedia("(prefers-color-scheme: dark)")])
       for (const type of ["theme", "change", "storage"]) target.addEventListener(type, () => requestAnimationFrame(() => this.#player?.waveform.draw()), { signal });
-    this.timer = setInterval(() => document.hidden || this.#showProgress(), PROGRESS_INTERVAL);
+    this.timer = setInterval(() => document.hidden || this.progress.update(this.job), PROGRESS_INTERVAL);
     store.onJob(job_id, (job) => (job ? this.#onJob(job) : this.#onGone()), signal);
     store.on("server", () => this.actions.update(this.job), signal);
     this.#onJob(this.job);
@@ -128,8 +122,8 @@ class Reading {
   #onJob(job) {
     this.job = job;
     this.actions.update(job);
-    this.#showFacts();
-    this.#showProgress();
+    this.progress.update(job);
+    replace(this.facts, factsOf(job), job.edited_at && h("span.badge", {}, "Corrected"));
     this.#showOutcome();
     this.#openPlayer();
     this.#load();
@@ -142,62 +136,14 @@ class Reading {
     } catch (error) {
       if (this.#control.signal.aborted || !(error instanceof ApiError) || error.status !== 404) return;
       if (this.editing.isClean) return this.go("#/");
-      replace(this.notices, h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, "This transcript was deleted on the server"), h("p", {}, "Your last correction could not be saved. Copy the text if you need it."))));
+      replace(this.notices, notice("warning", "This transcript was deleted on the server", "Your last correction could not be saved. Copy the text if you need it."));
     }
   }
 
-  #showFacts() {
-    const { job } = this;
-    const isDone = job.processing_time && job.audio_duration;
-    const facts = [
-      job.audio_duration && clock(job.audio_duration),
-      job.language && capitalized(job.language),
-      job.task === "translate" && "in English",
-      modelName(job.model),
-      isDone && `${((job.audio_duration ?? 0) / (job.processing_time ?? 1)).toFixed(1)}× real time`,
-      dateTime(job.start_time),
-      job.result_expires_at && `kept until ${dateTime(job.result_expires_at)}`,
-    ];
-    replace(this.facts, facts.filter(Boolean).join(" · "), job.edited_at && h("span.badge", {}, "Corrected"));
-  }
-
-  #showProgress() {
-    const { job } = this;
-    this.progress.hidden = !isActive(job) || job.result_available;
-    if (this.progress.hidden) return;
-    if (!this.progress.firstChild) {
-      const bar = h("span.bar", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100" }, h("i"));
-      this.progress.append(h("b"), h("span"), h("em"), bar);
-    }
-    const [phrase, left, percent, bar] = /** @type {HTMLElement[]} */ ([...this.progress.children]);
-    const isWaiting = job.status === "queued", share = shownPercent(job);
-    setText(phrase, isWaiting ? jobPhrase(job) : "Transcribing");
-    setText(left, timeLeft(job));
-    setText(percent, isWaiting ? "" : `${Math.floor(share)} %`);
-    bar.classList.toggle("waiting", isWaiting);
-    if (isWaiting) bar.removeAttribute("aria-valuenow");
-    else bar.setAttribute("aria-valuenow", String(Math.floor(share)));
-    /** @type {HTMLElement} */ (bar.firstElementChild).style.setProperty("transform", isWaiting ? "none" : `scaleX(${share / 100})`);
-  }
-
-  /** Show how the job ended, if it needs a word. */
   #showOutcome() {
-    const { job } = this;
-    const notices = (job.warnings ?? []).map((warning) => h("div.notice", {}, icon("warning", 22), h("p", {}, warning)));
-    if (job.status === "failed") {
-      const again = h("a.button", { href: "#/" }, "Transcribe another recording");
-      const advice = ADVICE[job.error_type ?? ""] ?? "Send the recording again, perhaps with other options.";
-      notices.push(h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, job.result_available ? "The delivery failed" : "The transcription failed"), h("p", {}, job.error), h("p", {}, advice), !job.result_available && again)));
-    } else if (job.status === "cancelled") {
-      notices.push(h("div.notice", {}, icon("stop", 22), h("div", {}, h("b", {}, "Cancelled"), h("p", {}, "The transcription was cancelled before it was finished."), h("a.button", { href: "#/" }, "Transcribe another recording"))));
-    } else if (job.delivery?.status === "pending" && job.delivery.last_error) {
-      notices.push(h("div.notice", {}, icon("send", 22), h("p", {}, `The result could not be delivered yet: ${job.delivery.last_error}`)));
-    }
-    if (this.#shownEdit !== null && !this.#segments.length) {
-      notices.push(h("div.notice", {}, icon("microphone", 22), h("div", {}, h("b", {}, "No speech was found"), h("p", {}, "If somebody speaks in this recording, transcribe it again without leaving out silence."))));
-    }
-    const shown = notices.map((notice) => notice.textContent).join("\n");
-    if (shown !== this.notices.textContent || !shown) replace(this.notices, notices);
+    const isSilent = this.#shownEdit !== null && !this.#segments.length;
+    const silence = isSilent && notice("microphone", "No speech was found", "If somebody speaks in this recording, transcribe it again without leaving out silence.");
+    replace(this.notices, outcomeOf(this.job), silence);
   }
 
   /** Load what there is of the text, unless it is being loaded. Jobs change while it is: then it is loaded again. */
@@ -220,10 +166,10 @@ class Reading {
   /** @param {string} message */
   #showLoadingProblem(message) {
     const retry = h("button.button", { type: "button", onclick: () => this.#onJob(this.job) }, "Try again");
-    replace(this.notices, h("div.notice.bad", {}, icon("warning", 22), h("div", {}, h("b", {}, "The text could not be loaded"), h("p", {}, message), retry)));
+    replace(this.notices, notice("warning", "The text could not be loaded", message, retry));
   }
 
-  /** @param {string} id */
+  /** @param {string} id @returns {Promise<void>} */
   async #loadPartial(id) {
     const { signal } = this.#control;
     const partial = await this.api.json(`v1/jobs/${id}/partial?start=${this.#segments.length}`, { signal });
@@ -297,7 +243,7 @@ class Reading {
     if (!job.audio_available && !file) {
       const isOver = job.status === "failed" || job.status === "cancelled";
       const sentence = "The recording was not kept on the server, so it can't be played here. Choose to keep it when you send the next one.";
-      setText(this.foot, isOver && !job.result_available ? "" : sentence);
+      replace(this.foot, isOver && !job.result_available ? "" : sentence);
       return;
     }
     const newTicket = async () => {
@@ -311,6 +257,7 @@ class Reading {
     this.#player = player;
     this.transcript.canSeek = true;
     this.transcript.element.classList.add("can-seek");
+    this.screen.append(player.media);
     replace(this.foot, player.element);
     player.load();
     this.#loadWaveform();
@@ -324,8 +271,7 @@ class Reading {
   }
 
   #showVideo() {
-    if (!this.#player || !this.screen.hidden) return;
-    this.screen.append(this.#player.media);
+    if (!this.screen.hidden) return;
     this.screen.hidden = false;
     this.element.classList.add("has-video");
     this.#loadCaptions();
@@ -343,11 +289,10 @@ class Reading {
   get #position() {
     return this.#player?.currentTime ?? this.#foundAt;
   }
-  #foundAt = -1;
 
-  /** @param {number} word */
+  /** @param {import("./words.js").IndexedWord} word */
   #onFound(word) {
-    this.#foundAt = this.transcript.layout.words.starts[word] ?? 0;
+    this.#foundAt = word.start;
     if (!this.#player) return;
     if (this.#player.isPlaying) this.#setFollowing(false);
     else {
@@ -363,8 +308,8 @@ class Reading {
 
   #follow() {
     this.#setFollowing(true);
-    const word = wordAtTime(this.transcript.layout.words, this.#position);
-    const range = word < 0 ? null : this.transcript.wordRange(word);
+    const word = this.transcript.layout.words.atTime(this.#position);
+    const range = word && this.transcript.range(word);
     if (range) this.transcript.reveal(range, true);
   }
 
@@ -382,12 +327,6 @@ class Reading {
   #paragraphToEdit(target) {
     const focused = this.transcript.numberOf(target);
     if (focused >= 0) return focused;
-    const word = wordAtTime(this.transcript.layout.words, this.#position);
-    return word < 0 ? 0 : this.transcript.layout.words.paragraph[word] ?? 0;
+    return this.transcript.layout.words.atTime(this.#position)?.paragraph ?? 0;
   }
-}
-
-/** @param {Element} element @param {string} text */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

@@ -21,7 +21,8 @@ export function bars(channels, count) {
     const from = Math.floor((i * points) / count), to = Math.max(from + 1, Math.floor(((i + 1) * points) / count));
     let peak = 0, channel = 0;
     channels.forEach((peaks, number) => {
-      for (let k = from; k < to; k++) if ((peaks[k] ?? 0) > peak) [peak, channel] = [peaks[k], number];
+      const own = Math.max(0, ...peaks.slice(from, to));
+      if (own > peak) [peak, channel] = [own, number];
     });
     return { level: peak / 255, channel };
   });
