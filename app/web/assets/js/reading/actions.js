@@ -64,7 +64,7 @@ export class Actions {
   /** @param {Job} job */
   update(job) {
     this.job = job;
-    if (!this.titleLine.querySelector("input")) this.title.textContent = jobTitle(job);
+    if (!this.titleLine.querySelector("input")) this.title.textContent = this.title.title = jobTitle(job);
     const signature = JSON.stringify([job.status, job.result_available, !!job.edited_at, !!job.delivery, !!this.store.server]);
     if (signature === this.#signature) return; // an open menu stays open
     this.#signature = signature;

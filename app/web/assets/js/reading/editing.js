@@ -61,7 +61,7 @@ export class Editing {
     this.undo = iconButton("undo", "Undo the last correction", { onclick: () => this.#edits.undo() });
     this.redo = iconButton("undo", "Redo the correction", { class: "icon-button mirrored", onclick: () => this.#edits.redo() });
     this.state = h("span.saving");
-    this.element = h("div.corrections", {}, this.button, this.undo, this.redo, this.state);
+    this.element = h("div.corrections", {}, this.state, this.undo, this.redo, this.button);
     this.notice = h("div", { role: "alert" });
     for (const [type, listener] of Object.entries({
       input: this.#onInput, focusout: this.#onFocusOut, keydown: this.#onKey, beforeinput: this.#onBeforeInput, paste: this.#onPaste,
@@ -136,6 +136,7 @@ export class Editing {
   #change(paragraph, text) {
     const { paragraphs } = this.transcript.layout;
     const before = new Map(paragraph.pieces.map(({ segment }) => [segment.id, textOfSegment(paragraphs, segment)]));
+    if (!this.isTyping) this.transcript.unmark(paragraph);
     this.isTyping = true;
     for (const segment of changeText(paragraph, text)) {
       this.#edits.set(segment.id, textOfSegment(paragraphs, segment), before.get(segment.id) ?? "");

@@ -128,6 +128,14 @@ export class Transcript {
     for (const range of ranges) if (range) highlight.add(range);
   }
 
+  /** Remove all highlights from a paragraph: its text is about to change.
+   * @param {Paragraph} paragraph */
+  unmark({ key }) {
+    const text = this.#shown.get(key)?.text ?? null;
+    for (const highlight of this.#marks.values())
+      for (const range of highlight) if (text?.contains(range.startContainer)) highlight.delete(range);
+  }
+
   /** Scroll a range into view; with `isFar`, also if it can be seen already.
    * @param {StaticRange} range */
   reveal(range, isFar = false) {

@@ -1,7 +1,7 @@
 /** The view of one job: its text while it grows, the finished transcript, the recording, corrections and downloads. */
 import { ApiError } from "../api.js";
 import { h, replace } from "../dom.js";
-import { jobTitle } from "../format.js";
+import { isActive, jobTitle } from "../format.js";
 import { icon } from "../widgets.js";
 import { Actions } from "./actions.js";
 import { Editing } from "./editing.js";
@@ -71,13 +71,14 @@ class Reading {
     this.facts = h("p.about");
     this.progress = new Progress();
     this.tools = h("div.tools", { hidden: true }, this.finding.element, this.editing.element);
+    this.strip = h("div.strip", {}, this.progress.element, this.tools, this.editing.notice);
     this.notices = h("div.notices");
     this.screen = h("div.screen", { hidden: true });
     this.followButton = h("button.follow", { type: "button", hidden: true, onclick: () => this.#follow() }, icon("follow", 18), "Back to what is spoken");
     this.foot = h("div.foot");
     this.scroller.append(
-      h("header.head", {}, h("a.icon-button.back", { href: "#/", "aria-label": "Back to the start" }, icon("back")), h("div.names", {}, this.actions.titleLine, this.facts), this.actions.element),
-      this.screen, h("div.strip", {}, this.progress.element, this.tools, this.editing.notice), this.notices, this.transcript.element);
+      h("header.head", {}, h("a.icon-button.back", { href: "#/", "aria-label": "Back to the start" }, icon("back")), this.actions.titleLine, this.actions.element, this.facts),
+      this.screen, this.strip, this.notices, this.transcript.element);
     this.element = h("div.reading", {}, this.scroller, this.followButton, this.foot);
     const { signal } = this.#control;
     for (const type of ["wheel", "touchmove"]) this.scroller.addEventListener(type, () => this.#unfollow(), { passive: true, signal });
@@ -123,6 +124,7 @@ class Reading {
     this.job = job;
     this.actions.update(job);
     this.progress.update(job);
+    this.strip.hidden = !isActive(job) && !job.result_available;
     replace(this.facts, factsOf(job), job.edited_at && h("span.badge", {}, "Corrected"));
     this.#showOutcome();
     this.#openPlayer();
