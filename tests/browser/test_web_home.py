@@ -205,7 +205,7 @@ async def test_missing_microphone_is_explained(browser: Chrome, tmp_path: Path, 
         page = WebPage(page.driver, page.address.replace("127.0.0.1", HOST))  # plain http on another host
         page.open()
         page.button("Record").click()
-        return page.one("#alerts .toast").text
+        return str(page.wait(lambda: page.one("#alerts .toast").text))
 
     assert "Browsers allow the microphone on https:// pages" in await visit(browser, tmp_path, model, visitor)
 

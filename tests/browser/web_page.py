@@ -49,12 +49,12 @@ class WebPage:
 
     def button(self, label: str) -> WebElement:
         """Return the visible button with a text or an ``aria-label``, once it is there."""
-
-        def find() -> WebElement | None:
-            buttons = (button for button in self.all("button") if button.is_displayed())
-            return next((each for each in buttons if label in (each.text, each.get_attribute("aria-label"))), None)
-
-        return self.wait(find)  # type: ignore[return-value]  # waits until there is one
+        script = (
+            "return [...document.querySelectorAll('button')].find(button => "
+            "button.checkVisibility() && [button.textContent, button.ariaLabel].includes(arguments[0]))"
+        )
+        button: WebElement = self.wait(lambda: self.script(script, label))
+        return button
 
     def choose(self, *paths: Path) -> None:
         """Choose files, as in the dialog of the operating system."""
