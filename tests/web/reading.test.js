@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { curlCommand, fileName } from "../../app/web/assets/js/reading/actions.js";
+import { factsOf } from "../../app/web/assets/js/reading/status.js";
+import { bars } from "../../app/web/assets/js/reading/waveform.js";
+
+test("a download is named after the job, on every system", () => {
+  assert.equal(fileName("Interview 12.opus", "srt"), "Interview 12.srt");
+  assert.equal(fileName("v1.2 of 3 May", "txt"), "v1.2 of 3 May.txt");
+  assert.equal(fileName("../../etc/passwd", "txt"), "_.._etc_passwd.txt");
+  assert.equal(fileName('a/b\\c:d*e?f"g<h>i|j\u0000k\u202el', "txt"), "a_b_c_d_e_f_g_h_i_j_k_l.txt");
+  assert.equal(fileName("...", "txt"), "transcript.txt");
+  assert.equal([...fileName("👋".repeat(300), "txt")].length, 124);
+});
+
+test("a command is quoted for the shell and holds no key", () => {
+  const command = curlCommand("https://server.example/v1/jobs/1/result?response_format=srt", "it's; rm -rf.srt", true);
+  assert.equal(
+    command,
+    "curl --fail -H \"Authorization: Bearer $API_KEY\" -o 'it'\\''s; rm -rf.srt' 'https://server.example/v1/jobs/1/result?response_format=srt'",
+  );
+  assert.doesNotMatch(curlCommand("https://server.example/", "a.srt", false), /Authorization/);
+});
+
+test("bars keep the loudest peak, and the channel that has it", () => {
+  assert.deepEqual(bars([[0, 255, 0, 51], [102, 0, 0, 204]], 2), [{ level: 1, channel: 0 }, { level: 0.8, channel: 1 }]);
+  assert.deepEqual(bars([[255]], 3).map(({ level }) => level), [1, 1, 1]);
+  assert.deepEqual(bars([], 2), [{ level: 0, channel: 0 }, { level: 0, channel: 0 }]);
+});
+
+test("the facts of a job leave out what is not known", () => {
+  const job = { start_time: 0, model: "openai/whisper-base", audio_duration: 100, processing_time: 20, language: "german", task: "translate" };
+  assert.match(factsOf(job), /^1:40 · German · in English · whisper-base · 5\.0× real time · /);
+  assert.match(factsOf({ start_time: 0, model: "tiny" }), /^tiny · /);
+});
