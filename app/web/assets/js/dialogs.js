@@ -78,6 +78,7 @@ const SHORTCUTS = [
   [["/"], "Search"],
   [["D"], "Next doubtful word"],
   [["E"], "Edit the text"],
+  [["Ctrl", "Enter"], "Play or pause while editing"],
   [["F"], "Follow what is spoken"],
   [["N"], "New transcription"],
   [["?"], "This list"],

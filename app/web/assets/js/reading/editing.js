@@ -100,7 +100,6 @@ export class Editing {
     this.makeEditable();
     this.#showState();
     if (this.isOn) this.transcript.textElement(paragraph)?.focus();
-    else this.button.focus();
   }
 
   async restoreOriginal() {
@@ -158,7 +157,10 @@ export class Editing {
   #onKey = (/** @type {KeyboardEvent} */ event) => {
     const { target, key } = event;
     if (!(target instanceof HTMLElement) || !target.isContentEditable || event.isComposing) return;
-    if (key === "Escape") this.toggle();
+    if (key === "Escape") {
+      this.toggle();
+      this.transcript.element.focus({ preventScroll: true }); // where Space plays
+    }
     else if (key === "Enter" && (event.ctrlKey || event.metaKey)) this.onPlay();
     else if (key === "Enter") this.transcript.textElement(this.transcript.numberOf(target) + (event.shiftKey ? -1 : 1))?.focus();
     else return;

@@ -83,7 +83,7 @@ export class Finding {
     this.previous = iconButton("back", "Previous occurrence", { onclick: () => this.step(-1), hidden: true });
     this.next = iconButton("send", "Next occurrence", { onclick: () => this.step(1), hidden: true });
     this.doubtButton = h("button.chip", { type: "button", "aria-pressed": "false", "aria-keyshortcuts": "d", title: "Words of which the model is least sure (D: the next one)", onclick: () => this.#showDoubts(!this.#isDoubtShown) });
-    this.element = h("div.finding", {}, h("label.search", {}, icon("search", 18), this.input, this.count, this.previous, this.next), this.doubtButton);
+    this.element = h("div.finding", {}, h("div.search", {}, icon("search", 18), this.input, this.count, this.previous, this.next), this.doubtButton);
     this.refresh();
   }
 

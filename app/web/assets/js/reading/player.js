@@ -8,6 +8,8 @@ const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3];
 const STEP = 5; // seconds
 /** Milliseconds before another attempt to load the recording, by the number of failures in a row. */
 const WAITS = [0, 1000, 4000, 10_000];
+/** Milliseconds without a failure after which the next one is the first again. */
+const CALM = 20_000;
 
 /**
  * @typedef {{url: string, expires_at: number}} Ticket An address that a media element can load without the key.
@@ -18,6 +20,7 @@ const WAITS = [0, 1000, 4000, 10_000];
 export class Player {
   #ticket = /** @type {Ticket | null} */ (null);
   #failures = 0;
+  #failedAt = -Infinity;
   #retry = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
   #frame = 0;
   #shownTime = "";
@@ -47,6 +50,7 @@ export class Player {
         iconButton("back5", "Back 5 seconds", { onclick: () => this.skip(-STEP), "aria-keyshortcuts": "ArrowLeft" }), this.button,
         iconButton("forward5", "Forward 5 seconds", { onclick: () => this.skip(STEP), "aria-keyshortcuts": "ArrowRight" })),
       this.time, this.waveform.element, this.speed, this.problem);
+    this.waveform.setTime(0);
     this.#showTime(0);
     this.#useMediaKeys();
   }
@@ -87,7 +91,7 @@ export class Player {
   async toggle() {
     if (this.isPlaying) return this.media.pause();
     if (this.#ticket && this.#ticket.expires_at * 1000 < Date.now()) await this.load();
-    if (this.media.error) {
+    if (this.media.error || !this.media.src) {
       this.#failures = 0;
       await this.load();
     }
@@ -156,7 +160,6 @@ export class Player {
   }
 
   #onMetadata = () => {
-    this.#failures = 0;
     this.problem.hidden = true;
     if (!this.waveform.duration && Number.isFinite(this.media.duration)) this.waveform.duration = this.media.duration;
     this.media.playbackRate = Number(this.speed.value);
@@ -168,12 +171,14 @@ export class Player {
   /** Tickets end, and a server that was restarted knows none: try with a new one. */
   #onError = () => {
     if (!this.media.hasAttribute("src")) return;
-    const isFormat = this.media.error?.code === MediaError.MEDIA_ERR_DECODE;
-    this.#loadAgain(isFormat ? "This browser can't play the recording's format." : "The recording can't be loaded.");
+    const isDamaged = this.media.error?.code === MediaError.MEDIA_ERR_DECODE;
+    this.#loadAgain(isDamaged ? "This browser can't play this part of the recording." : "The recording can't be loaded, or this browser can't play its format.");
   };
 
   /** @param {string} message Shown if it still fails. */
   #loadAgain(message) {
+    if (performance.now() - this.#failedAt > CALM) this.#failures = 0;
+    this.#failedAt = performance.now();
     const wait = WAITS[this.#failures++];
     if (wait !== undefined) this.#retry = setTimeout(() => this.load(), wait);
     if (this.#failures < 2) return;

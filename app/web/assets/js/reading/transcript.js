@@ -30,12 +30,12 @@ export class Transcript {
 
   /**
    * @param {HTMLElement} scroller What the transcript scrolls in.
-   * @param {{onSeek: (seconds: number) => void}} listeners
+   * @param {{onSeek: (seconds: number, plays: boolean) => void}} listeners
    */
   constructor(scroller, { onSeek }) {
     this.scroller = scroller;
     this.onSeek = onSeek;
-    this.element = h("div.transcript", { onclick: this.#onClick, onkeydown: this.#onKey });
+    this.element = h("div.transcript", { tabindex: "-1", onclick: this.#onClick, onkeydown: this.#onKey });
     for (const [priority, name] of CAN_HIGHLIGHT ? MARKS.entries() : []) {
       const highlight = new Highlight();
       highlight.priority = priority;
@@ -152,10 +152,10 @@ export class Transcript {
     const number = this.numberOf(event.target);
     const paragraph = this.layout.paragraphs[number];
     if (!paragraph || !this.canSeek) return;
-    if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start);
+    if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start, true);
     if (/** @type {Element} */ (event.target).closest("[contenteditable]") || getSelection()?.type === "Range") return;
     const word = this.#wordAt(number, event);
-    if (word) this.onSeek(word.start);
+    if (word) this.onSeek(word.start, false);
   };
 
   /** Return the word under the pointer. Beside the text there is none.

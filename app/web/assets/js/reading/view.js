@@ -14,6 +14,7 @@ import { Transcript } from "./transcript.js";
 const PROGRESS_INTERVAL = 500; // milliseconds
 const WAVEFORM_POINTS = 2000;
 const OUTDATED = -1;
+const SCROLLING_KEYS = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End"]);
 /**
  * @typedef {import("./layout.js").Segment} Segment
  * @typedef {import("./layout.js").Word} Word
@@ -51,7 +52,8 @@ class Reading {
   #words = /** @type {Word[]} */ ([]);
   #attempt = 0;
   #isLoading = false;
-  /** The `edited_at` of the finished transcript that is shown; null before there is one. @type {number | null} */ #shownEdit = null;
+  /** The `edited_at` of the finished transcript that is shown; null before there is one. */
+  #shownEdit = /** @type {number | null} */ (null);
   #player = /** @type {Player | null} */ (null);
   #foundAt = -1;
   #captionsUrl = "";
@@ -64,7 +66,7 @@ class Reading {
     this.go = go;
     this.job = /** @type {Job} */ (store.jobs.get(job_id));
     this.scroller = h("div.scroller");
-    this.transcript = new Transcript(this.scroller, { onSeek: (seconds) => this.#seek(seconds) });
+    this.transcript = new Transcript(this.scroller, { onSeek: (seconds, plays) => this.#seek(seconds, plays) });
     this.editing = new Editing({ api, job_id, transcript: this.transcript, onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle() });
     this.finding = new Finding(this.transcript, { onFound: (word) => this.#onFound(word) });
     this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: () => this.editing.restoreOriginal() });
@@ -82,6 +84,7 @@ class Reading {
     this.element = h("div.reading", {}, this.scroller, this.followButton, this.foot);
     const { signal } = this.#control;
     for (const type of ["wheel", "touchmove"]) this.scroller.addEventListener(type, () => this.#unfollow(), { passive: true, signal });
+    this.scroller.addEventListener("pointerdown", (event) => event.target === this.scroller && this.#unfollow(), { signal }); // its scroll bar
     for (const target of [window, matchMedia("(prefers-color-scheme: dark)")])
       for (const type of ["theme", "change", "storage"]) target.addEventListener(type, () => requestAnimationFrame(() => this.#player?.waveform.draw()), { signal });
     this.timer = setInterval(() => document.hidden || this.progress.update(this.job), PROGRESS_INTERVAL);
@@ -114,6 +117,7 @@ class Reading {
       e: !this.tools.hidden && (() => this.editing.toggle(this.#paragraphToEdit(event.target))),
     });
     const run = shortcuts[event.key];
+    if (SCROLLING_KEYS.has(event.key)) this.#unfollow();
     if (!run) return false;
     run();
     return true;
@@ -303,9 +307,10 @@ class Reading {
     }
   }
 
-  /** @param {number} seconds */
-  #seek(seconds) {
+  /** @param {number} seconds @param {boolean} plays */
+  #seek(seconds, plays) {
     this.#player?.seek(seconds);
+    if (plays && !this.#player?.isPlaying) this.#player?.toggle();
   }
 
   #follow() {
