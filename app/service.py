@@ -29,7 +29,8 @@ from app.jobs.recovery import Recovery
 from app.jobs.retention import Retention
 from app.jobs.runner import Runner
 from app.jobs.serializers import JobViews
-from app.jobs.spool import Space, Spool
+from app.jobs.space import Space
+from app.jobs.spool import Spool
 from app.jobs.store import JobStore
 from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
 from app.jobs.sweeper import Sweeper

@@ -174,7 +174,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
         with nullcontext() if has_place else jobs.intake.reserved_place():
             if job.source_url is None:
                 durably = not job.synchronous
-                await shielded(asyncio.to_thread(jobs.spool.keep_audio, job.id, durably=durably))
+                await shielded(asyncio.to_thread(jobs.spool.complete_audio, job.id, durably=durably))
             admitted = await jobs.intake.submit(job, trace_context(request.headers))
     if admitted is job:
         _log_acceptance(job, key_name=request.state.key_name)

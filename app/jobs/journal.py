@@ -24,7 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
 from app.domain.job import Job
-from app.jobs.spool import disk_full, sync_folder
+from app.jobs.space import disk_full
+from app.jobs.spool import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

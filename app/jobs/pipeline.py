@@ -130,7 +130,7 @@ class Pipeline:
             await shielded(asyncio.to_thread(self._spool.discard_audio, job.id))
             raise
         self._emit(AudioDownloaded(size))
-        await shielded(asyncio.to_thread(self._spool.keep_audio, job.id, durably=not job.synchronous))
+        await shielded(asyncio.to_thread(self._spool.complete_audio, job.id, durably=not job.synchronous))
 
     async def _transcribe(self, job_id: str) -> _Transcribed:
         job = self._store.get(job_id).job

@@ -75,7 +75,7 @@ def rejection(
 
 def kept(spool: Spool) -> bytes:
     """Keep the received audio and return it."""
-    spool.keep_audio(JOB)
+    spool.complete_audio(JOB)
     return spool.audio_path(JOB).read_bytes()
 
 

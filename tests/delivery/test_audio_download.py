@@ -14,7 +14,8 @@ import pytest
 from app.delivery.attempts import RoundOptions
 from app.delivery.download import AudioDownloader
 from app.domain.errors import BodyTooLarge, DiskFull, DownloadFailed
-from app.jobs.spool import AudioFile, Space, Spool
+from app.jobs.space import Space
+from app.jobs.spool import AudioFile, Spool
 from tests.support.fault_server import (
     answer,
     close_before_status,

@@ -76,10 +76,10 @@ _MODEL: Final = "app.transcription.whisper:WhisperModel"
 STEPS: Final[dict[str, Step]] = {
     # A request is accepted.
     "the first byte arrives": Step(_SPOOL, "create_audio", AFTER),
-    "the last byte has arrived": Step(_SPOOL, "keep_audio", BEFORE),
+    "the last byte has arrived": Step(_SPOOL, "complete_audio", BEFORE),
     "the audio is synced": Step("pathlib:Path", "rename", BEFORE, about="audio.partial"),
     "the audio has its name": Step("pathlib:Path", "rename", AFTER, about="audio.partial"),
-    "the audio's folders are synced": Step(_SPOOL, "keep_audio", AFTER),
+    "the audio's folders are synced": Step(_SPOOL, "complete_audio", AFTER),
     "before the job is committed": Step(_JOURNAL, "_commit", BEFORE),
     "the job is committed": Step(_JOURNAL, "write", AFTER),
     "the job is registered": Step("app.jobs.registry:Registry", "add", AFTER),
@@ -88,7 +88,7 @@ STEPS: Final[dict[str, Step]] = {
     "before the download begins": Step(_DOWNLOADER, "fetch", BEFORE),
     "the download has begun": Step("app.jobs.spool:AudioFile", "write", AFTER),
     "the download has ended": Step(_DOWNLOADER, "fetch", AFTER),
-    "the download has its name": Step(_SPOOL, "keep_audio", AFTER),
+    "the download has its name": Step(_SPOOL, "complete_audio", AFTER),
     "the download is committed": Step(_PIPELINE, "_download", AFTER),
     # It is transcribed. The first decoder process is for the check at the start.
     "before the start is committed": Step("app.jobs.pipeline:_ProgressListener", "on_start", BEFORE),

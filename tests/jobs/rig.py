@@ -132,7 +132,7 @@ class Rig:
         file = self.spool.create_audio(job_id)
         file.write(audio)
         file.close()
-        self.spool.keep_audio(job_id)
+        self.spool.complete_audio(job_id)
 
     async def ended(self, job: Job) -> Job:
         """Wait until nothing runs or is due for the job, and return it."""

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from app.domain.errors import DiskFull
 from app.domain.job import JobStatus
-from app.jobs.spool import Space, Spool
+from app.jobs.space import Space
+from app.jobs.spool import Spool
 from tests.domain.strategies import unhurried
 from tests.jobs.rig import open_rig
 from tests.support.disks import small_disk
@@ -228,7 +229,7 @@ def test_arriving_audio_claims_its_size(tmp_path: Path) -> None:
     with pytest.raises(DiskFull):
         file.write(bytes(41))
     file.close()
-    spool.keep_audio("a")
+    spool.complete_audio("a")
     assert spool.audio_path("a").stat().st_size == spool.space.claimed == 60
     spool.discard_audio("a")
     assert spool.space.claimed == 0
@@ -243,7 +244,7 @@ def test_smaller_audio_releases_the_rest_of_its_claim(tmp_path: Path) -> None:
     file.write(bytes(10))
     file.close()
     assert spool.space.claimed == 100
-    spool.keep_audio("a")
+    spool.complete_audio("a")
     assert spool.space.claimed == 10
     spool.discard("a")
     assert spool.space.claimed == 0
@@ -258,7 +259,7 @@ def test_audio_of_an_earlier_process_counts(tmp_path: Path) -> None:
         file = before.create_audio(one)
         file.write(bytes(30))
         file.close()
-        before.keep_audio(one)
+        before.complete_audio(one)
     before.close()
     spool = Spool(tmp_path, Space(tmp_path, max_bytes=100))
     spool.open()

@@ -14,7 +14,8 @@ from uuid import uuid4
 import pytest
 
 from app.domain.errors import DiskFull, ServiceError
-from app.jobs.spool import AudioFile, Space, Spool, SpoolInUse
+from app.jobs.space import Space
+from app.jobs.spool import AudioFile, Spool, SpoolInUse
 from tests.support.disks import filled, small_disk
 from tests.support.fake_transcriber import GREETING
 
@@ -70,7 +71,7 @@ def write(spool: Spool, data: bytes, job_id: str = JOB, *, keep: bool = True) ->
     finally:
         file.close()
     if keep:
-        spool.keep_audio(job_id)
+        spool.complete_audio(job_id)
 
 
 def names(spool: Spool) -> list[str]:
@@ -106,7 +107,7 @@ def test_audio_has_its_name_once_it_is_complete(spool: Spool, *, durably: bool) 
     write(spool, b"so far", keep=False)
     assert not spool.has_audio(JOB)
     assert names(spool) == ["audio.partial"]
-    spool.keep_audio(JOB, durably=durably)
+    spool.complete_audio(JOB, durably=durably)
     assert spool.has_audio(JOB)
     assert names(spool) == ["audio"]
 

@@ -12,7 +12,7 @@ from app.domain.errors import DiskFull, IllegalTransition, JournalFailed, Unknow
 from app.domain.job import Job, JobStatus, LiveJob, Progress
 from app.jobs import transitions
 from app.jobs.registry import Registry
-from app.jobs.spool import disk_full
+from app.jobs.space import disk_full
 from app.jobs.store import JobStore
 from tests.jobs.rig import a_job, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server
