@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, metrics
-from app.api import docs_page, errors, health, jobs, models, openapi, server, transcriptions
-from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
+from app.api import docs_page, errors, health, jobs, models, openapi, recordings, transcriptions
+from app.api.dependencies import JobParts, MetricsPage, Parts, TransferTimeouts
 from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
@@ -86,8 +86,7 @@ def create_app(
     )
     app.state.service = service
     app.state.parts = _parts(service)
-    pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, jobs, models, server, health, *pages):
+    for module in (transcriptions, jobs, recordings, models, health, docs_page):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)

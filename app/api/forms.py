@@ -202,6 +202,11 @@ STORED_OUTPUT: Final = Flag(
     description="Respond with a job id at once and keep the result on the server.",
     default="`false`",
 )
+KEEP_AUDIO: Final = Flag(
+    "keep_audio",
+    description="Keep the recording of a job as long as its result: see `GET /v1/jobs/{job_id}/audio`.",
+    default="`false`: the recording is deleted when the result is there",
+)
 UPLOAD_URL: Final = Url(
     "upload_presigned_url",
     description="Respond with a job id at once and PUT the result to this URL. Sign it for at least an hour.",
@@ -254,6 +259,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     NAME,
     METADATA,
     STORED_OUTPUT,
+    KEEP_AUDIO,
     UPLOAD_URL,
     WEBHOOK_URL,
     UPLOAD_FORMAT,

@@ -235,6 +235,12 @@ class Job(TypedDict):
     ]
     error: NotRequired[Annotated[str, Field(description="The reason for the failure.")]]
     error_type: NotRequired[Annotated[str, Field(examples=["DeliveryFailed"])]]
+    audio_available: NotRequired[
+        Annotated[
+            Literal[True],
+            Field(description="Present while the recording can be fetched, for a job with `keep_audio=true`."),
+        ]
+    ]
     result_available: bool
     result_expires_at: NotRequired[
         Annotated[float, Field(description="When the job and its result are deleted, in Unix time.")]

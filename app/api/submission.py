@@ -13,6 +13,7 @@ from app.api.forms import (
     CHUNKING_STRATEGY,
     CONDITION_ON_PREVIOUS_TEXT,
     FILE,
+    KEEP_AUDIO,
     KEYWORDS,
     LANGUAGE,
     LANGUAGES,
@@ -67,7 +68,7 @@ class Submission:
     webhook_url: str | None
     synchronous: bool
     streamed: bool
-    name: str | None
+    keep_audio: bool
     metadata: dict[str, str] | None
     warnings: tuple[str, ...]
 
@@ -128,7 +129,7 @@ class SubmissionReader:
             webhook_url=webhook_url,
             synchronous=synchronous,
             streamed=_is_streamed(form, rendering, synchronous=synchronous),
-            name=clean_name(form[NAME] or "") or (name_of_url(source_url) if source_url else name_of_file(file_name)),
+            keep_audio=_keeps_audio(form, synchronous=synchronous),
             metadata=form[METADATA],
             warnings=(
                 *_unsupported(form),
@@ -242,6 +243,16 @@ def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool
             param=STREAM.name,
         )
     return True
+
+
+def _keeps_audio(form: Form, *, synchronous: bool) -> bool:
+    if form[KEEP_AUDIO] and synchronous:
+        raise InvalidRequest(
+            "`keep_audio` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends with its "
+            "response, and keeps nothing.",
+            param=KEEP_AUDIO.name,
+        )
+    return form[KEEP_AUDIO]
 
 
 def _check_task(form: Form, task: Task) -> None:

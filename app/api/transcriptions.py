@@ -226,7 +226,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         upload=upload,
         webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
         delivery=Delivery(expires_at=upload.expires_at) if upload else None,
-        name=submission.name,
+        keep_audio=submission.keep_audio,
         metadata=submission.metadata,
         warnings=submission.warnings + _expiry_warning(submission, parts.jobs),
         form_digest=form_digest(form, task),

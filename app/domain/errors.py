@@ -10,6 +10,7 @@
     * EncodedBody             the body is compressed
     * UnknownModel            the model is not served
     * UnknownJob              there is no such job
+    * NotKept                 the job has no such file
   * Unauthorized              the API key is missing or wrong
   * CrossOriginRequest        the request comes from a web page of another site
   * Unavailable               the same request can succeed later
@@ -87,6 +88,10 @@ class UnknownModel(InvalidRequest):
 
 class UnknownJob(InvalidRequest):
     """No job has this id, or it belongs to another API key."""
+
+
+class NotKept(InvalidRequest):
+    """The job did not keep what is asked for, such as its recording."""
 
 
 class Unauthorized(ServiceError):

@@ -149,6 +149,8 @@ class Job:
     it is transcribed. ``form_digest`` is the same for requests that are equal except for the queries of their URLs,
     ``exact_digest`` for requests that are equal in everything; ``idempotency_key`` is the client's, if it sent one.
 
+    With ``keep_audio`` the recording is kept as long as the result.
+
     ``status`` is queued until the result is stored: being on the model doesn't survive a crash. ``starts`` counts how
     often work on the audio was begun. ``delivery`` is the state of the upload, of the result or of the failure
     document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
@@ -172,6 +174,7 @@ class Job:
     webhook: Webhook | None = None
     name: str | None = None
     metadata: Mapping[str, str] | None = None
+    keep_audio: bool = False
     warnings: tuple[str, ...] = ()
     form_digest: str = ""
     exact_digest: str = ""
@@ -201,6 +204,11 @@ class Job:
     def needs_transcription(self) -> bool:
         """True if the job has no result yet and may get one."""
         return self.is_active and not self.has_result
+
+    @property
+    def has_recording(self) -> bool:
+        """True if clients can fetch the recording, which is kept for them."""
+        return self.keep_audio and not self.source_url and (self.is_active or self.has_result)
 
     @property
     def upload_has_begun(self) -> bool:

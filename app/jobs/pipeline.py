@@ -87,7 +87,7 @@ class Pipeline:
             if job.source_url:
                 await self._with_space(job, self._download, job, job.source_url)
             await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
-        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id))
+        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id, keep_recording=job.keep_audio))
 
     async def commit_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
         """Record that the transcript of a job is in the spool. ``processing_time`` is in seconds."""
@@ -127,7 +127,7 @@ class Pipeline:
                 size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job.id))
         except DiskFull:
             # Two incomplete downloads might otherwise wait for each other's space.
-            await shielded(asyncio.to_thread(self._spool.discard_audio, job.id))
+            await shielded(asyncio.to_thread(self._spool.discard, job.id))
             raise
         self._emit(AudioDownloaded(size))
         await shielded(asyncio.to_thread(self._spool.complete_audio, job.id, durably=not job.synchronous))

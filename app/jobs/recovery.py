@@ -104,7 +104,7 @@ class Recovery:
         with_result = {job.id for job in jobs if self._spool.has_result(job.id)}
         for job in jobs:
             if job.id in with_result or not job.is_active:
-                self._spool.discard_audio(job.id)
+                self._spool.discard_audio(job.id, keep_recording=job.keep_audio and job.id in with_result)
         return jobs, with_result
 
     async def _commit_results(self, with_result: set[str]) -> None:

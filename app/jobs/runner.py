@@ -124,11 +124,13 @@ class Runner:
         await self._deliveries.drain(end)
 
     async def discard_files(self, job_id: str) -> None:
-        """Remove the files that an ended job no longer needs: everything except its result."""
+        """Remove the files that an ended job no longer needs: everything except its result and a kept recording."""
         with suppress(UnknownJob):
-            has_result = self._store.get(job_id).job.has_result
-            discard = self._spool.discard_audio if has_result else self._spool.discard
-            await shielded(asyncio.to_thread(discard, job_id))
+            job = self._store.get(job_id).job
+            if job.has_result:
+                await shielded(asyncio.to_thread(self._spool.discard_audio, job_id, keep_recording=job.keep_audio))
+            else:
+                await shielded(asyncio.to_thread(self._spool.discard, job_id))
 
     async def _wait_until(self, deadline: float, arriving: Callable[[], int]) -> None:
         """Wait until ``deadline``, in the event loop's time, or until nothing runs and nothing arrives."""

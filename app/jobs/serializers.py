@@ -117,6 +117,7 @@ def job_view(
         "webhook": _delivery_view(live.delivery(DeliveryKind.WEBHOOK)),
         "error": job.error,
         "error_type": job.error_type,
+        "audio_available": job.has_recording or None,
         "result_available": job.has_result,
         "result_expires_at": retention.expires_at(job, now=now) if job.has_result else None,
     }

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 #: Audio is synced to the disk each time this much has arrived, so that little is left to sync before the response.
 _SYNC_BYTES: Final = 8 * 1024 * 1024
+#: The file of a job with its audio as it was received.
+_AUDIO: Final = "audio"
+#: The files that are its result.
+_RESULT: Final = "result.json"
+_RESULTS: Final = frozenset({_RESULT})
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -116,12 +121,18 @@ class Spool:
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
                 continue
-            for path in folder.iterdir():
-                if path not in (self.audio_path(folder.name), self._result(folder.name)):
-                    path.unlink(missing_ok=True)
+            _remove_except(folder, {_AUDIO, *_RESULTS})
             with suppress(FileNotFoundError):
                 self.space.settle(folder.name, self.audio_path(folder.name).stat().st_size)
         return removed
+
+    def open_audio(self, job_id: str) -> BinaryIO:
+        """Open the audio as it was received, unbuffered. It can be read to its end even if the job is forgotten.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self.audio_path(job_id).open("rb", buffering=0)
 
     @asynccontextmanager
     async def audio(self, job_id: str) -> AsyncIterator[Path]:
@@ -136,7 +147,7 @@ class Spool:
             raise AudioLost("The audio of this job is no longer in DATA_DIR: submit it again.") from exc
 
     def audio_path(self, job_id: str) -> Path:
-        return self._folder(job_id) / "audio"
+        return self._folder(job_id) / _AUDIO
 
     def has_audio(self, job_id: str) -> bool:
         return self.audio_path(job_id).exists()
@@ -192,13 +203,12 @@ class Spool:
         stored: dict[str, Any] = json.loads(self._result(job_id).read_text(encoding="utf-8"))
         return Transcript.from_dict(stored["transcript"]), stored["processing_time"]
 
-    def discard_audio(self, job_id: str) -> None:
-        """Remove all files of a job except the result."""
+    def discard_audio(self, job_id: str, *, keep_recording: bool = False) -> None:
+        """Remove the audio of a job: everything except its result and, if ``keep_recording``, what was received."""
         with suppress(FileNotFoundError):
-            for path in self._folder(job_id).iterdir():
-                if path != self._result(job_id):
-                    path.unlink(missing_ok=True)
-        self.space.release(job_id)
+            _remove_except(self._folder(job_id), {_AUDIO, *_RESULTS} if keep_recording else _RESULTS)
+        if not keep_recording:
+            self.space.release(job_id)
 
     def discard(self, job_id: str) -> None:
         """Remove all files of a job."""
@@ -212,7 +222,13 @@ class Spool:
         return self._folder(job_id) / "audio.partial"
 
     def _result(self, job_id: str) -> Path:
-        return self._folder(job_id) / "result.json"
+        return self._folder(job_id) / _RESULT
+
+
+def _remove_except(folder: Path, names: Collection[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _create(path: Path, *, buffering: int = -1) -> BinaryIO:

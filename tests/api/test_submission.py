@@ -179,6 +179,12 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
             "`stream` requires `response_format` json, text or diarized_json, got vtt.",
         ),
         (
+            {"keep_audio": "true"},
+            "keep_audio",
+            "`keep_audio` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends with its "
+            "response, and keeps nothing.",
+        ),
+        (
             {"include[]": "usage"},
             "include",
             "`include` must be one of logprobs, got usage.",
@@ -236,7 +242,7 @@ def test_invalid_field_is_rejected_with_its_own_message(fields: dict[str, Values
 
 
 def test_false_and_blank_fields_are_accepted() -> None:
-    assert read(stream="false", webhook_url="", include="").synchronous
+    assert read(stream="false", webhook_url="", include="", keep_audio="false").synchronous
 
 
 def test_english_model_rejects_other_languages() -> None:

@@ -111,6 +111,27 @@ async def test_completed_job_keeps_only_its_result(rig: Rig) -> None:
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
 
 
+async def test_kept_recording_stays_with_its_result(rig: Rig) -> None:
+    job = await rig.submit(keep_audio=True)
+    assert rig.now(job).has_recording
+    ended = await rig.ended(job)
+    assert ended.status is COMPLETED
+    assert ended.has_recording
+    assert await rig.files(job) == ["audio", "result.json"]
+    assert rig.spool.space.claimed == len(AUDIO)
+    await rig.intake.forget(job.id)
+    assert await rig.files(job) == []
+    assert rig.spool.space.claimed == 0
+
+
+async def test_failed_job_keeps_no_recording(rig: Rig) -> None:
+    rig.transcriber.undecodable = UndecodableAudio("No.")
+    job = await rig.submit(keep_audio=True)
+    ended = await rig.ended(job)
+    assert (ended.status, ended.has_recording) == (FAILED, False)
+    assert await rig.files(job) == []
+
+
 async def test_uploaded_document_equals_the_stored_result(rig: Rig) -> None:
     async with fault_server(answer(200)) as target:
         job = await run(rig, metadata={"call": "17"}, warnings=("It was late.",), **upload_to(target.url("/key?a=b")))

@@ -231,6 +231,16 @@ async def test_ended_job_without_its_result_does_not_promise_one(left: Left) -> 
         assert (rig.now(job).status, rig.now(job).has_result) == (COMPLETED, False)
 
 
+async def test_kept_recording_survives_and_counts_in_the_budget(left: Left) -> None:
+    done = replace(left.row(keep_audio=True), status=COMPLETED, ended_at=1.0, has_result=True)
+    left.journal.kept[done.id] = done
+    left.file(done, audio=AUDIO, result_json=RESULT, audio_pcm=b"x")
+    async with left.found() as rig:
+        assert await rig.files(done) == ["audio", "result.json"]
+        assert rig.now(done).has_recording
+        assert rig.spool.space.claimed == len(AUDIO)
+
+
 async def test_undelivered_webhook_event_keeps_its_id_and_body(left: Left) -> None:
     async with fault_server(answer(200)) as hook:
         job = left.row()
@@ -283,7 +293,10 @@ class Case:
     @property
     def files(self) -> list[str]:
         """The files that are there in the end."""
-        return ["result.json"] if self.result or (self.job.is_active and self.audio) else []
+        has_result = self.result or (self.job.is_active and self.audio)
+        if not has_result:
+            return []
+        return ["audio", "result.json"] if self.audio and self.job.keep_audio else ["result.json"]
 
     def check(self, now: Job) -> None:
         """Check the job at its end."""
@@ -299,11 +312,12 @@ class Case:
 
 
 def every_case(left: Left, target: str, hook: str) -> Iterator[Case]:
-    for status, flags in product(JobStatus, list(product((False, True), repeat=5))):
-        has_result, audio, result, upload, webhook = flags
+    for status, flags in product(JobStatus, list(product((False, True), repeat=6))):
+        has_result, audio, result, upload, webhook, keep = flags
         if status is PROCESSING and has_result and not upload:
             continue  # its result has completed it
-        job = left.row(**upload_to(target) if upload else {}, webhook=Webhook(url=hook) if webhook else None)
+        destinations = {**(upload_to(target) if upload else {}), "webhook": Webhook(url=hook) if webhook else None}
+        job = left.row(**destinations, keep_audio=keep)
         if status is not QUEUED:
             job = replace(started(job), has_result=has_result)
         if status.is_final:

@@ -232,6 +232,20 @@ def test_audio_is_discarded_and_the_result_kept(spool: Spool) -> None:
     assert not spool.audio_path(JOB).parent.exists()
 
 
+def test_kept_recording_outlives_the_rest_of_the_audio(spool: Spool) -> None:
+    write(spool, b"xyz")
+    write(spool, b"xy", keep=False)
+    (spool.audio_path(JOB).parent / "audio.pcm").write_bytes(b"x")
+    spool.store_result(JOB, GREETING, processing_time=1.0)
+    spool.discard_audio(JOB, keep_recording=True)
+    assert names(spool) == ["audio", "result.json"]
+    assert spool.space.claimed == 3
+    with spool.open_audio(JOB) as recording:
+        spool.discard(JOB)
+        assert recording.read() == b"xyz"
+    assert spool.space.claimed == 0
+
+
 def test_missing_files_can_be_discarded(spool: Spool) -> None:
     spool.discard_audio(JOB)
     spool.discard(JOB)
