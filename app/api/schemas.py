@@ -70,6 +70,18 @@ class Word(TypedDict):
     channel: NotRequired[Channel]
 
 
+class PlacedWord(Word):
+    """A word with its place in the text."""
+
+    segment: Annotated[int, Field(description="The `id` of the word's segment.", examples=[0])]
+    offset: Annotated[
+        int,
+        Field(
+            description="The position of the word in the `text` of its segment, in Unicode code points.", examples=[1]
+        ),
+    ]
+
+
 class Segment(TypedDict):
     """A phrase of the transcript, as divided by the model."""
 
@@ -96,6 +108,7 @@ class Segment(TypedDict):
 
 
 Words = Annotated[list[Word], Field(description="Present with `timestamp_granularities[]=word`.")]
+PlacedWords = Annotated[list[PlacedWord], Field(description="Present with `timestamp_granularities[]=word`.")]
 
 
 class Transcription(TypedDict):
@@ -156,7 +169,7 @@ class Document(TypedDict):
     duration: Duration
     text: Text
     segments: list[Segment]
-    words: NotRequired[Words]
+    words: NotRequired[PlacedWords]
     usage: Usage
     logprobs: NotRequired[Logprobs]
     model: Annotated[str, Field(examples=["large-v3-turbo"])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from app.domain.transcript import Segment, TokenLogprob, Transcript, Word
 
@@ -183,6 +183,18 @@ def word_object(word: Word) -> dict[str, Any]:
         "probability": word.probability,
         **_channel(word),
     }
+
+
+def placed_words(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Return the words of segments with the ``id`` of their ``segment`` and their ``offset`` in its text.
+
+    The offset is in Unicode code points.
+    """
+    return [
+        {**word_object(word), "segment": segment.id, "offset": offset}
+        for segment in segments
+        for word, offset in zip(segment.words, segment.word_offsets, strict=True)
+    ]
 
 
 def _channel(spoken: Segment | Word) -> dict[str, int]:

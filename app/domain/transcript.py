@@ -115,6 +115,19 @@ class Segment:
     channel: int | None = None
     uncertain: bool = False
 
+    @property
+    def word_offsets(self) -> tuple[int, ...]:
+        """The position in ``text`` of the first character of each word that is not a space, in code points."""
+        offsets: list[int] = []
+        position = 0
+        for word in self.words:
+            bare = word.word.strip()
+            found = self.text.find(bare, position)
+            offset = position if found < 0 else found  # a character that several words share is broken in each
+            offsets.append(min(offset, len(self.text)))
+            position = offsets[-1] + (len(bare) if found >= 0 else 0)
+        return tuple(offsets)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:

@@ -8,11 +8,11 @@ from app.domain.formats import (
     Granularity,
     ResponseFormat,
     logprobs,
+    placed_words,
     render,
     segment_object,
     to_json,
     usage,
-    word_object,
 )
 from app.domain.job import DeliveryKind, JobStatus
 
@@ -39,7 +39,7 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
         "segments": [segment_object(segment) for segment in transcript.segments],
     }
     if Granularity.WORD in job.rendering.granularities:
-        document["words"] = [word_object(word) for word in transcript.words]
+        document["words"] = placed_words(transcript.segments)
     document["usage"] = usage(transcript)
     document.update(logprobs(transcript, job.rendering))
     document["model"] = job.model

@@ -343,6 +343,9 @@ async def test_stored_result_is_available_in_every_format(running: Running, samp
             assert later.text == waited.text
     document = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "document"})
     assert document.json() == (await running.job(job_id, include_result="true"))["result"]
+    segments = {segment["id"]: segment["text"] for segment in document.json()["segments"]}
+    for word in document.json()["words"]:
+        assert segments[word["segment"]][word["offset"] :].startswith(word["word"])
     assert document.json()["words"][0]["word"] == "hello"
 
 

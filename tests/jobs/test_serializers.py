@@ -54,7 +54,8 @@ def test_words_metadata_and_warnings_are_added_if_present() -> None:
     )
     document = success_document(job, GREETING, processing_time=1.0)
     assert document.keys() - set(SUCCESS) == {"words", "metadata", "warnings"}
-    assert document["words"][0] == {"word": "Grüße", "start": 0.5, "end": 4.0, "probability": 0.9}
+    place = {"segment": 0, "offset": 1}
+    assert document["words"][0] == {"word": "Grüße", "start": 0.5, "end": 4.0, "probability": 0.9, **place}
     assert document["metadata"] == {"call": "17"}
     assert document["warnings"] == ["It was late."]
 
