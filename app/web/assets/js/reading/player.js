@@ -41,7 +41,7 @@ export class Player {
     this.waveform.duration = duration;
     this.button = h("button.play", { type: "button", "aria-label": "Play", "aria-keyshortcuts": "Space", onclick: () => this.toggle() }, icon("play", 26));
     this.time = h("span.clock");
-    this.problem = h("p.problem", { role: "alert", hidden: true });
+    this.problem = h("p.player-problem", { role: "alert", hidden: true });
     this.speed = h("select.speed", { "aria-label": "Speed", title: "Speed (< and >)", onchange: this.#onSpeed },
       SPEEDS.map((speed) => h("option", { value: String(speed) }, `${speed}×`)));
     this.speed.value = storedSpeed();

@@ -72,7 +72,7 @@ class Reading {
     this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: () => this.editing.restoreOriginal() });
     this.facts = h("p.about");
     this.progress = new Progress();
-    this.tools = h("div.tools", { hidden: true }, this.finding.element, this.editing.element);
+    this.tools = h("div.reading-tools", { hidden: true }, this.finding.element, this.editing.element);
     this.strip = h("div.strip", {}, this.progress.element, this.tools, this.editing.notice);
     this.notices = h("div.notices");
     this.screen = h("div.screen", { hidden: true });
