@@ -108,6 +108,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         rate=settings.rate_limit,
         max_upload_bytes=settings.max_upload_bytes,
         concurrency=ConcurrencyLimit(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
+        tickets=service.tickets,
     )
     if settings.cors_allowed_origins:
         app.add_middleware(CORSMiddleware, **cors_options(settings.cors_allowed_origins))
@@ -152,6 +153,7 @@ def _parts(service: Service) -> Parts:
             pool=POOL_TIMEOUT_SECONDS,
             attempts=settings.upload_max_attempts,
         ),
+        tickets=service.tickets,
         limits=ServerLimits(
             requires_key=bool(settings.api_keys),
             max_upload_bytes=settings.max_upload_bytes,

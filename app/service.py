@@ -19,6 +19,7 @@ from app.delivery.webhooks import WebhookSender
 from app.domain.errors import DecoderUnavailable, ModelUnavailable, ServiceError
 from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
+from app.domain.tickets import Tickets
 from app.edge.connections import ConnectionLimits, Connections
 from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
 from app.jobs.delivery_schedule import DeliverySchedule
@@ -81,6 +82,7 @@ class Service:
         self.settings = settings
         self._stop = stop
         self.metrics = metrics.Metrics(version=__version__)
+        self.tickets = Tickets()
         self.traces = tracing.open_traces() if tracing.is_enabled() else None
         self.connections = Connections(
             connection_limits(settings),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.api.submission import SubmissionReader
     from app.domain.access import ApiKeys
     from app.domain.events import EventSink
+    from app.domain.tickets import Tickets
     from app.jobs.estimate import Estimate
     from app.jobs.intake import Intake
     from app.jobs.recovery import Recovery
@@ -84,6 +85,7 @@ class Parts:
     reader: SubmissionReader
     metrics: MetricsPage
     timeouts: TransferTimeouts
+    tickets: Tickets
     limits: ServerLimits
     slots: int
     started_at: int

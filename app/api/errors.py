@@ -33,6 +33,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.AudioTooLong, 413, None),
     (errors.InvalidRequest, 400, None),
     (errors.DownloadFailed, 400, "download_failed"),
+    (errors.InvalidTicket, 401, "invalid_ticket"),
     (errors.Unauthorized, 401, "invalid_api_key"),
     (errors.CrossOriginRequest, 403, "foreign_page"),
     (errors.QueueFull, 429, "queue_full"),

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from starlette.responses import StreamingResponse
 
 from app.api.dependencies import ServiceParts
 from app.api.errors import envelope
 from app.api.fields import quoted
-from app.api.openapi import failures
+from app.api.openapi import failures, json_body, responses
+from app.api.schemas import AudioTicket
 from app.domain.errors import NotKept
+from app.domain.tickets import TICKET_SECONDS
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -90,6 +93,9 @@ async def get_audio(
     if_range: Annotated[
         str | None, Header(description="The `ETag` of an earlier response: the range counts if it is the same.")
     ] = None,
+    ticket: Annotated[  # noqa: ARG001  # RequestLimits has checked it
+        str | None, Query(description="A ticket, with which no API key is needed.")
+    ] = None,
 ) -> Response:
     """Return the recording of a job with `keep_audio=true`, from its arrival until its result is deleted.
 
@@ -106,6 +112,26 @@ async def get_audio(
 
 
 router.head("/{job_id}/audio", include_in_schema=False)(get_audio)
+
+
+@router.post(
+    "/{job_id}/audio/ticket",
+    operation_id="create_audio_ticket",
+    summary="Create a URL for a media player",
+    response_model=None,
+    responses=responses("The URL of the recording.", json_body(AudioTicket), *(401, 404, 500)),
+)
+async def create_ticket(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
+    """Return a URL of the recording that needs no API key, for players, which can't send one.
+
+    It is valid for 12 hours, or until the job is deleted or the server restarts. Whoever has it can listen: treat it
+    as a key.
+    """
+    job = (await parts.jobs.store.find(job_id, owner=request.state.owner)).job
+    _require_recording(job)
+    expires_at = int(time.time()) + TICKET_SECONDS
+    ticket = parts.tickets.issue(job_id, owner=request.state.owner, expires_at=expires_at)
+    return {"url": f"/v1/jobs/{job_id}/audio?ticket={ticket}", "expires_at": expires_at}
 
 
 def _require_recording(job: Job) -> None:

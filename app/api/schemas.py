@@ -277,6 +277,17 @@ class JobDeleted(TypedDict):
     deleted: Literal[True]
 
 
+class AudioTicket(TypedDict):
+    url: Annotated[
+        str,
+        Field(
+            description="The path and query of the recording, which can be requested without an API key.",
+            examples=["/v1/jobs/3fa85f64-5717-4562-b3fc-2c963f66afa6/audio?ticket=1790043200.…"],
+        ),
+    ]
+    expires_at: UnixTime
+
+
 class Model(TypedDict):
     id: Annotated[str, Field(examples=["large-v3-turbo"])]
     object: Literal["model"]
@@ -396,6 +407,7 @@ _AnyBody = (
     | Job
     | JobList
     | JobDeleted
+    | AudioTicket
     | Model
     | ModelList
     | Server

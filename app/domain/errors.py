@@ -12,6 +12,7 @@
     * UnknownJob              there is no such job
     * NotKept                 the job has no such file
   * Unauthorized              the API key is missing or wrong
+    * InvalidTicket           the ticket is wrong or has expired
   * CrossOriginRequest        the request comes from a web page of another site
   * Unavailable               the same request can succeed later
     * QueueFull               the queue is full
@@ -96,6 +97,10 @@ class NotKept(InvalidRequest):
 
 class Unauthorized(ServiceError):
     """The API key of the request is missing or wrong."""
+
+
+class InvalidTicket(Unauthorized):
+    """The ticket of the request is not valid for the recording, or has expired."""
 
 
 class CrossOriginRequest(ServiceError):

@@ -1,4 +1,4 @@
-"""Redaction of secrets in text: signatures of presigned URLs, API keys and the webhook secret."""
+"""Redaction of secrets in text: signatures of presigned URLs, API keys, tickets and the webhook secret."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _PATH: Final = re.compile(r"(?<![^\s\"'])(/[^\s?\"'<>]*)\?[^\s\"'<>]+")
 #: Secrets outside of URLs: credentials in headers, webhook secrets, and the signatures of AWS, Google and Azure.
 _SECRETS: Final = (
     (re.compile(r"(https?://)[^\s/?#\"'<>@]*@", re.IGNORECASE), r"\1…@"),
+    (re.compile(r"((?:\b|(?<=%[0-9a-f]{2}))ticket(?:=|%(?:25)*3d))[^\s&\"'<>]+", re.IGNORECASE), r"\1…"),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), "whsec_…"),
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE), r"\1 …"),
     (

@@ -17,11 +17,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 
 from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES, body_too_large
-from app.domain.errors import BodyTooLarge, TooManyRequests, Unauthorized
+from app.domain.errors import BodyTooLarge, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, network_key
 
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from app.domain.access import ApiKeys, Rate, TrustedProxies
+    from app.domain.access import ApiKey, ApiKeys, Rate, TrustedProxies
     from app.domain.events import EventSink
+    from app.domain.tickets import Tickets
 
 logger = logging.getLogger(__name__)
 
 #: Paths of the API that can be asked before a key is known.
 _OPEN_PATHS: Final = frozenset({"/v1/server"})
+#: The only path that can be requested with a ticket instead of a key.
+_TICKETED_PATH: Final = re.compile("/v1/jobs/(?P<job_id>[^/]+)/audio")
 _ABSOLUTE_FORM: Final = re.compile("https?://", re.IGNORECASE)
 _NAMED_MODEL: Final = re.compile("(/openai)?/v1/models/+[^/]")
 _AZURE_PATH: Final = re.compile(
@@ -66,9 +69,11 @@ class RequestLimits:
         rate: Rate | None,
         max_upload_bytes: int,
         concurrency: ConcurrencyLimit,
+        tickets: Tickets,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._tickets = tickets
         self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
         self._concurrency = concurrency
@@ -98,7 +103,7 @@ class RequestLimits:
             self._check_rate(network_key(_address(scope)))
         else:
             try:
-                key = self._keys.authenticate(_authorization(headers), setting="API_KEYS")
+                key = self._key_of_ticket(scope, headers) or self._authenticate(headers)
             except Unauthorized:
                 self._rejections.add(_address(scope))
                 self._check_rate(network_key(_address(scope)))
@@ -106,6 +111,27 @@ class RequestLimits:
             self._check_rate(key.fingerprint)
             state["owner"], state["key_name"] = key.fingerprint, key.name
         self._check_length(headers)
+
+    def _authenticate(self, headers: Headers) -> ApiKey:
+        return self._keys.authenticate(_authorization(headers), setting="API_KEYS")
+
+    def _key_of_ticket(self, scope: Scope, headers: Headers) -> ApiKey | None:
+        """Return the key that a ticket stands for, or None if the request has none, or an API key of its own.
+
+        Raises:
+            InvalidTicket: it is not valid for what is requested.
+        """
+        match = _TICKETED_PATH.fullmatch(scope["path"])
+        ticket = QueryParams(scope["query_string"]).get("ticket")
+        if match is None or ticket is None or scope["method"] not in ("GET", "HEAD") or _authorization(headers):
+            return None
+        for key in self._keys:
+            if self._tickets.is_valid(ticket, match["job_id"], owner=key.fingerprint, now=time.time()):
+                return key
+        raise InvalidTicket(
+            "The ticket is not valid for this recording, or no longer: get another one with POST "
+            "/v1/jobs/<job_id>/audio/ticket, or send an API key."
+        )
 
     def _check_rate(self, key: str) -> None:
         if self._limiter is None or not (wait := self._limiter.wait_seconds(key)):

@@ -44,3 +44,11 @@ def test_removing_queries_twice_changes_nothing(before: str, query: str) -> None
     once = without_queries(f"{before} https://b.example/key?{query}&sig=secret")
     assert "secret" not in once
     assert without_queries(once) == once
+
+
+@pytest.mark.parametrize("before", ["GET /v1/jobs/1/audio?", "", "url=%2Fv1%2Fjobs%2F1%2Faudio%3F"])
+def test_tickets_are_removed(before: str) -> None:
+    for equals in ("=", "%3D"):
+        redacted = without_queries(f"{before}ticket{equals}1790043200.c2VjcmV0-_ and so on")
+        assert "c2VjcmV0" not in redacted
+        assert redacted.endswith("… and so on")
