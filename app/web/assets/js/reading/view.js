@@ -55,6 +55,7 @@ class Reading {
   /** The `edited_at` of the finished transcript that is shown; null before there is one. */
   #shownEdit = /** @type {number | null} */ (null);
   #player = /** @type {Player | null} */ (null);
+  #hasAskedForWaveform = false;
   #foundAt = -1;
   #captionsUrl = "";
   #fileUrl = "";
@@ -132,6 +133,7 @@ class Reading {
     replace(this.facts, factsOf(job), job.edited_at && h("span.badge", {}, "Corrected"));
     this.#showOutcome();
     this.#openPlayer();
+    this.#loadWaveform();
     this.#load();
   }
 
@@ -266,10 +268,13 @@ class Reading {
     this.screen.append(player.media);
     replace(this.foot, player.element);
     player.load();
-    this.#loadWaveform();
   }
 
+  /** The peaks are known when the recording has been decoded to its end. */
   async #loadWaveform() {
+    const { audio_available, result_available } = this.job;
+    if (this.#hasAskedForWaveform || !audio_available || !result_available) return;
+    this.#hasAskedForWaveform = true;
     try {
       const { channels } = await this.api.json(`v1/jobs/${this.job.job_id}/waveform?points=${WAVEFORM_POINTS}`, { signal: this.#control.signal });
       this.#player?.waveform.setPeaks(channels);

@@ -1,0 +1,102 @@
+"""The view of a job in a browser. All methods block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.web_page import WebPage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: The middle of a word, in pixels of the window.
+_MIDDLE_OF_WORD = """
+const [sought] = arguments;
+for (const text of document.querySelectorAll(".paragraph p")) {
+  const from = text.textContent.indexOf(sought);
+  if (from < 0) continue;
+  text.scrollIntoView({ block: "center" });
+  const range = document.createRange();
+  range.setStart(text.firstChild, from);
+  range.setEnd(text.firstChild, from + sought.length);
+  const { left, top, width, height } = range.getBoundingClientRect();
+  return [left + width / 2, top + height / 2];
+}
+"""
+_HIGHLIGHTED = """
+return [...CSS.highlights.get(arguments[0])].map((range) => range.startContainer.data.slice(range.startOffset, range.endOffset))
+"""
+
+
+class ReadingPage(WebPage):
+    """The page at the view of one job."""
+
+    def show(self, job_id: str) -> None:
+        """Load the view anew, with its text."""
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}/#/jobs/{job_id}")
+        self.wait(self.paragraphs)
+
+    def paragraphs(self) -> list[str]:
+        texts: list[str] = self.script("return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent)")
+        return texts
+
+    def text(self) -> str:
+        return "\n".join(self.paragraphs())
+
+    def click_word(self, word: str) -> None:
+        x, y = self.script(_MIDDLE_OF_WORD, word)
+        actions = ActionChains(self.driver)
+        actions.w3c_actions.pointer_action.move_to_location(int(x), int(y)).click()
+        actions.perform()
+
+    def highlighted(self, name: str) -> list[str]:
+        """Return the texts that are highlighted as ``spoken``, ``match``, ``found`` or ``doubt``."""
+        texts: list[str] = self.script(_HIGHLIGHTED, name)
+        return texts
+
+    def can_play(self) -> bool:
+        return bool(self.script("return document.querySelector('video')?.readyState > 0"))
+
+    @property
+    def seconds(self) -> float:
+        return float(self.script("return document.querySelector('video').currentTime"))
+
+    def correct(self, word: str, correction: str) -> None:
+        """Replace a word of a paragraph that is being edited, and wait until that is saved."""
+        self.click_word(word)
+        self.script(
+            "const selection = getSelection(), node = selection.anchorNode, from = node.data.indexOf(arguments[0]);"
+            "selection.setBaseAndExtent(node, from, node, from + arguments[0].length)",
+            word,
+        )
+        self.press(correction)
+        self.wait_until_saved()
+
+    def wait_until_saved(self) -> None:
+        self.wait(lambda: self.one(".saving").text == "Saved")
+
+    def download(self, label: str, folder: Path) -> bytes:
+        """Choose a format of the download menu, and return the file."""
+        before = set(folder.iterdir())
+        self.button("Download").click()
+        item = self.wait(lambda: [each for each in self.all("[role=menuitem]") if each.text.startswith(label)])
+        item[0].click()
+        files = self.wait(lambda: [each for each in set(folder.iterdir()) - before if each.suffix != ".crdownload"])
+        return files[0].read_bytes()
+
+    def key(self, key: str) -> None:
+        """Press a key while nothing has the focus."""
+        self.script("document.activeElement.blur()")
+        self.press(key)
+
+    def edit(self) -> None:
+        """Make the text editable."""
+        self.key("e")
+        self.wait(lambda: self.all("[contenteditable]"))
+
+    def leave_editing(self) -> None:
+        self.press(Keys.ESCAPE)

@@ -1,0 +1,294 @@
+"""The view of a job in a browser: live text, listening, searching, correcting, downloading."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.api.conftest import held
+from tests.browser.reading_page import ReadingPage
+from tests.support.service import serving
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from selenium.webdriver import Chrome
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
+    from tests.support.service import Running
+
+__all__ = ["held"]
+
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a browser")]
+
+WITH_WORDS: Final = {
+    "stored_output": "true",
+    "keep_audio": "true",
+    "timestamp_granularities[]": ["segment", "word"],
+}
+FORMATS: Final = {
+    "Text": "text",
+    "Subtitles": "srt",
+    "Web subtitles": "vtt",
+    "Table": "tsv",
+    "As OpenAI's API": "verbose_json",
+    "Everything": "document",
+}
+
+
+@pytest.fixture
+async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
+    async with serving(tmp_path / "data", lambda: model) as running:
+        yield running
+
+
+@pytest.fixture
+async def job_id(running: Running, samples: Path) -> str:
+    """A finished job with two speakers, words and its recording."""
+    job_id = await running.submit(samples / "two_speakers_stereo.flac", multichannel="true", **WITH_WORDS)
+    await running.finished(job_id)
+    return job_id
+
+
+async def read(browser: Chrome, running: Running, job_id: str, reader: Callable[[ReadingPage], Any]) -> Any:
+    """Return what a reader, who blocks, brings from the view of a job. Check that the console shows no errors."""
+    page = ReadingPage(browser, running.address)
+
+    def visit() -> Any:
+        page.open()
+        page.show(job_id)
+        return reader(page)
+
+    seen = await asyncio.to_thread(visit)
+    assert [e for e in await asyncio.to_thread(page.console_errors) if "v1/events" not in e and "waveform" not in e] == []  # XXX
+    return seen
+
+
+async def result(running: Running, job_id: str, response_format: str = "document") -> bytes:
+    response = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": response_format})
+    assert response.status_code == 200, response.text
+    return response.content
+
+
+async def test_turns_have_speakers_and_times(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> list[list[str]]:
+        rows: list[list[str]] = page.script(
+            "return [...document.querySelectorAll('.paragraph')].slice(0, 2).map((row) => "
+            "[row.querySelector('.stamp').textContent, row.querySelector('.speaker').textContent])"
+        )
+        return rows
+
+    assert await read(browser, running, job_id, reader) == [["0:00", "ASpeaker A"], ["0:02", "BSpeaker B"]]
+
+
+async def test_click_on_a_word_seeks_and_highlights_it(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[float, list[str], str]:
+        page.wait(page.can_play)
+        page.click_word("complete")
+        page.wait(lambda: page.highlighted("spoken") == ["complete."])
+        return page.seconds, page.highlighted("spoken"), page.one("[aria-current] p").text
+
+    document = (await running.client.get(f"/v1/jobs/{job_id}/result")).json()
+    start = next(word["start"] for word in document["words"] if word["word"].startswith("complete"))
+    seconds, _, paragraph = await read(browser, running, job_id, reader)
+    assert seconds == pytest.approx(start, abs=0.05)
+    assert paragraph == "Yes, the report is complete."
+
+
+async def test_highlight_follows_the_recording(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[set[str], str]:
+        page.wait(page.can_play)
+        page.script("window.spoken = []; document.querySelector('video').playbackRate = 2")
+        page.key(" ")
+        page.wait(lambda: page.one("[aria-current] p").text == "Is the report ready?")
+        playing = page.one(".play").get_attribute("aria-label")
+        page.key(" ")
+        page.wait(lambda: page.one(".play").get_attribute("aria-label") == "Play")
+        return set(page.highlighted("spoken")), str(playing)
+
+    spoken, playing = await read(browser, running, job_id, reader)
+    assert spoken < {"Is", "the", "report", "ready?"}
+    assert len(spoken) == 1
+    assert playing == "Pause"
+
+
+async def test_search_counts_and_goes_round(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> list[str]:
+        page.key("/")
+        page.press("REPÓRT")
+        counts = [page.one(".count").text]
+        page.press(Keys.ENTER)
+        counts.append(page.one(".count").text)
+        page.press(Keys.ENTER)
+        counts.append(page.one(".count").text)
+        counts += page.highlighted("match")
+        page.press(Keys.ESCAPE, "zzz")
+        return [*counts, page.one(".count").text]
+
+    seen = await read(browser, running, job_id, reader)
+    assert seen == ["1 of 2", "2 of 2", "1 of 2", "report", "report", "Not found"]
+
+
+async def test_correction_is_saved_and_kept(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[list[str], str]:
+        page.edit()
+        page.correct("Victor", "Viktor")
+        page.leave_editing()
+        page.show(job_id)
+        return page.paragraphs(), page.one(".badge").text
+
+    shown, badge = await read(browser, running, job_id, reader)
+    document = (await running.client.get(f"/v1/jobs/{job_id}/result")).json()
+    words = [word for word in document["words"] if word["channel"] == 0]
+    assert shown[0] == "Hello, this is Viktor."
+    assert badge == "Corrected"
+    assert "this is Viktor." in document["text"]
+    assert [word["word"].strip() for word in words][:4] == ["Hello,", "this", "is", "Viktor."]
+    assert all(word["start"] < word["end"] for word in words)
+    assert [word["start"] for word in words] == sorted(word["start"] for word in words)
+
+
+async def test_correction_is_undone_and_made_again(browser: Chrome, running: Running, job_id: str) -> None:
+    original = await result(running, job_id, "text")
+
+    def reader(page: ReadingPage) -> tuple[str, str]:
+        page.edit()
+        page.correct("complete", "unfinished")
+        page.leave_editing()
+        page.button("Undo the last correction").click()
+        page.wait(lambda: "unfinished" not in page.text())
+        undone = page.text()
+        page.button("Redo the correction").click()
+        page.wait(lambda: "unfinished" in page.text())
+        page.button("Undo the last correction").click()
+        page.wait(lambda: page.text() == undone)
+        return undone, page.text()
+
+    undone, _ = await read(browser, running, job_id, reader)
+    assert "the report is complete." in undone
+    assert await result(running, job_id, "text") == original
+
+
+async def test_two_corrections_of_the_same_text_are_shown(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[str, str]:
+        page.edit()
+        page.correct("Victor", "Viktor")
+        other = httpx.get(f"{page.address}/v1/jobs/{job_id}/transcript").json()["segments"]
+        theirs = [{"id": segment["id"], "text": " Theirs."} for segment in other]
+        httpx.put(f"{page.address}/v1/jobs/{job_id}/transcript", json={"segments": theirs}).raise_for_status()
+        page.press(Keys.END, " Mine.")
+        notice = page.one(".notice.bad").text
+        page.button("Keep mine").click()
+        page.wait(lambda: not page.all(".notice.bad"))
+        page.wait_until_saved()
+        return notice, page.text()
+
+    notice, text = await read(browser, running, job_id, reader)
+    assert "Someone else corrected the same text" in notice
+    assert "Theirs." in notice
+    assert "this is Viktor. Mine." in text
+    assert b"this is Viktor. Mine." in await result(running, job_id, "text")
+
+
+async def test_every_download_has_the_bytes_of_the_api(
+    browser: Chrome, running: Running, job_id: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+
+    def reader(page: ReadingPage) -> dict[str, bytes]:
+        return {label: page.download(label, folder) for label in FORMATS}
+
+    downloads = await read(browser, running, job_id, reader)
+    for label, response_format in FORMATS.items():
+        assert downloads[label] == await result(running, job_id, response_format), label
+    assert {path.name for path in folder.iterdir()} == {
+        f"two_speakers_stereo.{extension}" for extension in ("txt", "srt", "vtt", "tsv", "json", "document.json")
+    }
+
+
+async def test_live_text_survives_a_reload_and_stays_in_place(
+    browser: Chrome, tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+) -> None:
+    def until_first_text(page: ReadingPage, job_id: str) -> tuple[list[str], list[str]]:
+        page.open()
+        page.show(job_id)
+        before = page.paragraphs()
+        page.show(job_id)
+        return before, page.paragraphs()
+
+    def until_done(page: ReadingPage) -> tuple[list[str], bool]:
+        page.script("window.first = document.querySelector('.paragraph')")
+        page.button("Download")
+        return page.paragraphs(), page.script("return document.querySelector('.paragraph') === window.first")
+
+    async with serving(tmp_path / "data", lambda: model, whisper_batch_size=1) as running:
+        page = ReadingPage(browser, running.address)
+        job_id = await running.submit(samples / "long.opus", **WITH_WORDS)
+        held.open.set()
+        await eventually(lambda: held.decoded > 0)
+        held.open.clear()
+        before, after = await asyncio.to_thread(until_first_text, page, job_id)
+        held.open.set()
+        done, is_same = await asyncio.to_thread(until_done, page)
+        document = (await running.client.get(f"/v1/jobs/{job_id}/result")).json()
+    assert before == after
+    assert " ".join(done) == document["text"]
+    assert " ".join(done).startswith(before[0])
+    assert is_same
+
+
+async def test_job_is_renamed_in_place_and_deleted_after_a_question(
+    browser: Chrome, running: Running, job_id: str
+) -> None:
+    def reader(page: ReadingPage) -> tuple[str, str]:
+        page.button("Rename").click()
+        page.press(Keys.CONTROL + "a")
+        page.press("<b>Q&A</b>", Keys.ENTER)
+        page.wait(lambda: page.rows()[0].startswith("<b>Q&A</b>|"))
+        title = page.one("h1").text
+        page.button("More").click()
+        page.button("Delete…").click()
+        page.button("Delete").click()
+        page.wait(lambda: not page.rows())
+        return title, page.driver.current_url
+
+    title, address = await read(browser, running, job_id, reader)
+    assert title == "<b>Q&A</b>"
+    assert address.endswith("#/")
+    assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
+
+
+async def test_failure_is_shown_in_the_servers_words(browser: Chrome, running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "references.json", stored_output="true")
+    job = await running.finished(job_id)
+
+    def visit() -> str:
+        page = ReadingPage(browser, running.address)
+        page.open()
+        page.driver.get(f"{page.address}/#/jobs/{job_id}")
+        return page.one(".notice.bad").text
+
+    shown = await asyncio.to_thread(visit)
+    assert job["error"] in shown
+    assert "Check that the file plays on your computer" in shown
+
+
+async def test_recording_that_was_not_kept_is_explained(browser: Chrome, running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.finished(job_id)
+
+    def reader(page: ReadingPage) -> tuple[str, int]:
+        return page.one(".foot").text, len(page.all(".player"))
+
+    sentence, players = await read(browser, running, job_id, reader)
+    assert sentence.startswith("The recording was not kept on the server")
+    assert players == 0
