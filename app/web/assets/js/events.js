@@ -18,6 +18,7 @@ export class EventStream {
   #store;
   #cursor = "";
   #isListed = false;
+  #lastListed = "";
   /** Jobs that changed while they were being listed: what the list says of them may be older. */
   #newer = /** @type {Set<string> | null} */ (null);
   #control = /** @type {AbortController | null} */ (null);
@@ -51,10 +52,9 @@ export class EventStream {
     this.open();
   }
 
-  /** Fetch the jobs that follow the oldest one that is known. */
+  /** Fetch the jobs that follow the last ones that were listed. */
   async listOlder() {
-    const oldest = [...this.#store.jobs.values()].reduce((a, b) => (b.start_time < a.start_time ? b : a));
-    await this.#list(`&after=${oldest.job_id}`);
+    await this.#list(`&after=${this.#lastListed}`).catch(() => this.#listAll()); // the last one may be gone
   }
 
   /**
@@ -137,7 +137,7 @@ export class EventStream {
       const listed = await this.#list("");
       for (const id of this.#store.jobs.keys()) if (!listed.has(id) && !this.#newer.has(id)) this.#store.removeJob(id);
     } catch {
-      this.#isListed = false; // the next connection lists them
+      setTimeout(() => this.#control && this.restart(), LONGEST_WAIT_MS);
     } finally {
       this.#newer = null;
     }
@@ -148,11 +148,12 @@ export class EventStream {
    * @returns {Promise<Set<string>>} The ids.
    */
   async #list(query) {
-    const { total_jobs: total, jobs } = await this.#api.json(`v1/jobs?limit=${PAGE_SIZE}${query}`);
-    this.#store.totalJobs = total;
-    const all = /** @type {import("./store.js").JobObject[]} */ (Object.values(jobs));
-    this.#store.putJobs(all.filter((job) => !this.#newer?.has(job.job_id)));
-    return new Set(Object.keys(jobs));
+    const { jobs } = await this.#api.json(`v1/jobs?limit=${PAGE_SIZE}${query}`);
+    const ids = Object.keys(jobs); // newest first
+    this.#lastListed = ids.at(-1) ?? this.#lastListed;
+    this.#store.hasOlderJobs = ids.length === PAGE_SIZE;
+    this.#store.putJobs(ids.filter((id) => !this.#newer?.has(id)).map((id) => jobs[id]));
+    return new Set(ids);
   }
 }
 

@@ -96,8 +96,7 @@ export class JobsList {
     clearTimeout(this.#searchTimer);
     this.#searchTimer = setTimeout(async () => {
       if (!this.#needle) return;
-      const hasOlder = this.#store.totalJobs > this.#store.jobs.size;
-      if (hasOlder) await this.#events.find(this.#needle).catch(() => {});
+      if (this.#store.hasOlderJobs) await this.#events.find(this.#needle).catch(() => {});
       const count = this.#shownJobs().length;
       announce(count === 1 ? "1 recording" : `${count} recordings`);
     }, SEARCH_DELAY_MS);
@@ -127,7 +126,7 @@ export class JobsList {
     for (const job of this.#shownJobs()) shown.push(this.#jobRow(job, changed.has(job.job_id)));
     for (const id of this.#rows.keys()) if (!this.#store.jobs.has(id) && !this.#isUpload(id)) this.#rows.delete(id);
     if (!shown.length) shown.push(this.#emptyRow());
-    this.#older.hidden = this.#store.totalJobs <= this.#store.jobs.size || this.#needle !== "";
+    this.#older.hidden = !this.#store.hasOlderJobs || this.#needle !== "";
     if (!hasSameChildren(this.#list, shown)) this.#replaceRows(shown);
   }
 

@@ -61,8 +61,8 @@
 export class Store {
   /** Jobs by id. Change them through the methods below. @type {Map<string, Job>} */
   jobs = new Map();
-  /** How many jobs the server has; more than `jobs` holds if older ones were not fetched yet. */
-  totalJobs = 0;
+  /** True if the server has older jobs that were not fetched. */
+  hasOlderJobs = false;
   /** @type {ServerDescription | null} */
   server = null;
   /** @type {Health | null} */
@@ -117,7 +117,7 @@ export class Store {
   /** Forget all jobs, as after a change of the key. */
   clearJobs() {
     for (const id of [...this.jobs.keys()]) this.removeJob(id);
-    this.totalJobs = 0;
+    this.hasOlderJobs = false;
   }
 
   /** @param {ServerDescription} server */
