@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, metrics
-from app.api import docs_page, errors, health, jobs, models, openapi, recordings, transcriptions
-from app.api.dependencies import JobParts, MetricsPage, Parts, TransferTimeouts
+from app.api import docs_page, errors, events, health, jobs, models, openapi, server, transcriptions
+from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
+from app.api.events import EventFeed
 from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
@@ -86,7 +87,8 @@ def create_app(
     )
     app.state.service = service
     app.state.parts = _parts(service)
-    for module in (transcriptions, jobs, recordings, models, health, docs_page):
+    pages = (docs_page, page) if settings.web_page else (docs_page,)
+    for module in (transcriptions, jobs, events, models, server, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)
@@ -161,6 +163,7 @@ def _parts(service: Service) -> Parts:
             retention_seconds=settings.job_retention_seconds,
             has_webhooks=settings.webhook_secret is not None,
         ),
+        feed=EventFeed(changes=jobs.changes, store=jobs.store, views=jobs.views),
         slots=settings.max_concurrent_requests,
         started_at=int(time.time()),
         emit=service.emit,

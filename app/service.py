@@ -21,6 +21,7 @@ from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
 from app.domain.tickets import Tickets
 from app.edge.connections import ConnectionLimits, Connections
+from app.jobs.changes import ChangeLog
 from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
 from app.jobs.delivery_schedule import DeliverySchedule
 from app.jobs.estimate import Estimate
@@ -388,7 +389,10 @@ class JobSystem:
     ) -> None:
         self.subscriptions = JobSubscriptions()
         self.segments = SegmentSubscriptions()
-        self.store = JobStore(journal, registry=registry, subscriptions=self.subscriptions, emit=emit)
+        self.changes = ChangeLog()
+        self.store = JobStore(
+            journal, registry=registry, subscriptions=self.subscriptions, changes=self.changes, emit=emit
+        )
         self.estimate = Estimate(slots=limits.slots)
         self.spool = Spool(
             data_dir,

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from app.api.events import EventFeed
     from app.api.submission import SubmissionReader
     from app.domain.access import ApiKeys
     from app.domain.events import EventSink
@@ -85,7 +86,7 @@ class Parts:
     reader: SubmissionReader
     metrics: MetricsPage
     timeouts: TransferTimeouts
-    tickets: Tickets
+    feed: EventFeed
     limits: ServerLimits
     slots: int
     started_at: int

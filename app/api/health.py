@@ -33,18 +33,18 @@ router = APIRouter(tags=["Health"])
 )
 async def get_health(parts: ServiceParts) -> dict[str, Any]:
     """Return the state of the server: always 200 while the process runs, and without an API key."""
-    model = parts.pool.model_registry.default
+    summary = await health_summary(parts)
     return {
-        "status": _status(parts),
-        "gpu_available": model.device == "cuda",
-        "device": model.device,
+        "status": summary["status"],
+        "gpu_available": summary["device"] == "cuda",
+        "device": summary["device"],
         "version": __version__,
-        "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
+        "model": summary["model"],
         "models": [{"name": state.name, "loaded": state.loaded} for state in parts.pool.model_registry.states],
         "devices": [
             {state.value: round(share, 3) for state, share in shares.items()} for shares in parts.pool.device_shares
         ],
-        "concurrency": await _concurrency(parts),
+        "concurrency": summary["concurrency"],
         "recovered": asdict(parts.jobs.recovery.recovered),
         "timeouts": _timeouts(parts.timeouts),
     }
@@ -82,6 +82,17 @@ async def get_metrics(request: Request, parts: ServiceParts) -> Response:
     if page.keys:
         page.keys.authenticate(request.headers.get("authorization", ""), setting="METRICS_KEY")
     return Response(await page.render(), media_type=page.content_type)
+
+
+async def health_summary(parts: Parts) -> dict[str, Any]:
+    """Return what changes while the server runs: its status, the default model, and the work in progress."""
+    model = parts.pool.model_registry.default
+    return {
+        "status": _status(parts),
+        "device": model.device,
+        "model": {"name": model.name, "compute_type": model.compute_type, "loaded": model.loaded},
+        "concurrency": await _concurrency(parts),
+    }
 
 
 def _status(parts: Parts) -> str:

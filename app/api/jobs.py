@@ -13,6 +13,7 @@ from app.api.fields import Form
 from app.api.openapi import (
     EVENT_STREAM,
     JOB_EXAMPLE,
+    PARTIAL_EXAMPLE,
     PLAIN_TEXT,
     REDELIVERY_OPERATION,
     RENAMING_OPERATION,
@@ -27,6 +28,7 @@ from app.api.schemas import (
     Document,
     JobDeleted,
     JobList,
+    PartialTranscript,
     Transcription,
     VerboseTranscription,
 )
@@ -36,7 +38,7 @@ from app.domain.errors import InvalidRequest, UnknownJob
 from app.domain.job import ACTIVE_STATUSES, JobStatus
 from app.domain.names import MAX_NAME_LENGTH, clean_name
 from app.jobs.registry import JobFilter
-from app.jobs.serializers import success_document
+from app.jobs.serializers import success_document, transcribed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -80,7 +82,8 @@ async def list_jobs(
     """Return the jobs of this API key by id, newest first. Synchronous requests are not listed."""
     wanted = JobFilter(statuses=_statuses(status), text=q.strip())
     page = await parts.jobs.store.page(owner=request.state.owner, wanted=wanted, limit=limit, after=after)
-    return await json_response({"total_jobs": page.total, "jobs": parts.jobs.views.many(page.jobs)})
+    views = await asyncio.to_thread(parts.jobs.views.many, page.jobs)
+    return await json_response({"total_jobs": page.total, "jobs": views})
 
 
 @router.get(
@@ -146,6 +149,41 @@ async def get_result(
     if not live.job.has_result:
         raise _no_result(live)
     return await transcript_response(parts.jobs.spool, live.job, rendering)
+
+
+@router.get(
+    "/{job_id}/partial",
+    operation_id="get_job_partial",
+    summary="Retrieve a running job's transcript so far",
+    response_model=None,
+    responses=responses(
+        "The segments from `start` on.", json_body(PartialTranscript, example=PARTIAL_EXAMPLE), *(400, 401, 404, 500)
+    ),
+)
+async def get_partial(
+    request: Request,
+    parts: ServiceParts,
+    job_id: str,
+    start: Annotated[int, Query(ge=0, description="The number of segments that the client has already.")] = 0,
+) -> Response:
+    """Return the segments from number `start` on: those that are finished so far, or those of the result.
+
+    If `attempt` is another one than before, or `next` is below `start`, the transcription has begun again: start at 0.
+    """
+    live = await _find(parts.jobs, request, job_id)
+    segments = parts.jobs.segments.so_far(job_id)
+    if live.job.has_result:
+        segments = (await asyncio.to_thread(parts.jobs.spool.result, job_id))[0].segments
+    return await json_response(
+        {
+            "job_id": job_id,
+            "start": start,
+            "next": len(segments),
+            "is_final": live.job.has_result,
+            "attempt": live.job.starts,
+            **transcribed(live.job, segments[start:]),
+        }
+    )
 
 
 @router.get(
@@ -289,7 +327,7 @@ async def _job_events(jobs: JobParts, live: LiveJob, last_seen: int | None) -> A
             view = jobs.views.one(live)
             position = view.get("queue_position")
             if is_due or sent_revision != live.revision or sent_position != position:
-                yield event(view, number=live.revision)
+                yield event(view, event_id=live.revision)
             if not live.job.is_active:
                 return
             sent_revision, sent_position = live.revision, position

@@ -42,6 +42,14 @@ JOB_EXAMPLE: Final = {
     "timestamp_granularities": ["segment"],
     "result_available": False,
 }
+PARTIAL_EXAMPLE: Final = {
+    "job_id": "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "start": 1,
+    "next": 1,
+    "is_final": False,
+    "attempt": 1,
+    "segments": [],
+}
 TRANSCRIPT_EXAMPLE: Final = {"text": "hello this is a test", "usage": {"type": "duration", "seconds": 6}}
 PLAIN_TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
 EVENT_STREAM: Final[dict[str, Any]] = {"text/event-stream": {"schema": {}}}

@@ -272,6 +272,20 @@ class JobList(TypedDict):
     jobs: Annotated[dict[str, Job], Field(description="The jobs of this page by id, newest first.")]
 
 
+class PartialTranscript(TypedDict):
+    """The transcript of a running job so far, or of its result."""
+
+    job_id: Annotated[str, Field(description="A UUID.")]
+    start: Annotated[int, Field(description="The number of the first segment here.", examples=[0])]
+    next: Annotated[int, Field(description="What to send as `start` the next time.", examples=[1])]
+    is_final: Annotated[bool, Field(description="True if these are the segments of the result.")]
+    attempt: Annotated[
+        int, Field(description="The job's `attempts`. If it changes, segments begin again from 0.", examples=[1])
+    ]
+    segments: list[Segment]
+    words: NotRequired[Words]
+
+
 class JobDeleted(TypedDict):
     job_id: str
     deleted: Literal[True]
@@ -406,6 +420,7 @@ _AnyBody = (
     | JobAccepted
     | Job
     | JobList
+    | PartialTranscript
     | JobDeleted
     | AudioTicket
     | Model

@@ -28,10 +28,10 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
-def event(content: dict[str, Any], *, number: int | None = None) -> bytes:
-    """Return an event with JSON data. ``number`` becomes its id, which clients send when they reconnect."""
-    data = data_event(to_json(content))
-    return data if number is None else f"id: {number}\n".encode() + data
+def event(content: dict[str, Any], *, name: str | None = None, event_id: int | str | None = None) -> bytes:
+    """Return an event with JSON data. Clients send its id, if it has one, when they reconnect."""
+    head = ("" if name is None else f"event: {name}\n") + ("" if event_id is None else f"id: {event_id}\n")
+    return head.encode() + data_event(to_json(content))
 
 
 def data_event(data: bytes) -> bytes:

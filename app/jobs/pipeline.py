@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -86,8 +86,9 @@ class Pipeline:
         if not job.has_result:
             if job.source_url:
                 await self._with_space(job, self._download, job, job.source_url)
-            await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
-        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id, keep_recording=job.keep_audio))
+            with nullcontext() if job.synchronous else self._segments.keeping(job_id):
+                await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
+        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id))
 
     async def commit_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
         """Record that the transcript of a job is in the spool. ``processing_time`` is in seconds."""
@@ -139,6 +140,7 @@ class Pipeline:
                 f"The service died all {job.starts} times that it worked on this file, so it is not tried again: "
                 "convert the file, or ask the server's operator to look into its log."
             )
+        self._segments.restart(job_id)
         listener = _ProgressListener(job, self._store, self._estimate, self._segments)
         async with self._alone_if_suspect(job):
             try:

@@ -64,6 +64,7 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[Exception | None]] = {}
         self._drained_at = 0.0
         self.draining = False
+        self.drained = False
 
     @property
     def seconds_until_drained(self) -> float:
@@ -122,6 +123,7 @@ class Runner:
         await self._wait_until(end, arriving)
         await asyncio.gather(*(self._put_back(job_id) for job_id in list(self._tasks)))
         await self._deliveries.drain(end)
+        self.drained = True
 
     async def discard_files(self, job_id: str) -> None:
         """Remove the files that an ended job no longer needs: everything except its result and a kept recording."""

@@ -17,9 +17,11 @@ from app.domain.formats import (
 from app.domain.job import DeliveryKind, JobStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.domain.formats import Rendering
     from app.domain.job import Delivery, Job, LiveJob
-    from app.domain.transcript import Transcript
+    from app.domain.transcript import Segment, Transcript
     from app.jobs.estimate import Backlog, Estimate
     from app.jobs.retention import Retention
     from app.jobs.service_clock import Moment, ServiceClock
@@ -36,15 +38,21 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
         "language": transcript.written_language,
         "duration": transcript.duration,
         "text": transcript.text,
-        "segments": [segment_object(segment) for segment in transcript.segments],
+        **transcribed(job, transcript.segments),
     }
-    if Granularity.WORD in job.rendering.granularities:
-        document["words"] = placed_words(transcript.segments)
     document["usage"] = usage(transcript)
     document.update(logprobs(transcript, job.rendering))
     document["model"] = job.model
     document["processing_time"] = round(processing_time, 3)
     return {**document, **extras(job)}
+
+
+def transcribed(job: Job, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Return segments and, if the job was submitted with word times, their words."""
+    members = {"segments": [segment_object(segment) for segment in segments]}
+    if Granularity.WORD in job.rendering.granularities:
+        members["words"] = [word_object(word) for segment in segments for word in segment.words]
+    return members
 
 
 def failure_document(job: Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, UnknownJob
 from app.domain.events import JobAccepted, JobEnded, JobForgotten, JobStarted, discard_event
 from app.domain.job import JobStatus, LiveJob
+from app.jobs.changes import ChangeLog
 from app.jobs.registry import ALL_JOBS, Registry
 from app.jobs.subscriptions import JobSubscriptions
 
@@ -50,11 +51,13 @@ class JobStore:
         *,
         registry: Registry | None = None,
         subscriptions: JobSubscriptions | None = None,
+        changes: ChangeLog | None = None,
         emit: EventSink = discard_event,
     ) -> None:
         self._journal = journal
         self._registry = registry or Registry()
         self._subscriptions = subscriptions or JobSubscriptions()
+        self._changes = changes or ChangeLog()
         self._emit = emit
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -210,6 +213,7 @@ class JobStore:
             if not job.synchronous:
                 await self._journal.write(job)
             self._registry.add(job)
+        self._changes.record(job)
         self._emit(JobAccepted(job, trace_context))
         return job
 
@@ -230,15 +234,18 @@ class JobStore:
 
     async def _forget(self, job_id: str) -> None:
         async with self._lock(job_id):
-            if not self._registry.get(job_id).job.synchronous:
+            job = self._registry.get(job_id).job
+            if not job.synchronous:
                 await self._journal.delete(job_id)
             self._registry.remove(job_id)
+        self._changes.record(job, is_removal=True)
         self._subscriptions.notify(job_id)
         self._emit(JobForgotten(job_id))
 
     def _announce(self, before: LiveJob, after: LiveJob) -> None:
         if after is before:
             return
+        self._changes.record(after.job)
         self._subscriptions.notify(after.job.id)
         if before.status is JobStatus.QUEUED and after.status is not JobStatus.QUEUED:
             self._subscriptions.notify_all()  # the others have moved up in the queue

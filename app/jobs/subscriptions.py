@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from app.domain.transcript import Segment
 
@@ -69,10 +69,32 @@ class JobSubscriptions:
 
 
 class SegmentSubscriptions:
-    """The subscriptions to segments of running transcriptions. They belong to the event loop."""
+    """The subscriptions to segments of running transcriptions, and the segments so far of those that are kept.
+
+    They belong to the event loop.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, list[Segments]] = {}
+        self._kept: dict[str, list[Segment]] = {}
+
+    @contextmanager
+    def keeping(self, job_id: str) -> Iterator[None]:
+        """Keep the segments of a job during the block, for clients that ask for them later."""
+        self._kept[job_id] = []
+        try:
+            yield
+        finally:
+            del self._kept[job_id]
+
+    def restart(self, job_id: str) -> None:
+        """Drop what is kept of a job: its transcription begins."""
+        if job_id in self._kept:
+            self._kept[job_id] = []
+
+    def so_far(self, job_id: str) -> Sequence[Segment]:
+        """Return the segments that are kept of a job."""
+        return self._kept.get(job_id, ())
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Segments]:
@@ -87,6 +109,8 @@ class SegmentSubscriptions:
                 del self._queues[job_id]
 
     def publish(self, job_id: str, segments: tuple[Segment, ...]) -> None:
+        if job_id in self._kept:
+            self._kept[job_id] += segments
         for queue in self._queues.get(job_id, ()):
             queue.put_nowait(segments)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from app.jobs.runner import Runner
     from app.jobs.spool import Spool
     from app.jobs.store import JobStore
+    from app.jobs.subscriptions import SegmentSubscriptions
     from app.jobs.sweeper import Sweeper
 
 P = ParamSpec("P")
@@ -108,6 +109,7 @@ class Rig:
     store: JobStore
     spool: Spool
     transcriber: FakeTranscriber
+    segments: SegmentSubscriptions
     estimate: Estimate
     pipeline: Pipeline
     deliveries: DeliverySchedule
@@ -243,6 +245,7 @@ async def open_rig(
             store=jobs.store,
             spool=jobs.spool,
             transcriber=transcriber,
+            segments=jobs.segments,
             estimate=jobs.estimate,
             pipeline=jobs.pipeline,
             deliveries=jobs.deliveries,

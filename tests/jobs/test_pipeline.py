@@ -207,6 +207,18 @@ async def test_progress_is_the_finished_share_of_the_audio(rig: Rig) -> None:
     await rig.ended(job)
 
 
+async def test_segments_so_far_are_kept_for_jobs_alone(rig: Rig) -> None:
+    rig.transcriber.finishing.hold()
+    job, request = await rig.submit(), await rig.submit(synchronous=True)
+    await rig.transcriber.finishing.reached(times=2)
+    assert rig.segments.so_far(job.id) == list(GREETING.segments)
+    assert rig.segments.so_far(request.id) == ()
+    rig.transcriber.finishing.release()
+    await rig.ended(job)
+    await rig.ended(request)
+    assert rig.segments.so_far(job.id) == ()
+
+
 async def test_job_is_queued_until_its_first_slot(rig: Rig) -> None:
     rig.transcriber.on_model.hold()
     jobs = [await rig.submit() for _ in range(5)]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from fastapi import FastAPI
+
+    from app.api.events import EventFeed
     from app.delivery.attempts import Clock
     from app.service import Service
     from app.transcription.whisper import WhisperModel
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 class Running:
     """A running service: its parts, its address and a client for it."""
 
-    def __init__(self, service: Service, server: Server, client: httpx.AsyncClient, address: str) -> None:
-        self.service = service
+    def __init__(self, app: FastAPI, server: Server, client: httpx.AsyncClient, address: str) -> None:
+        self.service: Service = app.state.service
+        self.feed: EventFeed = app.state.parts.feed
         self.server = server
         self.client = client
         self.address = address
@@ -131,7 +135,7 @@ async def serving(
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=LIMIT_SECONDS) as client:
-            running = Running(service, server, client, address)
+            running = Running(app, server, client, address)
             await eventually(running.is_ready if wait_for_model else running.is_up)
             yield running
     finally:
