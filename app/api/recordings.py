@@ -1,4 +1,7 @@
-"""``/v1/jobs/{job_id}/audio``: the recording of a job that keeps it, whole or in ranges (RFC 9110, section 14)."""
+"""``/v1/jobs/{job_id}/audio``: the recording of a job that keeps it, whole or in ranges (RFC 9110, section 14).
+
+Tickets for it and its waveform are here too.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from app.api.errors import envelope
 from app.api.fields import quoted
 from app.api.openapi import failures, json_body, responses
 from app.api.schemas import AudioTicket
+from app.api.schemas import Waveform as WaveformBody
 from app.domain.errors import NotKept
+from app.domain.formats import to_json
 from app.domain.tickets import TICKET_SECONDS
 
 if TYPE_CHECKING:
@@ -132,6 +137,37 @@ async def create_ticket(request: Request, parts: ServiceParts, job_id: str) -> d
     expires_at = int(time.time()) + TICKET_SECONDS
     ticket = parts.tickets.issue(job_id, owner=request.state.owner, expires_at=expires_at)
     return {"url": f"/v1/jobs/{job_id}/audio?ticket={ticket}", "expires_at": expires_at}
+
+
+@router.get(
+    "/{job_id}/waveform",
+    operation_id="get_job_waveform",
+    summary="Retrieve the waveform of a job's recording",
+    response_model=None,
+    responses=responses("The waveform.", json_body(WaveformBody), *(400, 401, 404, 500)),
+)
+async def get_waveform(
+    request: Request,
+    parts: ServiceParts,
+    job_id: str,
+    points: Annotated[int, Query(ge=1, le=20_000, description="The most points of each channel.")] = 1500,
+) -> Response:
+    """Return the waveform of a completed job with `keep_audio=true`, to be drawn beside its transcript."""
+    job = (await parts.jobs.store.find(job_id, owner=request.state.owner)).job
+    body = await asyncio.to_thread(_waveform, parts.jobs.spool, job, points)
+    return Response(body, media_type="application/json")
+
+
+def _waveform(spool: Spool, job: Job, points: int) -> bytes:
+    waveform = spool.waveform(job.id) if job.has_result else None
+    if waveform is None:
+        raise NotKept(
+            f"There is no waveform of job {job.id}: submit it with `keep_audio=true`, and wait until "
+            "`result_available` is true.",
+            code="no_waveform",
+        )
+    channels = waveform.points(points)
+    return to_json({"duration": waveform.duration, "points": len(channels[0]), "channels": channels})
 
 
 def _require_recording(job: Job) -> None:

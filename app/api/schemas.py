@@ -291,6 +291,19 @@ class JobDeleted(TypedDict):
     deleted: Literal[True]
 
 
+class Waveform(TypedDict):
+    duration: Duration
+    points: Annotated[int, Field(description="The number of points of each channel.", examples=[3])]
+    channels: Annotated[
+        list[list[int]],
+        Field(
+            description="The level of equal parts of the recording, from 0 to 255 for the loudest; with "
+            "`multichannel=true` for each channel.",
+            examples=[[[12, 255, 80]]],
+        ),
+    ]
+
+
 class AudioTicket(TypedDict):
     url: Annotated[
         str,
@@ -423,6 +436,7 @@ _AnyBody = (
     | PartialTranscript
     | JobDeleted
     | AudioTicket
+    | Waveform
     | Model
     | ModelList
     | Server

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from app.domain.events import EventSink
     from app.domain.job import Job
     from app.domain.transcript import Transcript
+    from app.domain.waveform import Waveform
     from app.jobs.estimate import Estimate
     from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
@@ -148,7 +149,7 @@ class Pipeline:
             except (DiskFull, asyncio.CancelledError):
                 await self._withdraw_start(job)
                 raise
-        return _Transcribed(transcript, listener.seconds_on_model)
+        return _Transcribed(transcript, listener.seconds_on_model, listener.waveform if job.keep_audio else None)
 
     async def _run_transcriber(self, job: Job, listener: Listener) -> Transcript:
         with self._estimate.at_work(), timed_step(self._emit, job.id, "transcribe"):
@@ -183,6 +184,7 @@ class Pipeline:
                 job.id,
                 done.transcript,
                 processing_time=done.seconds,
+                waveform=done.waveform,
                 durably=not job.synchronous,
             )
         )
@@ -193,10 +195,11 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class _Transcribed:
-    """A transcript, and the seconds it took since the job's first slot."""
+    """A transcript, the seconds it took since the job's first slot, and the waveform of a recording that is kept."""
 
     transcript: Transcript
     seconds: float
+    waveform: Waveform | None
 
 
 class _ProgressListener(Listener):
@@ -211,6 +214,7 @@ class _ProgressListener(Listener):
         self._seconds_done = 0.0
         self._has_waited = False
         self._first_slot: float | None = None
+        self.waveform: Waveform | None = None
 
     @property
     def seconds_on_model(self) -> float:
@@ -223,6 +227,9 @@ class _ProgressListener(Listener):
 
     def on_decoded(self, duration: float) -> None:
         self._store.report_progress(self._job_id, Progress.decoded, duration)
+
+    def on_waveform(self, waveform: Waveform) -> None:
+        self.waveform = waveform
 
     def on_waiting(self) -> None:
         level = logging.DEBUG if self._has_waited else logging.INFO  # a long job waits many times

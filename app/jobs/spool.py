@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from app.domain.errors import AudioLost, ServiceError
 from app.domain.transcript import Transcript
+from app.domain.waveform import Waveform
 from app.jobs.space import Space, translated_full_disk
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ _SYNC_BYTES: Final = 8 * 1024 * 1024
 _AUDIO: Final = "audio"
 #: The files that are its result.
 _RESULT: Final = "result.json"
-_RESULTS: Final = frozenset({_RESULT})
+_WAVEFORM: Final = "waveform.json"
+_RESULTS: Final = frozenset({_RESULT, _WAVEFORM})
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -178,30 +180,36 @@ class Spool:
         self.space.settle(job_id, final.stat().st_size)
 
     def store_result(
-        self, job_id: str, transcript: Transcript, *, processing_time: float, durably: bool = True
+        self,
+        job_id: str,
+        transcript: Transcript,
+        *,
+        processing_time: float,
+        waveform: Waveform | None = None,
+        durably: bool = True,
     ) -> None:
         """Store a result atomically. ``processing_time`` is in seconds.
 
         Raises:
             DiskFull: there is no space for it.
         """
+        if waveform is not None:  # first, because a job with a result is not transcribed again
+            self._write(job_id, _WAVEFORM, waveform.to_dict(), durably=durably)
         stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
-        final = self._result(job_id)
-        partial = final.with_suffix(".partial")
-        with translated_full_disk():
-            with _create(partial) as file:
-                file.write(json.dumps(stored, ensure_ascii=False).encode())
-                file.flush()
-                if durably:
-                    os.fsync(file.fileno())
-            partial.replace(final)
-            if durably:
-                sync_folder(final.parent)
+        self._write(job_id, _RESULT, stored, durably=durably)
 
     def result(self, job_id: str) -> tuple[Transcript, float]:
         """Return the transcript and its processing time in seconds."""
         stored: dict[str, Any] = json.loads(self._result(job_id).read_text(encoding="utf-8"))
         return Transcript.from_dict(stored["transcript"]), stored["processing_time"]
+
+    def waveform(self, job_id: str) -> Waveform | None:
+        """Return the waveform that was stored with the result, or None if there is none."""
+        try:
+            stored = (self._folder(job_id) / _WAVEFORM).read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+        return Waveform.from_dict(json.loads(stored))
 
     def discard_audio(self, job_id: str, *, keep_recording: bool = False) -> None:
         """Remove the audio of a job: everything except its result and, if ``keep_recording``, what was received."""
@@ -214,6 +222,20 @@ class Spool:
         """Remove all files of a job."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self.space.release(job_id)
+
+    def _write(self, job_id: str, name: str, content: dict[str, Any], *, durably: bool) -> None:
+        """Write a file of a job as JSON, atomically."""
+        final = self._folder(job_id) / name
+        partial = final.with_suffix(".partial")
+        with translated_full_disk():
+            with _create(partial) as file:
+                file.write(json.dumps(content, ensure_ascii=False).encode())
+                file.flush()
+                if durably:
+                    os.fsync(file.fileno())
+            partial.replace(final)
+            if durably:
+                sync_folder(final.parent)
 
     def _folder(self, job_id: str) -> Path:
         return self._jobs / job_id

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from app.domain.events import DeviceState, EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
+    from app.domain.waveform import Waveform
     from app.transcription.admission import Candidate, FrontEnd
     from app.transcription.decoding import Decoded
     from app.transcription.slots import Slots
@@ -43,6 +44,7 @@ class _TranscribedTrack(NamedTuple):
     """The transcript of the audio track ``track``, from 1, of the file's ``tracks``."""
 
     transcript: Transcript
+    waveform: Waveform
     track: int
     tracks: int
 
@@ -102,21 +104,35 @@ class WhisperTranscriber:
         try:
             await candidate.admitted()
             await listener.on_start()
-            default = await self._transcribe_track(candidate, source, options, listener, synchronous=synchronous)
-            if default.transcript.segments or options.audio_track is not None:
-                return default.transcript
-            for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
-                if track == default.track:
-                    continue
-                candidate.requeue()
-                other = replace(options, audio_track=track)
-                with suppress(UndecodableAudio, AudioTooLong):
-                    attempt = await self._transcribe_track(candidate, source, other, listener, synchronous=synchronous)
-                    if attempt.transcript.segments:
-                        return attempt.transcript
-            return default.transcript
+            chosen = await self._transcribe_speech(candidate, source, options, listener, synchronous=synchronous)
+            listener.on_waveform(chosen.waveform)
+            return chosen.transcript
         finally:
             candidate.leave()
+
+    async def _transcribe_speech(
+        self,
+        candidate: Candidate,
+        source: Path,
+        options: TranscriptionOptions,
+        listener: Listener,
+        *,
+        synchronous: bool,
+    ) -> _TranscribedTrack:
+        """Transcribe the track of the options or, if they name none, the first one with speech."""
+        default = await self._transcribe_track(candidate, source, options, listener, synchronous=synchronous)
+        if default.transcript.segments or options.audio_track is not None:
+            return default
+        for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
+            if track == default.track:
+                continue
+            candidate.requeue()
+            other = replace(options, audio_track=track)
+            with suppress(UndecodableAudio, AudioTooLong):
+                attempt = await self._transcribe_track(candidate, source, other, listener, synchronous=synchronous)
+                if attempt.transcript.segments:
+                    return attempt
+        return default
 
     async def _transcribe_track(
         self,
@@ -148,7 +164,7 @@ class WhisperTranscriber:
                     if not is_decoded:
                         group.create_task(self._decode_file(candidate, source, recording, options, listener))
                     transcript = await transcription.run(group)
-            return _TranscribedTrack(transcript, recording.track, recording.tracks)
+            return _TranscribedTrack(transcript, transcription.waveform, recording.track, recording.tracks)
         finally:
             await asyncio.to_thread(recording.discard)
 

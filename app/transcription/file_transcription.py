@@ -18,6 +18,7 @@ from app.transcription.admission import PREVIEW_SECONDS
 from app.transcription.chinese_script import CHINESE, load_dictionaries
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.loudness import Loudness
+from app.transcription.peaks import Peaks
 from app.transcription.segments import Assembly
 from app.transcription.transcriber import FinishedWindow
 from app.transcription.transcription import Transcription
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from app.domain.transcript import Segment, TranscriptionOptions
+    from app.domain.waveform import Waveform
     from app.transcription.admission import FrontEnd
     from app.transcription.batcher import Batcher
     from app.transcription.recording import Recording
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 #: Windows that a transcription may have submitted while it has no slot.
 _MAX_OUTSTANDING_WITHOUT_SLOT: Final = 2
 #: The part of a recording that is searched at once: 30 s, after which the decoder reports its progress. The level of a
-#: quiet recording is measured in these parts, whenever they arrive.
+#: quiet recording and its peaks are measured in these parts, whenever they arrive.
 _BLOCK_SAMPLES: Final = 30 * SAMPLE_RATE
 #: A transcription is not short if more of its recording has been searched, whatever is found in the rest.
 _LONG_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
@@ -90,6 +92,12 @@ class FileTranscription(Transcription):
         self._preparing = 0
         self._has_estimated_words = False
         self._loudness = Loudness()
+        self._peaks = Peaks(1)
+
+    @property
+    def waveform(self) -> Waveform:
+        """The waveform of the recording, once it has been transcribed."""
+        return self._peaks.waveform(self._recording.samples / SAMPLE_RATE)
 
     async def run(self, group: asyncio.TaskGroup) -> Transcript:
         """Transcribe the recording with tasks in ``group``, which cancels this one if any of them fails."""
@@ -97,12 +105,8 @@ class FileTranscription(Transcription):
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
-            self._assembly = Assembly(
-                channels,
-                mark_channels=self._options.multichannel,
-                script=self._options.script,
-                prompt=self._options.prompt,
-            )
+            self._peaks = Peaks(channels)
+            self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
             group.create_task(self._submit_windows(channels, group))
             await self.wait_until_ended()
         finally:
@@ -238,6 +242,7 @@ class FileTranscription(Transcription):
         windows: list[WindowSpan] = []
         if block.samples:
             samples = self._recording.read(channel, block.start, block.end)
+            self._peaks.add(channel, samples)
             if self._recording.channels == 1:  # a quiet channel among several hears the speakers of the others
                 self._loudness.add(samples)
             windows = finder.feed(samples, gain=self._loudness.gain)

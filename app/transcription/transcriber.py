@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.transcript import Segment, Transcript, TranscriptionOptions
+    from app.domain.waveform import Waveform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,9 @@ class Listener:
 
     def on_decoded(self, duration: float) -> None:
         """Handle the end of decoding; ``duration`` is the length of the audio in seconds."""
+
+    def on_waveform(self, waveform: Waveform) -> None:
+        """Handle the waveform of what was transcribed, before the transcript is returned."""
 
     def on_waiting(self) -> None:
         """Handle waiting for a slot, at the beginning and whenever the slot is taken back."""

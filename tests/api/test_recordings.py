@@ -326,3 +326,49 @@ def open_recordings(job_id: str) -> int:
         except FileNotFoundError:
             continue
     return sum(target.endswith(f"{job_id}/audio") for target in targets)
+
+
+# Waveforms.
+
+
+async def test_waveform_shows_where_it_is_loud(shared: Running, samples: Path) -> None:
+    job_id = await shared.submit(samples / "hello.wav", **KEPT)
+    job = await shared.finished(job_id)
+    response = await shared.client.get(f"/v1/jobs/{job_id}/waveform")
+    waveform = response.json()
+    assert waveform.keys() == {"duration", "points", "channels"}
+    assert waveform["duration"] == job["audio_duration"]
+    (channel,) = waveform["channels"]
+    assert waveform["points"] == len(channel) == 105  # 20 a second
+    assert (min(channel), max(channel)) == (0, 255)
+    fewer = (await shared.client.get(f"/v1/jobs/{job_id}/waveform", params={"points": 5})).json()
+    assert (fewer["points"], fewer["channels"][0]) == (5, [max(channel[21 * i : 21 * i + 21]) for i in range(5)])
+
+
+async def test_waveform_has_each_channel_that_was_transcribed(shared: Running, samples: Path) -> None:
+    for multichannel, channels in (("true", 2), ("false", 1)):
+        job_id = await shared.submit(samples / "two_speakers_stereo.flac", multichannel=multichannel, **KEPT)
+        await shared.finished(job_id)
+        waveform = (await shared.client.get(f"/v1/jobs/{job_id}/waveform")).json()
+        assert len(waveform["channels"]) == channels
+        assert max(map(max, waveform["channels"])) == 255
+
+
+async def test_waveform_of_silence_is_flat(shared: Running, kept: str) -> None:
+    waveform = (await shared.client.get(f"/v1/jobs/{kept}/waveform", params={"points": 20000})).json()
+    assert waveform["points"] == 80 * 20
+    assert waveform["channels"] == [[0] * 80 * 20]
+
+
+@pytest.mark.parametrize("points", ["0", "20001", "many", "-1"])
+async def test_number_of_points_is_checked(shared: Running, kept: str, points: str) -> None:
+    response = await shared.client.get(f"/v1/jobs/{kept}/waveform", params={"points": points})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "points")
+
+
+async def test_job_without_a_recording_has_no_waveform(shared: Running, samples: Path) -> None:
+    job_id = await shared.submit(samples / "hello.wav", stored_output="true")
+    await shared.finished(job_id)
+    response = await shared.client.get(f"/v1/jobs/{job_id}/waveform")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "no_waveform")
+    assert "submit it with `keep_audio=true`" in response.json()["error"]["message"]

@@ -117,7 +117,7 @@ async def test_kept_recording_stays_with_its_result(rig: Rig) -> None:
     ended = await rig.ended(job)
     assert ended.status is COMPLETED
     assert ended.has_recording
-    assert await rig.files(job) == ["audio", "result.json"]
+    assert await rig.files(job) == ["audio", "result.json", "waveform.json"]
     assert rig.spool.space.claimed == len(AUDIO)
     await rig.intake.forget(job.id)
     assert await rig.files(job) == []

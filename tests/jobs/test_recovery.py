@@ -296,7 +296,8 @@ class Case:
         has_result = self.result or (self.job.is_active and self.audio)
         if not has_result:
             return []
-        return ["audio", "result.json"] if self.audio and self.job.keep_audio else ["result.json"]
+        kept = ["audio", "result.json"] if self.audio and self.job.keep_audio else ["result.json"]
+        return kept if self.result or not self.job.keep_audio else [*kept, "waveform.json"]
 
     def check(self, now: Job) -> None:
         """Check the job at its end."""

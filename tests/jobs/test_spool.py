@@ -17,7 +17,7 @@ from app.domain.errors import DiskFull, ServiceError
 from app.jobs.space import Space
 from app.jobs.spool import AudioFile, Spool, SpoolInUse
 from tests.support.disks import filled, small_disk
-from tests.support.fake_transcriber import GREETING
+from tests.support.fake_transcriber import GREETING, WAVEFORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,6 +196,16 @@ def test_result_comes_back_as_it_was_stored(spool: Spool, *, durably: bool) -> N
     spool.store_result(JOB, GREETING, processing_time=1.25, durably=durably)
     assert spool.has_result(JOB)
     assert spool.result(JOB) == (GREETING, 1.25)
+
+
+def test_waveform_is_stored_with_the_result(spool: Spool) -> None:
+    write(spool, b"x")
+    assert spool.waveform(JOB) is None
+    spool.store_result(JOB, GREETING, processing_time=1.0, waveform=WAVEFORM)
+    assert spool.waveform(JOB) == WAVEFORM
+    spool.discard_audio(JOB, keep_recording=True)
+    spool.sweep({JOB})
+    assert names(spool) == ["audio", "result.json", "waveform.json"]
 
 
 def test_result_is_replaced_atomically(spool: Spool) -> None:

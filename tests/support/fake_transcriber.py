@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.domain.transcript import Segment, Task, Transcript, Word
+from app.domain.waveform import Waveform
 from app.transcription.transcriber import FinishedWindow
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ GREETING: Final = Transcript(
     duration=10.0,
     segments=(a_segment(0, " Grüße", start=0.5, end=4.0), a_segment(1, " an alle.", start=5.0, end=9.5)),
 )
+
+
+#: The waveform of the same recording.
+WAVEFORM: Final = Waveform(duration=10.0, channels=(bytes(range(200)),))
 
 
 class Checkpoint:
@@ -135,6 +140,7 @@ class FakeTranscriber:
             raise self.error
         for window in self.windows():
             listener.on_window(window)
+        listener.on_waveform(WAVEFORM)
         await self.finishing.pass_by()
         return self.transcript
 
