@@ -24,6 +24,7 @@ from app.edge.connections import ConnectionLimits, Connections
 from app.jobs.changes import ChangeLog
 from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
 from app.jobs.delivery_schedule import DeliverySchedule
+from app.jobs.edits import Edits
 from app.jobs.estimate import Estimate
 from app.jobs.intake import Intake
 from app.jobs.pipeline import DOWNLOADS, Pipeline
@@ -403,6 +404,7 @@ class JobSystem:
                 next_free_seconds=self.estimate.next_place_seconds,
             ),
         )
+        self.edits = Edits(store=self.store, spool=self.spool)
         retention = limits.retention
         self.views = JobViews(
             store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock

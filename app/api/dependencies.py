@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.domain.access import ApiKeys
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
+    from app.jobs.edits import Edits
     from app.jobs.estimate import Estimate
     from app.jobs.intake import Intake
     from app.jobs.recovery import Recovery
@@ -40,6 +41,7 @@ class JobParts:
     runner: Runner
     recovery: Recovery
     spool: Spool
+    edits: Edits
     estimate: Estimate
     views: JobViews
     subscriptions: JobSubscriptions

@@ -28,6 +28,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.UnknownModel, 404, "model_not_found"),
     (errors.UnknownJob, 404, "job_not_found"),
     (errors.NotKept, 404, None),
+    (errors.EditConflict, 412, "edit_conflict"),
     (errors.BodyTooLarge, 413, "too_large"),
     (errors.EncodedBody, 415, "encoded_body"),
     (errors.AudioTooLong, 413, None),

@@ -30,7 +30,10 @@ from app.domain.transcript import SpeechDetection
 _MAX_JSON_BYTES: Final = 4096
 #: Far more than the 224 tokens that the model uses.
 _MAX_HINT_BYTES: Final = 16_384
-_RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen is not ResponseFormat.DOCUMENT)
+#: The formats of responses and uploads. Stored results have two more.
+_RESPONSE_FORMATS: Final = tuple(
+    chosen for chosen in ResponseFormat if chosen not in (ResponseFormat.DOCUMENT, ResponseFormat.TSV)
+)
 
 
 class ChunkingStrategy(Field[SpeechDetection]):

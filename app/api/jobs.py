@@ -131,11 +131,14 @@ async def get_result(
     parts: ServiceParts,
     job_id: str,
     response_format: Annotated[
-        str, Query(description="json, text, srt, vtt, verbose_json, diarized_json, or document, as uploaded.")
+        str, Query(description="json, text, srt, vtt, tsv, verbose_json, diarized_json, or document, as uploaded.")
     ] = "json",
     max_line_width: Annotated[str | None, Query(description="The most characters in a line of srt and vtt.")] = None,
     max_line_count: Annotated[str | None, Query(description="The most lines in a cue of srt and vtt.")] = None,
     highlight_words: Annotated[str | None, Query(description="Underline each word in srt and vtt.")] = None,
+    version: Annotated[
+        Literal["edited", "original"], Query(description="`original` is the transcript without its corrections.")
+    ] = "edited",
 ) -> Response:
     """Return the stored transcript in any format."""
     live = await _find(parts.jobs, request, job_id)
@@ -148,7 +151,7 @@ async def get_result(
     rendering = result_rendering(Form({name: [value] for name, value in query.items() if value}), live.job)
     if not live.job.has_result:
         raise _no_result(live)
-    return await transcript_response(parts.jobs.spool, live.job, rendering)
+    return await transcript_response(parts.jobs.spool, live.job, rendering, original=version == "original")
 
 
 @router.get(
@@ -275,6 +278,19 @@ async def delete_job(request: Request, parts: ServiceParts, job_id: str) -> dict
         return parts.jobs.views.one(await parts.jobs.intake.cancel(job_id))
     await parts.jobs.intake.forget(job_id)
     return {"job_id": job_id, "deleted": True}
+
+
+async def find_with_result(jobs: JobParts, request: Request, job_id: str) -> LiveJob:
+    """Return a job of the client that has a result.
+
+    Raises:
+        UnknownJob: there is none.
+        InvalidRequest: it has no result.
+    """
+    live = await _find(jobs, request, job_id)
+    if not live.job.has_result:
+        raise _no_result(live)
+    return live
 
 
 async def _find(jobs: JobParts, request: Request, job_id: str) -> LiveJob:

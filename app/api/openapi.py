@@ -104,6 +104,14 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
         None,
         "job_not_found",
     ),
+    412: (
+        "The transcript was edited meanwhile: it is not the version in `If-Match`.",
+        "invalid_request_error",
+        "The transcript of job 3fa85f64-5717-4562-b3fc-2c963f66afa6 was edited meanwhile: get "
+        "/v1/jobs/3fa85f64-5717-4562-b3fc-2c963f66afa6/transcript, and send the edit again with the ETag of that.",
+        None,
+        "edit_conflict",
+    ),
     413: (
         "The file or the audio is over the limit.",
         "invalid_request_error",
@@ -231,6 +239,37 @@ RENAMING_OPERATION: Final = {
                     },
                 },
                 "example": {"name": "Interview"},
+            }
+        },
+    }
+}
+
+#: What FastAPI has to add to the operation that replaces corrections.
+CORRECTIONS_OPERATION: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "Corrections",
+                    "type": "object",
+                    "required": ["segments"],
+                    "properties": {
+                        "segments": {
+                            "type": "array",
+                            "description": "All corrected segments.",
+                            "items": {
+                                "title": "Correction",
+                                "type": "object",
+                                "required": ["id", "text"],
+                                "properties": {
+                                    "id": {"type": "integer", "description": "The segment's number."},
+                                    "text": {"type": "string", "description": "Its new text, on one line."},
+                                },
+                            },
+                        }
+                    },
+                },
             }
         },
     }

@@ -129,7 +129,7 @@ router.head("/{job_id}/audio", include_in_schema=False)(get_audio)
 async def create_ticket(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
     """Return a URL of the recording that needs no API key, for players, which can't send one.
 
-    It is valid for 12 hours, or until the job is deleted or the server restarts. Whoever has it can listen: treat it
+    It is valid for 12 hours, or until the job is deleted or the server restarts. Anyone who has it can listen: treat it
     as a key.
     """
     job = (await parts.jobs.store.find(job_id, owner=request.state.owner)).job

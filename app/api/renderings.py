@@ -129,8 +129,8 @@ async def json_response(content: dict[str, Any]) -> Response:
     return Response(await asyncio.to_thread(to_json, content), media_type="application/json")
 
 
-async def transcript_response(spool: Spool, job: Job, rendering: Rendering) -> Response:
+async def transcript_response(spool: Spool, job: Job, rendering: Rendering, *, original: bool = False) -> Response:
     """Return the job's transcript in any format. As in OpenAI's API, WebVTT is plain text."""
-    content = await asyncio.to_thread(stored_body, spool, job, rendering)
+    content = await asyncio.to_thread(stored_body, spool, job, rendering, original=original)
     media_type = MEDIA_TYPES[rendering.format]
     return Response(content, media_type=PLAIN_TEXT if media_type.startswith("text/") else media_type)

@@ -39,8 +39,8 @@ def trace_context(headers: Headers) -> dict[str, str]:
     return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
 
 
-async def read_small_body(request: Request) -> bytes:
-    """Return a body of at most 64 KiB.
+async def read_small_body(request: Request, *, max_bytes: int = _MAX_SMALL_BODY_BYTES) -> bytes:
+    """Return a body of at most ``max_bytes``, by default 64 KiB.
 
     Raises:
         InvalidRequest: the body is larger.
@@ -48,8 +48,8 @@ async def read_small_body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MAX_SMALL_BODY_BYTES:
-            raise InvalidRequest(f"The body must have at most {_MAX_SMALL_BODY_BYTES} bytes.")
+        if len(body) > max_bytes:
+            raise InvalidRequest(f"The body must have at most {max_bytes} bytes.")
     return bytes(body)
 
 

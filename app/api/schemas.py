@@ -255,6 +255,11 @@ class Job(TypedDict):
         ]
     ]
     result_available: bool
+    edited_at: NotRequired[
+        Annotated[
+            float, Field(description="When the transcript was last corrected, in Unix time; absent if it was not.")
+        ]
+    ]
     result_expires_at: NotRequired[
         Annotated[float, Field(description="When the job and its result are deleted, in Unix time.")]
     ]
@@ -289,6 +294,15 @@ class PartialTranscript(TypedDict):
 class JobDeleted(TypedDict):
     job_id: str
     deleted: Literal[True]
+
+
+class CorrectedTranscript(TypedDict):
+    job_id: str
+    edited_at: NotRequired[Annotated[float, Field(description="The time of the last edit, in Unix time.")]]
+    segments: Annotated[
+        list[Segment], Field(description="The corrected segments. Those that were removed have an empty `text`.")
+    ]
+    words: Annotated[list[PlacedWord], Field(description="Their words, if the job has word times.")]
 
 
 class Waveform(TypedDict):
@@ -343,6 +357,8 @@ class ServedModel(TypedDict):
 
 
 class Features(TypedDict):
+    edits: Annotated[Literal[True], Field(description="Transcripts can be corrected.")]
+    keep_audio: Annotated[Literal[True], Field(description="Jobs can keep their recordings: `keep_audio=true`.")]
     webhooks: Annotated[bool, Field(description="`webhook_url` is accepted.")]
 
 
@@ -437,6 +453,7 @@ _AnyBody = (
     | JobDeleted
     | AudioTicket
     | Waveform
+    | CorrectedTranscript
     | Model
     | ModelList
     | Server

@@ -36,7 +36,7 @@ async def get_server(parts: ServiceParts) -> dict[str, Any]:
         "retention_seconds": {"default": limits.retention_seconds, "max": limits.retention_seconds},
         "models": [_model(state, is_default=state is registry.default) for state in registry.states],
         "result_formats": [each.value for each in ResponseFormat],
-        "features": {"webhooks": limits.has_webhooks},
+        "features": {"edits": True, "keep_audio": True, "webhooks": limits.has_webhooks},
     }
 
 

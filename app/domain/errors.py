@@ -11,6 +11,7 @@
     * UnknownModel            the model is not served
     * UnknownJob              there is no such job
     * NotKept                 the job has no such file
+    * EditConflict            the transcript was edited meanwhile
   * Unauthorized              the API key is missing or wrong
     * InvalidTicket           the ticket is wrong or has expired
   * CrossOriginRequest        the request comes from a web page of another site
@@ -93,6 +94,10 @@ class UnknownJob(InvalidRequest):
 
 class NotKept(InvalidRequest):
     """The job did not keep what is asked for, such as its recording."""
+
+
+class EditConflict(InvalidRequest):
+    """The transcript is no longer the version that the edit was made for."""
 
 
 class Unauthorized(ServiceError):

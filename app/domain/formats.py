@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ class ResponseFormat(StrEnum):
     TEXT = "text"
     SRT = "srt"
     VTT = "vtt"
+    TSV = "tsv"
     VERBOSE_JSON = "verbose_json"
     DIARIZED_JSON = "diarized_json"
     DOCUMENT = "document"
@@ -48,6 +50,8 @@ class Rendering:
     logprobs: bool = False
 
 
+#: What separates the columns and rows of a table, and what some programs take for it.
+_SEPARATORS: Final = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 #: The media type of responses that are not JSON.
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 #: The media type of each format when it is uploaded.
@@ -59,6 +63,7 @@ MEDIA_TYPES: Final = {
     ResponseFormat.TEXT: PLAIN_TEXT,
     ResponseFormat.SRT: PLAIN_TEXT,
     ResponseFormat.VTT: "text/vtt; charset=utf-8",
+    ResponseFormat.TSV: "text/tab-separated-values; charset=utf-8",
 }
 
 
@@ -86,8 +91,22 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
             return srt(transcript, rendering.subtitles).encode()
         case ResponseFormat.VTT:
             return vtt(transcript, rendering.subtitles).encode()
+        case ResponseFormat.TSV:
+            return tsv(transcript).encode()
         case ResponseFormat.DOCUMENT:
             raise ValueError("A document needs the job as well as its transcript.")
+
+
+def tsv(transcript: Transcript) -> str:
+    """Return a line for each segment: start and end in milliseconds, and the text, after a line with their names.
+
+    Source: ``WriteTSV`` in OpenAI's ``whisper/utils.py``.
+    """
+    rows = (
+        f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{_SEPARATORS.sub(' ', segment.text.strip())}\n"
+        for segment in transcript.segments
+    )
+    return "start\tend\ttext\n" + "".join(rows)
 
 
 def to_json(value: dict[str, Any]) -> bytes:

@@ -193,6 +193,7 @@ class Job:
     delivery: Delivery | None = None
     webhook_delivery: Delivery | None = None
     has_result: bool = False
+    edited_at: float | None = None
     error: str | None = None
     error_type: str | None = None
 
@@ -255,7 +256,13 @@ class Job:
     def requeued(self) -> Self:
         """Return the job as it waits in the queue again after a restart, without a result."""
         return replace(
-            self, status=JobStatus.QUEUED, progress_percent=0.0, started_at=None, ended_at=None, has_result=False
+            self,
+            status=JobStatus.QUEUED,
+            progress_percent=0.0,
+            started_at=None,
+            ended_at=None,
+            has_result=False,
+            edited_at=None,
         )
 
     def moved_to(self, status: JobStatus, *, at: float) -> Self:

@@ -12,7 +12,7 @@ from app.domain.job import DeliveryKind
 from app.jobs import transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from app.delivery.attempts import Clock
     from app.domain.job import Delivery, Job
@@ -70,7 +70,8 @@ class Recovery:
         """
         jobs, with_result = await asyncio.to_thread(self._read)
         for job in jobs:
-            self._store.restore(self._restored(job, has_result=job.id in with_result))
+            as_edited = replace(job, edited_at=with_result.get(job.id))
+            self._store.restore(self._restored(as_edited, has_result=job.id in with_result))
         await self._commit_results(with_result)
         restored = [live.job for live in self._store.live_jobs()]
         for job in restored:
@@ -95,19 +96,21 @@ class Recovery:
                 await self._check_model(live.job, models)
                 self._runner.start(live.job.id)
 
-    def _read(self) -> tuple[Sequence[Job], set[str]]:
-        """Return the jobs of the journal and the ids of those whose result is in the spool, and tidy up the spool."""
+    def _read(self) -> tuple[Sequence[Job], dict[str, float | None]]:
+        """Return the jobs of the journal, and when the results in the spool were edited, and tidy up the spool."""
         jobs = self._store.open()
         unknown = self._spool.sweep({job.id for job in jobs})
         if unknown:
             logger.warning("Removed the files of %d submissions that had not been accepted", unknown)
-        with_result = {job.id for job in jobs if self._spool.has_result(job.id)}
+        with_result = {
+            job.id: self._spool.corrections(job.id).edited_at for job in jobs if self._spool.has_result(job.id)
+        }
         for job in jobs:
             if job.id in with_result or not job.is_active:
                 self._spool.discard_audio(job.id, keep_recording=job.keep_audio and job.id in with_result)
         return jobs, with_result
 
-    async def _commit_results(self, with_result: set[str]) -> None:
+    async def _commit_results(self, with_result: Mapping[str, float | None]) -> None:
         """Commit results that were stored by a process that died before it had committed them."""
         for live in self._store.untranscribed():
             if live.job.id in with_result:

@@ -78,9 +78,9 @@ def extras(job: Job) -> dict[str, Any]:
     return members
 
 
-def stored_body(spool: Spool, job: Job, rendering: Rendering) -> bytes:
-    """Return the stored result of a job in any format. Blocks."""
-    transcript, processing_time = spool.result(job.id)
+def stored_body(spool: Spool, job: Job, rendering: Rendering, *, original: bool = False) -> bytes:
+    """Return the stored result of a job in any format, corrected unless the ``original`` is asked for. Blocks."""
+    transcript, processing_time = spool.result(job.id, original=original)
     return body(job, rendering, transcript, processing_time=processing_time)
 
 
@@ -127,6 +127,7 @@ def job_view(
         "error_type": job.error_type,
         "audio_available": job.has_recording or None,
         "result_available": job.has_result,
+        "edited_at": job.edited_at,
         "result_expires_at": retention.expires_at(job, now=now) if job.has_result else None,
     }
     return {**{name: value for name, value in view.items() if value is not None}, **extras(job)}

@@ -10,7 +10,8 @@ import shutil
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from app.domain.errors import AudioLost, ServiceError
+from app.domain.corrections import NO_CORRECTIONS, Corrections, corrected
+from app.domain.errors import AudioLost, ServiceError, UnknownJob
 from app.domain.transcript import Transcript
 from app.domain.waveform import Waveform
 from app.jobs.space import Space, translated_full_disk
@@ -26,7 +27,8 @@ _AUDIO: Final = "audio"
 #: The files that are its result.
 _RESULT: Final = "result.json"
 _WAVEFORM: Final = "waveform.json"
-_RESULTS: Final = frozenset({_RESULT, _WAVEFORM})
+_CORRECTIONS: Final = "corrections.json"
+_RESULTS: Final = frozenset({_RESULT, _WAVEFORM, _CORRECTIONS})
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -193,15 +195,43 @@ class Spool:
         Raises:
             DiskFull: there is no space for it.
         """
-        if waveform is not None:  # first, because a job with a result is not transcribed again
+        (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)  # of an earlier result that was lost
+        if waveform is not None:  # before it, because a job with a result is not transcribed again
             self._write(job_id, _WAVEFORM, waveform.to_dict(), durably=durably)
         stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
         self._write(job_id, _RESULT, stored, durably=durably)
 
-    def result(self, job_id: str) -> tuple[Transcript, float]:
-        """Return the transcript and its processing time in seconds."""
+    def result(self, job_id: str, *, original: bool = False) -> tuple[Transcript, float]:
+        """Return the transcript, corrected unless the ``original`` is asked for, and its processing time in seconds."""
         stored: dict[str, Any] = json.loads(self._result(job_id).read_text(encoding="utf-8"))
-        return Transcript.from_dict(stored["transcript"]), stored["processing_time"]
+        transcript = Transcript.from_dict(stored["transcript"])
+        if not original:
+            transcript = corrected(transcript, self.corrections(job_id))
+        return transcript, stored["processing_time"]
+
+    def store_corrections(self, job_id: str, corrections: Corrections) -> None:
+        """Replace the corrections of a job's result, durably and atomically.
+
+        Raises:
+            UnknownJob: the job was forgotten.
+            DiskFull: there is no space for them.
+        """
+        try:
+            if corrections.texts:
+                self._write(job_id, _CORRECTIONS, corrections.to_dict(), durably=True)
+            else:
+                (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)
+                sync_folder(self._folder(job_id))
+        except FileNotFoundError as exc:
+            raise UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found") from exc
+
+    def corrections(self, job_id: str) -> Corrections:
+        """Return the corrections of a job's result."""
+        try:
+            stored = (self._folder(job_id) / _CORRECTIONS).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return NO_CORRECTIONS
+        return Corrections.from_dict(json.loads(stored))
 
     def waveform(self, job_id: str) -> Waveform | None:
         """Return the waveform that was stored with the result, or None if there is none."""

@@ -183,6 +183,12 @@ def redelivered(live: LiveJob, *, upload: Upload | None, now: Moment) -> Job:
     return replace(job, upload=chosen, delivery=_due(now, expires_at=chosen.expires_at), webhook_delivery=None)
 
 
+def edited(live: LiveJob, *, at: float | None) -> Job:
+    """Record when the transcript was edited, in Unix seconds; None if it is the original again."""
+    job = live.job
+    return job if job.edited_at == at else replace(job, edited_at=at)
+
+
 def upload_url_erased(live: LiveJob) -> Job:
     return live.job.without_upload_url()
 

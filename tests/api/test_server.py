@@ -42,7 +42,7 @@ async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: W
             }
         ],
         "result_formats": [each.value for each in ResponseFormat],
-        "features": {"webhooks": True},
+        "features": {"edits": True, "keep_audio": True, "webhooks": True},
     }
 
 
@@ -51,7 +51,7 @@ async def test_server_is_open_although_the_rest_needs_a_key(tmp_path: Path, mode
         server = await running.client.get("/v1/server")
         assert server.status_code == 200
         assert server.json()["requires_key"] is True
-        assert server.json()["features"] == {"webhooks": False}
+        assert server.json()["features"] == {"edits": True, "keep_audio": True, "webhooks": False}
         for path in ("/v1/jobs", "/v1/server/", "/v1/serverx", "/v1/server/x"):
             expected = 200 if path == "/v1/server/" else 401
             assert (await running.client.get(path)).status_code == expected, path

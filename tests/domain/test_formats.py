@@ -130,6 +130,24 @@ def test_vtt_body() -> None:
     )
 
 
+def test_tsv_body() -> None:
+    """The same as that of OpenAI's whisper."""
+    assert rendered(ResponseFormat.TSV, warnings=["unheard"]).decode() == (
+        "start\tend\ttext\n500\t1250\tGrüße,\n2000\t3500\t你好.\n"
+    )
+
+
+@unhurried
+@given(transcripts())
+def test_tsv_has_three_columns_in_each_row(transcript: Transcript) -> None:
+    header, *rows = rendered(ResponseFormat.TSV, transcript=transcript).decode().removesuffix("\n").splitlines()
+    assert header == "start\tend\ttext"
+    for row, segment in zip(rows, transcript.segments, strict=True):
+        start, end, text = row.split("\t")
+        assert (int(start), int(end)) == (round(1000 * segment.start), round(1000 * segment.end))
+        assert text.split() == segment.text.split()
+
+
 @pytest.mark.parametrize("format_", [ResponseFormat.SRT, ResponseFormat.VTT])
 def test_subtitles_follow_the_layout_of_the_rendering(format_: ResponseFormat) -> None:
     rendering = Rendering(format=format_, subtitles=SubtitleLayout(highlight_words=True))
@@ -142,6 +160,7 @@ def test_transcript_without_speech_is_empty_in_every_format() -> None:
     assert rendered(ResponseFormat.TEXT, transcript=silent) == b"\n"
     assert rendered(ResponseFormat.SRT, transcript=silent) == b""
     assert rendered(ResponseFormat.VTT, transcript=silent) == b"WEBVTT\n\n"
+    assert rendered(ResponseFormat.TSV, transcript=silent) == b"start\tend\ttext\n"
     assert json.loads(rendered(ResponseFormat.JSON, transcript=silent))["text"] == ""
     assert json.loads(rendered(ResponseFormat.VERBOSE_JSON, SEGMENT, WORD, transcript=silent))["segments"] == []
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from app.domain.job import LiveJob
     from app.jobs.delivery_schedule import DeliverySchedule
+    from app.jobs.edits import Edits
     from app.jobs.estimate import Estimate
     from app.jobs.intake import Intake
     from app.jobs.journal import Journal
@@ -108,6 +109,7 @@ class Rig:
     registry: RecordingRegistry
     store: JobStore
     spool: Spool
+    edits: Edits
     transcriber: FakeTranscriber
     segments: SegmentSubscriptions
     estimate: Estimate
@@ -244,6 +246,7 @@ async def open_rig(
             registry=registry,
             store=jobs.store,
             spool=jobs.spool,
+            edits=jobs.edits,
             transcriber=transcriber,
             segments=jobs.segments,
             estimate=jobs.estimate,

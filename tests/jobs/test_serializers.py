@@ -126,6 +126,8 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
         "audio_duration": 10.0,
         "language": "german",
         "has_result": True,
+        "keep_audio": True,
+        "edited_at": 2.5,
     }
     job = a_job(**values).moved_to(JobStatus.PROCESSING, at=1.0).moved_to(JobStatus.FAILED, at=2.0)
     view = job_view(

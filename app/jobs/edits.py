@@ -1,0 +1,87 @@
+"""Edits of transcripts: corrections are stored beside the original, which stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from app.domain.concurrency import shielded
+from app.domain.corrections import Corrections, checked, corrected_segment
+from app.domain.errors import EditConflict
+from app.jobs import transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from app.domain.transcript import Segment
+    from app.jobs.spool import Spool
+    from app.jobs.store import JobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The corrections of a transcript, and the segments that they change, as they are now."""
+
+    corrections: Corrections
+    segments: tuple[Segment, ...]
+
+
+class Edits:
+    """Reads and replaces the corrections of transcripts, those of a job one at a time.
+
+    They are durable in the spool before the job shows them, and a crash in between is made up for at the next start.
+    """
+
+    def __init__(self, *, store: JobStore, spool: Spool) -> None:
+        self._store = store
+        self._spool = spool
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def read(self, job_id: str) -> Edit:
+        """Return the present corrections of a job that has a result."""
+        return await asyncio.to_thread(self._read, job_id)
+
+    async def replace(self, job_id: str, texts: Mapping[int, str], *, expected: Collection[str] | None) -> Edit:
+        """Replace all corrections of a job that has a result by the texts of segments, and return them.
+
+        Raises:
+            EditConflict: the version of the present corrections is none of ``expected``.
+            InvalidRequest: there is no such segment, or a text is too long.
+            UnknownJob: the job was forgotten meanwhile.
+            DiskFull, JournalFailed: the edit may not be there: send it again.
+        """
+        return await shielded(self._replace(job_id, texts, expected))
+
+    async def _replace(self, job_id: str, texts: Mapping[int, str], expected: Collection[str] | None) -> Edit:
+        lock = self._locks.setdefault(job_id, asyncio.Lock())
+        async with lock:
+            self._store.get(job_id)  # it may have been forgotten
+            edited_at = await asyncio.to_thread(self._write, job_id, texts, expected)
+            await self._store.commit(job_id, transitions.edited, at=edited_at)
+            return await self.read(job_id)
+
+    def _write(self, job_id: str, texts: Mapping[int, str], expected: Collection[str] | None) -> float | None:
+        """Write the corrections, if they are others, and return when they were made."""
+        present = self._spool.corrections(job_id)
+        if expected is not None and present.version not in expected:
+            raise EditConflict(
+                f"The transcript of job {job_id} was edited meanwhile: get /v1/jobs/{job_id}/transcript, and send the "
+                "edit again with the ETag of that."
+            )
+        original, _ = self._spool.result(job_id, original=True)
+        changed = checked(texts, original)
+        if changed == present.texts:
+            return present.edited_at
+        edited_at = time.time() if changed else None
+        self._spool.store_corrections(job_id, Corrections(texts=changed, edited_at=edited_at))
+        return edited_at
+
+    def _read(self, job_id: str) -> Edit:
+        corrections = self._spool.corrections(job_id)
+        original, _ = self._spool.result(job_id, original=True)
+        texts = corrections.texts
+        segments = (corrected_segment(one, texts[one.id]) for one in original.segments if one.id in texts)
+        return Edit(corrections, tuple(segments))
