@@ -192,6 +192,7 @@ async def test_two_corrections_of_the_same_text_are_shown(browser: Chrome, runni
         page.button("Keep mine").click()
         page.wait(lambda: not page.all(".notice.bad"))
         page.wait_until_saved()
+        assert [error for error in page.console_errors() if "412 (Precondition Failed)" not in error] == []
         return notice, page.text()
 
     notice, text = await read(browser, running, job_id, reader)
@@ -265,7 +266,7 @@ async def test_job_is_renamed_in_place_and_deleted_after_a_question(
         page.button("More").click()
         page.button("Delete…").click()
         page.button("Delete").click()
-        page.wait(lambda: not page.rows())
+        page.wait(lambda: page.driver.current_url.endswith("#/"))
         return title, page.driver.current_url
 
     title, address = await read(browser, running, job_id, reader)

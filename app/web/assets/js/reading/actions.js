@@ -43,6 +43,8 @@ export function curlCommand(url, file, needsKey) {
 }
 
 export class Actions {
+  /** While this page deletes the job, which is no surprise then. */
+  isDeleting = false;
   #signature = "";
 
   /**
@@ -189,11 +191,13 @@ export class Actions {
     const { job_id } = this.job ?? {};
     const question = `“${this.#title}”, its text and its recording are deleted from the server. This can't be undone.`;
     if (!job_id || !(await confirmed("Delete this transcript?", question, "Delete"))) return;
+    this.isDeleting = true;
     await this.#try(async () => {
       await this.api.request(this.#path, { method: "DELETE" });
       this.store.removeJob(job_id);
       this.go("#/");
     });
+    this.isDeleting = false;
   }
 }
 

@@ -139,6 +139,7 @@ class Reading {
 
   /** The job is no longer in the list: it was deleted, or the list is being loaded with another key. */
   async #onGone() {
+    if (this.actions.isDeleting) return;
     try {
       this.store.putJobs([await this.api.json(`v1/jobs/${this.job.job_id}`, { signal: this.#control.signal })]);
     } catch (error) {
