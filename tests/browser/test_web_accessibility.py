@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -101,7 +100,7 @@ async def test_views_have_no_findings(
     async with serving(tmp_path / "data", lambda: model) as running:
         page = WebPage(browser, running.address)
         audit = Audit(page, node_packages / "axe-core" / "axe.min.js")
-        await asyncio.to_thread(visit, page, audit, samples)
+        await page.show(lambda page: visit(page, audit, samples))
     assert {view: findings for view, findings in audit.findings.items() if findings} == {}
     assert audit.findings
 
@@ -118,5 +117,5 @@ async def test_key_dialog_has_no_findings(
     async with serving(tmp_path / "data", lambda: model, api_keys="sk-right") as running:
         page = WebPage(browser, running.address)
         audit = Audit(page, node_packages / "axe-core" / "axe.min.js")
-        await asyncio.to_thread(visit, page, audit)
+        await page.show(lambda page: visit(page, audit))
     assert audit.findings == {"key, light": [], "key, dark": []}

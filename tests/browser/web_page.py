@@ -1,7 +1,8 @@
-"""The web page in a browser. All methods block."""
+"""The web page in a browser. All methods but ``show`` block."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selenium.webdriver.common.by import By
@@ -34,6 +35,13 @@ class WebPage:
         self.console_errors()
         self.driver.refresh()
         self.wait(lambda: self.all("h1"))
+
+    async def show(self, visitor: Callable[[WebPage], T]) -> T:
+        """Run a visitor, who blocks, in a thread, and leave the page: a server ends after its last stream of events."""
+        try:
+            return await asyncio.to_thread(visitor, self)
+        finally:
+            await asyncio.to_thread(self.driver.get, "about:blank")
 
     def wait(self, find: Callable[[], T]) -> T:
         """Return the result of ``find()`` once it is true."""
