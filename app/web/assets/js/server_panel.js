@@ -79,7 +79,7 @@ function slotsPhrase({ active_transcriptions: active, queued }) {
 /** @param {import("./store.js").Store} store */
 function detailsContent({ health, server }) {
   const facts = /** @type {[string, string | number | undefined][]} */ ([
-    ["Model", health?.model.name],
+    ["Model", health && modelName(health.model.name)],
     ["Running", health && `${health.concurrency.active_transcriptions} of ${health.concurrency.max_concurrent_requests} at a time`],
     ["Waiting", health?.concurrency.queued],
     ["Largest file", server && size(server.max_upload_bytes)],

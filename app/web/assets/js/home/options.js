@@ -161,6 +161,7 @@ function chosenModel(options, server) {
  */
 function languageChoice(options, server, change) {
   const codes = chosenModel(options, server)?.languages ?? LANGUAGES;
+  if (codes.length === 1) return null;
   const languages = codes.map((code) => /** @type {[string, string]} */ ([code, languageName(code)]));
   languages.sort((a, b) => a[1].localeCompare(b[1]));
   return select("language", "Spoken language", [["", "Detect"], ...languages], options.language, (language) => change({ language }));
