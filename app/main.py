@@ -145,7 +145,9 @@ def _parts(service: Service) -> Parts:
             sync_requests=service.sync_requests,
         ),
         reader=SubmissionReader(
-            UrlRules(settings.url_allowed_hosts), has_webhook_secret=settings.webhook_secret is not None
+            UrlRules(settings.url_allowed_hosts),
+            has_webhook_secret=settings.webhook_secret is not None,
+            max_retention_seconds=settings.longest_retention_seconds,
         ),
         metrics=MetricsPage(
             render=service.render_metrics, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key
@@ -162,6 +164,7 @@ def _parts(service: Service) -> Parts:
             max_upload_bytes=settings.max_upload_bytes,
             max_audio_seconds=settings.max_audio_seconds,
             retention_seconds=settings.job_retention_seconds,
+            max_retention_seconds=settings.longest_retention_seconds,
             has_webhooks=settings.webhook_secret is not None,
         ),
         feed=EventFeed(changes=jobs.changes, store=jobs.store, views=jobs.views),

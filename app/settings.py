@@ -221,6 +221,12 @@ class Settings(BaseSettings):
     job_retention_seconds: float = Field(
         3600, ge=0, description="How long a finished job is kept. The default is one hour."
     )
+    max_retention_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Longest time that a job can ask to be kept for with `retention_seconds`, at least "
+        "JOB_RETENTION_SECONDS, which is the default.",
+    )
     undelivered_retention_seconds: float = Field(
         604800,
         ge=0,
@@ -237,6 +243,11 @@ class Settings(BaseSettings):
     def batch_size(self) -> int | None:
         """Return ``whisper_batch_size`` as a number, or None for ``auto``."""
         return None if self.whisper_batch_size == "auto" else int(self.whisper_batch_size)
+
+    @property
+    def longest_retention_seconds(self) -> float:
+        """Return the longest time that a job can ask to be kept for."""
+        return self.job_retention_seconds if self.max_retention_seconds is None else self.max_retention_seconds
 
     @classmethod
     def load(cls) -> Self:
@@ -320,6 +331,13 @@ class Settings(BaseSettings):
     def _check_spool_max_bytes(cls, value: int, info: ValidationInfo) -> int:
         if 0 < value < info.data.get("max_upload_bytes", 0):
             raise ValueError("must be at least MAX_UPLOAD_BYTES, or 0 for no limit")
+        return value
+
+    @field_validator("max_retention_seconds")
+    @classmethod
+    def _check_max_retention(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and value < info.data.get("job_retention_seconds", 0):
+            raise ValueError("must be at least JOB_RETENTION_SECONDS, or empty for the same")
         return value
 
     @field_validator("log_level", mode="before")

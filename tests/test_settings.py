@@ -38,6 +38,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "WEBHOOK_SECRET": None,
     "SHUTDOWN_GRACE_SECONDS": 30,
     "JOB_RETENTION_SECONDS": 3600,
+    "MAX_RETENTION_SECONDS": None,
     "UNDELIVERED_RETENTION_SECONDS": 604800,
     "MAX_UPLOAD_BYTES": 2 * 1024**3,
     "MAX_AUDIO_SECONDS": 43200,
@@ -371,6 +372,16 @@ def test_spool_limit_is_at_least_the_largest_upload(monkeypatch: pytest.MonkeyPa
     assert message == f'SPOOL_MAX_BYTES must be at least MAX_UPLOAD_BYTES, or 0 for no limit, got "999"{REMEDY}'
     monkeypatch.setenv("SPOOL_MAX_BYTES", "1000")
     assert Settings.load().spool_max_bytes == 1000
+
+
+def test_longest_retention_is_at_least_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (message,) = messages_for(monkeypatch, JOB_RETENTION_SECONDS="60", MAX_RETENTION_SECONDS="59")
+    assert message == (
+        f'MAX_RETENTION_SECONDS must be at least JOB_RETENTION_SECONDS, or empty for the same, got "59"{REMEDY}'
+    )
+    for text, seconds in (("", 60.0), ("60", 60.0), ("86400", 86_400.0)):
+        monkeypatch.setenv("MAX_RETENTION_SECONDS", text)
+        assert Settings.load().longest_retention_seconds == seconds
 
 
 @pytest.mark.parametrize("key", [b"sixteen bytes, 16", bytes(range(24)), bytes(range(64))])

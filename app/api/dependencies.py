@@ -76,6 +76,7 @@ class ServerLimits:
     max_upload_bytes: int
     max_audio_seconds: float
     retention_seconds: float
+    max_retention_seconds: float
     has_webhooks: bool
 
 

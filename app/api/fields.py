@@ -199,7 +199,7 @@ class Number(Field[float | None]):
             value = math.nan
         if not self.minimum <= value <= self.maximum:
             noun = "a number between" if math.isnan(value) else "between"
-            raise self._invalid(f"be {noun} {self.minimum:g} and {self.maximum:g}", text)
+            raise self._invalid(f"be {noun} {self.minimum:g} and {self.maximum:.15g}", text)
         return value
 
     def _type(self) -> dict[str, Any]:

@@ -210,6 +210,14 @@ KEEP_AUDIO: Final = Flag(
     description="Keep the recording of a job as long as its result: see `GET /v1/jobs/{job_id}/audio`.",
     default="`false`: the recording is deleted when the result is there",
 )
+RETENTION_SECONDS: Final = Number(
+    "retention_seconds",
+    minimum=0,
+    maximum=315_360_000,  # ten years
+    description="How long to keep a job with its result after its end, up to the setting MAX_RETENTION_SECONDS.",
+    default="the setting JOB_RETENTION_SECONDS",
+    example="86400",
+)
 UPLOAD_URL: Final = Url(
     "upload_presigned_url",
     description="Respond with a job id at once and PUT the result to this URL. Sign it for at least an hour.",
@@ -263,6 +271,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     METADATA,
     STORED_OUTPUT,
     KEEP_AUDIO,
+    RETENTION_SECONDS,
     UPLOAD_URL,
     WEBHOOK_URL,
     UPLOAD_FORMAT,

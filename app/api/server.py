@@ -33,7 +33,7 @@ async def get_server(parts: ServiceParts) -> dict[str, Any]:
         "requires_key": limits.requires_key,
         "max_upload_bytes": limits.max_upload_bytes,
         "max_audio_seconds": limits.max_audio_seconds,
-        "retention_seconds": {"default": limits.retention_seconds, "max": limits.retention_seconds},
+        "retention_seconds": {"default": limits.retention_seconds, "max": limits.max_retention_seconds},
         "models": [_model(state, is_default=state is registry.default) for state in registry.states],
         "result_formats": [each.value for each in ResponseFormat],
         "features": {"edits": True, "keep_audio": True, "webhooks": limits.has_webhooks},

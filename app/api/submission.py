@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from app.api.fields import Form, quoted
+from app.api.fields import Field, Form, quoted
 from app.api.forms import (
     AUDIO_TRACK,
     BEAM_SIZE,
@@ -23,6 +23,7 @@ from app.api.forms import (
     NAME,
     NOT_IN_TRANSLATIONS,
     PROMPT,
+    RETENTION_SECONDS,
     SOURCE_URL,
     STORED_OUTPUT,
     STREAM,
@@ -69,16 +70,22 @@ class Submission:
     synchronous: bool
     streamed: bool
     keep_audio: bool
+    retention_seconds: float | None
+    name: str | None
     metadata: dict[str, str] | None
     warnings: tuple[str, ...]
 
 
 class SubmissionReader:
-    """Validates forms by the rules of this server. Webhooks are available if ``has_webhook_secret``."""
+    """Validates forms by the rules of this server.
 
-    def __init__(self, rules: UrlRules, *, has_webhook_secret: bool) -> None:
+    Webhooks are available if ``has_webhook_secret``. A job can be kept for ``max_retention_seconds`` after its end.
+    """
+
+    def __init__(self, rules: UrlRules, *, has_webhook_secret: bool, max_retention_seconds: float) -> None:
         self._rules = rules
         self._has_webhook_secret = has_webhook_secret
+        self._max_retention_seconds = max_retention_seconds
 
     def read(
         self,
@@ -112,6 +119,8 @@ class SubmissionReader:
         upload = self._upload(form, rendering, multichannel=multichannel)
         webhook_url = self._webhook_url(form)
         synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
+        if synchronous:
+            _check_kept(form)
         options = replace(
             _options(form, rendering),
             model=model.name,
@@ -129,7 +138,9 @@ class SubmissionReader:
             webhook_url=webhook_url,
             synchronous=synchronous,
             streamed=_is_streamed(form, rendering, synchronous=synchronous),
-            keep_audio=_keeps_audio(form, synchronous=synchronous),
+            keep_audio=form[KEEP_AUDIO],
+            retention_seconds=self._retention_seconds(form),
+            name=clean_name(form[NAME] or "") or (name_of_url(source_url) if source_url else name_of_file(file_name)),
             metadata=form[METADATA],
             warnings=(
                 *_unsupported(form),
@@ -199,6 +210,16 @@ class SubmissionReader:
         url.check_upload(headers, now=time.time())
         return Upload(url=url.url, headers=tuple(headers.items()), rendering=rendering, expires_at=url.expiry())
 
+    def _retention_seconds(self, form: Form) -> float | None:
+        seconds = form[RETENTION_SECONDS]
+        if seconds is not None and seconds > self._max_retention_seconds:
+            raise InvalidRequest(
+                f"`{RETENTION_SECONDS.name}` must be at most {self._max_retention_seconds:.15g} here, got "
+                f"{seconds:.15g}: ask for less, or raise MAX_RETENTION_SECONDS.",
+                param=RETENTION_SECONDS.name,
+            )
+        return seconds
+
     def _webhook_url(self, form: Form) -> str | None:
         url = form[WEBHOOK_URL]
         if url is None:
@@ -245,14 +266,16 @@ def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool
     return True
 
 
-def _keeps_audio(form: Form, *, synchronous: bool) -> bool:
-    if form[KEEP_AUDIO] and synchronous:
-        raise InvalidRequest(
-            "`keep_audio` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends with its "
-            "response, and keeps nothing.",
-            param=KEEP_AUDIO.name,
-        )
-    return form[KEEP_AUDIO]
+def _check_kept(form: Form) -> None:
+    """Reject fields about what is kept in a synchronous request, which keeps nothing."""
+    fields: tuple[Field[Any], ...] = (KEEP_AUDIO, RETENTION_SECONDS)
+    for field in fields:
+        if form[field]:
+            raise InvalidRequest(
+                f"`{field.name}` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends "
+                "with its response, and keeps nothing.",
+                param=field.name,
+            )
 
 
 def _check_task(form: Form, task: Task) -> None:

@@ -227,6 +227,8 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
         delivery=Delivery(expires_at=upload.expires_at) if upload else None,
         keep_audio=submission.keep_audio,
+        retention_seconds=submission.retention_seconds,
+        name=submission.name,
         metadata=submission.metadata,
         warnings=submission.warnings + _expiry_warning(submission, parts.jobs),
         form_digest=form_digest(form, task),

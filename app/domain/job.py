@@ -149,7 +149,8 @@ class Job:
     it is transcribed. ``form_digest`` is the same for requests that are equal except for the queries of their URLs,
     ``exact_digest`` for requests that are equal in everything; ``idempotency_key`` is the client's, if it sent one.
 
-    With ``keep_audio`` the recording is kept as long as the result.
+    With ``keep_audio`` the recording is kept as long as the result, for ``retention_seconds`` after the end if the
+    client asked for that.
 
     ``status`` is queued until the result is stored: being on the model doesn't survive a crash. ``starts`` counts how
     often work on the audio was begun. ``delivery`` is the state of the upload, of the result or of the failure
@@ -175,6 +176,7 @@ class Job:
     name: str | None = None
     metadata: Mapping[str, str] | None = None
     keep_audio: bool = False
+    retention_seconds: float | None = None
     warnings: tuple[str, ...] = ()
     form_digest: str = ""
     exact_digest: str = ""

@@ -17,7 +17,9 @@ _CORRECTION_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """The seconds for which a job is kept after its end; results that could not be delivered are kept longer.
+    """The seconds for which a job is kept after its end, unless it asked for others.
+
+    Results that could not be delivered are kept longer.
 
     The service clock measures them: time in which the service is down doesn't count, and no job vanishes because the
     wall clock jumps.
@@ -43,4 +45,5 @@ class Retention:
             and job.delivery is not None
             and job.delivery.status is not DeliveryStatus.DELIVERED
         )
-        return max(self.finished_seconds, self.undelivered_seconds) if undelivered else self.finished_seconds
+        seconds = self.finished_seconds if job.retention_seconds is None else job.retention_seconds
+        return max(seconds, self.undelivered_seconds) if undelivered else seconds

@@ -372,3 +372,16 @@ async def test_job_without_a_recording_has_no_waveform(shared: Running, samples:
     response = await shared.client.get(f"/v1/jobs/{job_id}/waveform")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "no_waveform")
     assert "submit it with `keep_audio=true`" in response.json()["error"]["message"]
+
+
+async def test_job_and_its_recording_go_when_it_asked_for(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    async with serving(
+        tmp_path / "data", lambda: model, job_retention_seconds=0.2, max_retention_seconds=60
+    ) as running:
+        short = await running.submit(samples / "hello.wav", retention_seconds="0", **KEPT)
+        long = await running.submit(samples / "hello.wav", retention_seconds="60", **KEPT)
+        job = await running.finished(long)
+        assert job["result_expires_at"] == pytest.approx(job["end_time"] + 60, abs=1)
+        await eventually(lambda: not running.service.jobs.store.knows(short))
+        assert (await get(running, short)).status_code == 404
+        assert (await get(running, long)).status_code == 200

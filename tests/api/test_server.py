@@ -23,6 +23,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: WhisperModel) -> None:
     limits: dict[str, Any] = {"max_upload_bytes": 1000, "max_audio_seconds": 60, "job_retention_seconds": 90}
+    limits["max_retention_seconds"] = 900
     async with serving(tmp_path / "data", lambda: model, **limits, webhook_secret=SECRET) as running:
         server = (await running.client.get("/v1/server")).json()
         version = (await running.client.get("/health")).json()["version"]
@@ -31,7 +32,7 @@ async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: W
         "requires_key": False,
         "max_upload_bytes": 1000,
         "max_audio_seconds": 60.0,
-        "retention_seconds": {"default": 90.0, "max": 90.0},
+        "retention_seconds": {"default": 90.0, "max": 900.0},
         "models": [
             {
                 "id": "demo",

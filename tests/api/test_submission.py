@@ -41,7 +41,8 @@ def read_form(
 
 
 def reader(*, signs: bool = True) -> SubmissionReader:
-    return SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=signs)
+    rules = UrlRules(AllowedHosts.parse("minio.local:9000"))
+    return SubmissionReader(rules, has_webhook_secret=signs, max_retention_seconds=7200)
 
 
 def rejection(
@@ -183,6 +184,22 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
             "keep_audio",
             "`keep_audio` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends with its "
             "response, and keeps nothing.",
+        ),
+        (
+            {"retention_seconds": "60"},
+            "retention_seconds",
+            "`retention_seconds` is for jobs: add `stored_output=true`, or leave it out. A synchronous request ends "
+            "with its response, and keeps nothing.",
+        ),
+        (
+            {"retention_seconds": "7200.5", "stored_output": "true"},
+            "retention_seconds",
+            "`retention_seconds` must be at most 7200 here, got 7200.5: ask for less, or raise MAX_RETENTION_SECONDS.",
+        ),
+        (
+            {"retention_seconds": "-1", "stored_output": "true"},
+            "retention_seconds",
+            "`retention_seconds` must be between 0 and 315360000, got -1.",
         ),
         (
             {"include[]": "usage"},
@@ -422,8 +439,7 @@ def fresh_upload(body: bytes, *, rendering: Rendering | None = None) -> Upload |
         rendering=Rendering(format=ResponseFormat.SRT),
         upload=upload,
     )
-    reader = SubmissionReader(UrlRules(AllowedHosts.parse("minio.local:9000")), has_webhook_secret=False)
-    return reader.fresh_upload(body, job)
+    return reader(signs=False).fresh_upload(body, job)
 
 
 @pytest.mark.parametrize("body", [b"", b" \n", b"{}", b'{"upload_presigned_url": null}', b'{"other": 1}'])
@@ -593,3 +609,8 @@ def test_ignored_field_gives_a_warning(fields: Mapping[str, Values], warnings: l
 def test_other_task_is_rejected_with_its_route() -> None:
     message, param = rejection({"task": "translate"})
     assert (param, "/v1/audio/translations" in message) == ("task", True)
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [("0", 0.0), ("90.5", 90.5), ("7200", 7200.0), ("", None)])
+def test_retention_is_read(sent: str, seconds: float | None) -> None:
+    assert read(retention_seconds=sent, stored_output="true").retention_seconds == seconds

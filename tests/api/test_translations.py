@@ -51,7 +51,7 @@ async def test_field_that_does_not_apply_to_translations_gives_a_warning(running
 @pytest.mark.parametrize("name", ["large-v3-turbo", "distil-large-v3", "small.en", "/models/faster-whisper-turbo"])
 def test_model_that_cannot_translate_is_400_with_the_setting(name: str) -> None:
     models = ModelRegistry(name)
-    reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=False)
+    reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=False, max_retention_seconds=7200)
     with pytest.raises(InvalidRequest, match="WHISPER_MODEL"):
         reader.read({}, has_file=True, models=models, task=Task.TRANSLATE)
     assert reader.read({}, has_file=True, models=models).options.task is Task.TRANSCRIBE

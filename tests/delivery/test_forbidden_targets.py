@@ -44,7 +44,7 @@ def client_with(
 
 def submitted(transfer: str, url: str) -> InvalidRequest:
     """Submit a form with this URL and return the error."""
-    reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=True)
+    reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=True, max_retention_seconds=7200)
     with pytest.raises(InvalidRequest) as caught:
         reader.read({FIELDS[transfer]: [url]}, has_file=transfer != "download", models=ModelRegistry("small"))
     assert caught.value.param == FIELDS[transfer]

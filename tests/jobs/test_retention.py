@@ -78,6 +78,24 @@ def test_retention_begins_with_the_end_of_the_job() -> None:
     assert retention.is_over(job, service_seconds=service_clock.seconds)
 
 
+@pytest.mark.parametrize("seconds", [60.0, DAY])
+def test_job_is_kept_as_long_as_it_asked_for(seconds: float) -> None:
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+    job = ended(service_seconds=5000.0, retention_seconds=seconds, has_result=True)
+    assert not retention.is_over(job, service_seconds=5000.0 + seconds - 0.001)
+    assert retention.is_over(job, service_seconds=5000.0 + seconds)
+    now = FakeServiceClock(5000.0).now()
+    moved = now.unix - job.ended_at if job.ended_at else 0.0
+    assert retention.expires_at(job, now=now) == pytest.approx(1000.0 + moved + seconds, abs=SLACK)
+
+
+def test_undelivered_result_is_kept_longer_than_it_asked_for() -> None:
+    retention = Retention(finished_seconds=HOUR, undelivered_seconds=WEEK)
+    job = with_delivery(DeliveryStatus.FAILED, retention_seconds=60.0)
+    assert not retention.is_over(job, service_seconds=WEEK - 0.001)
+    assert retention.is_over(job, service_seconds=WEEK)
+
+
 def test_undelivered_result_is_kept_longer() -> None:
     assert kept_seconds(with_delivery(DeliveryStatus.FAILED)) == WEEK
     assert kept_seconds(with_delivery(DeliveryStatus.DELIVERED)) == HOUR
