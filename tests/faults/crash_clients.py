@@ -143,6 +143,41 @@ class RedeliveringClient(Client):
         running.client.post(f"/v1/jobs/{job_id}/redeliver", json={"upload_presigned_url": url})
 
 
+class EditedClient(Client):
+    """A client that keeps its recording, corrects its transcript, and finds both after the crash."""
+
+    def fields(self) -> dict[str, str]:
+        return {"stored_output": "true", "keep_audio": "true"}
+
+    def act(self, running: Program) -> None:
+        running.until(self.send(running), "completed")
+        self.edit(running)
+
+    def edit(self, running: Program) -> None:
+        body = {"segments": [{"id": 0, "text": "edited"}]}
+        assert running.client.put(f"/v1/jobs/{self.job_id}/transcript", json=body).status_code == 200
+
+    def resume(self, running: Program) -> None:
+        super().resume(running)
+        path = f"/v1/jobs/{self.job_id}"
+        assert running.client.get(f"{path}/result", params={"response_format": "text"}).text.startswith("edited")
+        assert running.client.get(f"{path}/audio").content == (self.samples / self.sample).read_bytes()
+
+    def check(self, jobs: dict[str, dict[str, Any]], outcome: Outcome) -> None:
+        super().check(jobs, outcome)
+        assert all("edited_at" in job for job in jobs.values())
+
+
+class UneditedClient(EditedClient):
+    """A client that was not answered, and sends its correction again."""
+
+    def resume(self, running: Program) -> None:
+        transcript = running.client.get(f"/v1/jobs/{self.job_id}/transcript")
+        assert transcript.headers["etag"] == '"0"'
+        self.edit(running)
+        super().resume(running)
+
+
 class StoppingClient(Client):
     """A client that stops the service while its job is transcribed."""
 

@@ -63,6 +63,7 @@ _JOURNAL: Final = "app.jobs.journal:Journal"
 _STORE: Final = "app.jobs.store:JobStore"
 _RUNNER: Final = "app.jobs.runner:Runner"
 _INTAKE: Final = "app.jobs.intake:Intake"
+_EDITS: Final = "app.jobs.edits:Edits"
 _PIPELINE: Final = "app.jobs.pipeline:Pipeline"
 _RECOVERY: Final = "app.jobs.recovery:Recovery"
 _ROUNDS: Final = "app.jobs.deliveries:DeliveryRounds"
@@ -124,7 +125,7 @@ STEPS: Final[dict[str, Step]] = {
     "the failure is committed": Step(_RUNNER, "_fail", AFTER),
     "before the failure is reported": Step(_UPLOADER, "put", BEFORE),
     "the report of the failure has been answered": Step(_UPLOADER, "put", AFTER),
-    # It is cancelled, forgotten, delivered again; the service is stopped.
+    # It is cancelled, forgotten, delivered again, edited; the service is stopped.
     "before the cancellation is committed": Step(_INTAKE, "cancel", BEFORE, held=True),
     "the cancellation is committed": Step(_RUNNER, "stop", BEFORE, held=True),
     "the cancelled job has stopped": Step(_RUNNER, "stop", AFTER, held=True),
@@ -134,6 +135,10 @@ STEPS: Final[dict[str, Step]] = {
     "the forgotten job's files are removed": Step(_SPOOL, "discard", AFTER),
     "before the redelivery is committed": Step(_INTAKE, "redeliver", BEFORE),
     "the redelivery is committed": Step(_INTAKE, "redeliver", AFTER),
+    "the corrections are written": Step("pathlib:Path", "replace", BEFORE, about="corrections.partial"),
+    "the corrections have their name": Step("pathlib:Path", "replace", AFTER, about="corrections.partial"),
+    "before the edit is committed": Step(_EDITS, "_write", AFTER),
+    "the edit is committed": Step(_EDITS, "_replace", AFTER),
     "before the start is withdrawn": Step(_PIPELINE, "_withdraw_start", BEFORE, held=True),
     "the start is withdrawn": Step(_PIPELINE, "_withdraw_start", AFTER, held=True),
     "before the journal is closed": Step(_JOURNAL, "close", BEFORE, held=True),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
     from tests.support.program import Program
@@ -29,10 +28,20 @@ def is_settled(job: dict[str, Any]) -> bool:
     return job["status"] in ("completed", "failed", "cancelled") and not is_due
 
 
-def leftovers(data: Path, jobs: Collection[str]) -> list[str]:
+def leftovers(data: Path, jobs: Jobs) -> list[str]:
     """Return the paths below ``jobs/`` that should be gone, now that ``jobs`` have ended."""
     paths = [path.relative_to(data / "jobs") for path in sorted((data / "jobs").rglob("*"))]
-    return [str(path) for path in paths if path.parts[0] not in jobs or path.name not in (path.parts[0], "result.json")]
+    return [
+        str(path)
+        for path in paths
+        if path.parts[0] not in jobs or path.name not in (path.parts[0], *_files(jobs[path.parts[0]]))
+    ]
+
+
+def _files(job: dict[str, Any]) -> list[str]:
+    """Return the files that an ended job keeps."""
+    recording = ["audio", "waveform.json"] if job.get("audio_available") else []
+    return ["result.json", *recording, *(["corrections.json"] if "edited_at" in job else [])]
 
 
 def files_with(text: str, data: Path) -> list[str]:

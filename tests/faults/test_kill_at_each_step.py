@@ -17,10 +17,12 @@ from tests.faults.crash_clients import (
     Client,
     DeletingClient,
     DownloadClient,
+    EditedClient,
     InvalidAudioClient,
     Outcome,
     RedeliveringClient,
     StoppingClient,
+    UneditedClient,
     UnretainedClient,
 )
 from tests.faults.crash_points import FATAL_BEAMS, FATAL_FILE, STEPS, owner_of
@@ -142,6 +144,14 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **each(UnretainedClient, FORGOTTEN, "the forgotten job's files are removed"),
     **each(RedeliveringClient, STORED, "before the redelivery is committed"),
     **each(RedeliveringClient, DELIVERED, "the redelivery is committed"),
+    **each(UneditedClient, STORED, "the corrections are written"),
+    **each(
+        EditedClient,
+        STORED,
+        "the corrections have their name",
+        "before the edit is committed",
+        "the edit is committed",
+    ),
     **each(StoppingClient, DELIVERED, "before the start is withdrawn", attempts=2),
     **each(
         StoppingClient,
@@ -192,6 +202,8 @@ ALWAYS: Final = frozenset(
         "the cancellation is committed",
         "the job is forgotten",
         "the redelivery is committed",
+        "the corrections are written",
+        "the corrections have their name",
         "before the start is withdrawn",
         "the spool is swept",
         "before a recovered result is committed",
