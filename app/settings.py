@@ -209,8 +209,8 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         0,
         ge=0,
-        description="Total size of the audio stored in DATA_DIR, at least MAX_UPLOAD_BYTES. Further audio gets status "
-        "507. 0 disables the limit.",
+        description="Total size of the audio stored in DATA_DIR, kept recordings included; at least "
+        "MAX_UPLOAD_BYTES. Further audio gets status 507. 0 disables the limit.",
     )
     spool_min_free_bytes: int = Field(
         256 * MIB,
