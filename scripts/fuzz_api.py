@@ -25,6 +25,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 EXCLUDED_CHECKS: Final = "positive_data_acceptance,use_after_free"
 #: A form that was generated to be invalid can become valid when audio is added.
 EXCLUDED_CHECKS_WITH_AUDIO: Final = f"{EXCLUDED_CHECKS},negative_data_rejection,ensure_resource_availability"
+#: A stream that only ends with the service.
+ENDLESS: Final = "/v1/events"
 _GENERATED: Final = re.compile(r"(\d+) generated")
 
 
@@ -50,6 +52,7 @@ def run(address: str, *, audio: bool, examples: int, seed: int) -> tuple[int, in
     """Run schemathesis once, and return its exit code and the number of generated requests."""
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{address}/openapi.json"),
+        *("--exclude-path", ENDLESS),
         *("--exclude-checks", EXCLUDED_CHECKS_WITH_AUDIO if audio else EXCLUDED_CHECKS),
         *("--phases", "fuzzing,stateful" if audio else "examples,coverage,fuzzing"),
         *("--max-examples", str(examples), "--seed", str(seed)),
