@@ -56,6 +56,10 @@ def test_folders_of_a_file_are_left_out(path: str) -> None:
         ("https://bucket.example/calls/?key=secret", "calls"),
         ("https://bucket.example/%2Fetc%2Fpasswd", "/etc/passwd"),
         ("https://bucket.example", None),
+        ("https://bucket.example/call.mp3%3FX-Amz-Signature%3Dsecret", "call.mp3"),
+        ("https://bucket.example/call.mp3%253Fsig%253Dsecret", "call.mp3"),
+        ("https://bucket.example/call.mp3%23secret", "call.mp3"),
+        ("https://bucket.example/call.mp3&sig=secret", "call.mp3&sig=…"),
         ("https://bucket.example/%00%FF", "\ufffd"),
     ],
 )

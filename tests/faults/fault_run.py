@@ -157,7 +157,7 @@ class FaultRun:
         if "x-amz-meta-pass" in form.get("upload_presigned_url", ""):
             signed_headers = {"x-amz-meta-pass": self.secrets.make("header"), "Content-Type": "application/json"}
             form["upload_headers"] = json.dumps(signed_headers)
-        filename = f"{self.secrets.make('filename')}.wav"
+        filename = f"{self.shown.make('filename')}.wav"
         files = {"file": (filename, file.read_bytes())} if file else {"": ("", b"")}
         accepted = self.clients[owner].post(TRANSCRIPTIONS, data=form, files=files)
         assert accepted.status_code == 200, (fields, accepted.text)
