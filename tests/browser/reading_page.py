@@ -34,7 +34,7 @@ return [...CSS.highlights.get(arguments[0])].map((range) => range.startContainer
 class ReadingPage(WebPage):
     """The page at the view of one job."""
 
-    def show(self, job_id: str) -> None:
+    def show_job(self, job_id: str) -> None:
         """Load the view anew, with its text."""
         self.driver.get("about:blank")
         self.driver.get(f"{self.address}/#/jobs/{job_id}")
@@ -54,7 +54,8 @@ class ReadingPage(WebPage):
     def click_word(self, word: str) -> None:
         x, y = self.script(_MIDDLE_OF_WORD, word)
         actions = ActionChains(self.driver)
-        actions.w3c_actions.pointer_action.move_to_location(int(x), int(y)).click()
+        pointer = actions.w3c_actions.pointer_action
+        pointer.move_to_location(int(x), int(y)).click()  # type: ignore[no-untyped-call]  # Selenium's own omission
         actions.perform()
 
     def highlighted(self, name: str) -> list[str]:

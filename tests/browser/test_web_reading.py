@@ -65,7 +65,7 @@ async def read(browser: Chrome, running: Running, job_id: str, reader: Callable[
     def visit() -> tuple[Any, list[str]]:
         try:
             page.open()
-            page.show(job_id)
+            page.show_job(job_id)
             return reader(page), page.console_errors()
         finally:
             page.leave()
@@ -145,7 +145,7 @@ async def test_correction_is_saved_and_kept(browser: Chrome, running: Running, j
         page.edit()
         page.correct("victor", "Viktor")
         page.leave_editing()
-        page.show(job_id)
+        page.show_job(job_id)
         return page.paragraphs(), page.one(".badge").text
 
     shown, badge = await read(browser, running, job_id, reader)
@@ -225,9 +225,9 @@ async def test_live_text_survives_a_reload_and_stays_in_place(
 ) -> None:
     def until_first_text(page: ReadingPage, job_id: str) -> tuple[list[str], list[str]]:
         page.open()
-        page.show(job_id)
+        page.show_job(job_id)
         before = page.paragraphs()
-        page.show(job_id)
+        page.show_job(job_id)
         return before, page.paragraphs()
 
     def until_done(page: ReadingPage) -> tuple[list[str], bool]:
