@@ -54,6 +54,7 @@ def test_folders_of_a_file_are_left_out(path: str) -> None:
         ("https://bucket.example/folder/call%201.mp3?X-Amz-Signature=secret", "call 1.mp3"),
         ("https://bucket.example/b%C3%BCcher.mp3#t", "bücher.mp3"),
         ("https://bucket.example/calls/?key=secret", "calls"),
+        ("https://bucket.example/call.mp3%3FX-Amz-Signature=secret", "call.mp3"),
         ("https://bucket.example/%2Fetc%2Fpasswd", "/etc/passwd"),
         ("https://bucket.example", None),
         ("https://bucket.example/call.mp3%3FX-Amz-Signature%3Dsecret", "call.mp3"),

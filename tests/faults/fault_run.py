@@ -207,7 +207,7 @@ class FaultRun:
     def misbehave(self, job_id: str) -> None:
         """Send invalid requests and check that they are refused. ``job_id`` is a job with a result."""
         base = self.endpoints.base("ok")
-        hello = {"file": (f"{self.secrets.make('filename')}.wav", b"RIFF")}
+        hello = {"file": (f"{self.shown.make('filename')}.wav", b"RIFF")}
         nothing = {"": ("", b"")}
         unexpected = []
         for case, form in wrong_forms(self.secrets, base):
@@ -237,7 +237,7 @@ class FaultRun:
                     assert client.get(path, headers=head).status_code == 401
         for number, request in enumerate(broken_heads(self.secrets, self.keys[1])):
             self.responses.append((f"broken head {number}", send_raw(self.running.client, request)))
-        large = {"file": (f"{self.secrets.make('filename')}.wav", b"x" * (_MAX_FILE_BYTES + 1))}
+        large = {"file": (f"{self.shown.make('filename')}.wav", b"x" * (_MAX_FILE_BYTES + 1))}
         form = {"upload_presigned_url": self.url("ok")}
         assert self.client.post(TRANSCRIPTIONS, data=form, files=large).status_code == 413
 

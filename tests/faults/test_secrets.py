@@ -105,6 +105,7 @@ def check_all_output(run: FaultRun, style: str) -> None:
     assert [hit for name, document in documents for hit in run.secrets.hits(name, document)] == []
     returned = {name.partition(" ")[0] for name, document in documents if run.shown.hits(name, document)}
     assert returned >= {"GET", "PUT", "POST"}, "the search does not find the metadata in jobs, results and events"
+    assert run.shown.hits("the log", log) == []
     check_lines(log.decode(), style)
     check_events(log.decode())
 
