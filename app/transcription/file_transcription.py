@@ -105,8 +105,12 @@ class FileTranscription(Transcription):
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
-            self._peaks = Peaks(channels)
-            self._assembly = Assembly(channels, mark_channels=self._options.multichannel)
+            self._assembly = Assembly(
+                channels,
+                mark_channels=self._options.multichannel,
+                script=self._options.script,
+                prompt=self._options.prompt,
+            )
             group.create_task(self._submit_windows(channels, group))
             await self.wait_until_ended()
         finally:
