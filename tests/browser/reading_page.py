@@ -35,7 +35,7 @@ class ReadingPage(WebPage):
     """The page at the view of one job."""
 
     def show_job(self, job_id: str) -> None:
-        """Load the view anew, with its text."""
+        """Load the view again, with its text."""
         self.driver.get("about:blank")
         self.driver.get(f"{self.address}/#/jobs/{job_id}")
         self.wait(self.paragraphs)
