@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, metrics
-from app.api import docs_page, edits, errors, health, jobs, models, openapi, recordings, server, transcriptions
+from app.api import docs_page, edits, errors, events, health, jobs, models, openapi, recordings, server, transcriptions
 from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
 from app.api.events import EventFeed
 from app.api.submission import SubmissionReader
@@ -88,7 +88,7 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, jobs, edits, recordings, models, server, health, *pages):
+    for module in (transcriptions, jobs, edits, recordings, events, models, server, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)

@@ -89,6 +89,7 @@ class Parts:
     reader: SubmissionReader
     metrics: MetricsPage
     timeouts: TransferTimeouts
+    tickets: Tickets
     feed: EventFeed
     limits: ServerLimits
     slots: int

@@ -208,7 +208,7 @@ class _Recording:
         self._headers = {
             **_HEADERS,
             "ETag": self.etag,
-            "Content-Disposition": f"inline; filename*=UTF-8''{quote(job.id, safe='')}",
+            "Content-Disposition": f"inline; filename*=UTF-8''{quote(job.name or job.id, safe='')}",
         }
 
     def head(self) -> Response:

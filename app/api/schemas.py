@@ -288,7 +288,7 @@ class PartialTranscript(TypedDict):
         int, Field(description="The job's `attempts`. If it changes, segments begin again from 0.", examples=[1])
     ]
     segments: list[Segment]
-    words: NotRequired[Words]
+    words: NotRequired[PlacedWords]
 
 
 class JobDeleted(TypedDict):

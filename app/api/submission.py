@@ -43,6 +43,7 @@ from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import chinese_script, language_code
+from app.domain.names import clean_name, name_of_file, name_of_url
 from app.domain.transcript import Task, TranscriptionOptions
 
 if TYPE_CHECKING:

@@ -37,6 +37,10 @@ def name_of_file(file_name: str) -> str | None:
 
 
 def name_of_url(url: str) -> str | None:
-    """Return the name for a URL: the last segment of its path, without a query that was encoded as a part of it."""
+    """Return the name for a URL: the last segment of its path.
+
+    Careless programs encode a whole URL, its query included, once or several times, and queries are secrets.
+    """
     segment = urlsplit(url).path.rstrip("/").rpartition("/")[2]
-    return clean_name(unquote(segment, errors="replace").partition("?")[0])
+    path = without_queries(_ENCODED_QUERY.split(segment, maxsplit=1)[0])
+    return clean_name(unquote(path, errors="replace"))

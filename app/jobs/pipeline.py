@@ -89,7 +89,7 @@ class Pipeline:
                 await self._with_space(job, self._download, job, job.source_url)
             with nullcontext() if job.synchronous else self._segments.keeping(job_id):
                 await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
-        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id))
+        await shielded(asyncio.to_thread(self._spool.discard_audio, job_id, keep_recording=job.keep_audio))
 
     async def commit_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
         """Record that the transcript of a job is in the spool. ``processing_time`` is in seconds."""

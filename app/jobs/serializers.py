@@ -48,10 +48,10 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
 
 
 def transcribed(job: Job, segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return segments and, if the job was submitted with word times, their words."""
+    """Return segments and, if the job was submitted with word times, their words with their places in the text."""
     members = {"segments": [segment_object(segment) for segment in segments]}
     if Granularity.WORD in job.rendering.granularities:
-        members["words"] = [word_object(word) for segment in segments for word in segment.words]
+        members["words"] = placed_words(segments)
     return members
 
 

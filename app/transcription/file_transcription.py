@@ -105,6 +105,7 @@ class FileTranscription(Transcription):
         try:
             await self._recording.wait_beyond(0)
             channels = self._recording.channels
+            self._peaks = Peaks(channels)
             self._assembly = Assembly(
                 channels,
                 mark_channels=self._options.multichannel,

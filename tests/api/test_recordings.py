@@ -44,9 +44,9 @@ def wav_of(seconds: float) -> bytes:
 LONG: Final = wav_of(80)
 
 
-async def submit(running: Running, content: bytes, name: str = "a.wav", **fields: str) -> str:
+async def submit(running: Running, content: bytes, **fields: str) -> str:
     response = await running.client.post(
-        "/v1/audio/transcriptions", data={**KEPT, **fields}, files={"file": (name, content)}
+        "/v1/audio/transcriptions", data={**KEPT, **fields}, files={"file": ("a.wav", content)}
     )
     assert response.status_code == 200, response.text
     return str(response.json()["job_id"])
@@ -61,7 +61,7 @@ async def get(running: Running, job_id: str, byte_range: str | None = None, **he
 @pytest.fixture(scope="module")
 async def kept(shared: Running) -> str:
     """The id of a completed job that has kept a long recording."""
-    job_id = await submit(shared, LONG)
+    job_id = await submit(shared, LONG, name='"a"\u202e ä.wav')
     assert (await shared.finished(job_id))["status"] == "completed"
     return job_id
 
@@ -78,7 +78,7 @@ async def test_kept_recording_is_returned_as_it_was_received(shared: Running, ke
         "cache-control": "private, no-store",
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
-        "content-disposition": f"inline; filename*=UTF-8''{kept}",
+        "content-disposition": "inline; filename*=UTF-8''%22a%22%20%C3%A4.wav",
     }
     assert expected.items() <= dict(response.headers).items()
 

@@ -27,7 +27,8 @@ for (const text of document.querySelectorAll(".paragraph p")) {
 }
 """
 _HIGHLIGHTED = """
-return [...CSS.highlights.get(arguments[0])].map((range) => range.startContainer.data.slice(range.startOffset, range.endOffset))
+const textOf = ({ startContainer, startOffset, endOffset }) => startContainer.data.slice(startOffset, endOffset);
+return [...CSS.highlights.get(arguments[0])].map(textOf)
 """
 
 
@@ -45,7 +46,9 @@ class ReadingPage(WebPage):
         self.driver.get("about:blank")
 
     def paragraphs(self) -> list[str]:
-        texts: list[str] = self.script("return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent)")
+        texts: list[str] = self.script(
+            "return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent)"
+        )
         return texts
 
     def text(self) -> str:
