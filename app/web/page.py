@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _INDEX: Final = "index.html"
 _MAIN_MODULE: Final = "js/main.js"
+#: The modules of the views, by the names of their variables in the template of the page.
+_VIEWS: Final = {"home": "js/home/view.js", "job": "js/reading/view.js"}
 _IMPORT: Final = re.compile(r'^import [^;]*?"(\.{1,2}/[^"]+)";$', re.MULTILINE)
 #: Files with other suffixes are not served.
 _MEDIA_TYPES: Final = {
@@ -111,10 +113,18 @@ def _digest(content: bytes) -> str:
 
 
 def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
-    """Return the page. ``$assets`` in its template is the assets' folder, ``$preload`` loads the first modules."""
-    modules = sorted(_imported_modules(assets, _MAIN_MODULE))
-    preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in modules)
-    return Template(template).substitute(assets=folder, preload=preload).encode()
+    """Return the page.
+
+    In its template, ``$assets`` is the assets' folder, ``$preload`` loads the modules that every view needs, and ``$home``
+    and ``$job`` are the URLs of the modules that a view needs besides.
+    """
+    first = _imported_modules(assets, _MAIN_MODULE)
+    preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in sorted(first))
+    views = {
+        view: " ".join(f"{folder}/{name}" for name in sorted(_imported_modules(assets, module) - first))
+        for view, module in _VIEWS.items()
+    }
+    return Template(template).substitute(assets=folder, preload=preload, **views).encode()
 
 
 def _imported_modules(assets: Mapping[str, bytes], name: str) -> set[str]:

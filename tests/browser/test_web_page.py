@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
     from app.transcription.whisper import WhisperModel
+
+#: What the page may need of files until a view is shown.
+MOST_REQUESTS: Final = 18
+MOST_BYTES: Final = 45_000
+
+#: Files that were fetched, and their compressed sizes; the icon is used again from the cache.
+_FILES: Final = """
+return [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+  .filter(({ name, transferSize }) => transferSize && !new URL(name).pathname.startsWith("/v1/"))
+  .map(({ name, encodedBodySize }) => [name, encodedBodySize])
+"""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a browser")]
 
@@ -33,3 +44,24 @@ async def test_page_loads_from_this_server_without_errors(browser: Chrome, tmp_p
     assert any(url.endswith("/js/main.js") for url in loaded)
     assert [url for url in loaded if not url.startswith(f"{running.address}/")] == []
     assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("path", "title"), [("", "Turn speech into text"), ("#/jobs/1", "This transcript can't be shown")]
+)
+async def test_view_needs_few_and_small_files(
+    browser: Chrome, tmp_path: Path, model: WhisperModel, path: str, title: str
+) -> None:
+    async with serving(tmp_path / "data", lambda: model) as running:
+
+        def load(page: WebPage) -> list[tuple[str, int]]:
+            page.driver.get("about:blank")
+            page.driver.get(f"{page.address}/{path}")
+            assert page.one("h1").text == title
+            return [(name, size) for name, size in page.script(_FILES)]
+
+        files = await WebPage(browser, running.address).show(load)
+    assert any(name.endswith("/js/main.js") for name, _ in files)
+    assert all(size for _, size in files)
+    assert len(files) <= MOST_REQUESTS
+    assert sum(size for _, size in files) <= MOST_BYTES

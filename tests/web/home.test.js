@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DEFAULTS, formFields, loadOptions, routeOf } from "../../app/web/assets/js/home/options.js";
-import { Staging } from "../../app/web/assets/js/home/staging.js";
+import { Staging } from "../../app/web/assets/js/home/uploads.js";
 import { problemOf } from "../../app/web/assets/js/home/view.js";
 
 /** @returns {import("../../app/web/assets/js/store.js").ServerDescription} */

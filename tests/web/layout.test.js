@@ -3,7 +3,6 @@ import { test } from "node:test";
 
 import { occurrences } from "../../app/web/assets/js/reading/finding.js";
 import * as layout from "../../app/web/assets/js/reading/layout.js";
-import { WordIndex } from "../../app/web/assets/js/reading/words.js";
 
 /** A segment with its words, a third of a second each. */
 function spoken(id, start, text, more = {}) {
@@ -77,9 +76,9 @@ test("an offset finds its word, and none after the last", () => {
 
 test("doubtful words are the least probable ones and a small share", () => {
   const words = Array.from({ length: 100 }, (_, i) => ({ start: i, probability: i % 10 ? 0.9 : 0.2 - i / 1000 }));
-  assert.deepEqual(new WordIndex(words).doubtful().map(({ start }) => start), [70, 80, 90]);
-  assert.deepEqual(new WordIndex(words).doubtful({ share: 1 }).length, 10);
-  assert.deepEqual(new WordIndex(words.slice(1, 9)).doubtful(), []);
+  assert.deepEqual(new layout.WordIndex(words).doubtful().map(({ start }) => start), [70, 80, 90]);
+  assert.deepEqual(new layout.WordIndex(words).doubtful({ share: 1 }).length, 10);
+  assert.deepEqual(new layout.WordIndex(words.slice(1, 9)).doubtful(), []);
 });
 
 test("search ignores case and accents and returns offsets of the text", () => {

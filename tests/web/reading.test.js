@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { curlCommand, fileName } from "../../app/web/assets/js/reading/actions.js";
-import { factsOf } from "../../app/web/assets/js/reading/status.js";
-import { bars } from "../../app/web/assets/js/reading/waveform.js";
+import { curlCommand, factsOf, fileName } from "../../app/web/assets/js/reading/actions.js";
+import { bars } from "../../app/web/assets/js/reading/player.js";
+import { continued } from "../../app/web/assets/js/reading/view.js";
 
 test("a download is named after the job, on every system", () => {
   assert.equal(fileName("Interview 12.opus", "srt"), "Interview 12.srt");
@@ -33,4 +33,46 @@ test("the facts of a job leave out what is not known", () => {
   const job = { start_time: 0, model: "openai/whisper-base", audio_duration: 100, processing_time: 20, language: "german", task: "translate" };
   assert.match(factsOf(job), /^1:40 · German · in English · whisper-base · 5\.0× real time · /);
   assert.match(factsOf({ start_time: 0, model: "tiny" }), /^tiny · /);
+});
+
+/** A running job: responses of `/partial`, and from where they were asked for. */
+function running(attempt, texts) {
+  const job = { attempt, texts, starts: [] };
+  job.fetchFrom = async (start) => {
+    job.starts.push(start);
+    const segments = job.texts.slice(start).map((text, i) => ({ id: start + i, text }));
+    return { attempt: job.attempt, next: job.texts.length, is_final: false, segments };
+  };
+  return job;
+}
+const nothing = { attempt: 0, segments: [], words: [] };
+const textsOf = ({ segments }) => segments.map(({ text }) => text);
+
+test("live text grows by what is new", async () => {
+  const job = running(1, ["a"]);
+  const first = await continued(nothing, job.fetchFrom);
+  assert.equal(await continued(first, job.fetchFrom), first);
+  job.texts.push("b", "c");
+  assert.deepEqual(textsOf(await continued(first, job.fetchFrom)), ["a", "b", "c"]);
+  assert.deepEqual(job.starts, [0, 1, 1]);
+});
+
+for (const [reason, attempt] of [["another attempt", 2], ["fewer segments than before", 1]]) {
+  test(`live text begins again with ${reason}`, async () => {
+    const first = await continued(nothing, running(1, ["a", "b"]).fetchFrom);
+    const again = running(attempt, ["A"]);
+    const text = await continued(first, again.fetchFrom);
+    assert.deepEqual([textsOf(text), text.attempt, again.starts], [["A"], attempt, [2, 0]]);
+  });
+}
+
+test("live text that begins again is empty at first", async () => {
+  const first = await continued(nothing, running(1, ["a"]).fetchFrom);
+  const text = await continued(first, running(1, []).fetchFrom);
+  assert.deepEqual(textsOf(text), []);
+});
+
+test("live text stays until the result has been loaded", async () => {
+  const known = { attempt: 1, segments: [{ id: 0, text: "a" }], words: [] };
+  assert.equal(await continued(known, async () => ({ attempt: 1, next: 3, is_final: true, segments: [{}, {}] })), known);
 });

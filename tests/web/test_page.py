@@ -91,9 +91,25 @@ async def test_modules_that_the_page_starts_with_are_preloaded(running: Running)
         imported = re.findall(r'^(?:import|export)\b[^"]*"(\.[^"]+)"', module, re.MULTILINE)
         assert {_resolved(folder, path) for path in imported} <= set(preloaded), url
     assert not any(url.endswith("/dialogs.js") for url in preloaded), "loaded when a dialog is opened"
+    assert not any("/reading/" in url for url in preloaded), "loaded when a job is opened"
     assert re.findall(r'<script type="module" src="([^"]+)">', text) == [
         url for url in preloaded if url.endswith("/main.js")
     ]
+
+
+@pytest.mark.parametrize(("view", "main"), [("home", "/js/home/view.js"), ("job", "/js/reading/view.js")])
+async def test_page_names_what_a_view_needs_besides(running: Running, view: str, main: str) -> None:
+    text = (await running.client.get("/")).text
+    preloaded = set(re.findall(r'<link rel="modulepreload" href="([^"]+)">', text))
+    (names,) = re.findall(rf'data-{view}="([^"]+)"', text)
+    urls = set(names.split(" "))
+    assert any(url.endswith(main) for url in urls)
+    assert any(url.endswith(".css") for url in urls)
+    for url in urls:
+        module = (await running.client.get(f"/{url}")).raise_for_status().text
+        imported = re.findall(r'^import\b[^"]*"(\.[^"]+)"', module, re.MULTILINE)
+        assert {_resolved(url.rpartition("/")[0], path) for path in imported} <= urls | preloaded, url
+    assert not urls & preloaded
 
 
 def _resolved(folder: str, path: str) -> str:

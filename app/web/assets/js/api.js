@@ -1,5 +1,5 @@
 /**
- * The server's API. Errors are sentences of the server, and the key stays in this tab.
+ * The server's API and its streams of events. Errors are sentences of the server, and the key stays in this tab.
  *
  * @typedef {object} RequestOptions
  * @property {string} [method]
@@ -166,4 +166,55 @@ export function randomId() {
   bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}
+
+/**
+ * @typedef {object} ServerEvent
+ * @property {string} type The `event` field, or "message".
+ * @property {string} data The `data` lines, joined by line feeds.
+ * @property {string} id The last `id` so far, or "".
+ */
+
+/**
+ * A parser of server-sent events, as the HTML standard defines them. `EventSource` can't send a key, so events are read with
+ * fetch and parsed here.
+ */
+export class EventParser {
+  #buffer = "";
+  #data = /** @type {string[]} */ ([]);
+  #type = "";
+  #id = "";
+
+  /**
+   * Return the events that are complete with this piece of text. Pieces may end anywhere.
+   *
+   * @param {string} text
+   * @returns {ServerEvent[]}
+   */
+  push(text) {
+    const lines = (this.#buffer + text).split(/\r\n|\n|\r(?!$)/); // a CR at the end may be half of a CRLF
+    this.#buffer = lines.pop() ?? "";
+    const events = [];
+    for (const line of lines) {
+      if (line) this.#field(line);
+      else if (this.#data.length) events.push({ type: this.#type || "message", data: this.#data.join("\n"), id: this.#id });
+      if (!line) this.#reset();
+    }
+    return events;
+  }
+
+  #reset() {
+    this.#data = [];
+    this.#type = "";
+  }
+
+  /** @param {string} line */
+  #field(line) {
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    if (name === "data") this.#data.push(value);
+    else if (name === "event") this.#type = value;
+    else if (name === "id" && !value.includes("\0")) this.#id = value;
+  }
 }

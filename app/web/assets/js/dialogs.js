@@ -1,7 +1,6 @@
 /** Dialogs that are loaded when somebody opens them: the API key, and the shortcuts. */
 import { ApiError } from "./api.js";
-import { h } from "./dom.js";
-import { openDialog } from "./widgets.js";
+import { h, openDialog } from "./dom.js";
 
 let keyDialog = /** @type {HTMLDialogElement | null} */ (null);
 

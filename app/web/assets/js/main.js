@@ -1,15 +1,10 @@
 /** The start of the page: creates its parts, shows the view of the address, and handles shortcuts, dropped and pasted files. */
 import { Api } from "./api.js";
-import { h, isTyping } from "./dom.js";
-import { EventStream } from "./events.js";
+import { announce, h, isTyping, toast } from "./dom.js";
 import { isActive, jobTitle } from "./format.js";
-import { Staging } from "./home/staging.js";
-import { UploadQueue } from "./home/uploads.js";
-import { openHome } from "./home/view.js";
-import { JobsList } from "./jobs_list.js";
-import { openServerPanel } from "./server_panel.js";
-import { Store } from "./store.js";
-import { announce, toast } from "./widgets.js";
+import { Staging, UploadQueue } from "./home/uploads.js";
+import { JobsList, openServerPanel } from "./side.js";
+import { EventStream, Store } from "./store.js";
 
 /**
  * What a view shows and how it ends. `onKey` returns true for a key that it has used.
@@ -55,7 +50,7 @@ function go(hash) {
 async function show() {
   const number = ++routeCount;
   const id = /^#\/jobs\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
-  const next = id ? await openJob(id) : openHome(context);
+  const next = await (id ? openJob(id) : openStart());
   if (number !== routeCount) return next.close(); // another address came meanwhile
   view?.close();
   view = next;
@@ -64,6 +59,12 @@ async function show() {
   jobsList.select(id);
   setTitle(id);
   if (number > 1) focusHeading(next.element);
+}
+
+/** @returns {Promise<View>} */
+async function openStart() {
+  const [{ openHome }] = await Promise.all([import("./home/view.js"), loadStyle("../home.css")]);
+  return openHome(context);
 }
 
 /**
@@ -189,6 +190,13 @@ function followVisibility() {
   else events.open();
 }
 
+/** On small screens the list is below the view, and the focus comes to it in that order. */
+function placeSide() {
+  if (smallScreen.matches) app.append(side);
+  else app.prepend(side);
+}
+const smallScreen = matchMedia("(max-width: 860px)");
+
 async function describeServer() {
   try {
     store.setServer(await api.json("v1/server"));
@@ -221,6 +229,8 @@ addEventListener("beforeunload", (event) => {
 });
 addEventListener("unhandledrejection", onUnexpected);
 document.addEventListener("visibilitychange", followVisibility);
+smallScreen.addEventListener("change", placeSide);
+placeSide();
 describeServer();
 followVisibility();
 show();

@@ -13,9 +13,8 @@
  *
  * @typedef {import("../store.js").ServerDescription} ServerDescription
  */
-import { h, replace } from "../dom.js";
+import { h, icon, replace } from "../dom.js";
 import { LANGUAGES, duration, languageName, modelName } from "../format.js";
-import { icon } from "../widgets.js";
 
 /** @type {Readonly<Options>} */
 export const DEFAULTS = {

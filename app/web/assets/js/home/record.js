@@ -1,7 +1,6 @@
 /** Recording with the microphone: a dialog with the level, the time, and a pause. */
-import { h } from "../dom.js";
+import { confirmed, h, icon, openDialog, toast } from "../dom.js";
 import { clock, dateTime } from "../format.js";
-import { confirmed, icon, openDialog, toast } from "../widgets.js";
 
 const TYPES = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg;codecs=opus"];
 const BITS_PER_SECOND = 64000;

@@ -1,12 +1,11 @@
 /** The start view: recordings are chosen, named and sent. */
-import { h, isTyping, replace, styled } from "../dom.js";
+import { announce, h, icon, iconButton, isTyping, replace, styled, toast } from "../dom.js";
 import { duration, size } from "../format.js";
-import { announce, icon, iconButton, toast } from "../widgets.js";
 import { formFields, optionsForm, routeOf } from "./options.js";
 
 /**
  * @typedef {import("../main.js").Context} Context
- * @typedef {import("./staging.js").Staged} Staged
+ * @typedef {import("./uploads.js").Staged} Staged
  */
 
 const DECORATION_BARS = 21;
@@ -104,7 +103,7 @@ function decoration() {
   );
 }
 
-/** @param {import("./staging.js").Staging} staging */
+/** @param {import("./uploads.js").Staging} staging */
 async function record(staging) {
   const { openRecorder } = await import("./record.js");
   const file = await openRecorder();

@@ -3,11 +3,10 @@
  *
  * @typedef {import("./edits.js").SavedTranscript} SavedTranscript
  */
-import { h, replace } from "../dom.js";
-import { icon, iconButton, toast } from "../widgets.js";
+import { h, icon, iconButton, replace, toast } from "../dom.js";
+import { notice } from "./actions.js";
 import { Edits } from "./edits.js";
 import { changeText, textOfSegment } from "./layout.js";
-import { notice } from "./status.js";
 
 /** Corrections that are still being saved although their view was closed, by job. @type {Map<string, Edits>} */
 const unfinished = new Map();
@@ -45,10 +44,12 @@ export class Editing {
 
   /**
    * @param {{api: import("../api.js").Api, job_id: string, transcript: import("./transcript.js").Transcript,
+   *   button: HTMLButtonElement, notice: HTMLElement,
    *   onSaved: (transcript: SavedTranscript, isAll: boolean) => void, onLeave: () => void, onPlay: () => void}} parts
-   *   `onLeave` is called when a paragraph was left, `onPlay` for the shortcut that works while typing.
+   *   `button` starts and stops it, and `notice` shows what went wrong. `onLeave` is called when a paragraph was left,
+   *   `onPlay` for the shortcut that works while typing.
    */
-  constructor({ api, job_id, transcript, onSaved, onLeave, onPlay }) {
+  constructor({ api, job_id, transcript, button, notice, onSaved, onLeave, onPlay }) {
     this.transcript = transcript;
     this.onLeave = onLeave;
     this.onPlay = onPlay;
@@ -57,12 +58,12 @@ export class Editing {
     this.#edits.onSaved = onSaved;
     unfinished.set(job_id, this.#edits);
     this.job_id = job_id;
-    this.button = h("button.chip", { type: "button", "aria-keyshortcuts": "e", title: "Correct the text (E)", onclick: () => this.toggle() });
+    this.button = button;
+    this.notice = notice;
     this.undo = iconButton("undo", "Undo the last correction", { onclick: () => this.#edits.undo() });
     this.redo = iconButton("undo", "Redo the correction", { class: "icon-button mirrored", onclick: () => this.#edits.redo() });
     this.state = h("span.saving");
-    this.element = h("div.corrections", {}, this.state, this.undo, this.redo, this.button);
-    this.notice = h("div", { role: "alert" });
+    button.before(this.state, this.undo, this.redo);
     for (const [type, listener] of Object.entries({
       input: this.#onInput, focusout: this.#onFocusOut, keydown: this.#onKey, beforeinput: this.#onBeforeInput, paste: this.#onPaste,
     }))

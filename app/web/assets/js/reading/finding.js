@@ -1,6 +1,5 @@
 /** Finding one's way in the text: search with a count, and the words that are worth a second look. */
-import { h, replace } from "../dom.js";
-import { announce, icon, iconButton } from "../widgets.js";
+import { announce, h, icon, iconButton, replace } from "../dom.js";
 
 /** A single letter occurs tens of thousands of times in ten hours; this many are highlighted. */
 const MOST_HIGHLIGHTS = 3000;
@@ -8,7 +7,7 @@ const PAUSE_BEFORE_ANNOUNCEMENT = 700; // milliseconds
 
 /**
  * @typedef {{paragraph: number, from: number, to: number}} Place Offsets in the text of a paragraph.
- * @typedef {import("./words.js").IndexedWord} IndexedWord
+ * @typedef {import("./layout.js").IndexedWord} IndexedWord
  */
 
 /**

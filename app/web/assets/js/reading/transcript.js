@@ -25,7 +25,7 @@ export class Transcript {
   isFollowing = true;
   #shown = /** @type {Map<string, Shown>} */ (new Map());
   #marks = /** @type {Map<Mark, Highlight>} */ (new Map());
-  #word = /** @type {import("./words.js").IndexedWord | null} */ (null);
+  #word = /** @type {import("./layout.js").IndexedWord | null} */ (null);
   #current = /** @type {HTMLElement | null} */ (null);
 
   /**

@@ -1,14 +1,11 @@
 /** The view of one job: its text while it grows, the finished transcript, the recording, corrections and downloads. */
 import { ApiError } from "../api.js";
-import { h, replace } from "../dom.js";
+import { h, icon, replace } from "../dom.js";
 import { isActive, jobTitle } from "../format.js";
-import { icon } from "../widgets.js";
-import { Actions } from "./actions.js";
-import { Editing } from "./editing.js";
+import { Actions, Progress, factsOf, notice, outcomeOf } from "./actions.js";
 import { Finding } from "./finding.js";
 import { layOut, paragraphStarts, plainText } from "./layout.js";
 import { Player } from "./player.js";
-import { Progress, factsOf, notice, outcomeOf } from "./status.js";
 import { Transcript } from "./transcript.js";
 
 const PROGRESS_INTERVAL = 500; // milliseconds
@@ -19,8 +16,12 @@ const SCROLLING_KEYS = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "H
  * @typedef {import("./layout.js").Segment} Segment
  * @typedef {import("./layout.js").Word} Word
  * @typedef {import("../store.js").Job} Job
+ * @typedef {{attempt: number, segments: Segment[], words: Word[]}} LiveText Of a running job, as far as it is known.
  * @typedef {{api: import("../api.js").Api, store: import("../store.js").Store, go: (hash: string) => void, job_id: string}} Context
  */
+
+/** Jobs that were corrected in this tab: some corrections may still be on their way. */
+const corrected = /** @type {Set<string>} */ (new Set());
 
 /**
  * Open the view of a job.
@@ -37,7 +38,9 @@ export async function openReading(context) {
       return missing(error instanceof Error ? error.message : String(error));
     }
   }
-  return new Reading(context);
+  const reading = new Reading(context);
+  if (corrected.has(job_id)) await reading.loadEditing();
+  return reading;
 }
 
 /** @param {string} message @returns {import("../main.js").View} */
@@ -46,11 +49,32 @@ function missing(message) {
   return { element: h("div.reading", {}, h("div.missing", {}, notice("warning", "", h("h1", {}, "This transcript can't be shown"), message, back))), close() {} };
 }
 
+/**
+ * Return the text of a running job with what was transcribed after `known`, or `known` if that is nothing.
+ *
+ * A transcription begins again after a restart of the server, which is another attempt, and when it could not go on, as with
+ * a full disk: then there are fewer segments than are known.
+ *
+ * @param {LiveText} known
+ * @param {(start: number) => Promise<any>} fetchFrom The job's `/partial` from a segment on.
+ * @returns {Promise<LiveText>}
+ */
+export async function continued(known, fetchFrom) {
+  const start = known.segments.length;
+  const { attempt, next, is_final: isFinal, segments, words = [] } = await fetchFrom(start);
+  if (isFinal) return known; // with corrections, in the result
+  if (start && (attempt !== known.attempt || next < start)) return continued({ attempt, segments: [], words: [] }, fetchFrom);
+  if (!segments.length) return known;
+  return { attempt, segments: [...known.segments, ...segments], words: [...known.words, ...words] };
+}
+
 class Reading {
   #control = new AbortController();
   #segments = /** @type {Segment[]} */ ([]);
   #words = /** @type {Word[]} */ ([]);
-  #attempt = 0;
+  #live = /** @type {LiveText} */ ({ attempt: 0, segments: [], words: [] });
+  #editing = /** @type {import("./editing.js").Editing | null} */ (null);
+  #editingLoaded = /** @type {Promise<import("./editing.js").Editing> | null} */ (null);
   #isLoading = false;
   /** The `edited_at` of the finished transcript that is shown; null before there is one. */
   #shownEdit = /** @type {number | null} */ (null);
@@ -68,13 +92,14 @@ class Reading {
     this.job = /** @type {Job} */ (store.jobs.get(job_id));
     this.scroller = h("div.scroller");
     this.transcript = new Transcript(this.scroller, { onSeek: (seconds, plays) => this.#seek(seconds, plays) });
-    this.editing = new Editing({ api, job_id, transcript: this.transcript, onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle() });
     this.finding = new Finding(this.transcript, { onFound: (word) => this.#onFound(word) });
-    this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: () => this.editing.restoreOriginal() });
+    this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: async () => (await this.loadEditing()).restoreOriginal() });
     this.facts = h("p.about");
     this.progress = new Progress();
-    this.tools = h("div.reading-tools", { hidden: true }, this.finding.element, this.editing.element);
-    this.strip = h("div.strip", {}, this.progress.element, this.tools, this.editing.notice);
+    this.editButton = h("button.chip", { type: "button", "aria-keyshortcuts": "e", title: "Correct the text (E)", onclick: () => this.#edit() }, icon("edit", 18), "Edit");
+    this.problems = h("div", { role: "alert" });
+    this.tools = h("div.reading-tools", { hidden: true }, this.finding.element, h("div.corrections", {}, this.editButton));
+    this.strip = h("div.strip", {}, this.progress.element, this.tools, this.problems);
     this.notices = h("div.notices");
     this.screen = h("div.screen", { hidden: true });
     this.followButton = h("button.follow", { type: "button", hidden: true, onclick: () => this.#follow() }, icon("follow", 18), "Back to what is spoken");
@@ -97,7 +122,7 @@ class Reading {
   close() {
     this.#control.abort();
     clearInterval(this.timer);
-    this.editing.close();
+    this.#editing?.close();
     this.finding.close();
     this.transcript.close();
     this.#player?.close();
@@ -115,7 +140,7 @@ class Reading {
       f: player && (() => this.#follow()),
       "/": !this.tools.hidden && (() => this.finding.focus()),
       d: () => this.finding.stepDoubt(1, this.#position), D: () => this.finding.stepDoubt(-1, this.#position),
-      e: !this.tools.hidden && (() => this.editing.toggle(this.#paragraphToEdit(event.target))),
+      e: !this.tools.hidden && (() => this.#edit(this.#paragraphToEdit(event.target))),
     });
     const run = shortcuts[event.key];
     if (SCROLLING_KEYS.has(event.key)) this.#unfollow();
@@ -144,7 +169,7 @@ class Reading {
       this.store.putJobs([await this.api.json(`v1/jobs/${this.job.job_id}`, { signal: this.#control.signal })]);
     } catch (error) {
       if (this.#control.signal.aborted || !(error instanceof ApiError) || error.status !== 404) return;
-      if (this.editing.isClean) return this.go("#/");
+      if (this.#isClean) return this.go("#/");
       replace(this.notices, notice("warning", "This transcript was deleted on the server", "Your last correction could not be saved. Copy the text if you need it."));
     }
   }
@@ -178,21 +203,14 @@ class Reading {
     replace(this.notices, notice("warning", "The text could not be loaded", message, retry));
   }
 
-  /** @param {string} id @returns {Promise<void>} */
+  /** @param {string} id */
   async #loadPartial(id) {
     const { signal } = this.#control;
-    const partial = await this.api.json(`v1/jobs/${id}/partial?start=${this.#segments.length}`, { signal });
-    if (partial.attempt !== this.#attempt) {
-      this.#attempt = partial.attempt;
-      if (this.#segments.length) {
-        this.#segments = [];
-        this.#words = [];
-        return this.#loadPartial(id);
-      }
-    }
-    if (partial.is_final || !partial.segments.length) return;
-    this.#segments = [...this.#segments, ...partial.segments];
-    this.#words = [...this.#words, ...(partial.words ?? [])];
+    const live = await continued(this.#live, (start) => this.api.json(`v1/jobs/${id}/partial?start=${start}`, { signal }));
+    if (live === this.#live) return;
+    this.#live = live;
+    this.#segments = live.segments;
+    this.#words = live.words;
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     const isAtEnd = scrollHeight - scrollTop - clientHeight < 80;
     this.#layOut();
@@ -202,7 +220,7 @@ class Reading {
   /** @param {Job} job */
   async #loadResult(job) {
     const edit = job.edited_at ?? 0;
-    if (this.#shownEdit !== null && (this.#shownEdit === edit || !this.editing.isClean)) return;
+    if (this.#shownEdit !== null && (this.#shownEdit === edit || !this.#isClean)) return;
     const result = await this.api.json(`v1/jobs/${job.job_id}/result?response_format=document`, { signal: this.#control.signal });
     const isFirst = this.#shownEdit === null;
     this.#shownEdit = edit;
@@ -212,6 +230,32 @@ class Reading {
     this.tools.hidden = false;
     this.#showOutcome();
     this.#loadCaptions();
+  }
+
+  /** Load what corrections need, unless it is there. */
+  loadEditing() {
+    corrected.add(this.job.job_id);
+    return (this.#editingLoaded ??= this.#openEditing());
+  }
+
+  async #openEditing() {
+    const { Editing } = await import("./editing.js");
+    const { job_id } = this.job;
+    const editing = new Editing({
+      api: this.api, job_id, transcript: this.transcript, button: this.editButton, notice: this.problems,
+      onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle(),
+    });
+    if (this.#control.signal.aborted) editing.close();
+    return (this.#editing = editing);
+  }
+
+  /** Start or stop correcting. @param {number} [paragraph] The one to start with. */
+  async #edit(paragraph) {
+    await (await this.loadEditing()).toggle(paragraph);
+  }
+
+  get #isClean() {
+    return this.#editing?.isClean ?? true;
   }
 
   /** The server has corrections that this page sent, or that someone else made.
@@ -231,13 +275,13 @@ class Reading {
 
   /** Lay out the text, with what the server doesn't have yet, unless a paragraph is being typed in. */
   #layOut(keepsParagraphs = this.#shownEdit !== null) {
-    if (this.editing.isTyping) return; // again when the paragraph is left
-    const unsaved = this.editing.unsaved;
+    if (this.#editing?.isTyping) return; // again when the paragraph is left
+    const unsaved = this.#editing?.unsaved ?? new Map();
     const segments = unsaved.size ? this.#segments.map((segment) => ({ ...segment, text: unsaved.get(segment.id) ?? segment.text })) : this.#segments;
     const words = unsaved.size ? this.#words.filter((word) => !unsaved.has(word.segment)) : this.#words;
     const starts = keepsParagraphs ? paragraphStarts(this.transcript.layout) : undefined;
     this.transcript.show(layOut(segments, words, starts));
-    if (this.editing.isOn) this.editing.makeEditable();
+    if (this.#editing?.isOn) this.#editing.makeEditable();
     this.finding.refresh();
     if (this.#player) this.transcript.speak(this.#player.currentTime);
   }
@@ -302,7 +346,7 @@ class Reading {
     return this.#player?.currentTime ?? this.#foundAt;
   }
 
-  /** @param {import("./words.js").IndexedWord} word */
+  /** @param {import("./layout.js").IndexedWord} word */
   #onFound(word) {
     this.#foundAt = word.start;
     if (!this.#player) return;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventParser } from "../../app/web/assets/js/sse.js";
+import { EventParser } from "../../app/web/assets/js/api.js";
 
 /** @param {string[]} pieces */
 const parse = (...pieces) => {

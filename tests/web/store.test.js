@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Api, ApiError } from "../../app/web/assets/js/api.js";
-import { EventStream } from "../../app/web/assets/js/events.js";
-import { Store } from "../../app/web/assets/js/store.js";
+import { EventStream, Store } from "../../app/web/assets/js/store.js";
 
 const settled = () => new Promise((resolve) => setTimeout(resolve, 0));
 const job = (/** @type {string} */ id, percent = 0) => ({ job_id: id, start_time: 1, status: "processing", progress_percent: percent });
