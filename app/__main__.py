@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 #: Python's default, since each read of a body waits for it once.
 SWITCH_SECONDS = 0.0005
 #: The time for which responses may still be sent once all work has ended.
-_CLOSE_SECONDS = 3
+CLOSE_SECONDS = 3
 #: Files other than connections: the journal, audio, results, transfers, decoders.
 _OTHER_FILES = 500
 #: The files of a connection: its socket, and the file that is received or sent on it.
@@ -123,7 +123,7 @@ def _create_server(settings: Settings) -> Server:
         log_config=None,
         access_log=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     server = Server(config, drain=app.state.service.drain)
     return server

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,21 @@ def test_unfinished_jobs_continue_after_the_next_start(tmp_path: Path, samples: 
     documents = [json.loads(request.body) for request in receiver.requests]
     assert sorted(document["job_id"] for document in documents) == sorted(ids)
     assert {document["status"] for document in documents} == {"completed"}
+
+
+def test_open_streams_of_events_end_with_the_process(tmp_path: Path) -> None:
+    with program(tmp_path) as running, ExitStack() as stack:
+        running.until_ready()
+        streams = [stack.enter_context(running.client.stream("GET", "/v1/events")).iter_text() for _ in range(3)]
+        for stream in streams:
+            assert "event: hello" in next(stream)
+        running.process.send_signal(signal.SIGTERM)
+        for stream in streams:
+            assert all(text for text in stream)  # until its last chunk, without which this raises
+        assert running.ends_with() == 0
+        log = running.log.read_text()
+    assert "Cancel" not in log, "uvicorn ended a response"
+    assert "Traceback" not in log
 
 
 def test_second_signal_ends_the_process_at_once(tmp_path: Path, samples: Path) -> None:

@@ -115,8 +115,8 @@ def _digest(content: bytes) -> str:
 def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
     """Return the page.
 
-    In its template, ``$assets`` is the assets' folder, ``$preload`` loads the modules that every view needs, and ``$home``
-    and ``$job`` are the URLs of the modules that a view needs besides.
+    In its template, ``$assets`` is the assets' folder, ``$preload`` loads the modules that every view needs, and
+    ``$home`` and ``$job`` are the URLs of the modules that a view needs besides.
     """
     first = _imported_modules(assets, _MAIN_MODULE)
     preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in sorted(first))

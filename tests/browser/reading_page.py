@@ -41,10 +41,6 @@ class ReadingPage(WebPage):
         self.driver.get(f"{self.address}/#/jobs/{job_id}")
         self.wait(self.paragraphs)
 
-    def leave(self) -> None:
-        """Close the page, and with it the stream for which the service would wait before it stops."""
-        self.driver.get("about:blank")
-
     def paragraphs(self) -> list[str]:
         texts: list[str] = self.script(
             "return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent)"

@@ -226,3 +226,28 @@ async def test_theme_is_chosen_and_remembered(browser: Chrome, tmp_path: Path, m
     theme, background, after_reload = await visit(browser, tmp_path, model, visitor)
     assert theme == "dark"
     assert background == after_reload == "rgb(21, 20, 18)"
+
+
+@pytest.mark.parametrize(("width", "is_side_first"), [(1400, True), (390, False)])
+async def test_focus_moves_as_the_page_is_read(
+    browser: Chrome, tmp_path: Path, model: WhisperModel, width: int, *, is_side_first: bool
+) -> None:
+    """On small screens the list of recordings is below the form."""
+
+    def visitor(page: WebPage) -> list[str]:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        try:
+            page.open()
+            page.button("Choose files")
+            parts: list[str] = []
+            while len(parts) < len({"side", "main"}):
+                page.press(Keys.TAB)
+                part = page.script("return document.activeElement.closest('#side, main')?.id")
+                parts += [part] if part and part not in parts else []
+            return parts
+        finally:
+            page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    order = await visit(browser, tmp_path, model, visitor)
+    assert order == (["side", "main"] if is_side_first else ["main", "side"])

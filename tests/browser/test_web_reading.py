@@ -63,12 +63,9 @@ async def read(browser: Chrome, running: Running, job_id: str, reader: Callable[
     page = ReadingPage(browser, running.address)
 
     def visit() -> tuple[Any, list[str]]:
-        try:
-            page.open()
-            page.show_job(job_id)
-            return reader(page), page.console_errors()
-        finally:
-            page.leave()
+        page.open()
+        page.show_job(job_id)
+        return reader(page), page.console_errors()
 
     seen, errors = await asyncio.to_thread(visit)
     assert errors == []
@@ -234,9 +231,7 @@ async def test_live_text_survives_a_reload_and_stays_in_place(
         page.script("window.first = document.querySelector('.paragraph')")
         page.button("Download")
         is_same = page.script("return document.querySelector('.paragraph') === window.first")
-        done = page.paragraphs()
-        page.leave()
-        return done, is_same
+        return page.paragraphs(), is_same
 
     async with serving(tmp_path / "data", lambda: model, whisper_batch_size=1) as running:
         page = ReadingPage(browser, running.address)
@@ -276,18 +271,18 @@ async def test_job_is_renamed_in_place_and_deleted_after_a_question(
 
 
 async def test_failure_is_shown_in_the_servers_words(browser: Chrome, running: Running, samples: Path) -> None:
-    job_id = await running.submit(samples / "references.json", stored_output="true")
+    job_id = await running.submit(samples / "references.json", stored_output="true", keep_audio="true")
     job = await running.finished(job_id)
 
-    def visit() -> str:
+    def visit() -> tuple[str, list[str]]:
         page = ReadingPage(browser, running.address)
         page.open()
         page.driver.get(f"{page.address}/#/jobs/{job_id}")
         shown = page.one(".notice.bad").text
-        page.leave()
-        return shown
+        return shown, page.script("return performance.getEntriesByType('resource').map(({ name }) => name)")
 
-    shown = await asyncio.to_thread(visit)
+    shown, loaded = await asyncio.to_thread(visit)
+    assert not any("/waveform" in url or "/ticket" in url for url in loaded)
     assert job["error"] in shown
     assert "Check that the file plays on your computer" in shown
 

@@ -37,11 +37,8 @@ class WebPage:
         self.wait(lambda: self.all("h1"))
 
     async def show(self, visitor: Callable[[WebPage], T]) -> T:
-        """Run a visitor, who blocks, in a thread, and leave the page: a server ends after its last stream of events."""
-        try:
-            return await asyncio.to_thread(visitor, self)
-        finally:
-            await asyncio.to_thread(self.driver.get, "about:blank")
+        """Run a visitor, who blocks, in a thread."""
+        return await asyncio.to_thread(visitor, self)
 
     def wait(self, find: Callable[[], T]) -> T:
         """Return the result of ``find()`` once it is true."""
@@ -53,7 +50,7 @@ class WebPage:
 
     def one(self, selector: str) -> WebElement:
         """Return an element once it is there."""
-        return self.wait(lambda: next(iter(self.all(selector)), None))  # type: ignore[return-value]  # waits until it is
+        return self.wait(lambda: self.all(selector))[0]
 
     def button(self, label: str) -> WebElement:
         """Return the visible button with a text or an ``aria-label``, once it is there."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
 
-from app.__main__ import Server, listen
+from app.__main__ import CLOSE_SECONDS, Server, listen
 from app.edge.protocol import http_protocol
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
@@ -110,7 +111,7 @@ async def serving(
     grace_seconds: float = GRACE_SECONDS,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serve on a free port of the loopback until the block ends; with ``load_by_name`` several models."""
+    """Serve on a free port of the loopback; with ``load_by_name`` several models. The end is that after a signal."""
     listener = listen("127.0.0.1", 0)
     chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
     app = create_app(
@@ -129,6 +130,7 @@ async def serving(
         log_config=None,
         access_log=False,
         forwarded_allow_ips=str(chosen.forwarded_allow_ips),
+        timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     server = Server(config, drain=service.drain)
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -139,6 +141,6 @@ async def serving(
             await eventually(running.is_ready if wait_for_model else running.is_up)
             yield running
     finally:
-        server.should_exit = True
+        server.handle_exit(signal.SIGTERM, None)
         await task
         listener.close()
