@@ -22,6 +22,7 @@ from benchmarks import (
     fairness,
     machine,
     memory,
+    page,
     protection,
     recovery_time,
     registry_memory,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "registry": lambda _: registry_memory.measure(),
     "recovery": lambda arguments: recovery_time.measure(runs=arguments.runs),
     "start": lambda arguments: start_time.measure(runs=arguments.runs),
+    "page": lambda arguments: page.measure(runs=arguments.runs),
 }
 #: The sections that depend on the device.
 ON_CUDA = ("throughput", "scaling", "fairness")
@@ -59,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--device", choices=TARGETS, default="cpu", help="the device of the model (default cpu)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of answer, recovery and start (default 5)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of answer, recovery, start and page (default 5)")
     parser.add_argument(
         "--submissions", type=int, default=40, help="submissions of each size in a run of answer (default 40)"
     )
@@ -76,7 +78,11 @@ def main() -> int:
         parser.error(f"{', '.join(sorted(others))} can't be measured on CUDA: choose from {', '.join(ON_CUDA)}")
     description = machine.describe()
     for name in arguments.sections or (ON_CUDA if on_cuda else SECTIONS):
-        section = SECTIONS[name](arguments)
+        try:
+            section = SECTIONS[name](arguments)
+        except page.Skipped as exc:
+            print(f"{name} is skipped: {exc}.\n", flush=True)
+            continue
         if on_cuda:
             heading, _, rest = section.partition("\n")
             write(f"{heading} on one {gpu_name()}\n\n{description}\n{rest}")

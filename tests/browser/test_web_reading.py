@@ -156,6 +156,26 @@ async def test_correction_is_saved_and_kept(browser: Chrome, running: Running, j
     assert [word["start"] for word in words] == sorted(word["start"] for word in words)
 
 
+async def test_correction_survives_that_its_view_is_left_at_once(
+    browser: Chrome, running: Running, job_id: str
+) -> None:
+    def reader(page: ReadingPage) -> list[str]:
+        page.edit()
+        page.click_word("victor")
+        page.press(Keys.END, " Over.")
+        page.script("location.hash = '#/'")
+        page.wait(lambda: page.one("h1").text == "Turn speech into text")
+        page.script("location.hash = arguments[0]", f"#/jobs/{job_id}")
+        page.wait(lambda: "victor Over." in page.text())
+        page.edit()
+        page.correct("victor", "Viktor")
+        return page.paragraphs()
+
+    shown = await read(browser, running, job_id, reader)
+    assert shown[0] == "hello this is Viktor Over."
+    assert b"this is Viktor Over." in await result(running, job_id, "text")
+
+
 async def test_correction_is_undone_and_made_again(browser: Chrome, running: Running, job_id: str) -> None:
     original = await result(running, job_id, "text")
 
