@@ -121,7 +121,7 @@ export function optionsForm(storage, store, signal) {
       "div.switches",
       {},
       toggle("Time every word", "To click, follow and search in the recording", options.words, (words) => change({ words })),
-      toggle("A speaker on each channel", "For calls and interviews recorded in stereo", options.multichannel, (multichannel) =>
+      toggle("One speaker per channel", "For calls and interviews recorded in stereo", options.multichannel, (multichannel) =>
         change({ multichannel }),
       ),
     ),

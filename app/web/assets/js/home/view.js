@@ -36,7 +36,7 @@ export function openHome(context) {
       "div.home",
       {},
       h("h1", {}, "Turn speech into text"),
-      h("p.subtitle", {}, "Your recordings stay on this server."),
+      h("p.subtitle", {}, "Text and subtitles of audio and video. Your recordings stay on this server."),
       dropZone,
       tray,
       options,

@@ -278,9 +278,9 @@ export class Progress {
   update(job) {
     this.element.hidden = !isActive(job) || job.result_available;
     if (this.element.hidden) return;
-    const isWaiting = job.status === "queued", percent = shownPercent(job);
-    setText(this.phrase, isWaiting ? jobPhrase(job) : "Transcribing");
-    setText(this.left, timeLeft(job));
+    const isQueued = job.status === "queued", percent = shownPercent(job), isWaiting = isQueued || percent < 1;
+    setText(this.phrase, isQueued ? jobPhrase(job) : "Transcribing");
+    setText(this.left, timeLeft(job) || (isQueued ? "" : "the text appears here while it is written"));
     setText(this.percent, isWaiting ? "" : `${Math.floor(percent)} %`);
     this.bar.classList.toggle("waiting", isWaiting);
     if (isWaiting) this.bar.removeAttribute("aria-valuenow");

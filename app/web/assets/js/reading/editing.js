@@ -182,7 +182,7 @@ export class Editing {
 
   #showState() {
     const { state } = this.#edits;
-    replace(this.button, icon(this.isOn ? "check" : "edit", 18), this.isOn ? "Done" : "Edit");
+    replace(this.button, icon(this.isOn ? "check" : "edit", 18), this.isOn ? "Finish" : "Edit");
     this.undo.hidden = this.redo.hidden = !this.isOn && !this.#edits.canUndo && !this.#edits.canRedo;
     this.undo.disabled = !this.#edits.canUndo;
     this.redo.disabled = !this.#edits.canRedo;

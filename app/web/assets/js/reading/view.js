@@ -250,7 +250,7 @@ class Reading {
   }
 
   /** Start or stop correcting. @param {number} [paragraph] The one to start with. */
-  async #edit(paragraph) {
+  async #edit(paragraph = this.#paragraphToEdit(null)) {
     await (await this.loadEditing()).toggle(paragraph);
   }
 
