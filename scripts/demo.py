@@ -38,7 +38,7 @@ START_SECONDS: Final = 90.0
 JOB_SECONDS: Final = 120.0
 #: Settings in the environment that would break the demo.
 IGNORED_SETTINGS: Final = (
-    *("API_KEYS", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS"),
+    *("API_KEYS", "WEB_PAGE", "LOG_FORMAT", "LOG_LEVEL", "HOST", "MAX_UPLOAD_BYTES", "MAX_AUDIO_SECONDS"),
     *("SPOOL_MAX_BYTES", "SPOOL_MIN_FREE_BYTES"),
 )
 
@@ -58,7 +58,7 @@ def main() -> int:
             store.create_bucket(BUCKET)
             say(f"S3        {store.endpoint} (rclone, verifies signatures), bucket {BUCKET}")
             with server(Path(folder), store) as address:
-                say(f"Server    {address}")
+                say(f"Server    {address}, a page for browsers and the API")
                 introduce_model(address)
                 right = transcribe_sample(address, store)
                 if keep_running:
@@ -138,7 +138,11 @@ def print_examples(address: str, store: LocalS3) -> None:
     put, get = store.presign_put(BUCKET, "long.json"), store.presign_get(BUCKET, "long.json")
     say(
         f"""
-The service keeps running until you press Ctrl-C. In another terminal, in this folder, try:
+The service keeps running until you press Ctrl-C. Try:
+
+  {address}/ in a browser: drop a recording, read along, correct the text, download subtitles
+
+In another terminal, in this folder:
 
   curl -F file=@samples/numbers.mp3 {address}/v1/audio/transcriptions
 
@@ -153,6 +157,8 @@ The service keeps running until you press Ctrl-C. In another terminal, in this f
   curl '{get}'
 
   curl {address}/health
+
+The page: {address}/
 """
     )
 
