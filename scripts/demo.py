@@ -57,7 +57,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="transcription-demo-") as folder, LocalS3(Path(folder, "s3")) as store:
             store.create_bucket(BUCKET)
             say(f"S3        {store.endpoint} (rclone, verifies signatures), bucket {BUCKET}")
-            with server(Path(folder), store) as address:
+            with server(Path(folder), {"URL_ALLOWED_HOSTS": f"127.0.0.1:{store.port}"}) as address:
                 say(f"Server    {address}, a page for browsers and the API")
                 introduce_model(address)
                 right = transcribe_sample(address, store)
@@ -173,7 +173,7 @@ def install_model(folder: Path) -> str:
 
 
 @contextmanager
-def server(folder: Path, store: LocalS3) -> Iterator[str]:
+def server(folder: Path, settings: dict[str, str]) -> Iterator[str]:
     """Run the service as an operator would and yield its address. Print its log if it fails."""
     port = PORT if is_free(PORT) else 0
     port = port or free_port()
@@ -183,9 +183,9 @@ def server(folder: Path, store: LocalS3) -> Iterator[str]:
         "WHISPER_DEVICE": "auto",
         "PORT": str(port),
         "DATA_DIR": str(folder / "data"),
-        "URL_ALLOWED_HOSTS": f"127.0.0.1:{store.port}",
         "PYTHONPATH": str(ROOT),
     }
+    environment |= settings
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
