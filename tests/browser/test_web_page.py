@@ -65,3 +65,26 @@ async def test_view_needs_few_and_small_files(
     assert all(size for _, size in files)
     assert len(files) <= MOST_REQUESTS
     assert sum(size for _, size in files) <= MOST_BYTES
+
+
+async def test_visit_from_upload_to_playback_loads_nothing_from_elsewhere(
+    browser: Chrome, tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    def visitor(page: WebPage) -> tuple[set[str], list[str]]:
+        page.open()
+        page.choose(samples / "two_speakers_stereo.flac")
+        page.button("Transcribe").click()
+        page.button("Download")
+        page.wait(lambda: page.script("return document.querySelector('video').readyState > 0"))
+        page.button("Play").click()
+        page.button("Pause").click()
+        page.button("Keyboard shortcuts").click()
+        page.one("dialog")
+        return DocsPage(page.driver, page.address).loaded(), page.console_errors()
+
+    async with serving(tmp_path / "data", lambda: model) as running:
+        loaded, errors = await WebPage(browser, running.address).show(visitor)
+    assert any(url.endswith("/js/reading/view.js") for url in loaded)
+    own = (f"{running.address}/", f"blob:{running.address}/")
+    assert [url for url in loaded if not url.startswith(own)] == []
+    assert errors == []

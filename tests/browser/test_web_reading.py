@@ -237,6 +237,38 @@ async def test_every_download_has_the_bytes_of_the_api(
     }
 
 
+async def test_every_download_has_the_correction(
+    browser: Chrome, running: Running, job_id: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+
+    def reader(page: ReadingPage) -> dict[str, bytes]:
+        page.edit()
+        page.correct("victor", "Viktor")
+        page.one(".badge")  # the job's change has arrived
+        return {label: page.download(label, folder) for label in FORMATS}
+
+    downloads = await read(browser, running, job_id, reader)
+    for label, response_format in FORMATS.items():
+        assert b"Viktor" in downloads[label], label
+        assert b"victor" not in downloads[label], label
+        assert downloads[label] == await result(running, job_id, response_format), label
+
+
+async def test_edit_begins_where_the_recording_is(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> str:
+        page.wait(page.can_play)
+        page.click_word("complete")
+        page.wait(lambda: page.highlighted("spoken") == ["complete"])
+        page.button("Edit").click()
+        page.wait(lambda: page.all("[contenteditable]:focus"))
+        return page.focused()
+
+    assert await read(browser, running, job_id, reader) == "yes the report is complete"
+
+
 async def test_live_text_survives_a_reload_and_stays_in_place(
     browser: Chrome, tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:

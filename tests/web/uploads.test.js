@@ -4,8 +4,12 @@ import { ApiError } from "../../app/web/assets/js/api.js";
 import { UploadQueue } from "../../app/web/assets/js/home/uploads.js";
 import { Store } from "../../app/web/assets/js/store.js";
 
-/** A server whose responses the test decides. */
-function fakeServer() {
+/**
+ * A server whose responses the test decides.
+ *
+ * @param {(path: string) => Promise<any>} [json]
+ */
+function fakeServer(json = async (path) => ({ job_id: path.split("/").pop() })) {
   /** @type {{key: string, progress: (share: number) => void, accept: (id: string) => void, refuse: (error: Error) => void}[]} */
   const requests = [];
   const api = {
@@ -13,7 +17,7 @@ function fakeServer() {
       new Promise((resolve, refuse) =>
         requests.push({ key: idempotencyKey, progress: onProgress, accept: (job_id) => resolve({ job_id }), refuse }),
       ),
-    json: async (/** @type {string} */ path) => ({ job_id: path.split("/").pop() }),
+    json,
   };
   return { requests, uploads: new UploadQueue(api, new Store()) };
 }
@@ -29,6 +33,14 @@ test("two recordings are sent at a time", async () => {
   assert.equal(await jobs[0], "job-a");
   assert.equal(requests.length, 3);
   assert.deepEqual(uploads.uploads.map((upload) => upload.recording.name), ["b", "c"]);
+});
+
+test("a recording that has arrived is not sent again when its job can't be fetched", async () => {
+  const { requests, uploads } = fakeServer(() => Promise.reject(new ApiError(429, "Too many requests.")));
+  const job = uploads.add(recording());
+  requests[0]?.accept("job-a");
+  assert.equal(await job, "job-a");
+  assert.deepEqual(uploads.uploads, []);
 });
 
 test("a retry has the same idempotency key", async () => {

@@ -189,7 +189,8 @@ export class UploadQueue {
       const options = { idempotencyKey: upload.id, signal: upload.control.signal, onProgress };
       const { job_id: id } = await this.#api.upload(path, form, options);
       if (file) this.#store.files.set(id, file);
-      this.#store.putJobs([await this.#api.json(`v1/jobs/${id}`)]);
+      const show = (/** @type {import("../store.js").Job} */ job) => this.#store.putJobs([job]);
+      await this.#api.json(`v1/jobs/${id}`).then(show, () => {}); // the stream of events has it too
       this.#finish(upload, id);
     } catch (error) {
       if (!upload.control.signal.aborted) this.#failed(upload, error);
