@@ -88,7 +88,6 @@ def test_job_of_a_service_that_crashed_ends_in_the_open_page(
         document = service.client.get(f"/v1/jobs/{job_id}/result").json()
         shown, state = " ".join(page.paragraphs()), page.one(".state").text
         job, is_the_same = service.job(job_id), page.script("return window.isTheSame")
-        page.leave()
     assert job["attempts"] == 2
     assert shown == document["text"]
     assert state.startswith("Ready")
@@ -110,9 +109,6 @@ def test_seven_tabs_show_the_same_job(tabs: Chrome, tmp_path: Path, samples: Pat
             shown.append(page.wait(lambda: [row for row in page.rows() if "English" in row]))
             page.script("location.hash = arguments[0]", f"#/jobs/{job_id}")
             page.wait(page.paragraphs)
-        for handle in tabs.window_handles:
-            tabs.switch_to.window(handle)
-            page.leave()
     assert [len(rows) for rows in shown] == [1] * TABS
 
 
@@ -143,9 +139,6 @@ def test_second_tab_asks_for_the_key_and_shows_corrections_of_the_first(
         page.leave_editing()
         tabs.switch_to.window(second)
         after = page.wait(lambda: page.text() if page.text() != before else "")
-        for handle in (first, second):
-            tabs.switch_to.window(handle)
-            page.leave()
     assert after == before.removesuffix(word) + "corrected"
 
 
@@ -166,7 +159,6 @@ def test_upload_above_a_limit_that_was_lowered_is_refused_in_the_servers_words(
         row = page.rows()[0]
         with (samples / "hello.wav").open("rb") as audio:
             refusal = service.client.post("/v1/audio/transcriptions", files={"file": audio})
-        page.leave()
     assert refusal.status_code == 413
     assert refusal.json()["error"]["message"] in row
 
@@ -180,7 +172,6 @@ def test_rate_limit_is_shown_in_the_servers_words(browser: Chrome, tmp_path: Pat
         page.button("Transcribe 3 recordings").click()
         row = next(iter(page.wait(lambda: [row for row in page.rows() if "Trying again in" in row])))
         message = service.client.get("/v1/jobs").json()["error"]["message"]
-        page.leave()
     assert message in row
 
 
@@ -192,7 +183,6 @@ def test_unknown_job_is_explained_in_the_servers_words(browser: Chrome, tmp_path
         page.script("location.hash = '#/jobs/gone'")
         shown = page.one(".missing").text
         message = service.client.get("/v1/jobs/gone").json()["error"]["message"]
-        page.leave()
     assert message in shown
 
 
@@ -202,8 +192,11 @@ def test_phone_scrolls_no_view_sideways(phone: Chrome, tmp_path: Path, samples: 
         service.until_ready()
         job_id = service.submit(
             samples / "two_speakers_stereo.flac",
-            **{"name": HOSTILE_NAME, "stored_output": "true", "keep_audio": "true"},
-            **{"multichannel": "true", "word_timestamps": "true"},
+            name=HOSTILE_NAME,
+            stored_output="true",
+            keep_audio="true",
+            multichannel="true",
+            word_timestamps="true",
         )
         service.until(job_id, "completed")
         page = page_of(phone, service)
@@ -226,6 +219,5 @@ def test_phone_scrolls_no_view_sideways(phone: Chrome, tmp_path: Path, samples: 
         page.button("Download").click()
         page.edit()
         overflow["editing"] = page.script(_OVERFLOW)
-        page.leave()
     assert overflow.keys() == {"start", "staged", "shortcuts", "job", "download", "editing"}
     assert {view: elements for view, elements in overflow.items() if elements} == {}
