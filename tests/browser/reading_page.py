@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: The middle of a word, in pixels of the window.
-_MIDDLE_OF_WORD = """
+MIDDLE_OF_WORD = """
 const [sought] = arguments;
 for (const text of document.querySelectorAll(".paragraph p")) {
   const from = text.textContent.indexOf(sought);
@@ -26,7 +26,7 @@ for (const text of document.querySelectorAll(".paragraph p")) {
   return [left + width / 2, top + height / 2];
 }
 """
-_HIGHLIGHTED = """
+HIGHLIGHTED = """
 const textOf = ({ startContainer, startOffset, endOffset }) => startContainer.data.slice(startOffset, endOffset);
 return [...CSS.highlights.get(arguments[0])].map(textOf)
 """
@@ -51,7 +51,7 @@ class ReadingPage(WebPage):
         return "\n".join(self.paragraphs())
 
     def click_word(self, word: str) -> None:
-        x, y = self.script(_MIDDLE_OF_WORD, word)
+        x, y = self.script(MIDDLE_OF_WORD, word)
         actions = ActionChains(self.driver)
         pointer = actions.w3c_actions.pointer_action
         pointer.move_to_location(int(x), int(y)).click()  # type: ignore[no-untyped-call]  # Selenium's own omission
@@ -59,7 +59,7 @@ class ReadingPage(WebPage):
 
     def highlighted(self, name: str) -> list[str]:
         """Return the texts that are highlighted as ``spoken``, ``match``, ``found`` or ``doubt``."""
-        texts: list[str] = self.script(_HIGHLIGHTED, name)
+        texts: list[str] = self.script(HIGHLIGHTED, name)
         return texts
 
     def can_play(self) -> bool:

@@ -1,0 +1,63 @@
+"""The page in Firefox: from an upload to a correction that a reload keeps."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.firefox import firefox
+from tests.browser.reading_page import HIGHLIGHTED, MIDDLE_OF_WORD
+from tests.support.program import program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.full(reason="starts a browser and a service")
+
+_TEXT = "return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent).join(' ')"
+_BUTTON = "[...document.querySelectorAll('button')].find((button) => button.textContent === arguments[0])"
+
+
+def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) -> None:
+    installed = shutil.which("firefox-esr") or shutil.which("firefox")
+    if installed is None:
+        pytest.skip("firefox-esr is not installed")
+    profile = tmp_path / "firefox"
+    profile.mkdir()
+    with program(tmp_path) as service, firefox(installed, profile) as browser:
+        service.until_ready()
+        address = str(service.client.base_url).rstrip("/")
+        browser.open(f"{address}/")
+        browser.until("return document.querySelector('h1') !== null")
+        browser.choose(samples / "hello.wav")
+        browser.until(f"return {_BUTTON} && ({_BUTTON}.click(), true)", "Transcribe")
+        browser.until("return document.querySelector('video')?.readyState > 0")
+        text = browser.until(_TEXT)
+        (job_id,) = service.jobs()
+        document = service.client.get(f"/v1/jobs/{job_id}/result?response_format=document").json()
+        last = document["words"][-1]
+
+        browser.click(*browser.run(MIDDLE_OF_WORD, last["word"].strip()))
+        spoken = browser.until(f"if (!CSS.highlights.get(arguments[0])?.size) return; {HIGHLIGHTED}", "spoken")
+        seconds = browser.run("return document.querySelector('video').currentTime")
+
+        browser.run(f"{_BUTTON}.click()", "Edit")
+        browser.until("return document.activeElement.isContentEditable")
+        browser.run("getSelection().selectAllChildren(document.activeElement); getSelection().collapseToEnd()")
+        browser.type(" Over")
+        browser.until("return document.querySelector('.saving').textContent === 'Saved'")
+        before = browser.run("return window.problems")
+        browser.reload()
+        corrected = browser.until(_TEXT)
+        loaded = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        problems = before + browser.run("return window.problems")
+        browser.open("about:blank")
+        result = service.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "text"}).text
+    assert text == document["text"]
+    assert spoken == [last["word"].strip()]
+    assert seconds == pytest.approx(last["start"], abs=0.05)
+    assert corrected == result.strip() == f"{text} Over"
+    assert [url for url in loaded if not url.startswith((f"{address}/", f"blob:{address}/"))] == []
+    assert problems == []
