@@ -19,6 +19,7 @@ MIB: Final = 1024**2
 GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
 #: Settings whose values appear nowhere, not even in error messages.
+_WEEK_SECONDS: Final = 604_800
 _SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET")
 #: The parsers of settings whose values are domain types.
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -225,7 +226,7 @@ class Settings(BaseSettings):
         None,
         ge=0,
         description="Longest time that a job can ask to be kept for with `retention_seconds`, at least "
-        "JOB_RETENTION_SECONDS, which is the default.",
+        "JOB_RETENTION_SECONDS. The default is a week, or JOB_RETENTION_SECONDS if that is set.",
     )
     undelivered_retention_seconds: float = Field(
         604800,
@@ -247,7 +248,9 @@ class Settings(BaseSettings):
     @property
     def longest_retention_seconds(self) -> float:
         """Return the longest time that a job can ask to be kept for."""
-        return self.job_retention_seconds if self.max_retention_seconds is None else self.max_retention_seconds
+        if self.max_retention_seconds is not None:
+            return self.max_retention_seconds
+        return self.job_retention_seconds if "job_retention_seconds" in self.model_fields_set else _WEEK_SECONDS
 
     @classmethod
     def load(cls) -> Self:

@@ -384,6 +384,12 @@ def test_longest_retention_is_at_least_the_usual_one(monkeypatch: pytest.MonkeyP
         assert Settings.load().longest_retention_seconds == seconds
 
 
+def test_jobs_can_be_kept_for_a_week_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().longest_retention_seconds == 604_800
+    monkeypatch.setenv("JOB_RETENTION_SECONDS", "3600")
+    assert Settings.load().longest_retention_seconds == 3600
+
+
 @pytest.mark.parametrize("key", [b"sixteen bytes, 16", bytes(range(24)), bytes(range(64))])
 def test_webhook_secret_is_decoded(key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", f" whsec_{base64.b64encode(key).decode()} ")

@@ -37,7 +37,19 @@ test("keywords are sent one by one", () => {
 test("a result is not kept for longer than the server allows", () => {
   const retentionOf = (/** @type {string} */ retention) =>
     Object.fromEntries(formFields({ ...DEFAULTS, retention }, server(), { name: "a" }))["retention_seconds"];
-  assert.deepEqual(["", "60", "3600"].map(retentionOf), [undefined, "60", undefined]);
+  assert.deepEqual(["", "30", "60", "3600"].map(retentionOf), [undefined, "30", undefined, undefined]);
+});
+
+test("a result is kept for a day unless another time is chosen or the server keeps it longer anyway", () => {
+  const retentionOf = (/** @type {string} */ retention, /** @type {number} */ usual, /** @type {number} */ max) =>
+    Object.fromEntries(
+      formFields({ ...DEFAULTS, retention }, { ...server(), retention_seconds: { default: usual, max } }, { name: "a" }),
+    )["retention_seconds"];
+  assert.equal(retentionOf("", 3600, 604_800), "86400");
+  assert.equal(retentionOf("604800", 3600, 604_800), "604800");
+  assert.equal(retentionOf("3600", 3600, 604_800), undefined);
+  assert.equal(retentionOf("", 604_800, 2_592_000), undefined);
+  assert.equal(retentionOf("", 3600, 7200), undefined);
 });
 
 test("a model gets only what it can do", () => {

@@ -3,7 +3,7 @@
  *
  * @typedef {object} Options
  * @property {string} language A code, or "" to detect it.
- * @property {string} model An id, or "" for the server's default.
+ * @property {string} model An id, or "" for a day, if the server allows it.
  * @property {"transcribe" | "translate"} task
  * @property {boolean} words
  * @property {boolean} multichannel
@@ -21,7 +21,8 @@ export const DEFAULTS = {
   ...{ language: "", model: "", task: "transcribe", words: true, multichannel: false },
   ...{ prompt: "", keywords: "", retention: "" },
 };
-const RETENTIONS = [3600, 86_400, 7 * 86_400, 30 * 86_400];
+const DAY = 86_400;
+const RETENTIONS = [3600, DAY, 7 * DAY, 30 * DAY];
 const KEY = "options";
 
 /**
@@ -83,7 +84,8 @@ export function formFields(options, server, { name, url }) {
   add("multichannel", options.multichannel ? "true" : "");
   add("prompt", options.prompt.trim());
   for (const keyword of options.keywords.split(",")) add("keywords[]", keyword.trim());
-  add("retention_seconds", Number(options.retention) <= (server?.retention_seconds.max ?? 0) ? options.retention : "");
+  const retention = retentionOf(options, server);
+  add("retention_seconds", retention && retention !== server?.retention_seconds.default ? String(retention) : "");
   return fields;
 }
 
@@ -201,10 +203,23 @@ function modelChoice(options, server, change) {
  */
 function retentionChoice(options, server, change) {
   if (!server || server.retention_seconds.max <= server.retention_seconds.default) return null;
-  const longer = RETENTIONS.filter((seconds) => seconds <= server.retention_seconds.max && seconds !== server.retention_seconds.default);
-  const choices = longer.map((seconds) => /** @type {[string, string]} */ ([String(seconds), duration(seconds)]));
-  choices.unshift(["", duration(server.retention_seconds.default)]);
-  return select("retention", "Keep it for", choices, options.retention, (retention) => change({ retention }));
+  const allowed = RETENTIONS.filter((seconds) => seconds <= server.retention_seconds.max);
+  const offered = [...new Set([...allowed, server.retention_seconds.default])].sort((a, b) => a - b);
+  const choices = offered.map((seconds) => /** @type {[string, string]} */ ([String(seconds), duration(seconds)]));
+  return select("retention", "Keep it for", choices, String(retentionOf(options, server)), (retention) => change({ retention }));
+}
+
+/**
+ * Return for how many seconds a result is to be kept: as chosen, or at least a day, as far as the server allows.
+ *
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ */
+function retentionOf(options, server) {
+  if (!server) return 0;
+  const { default: usual, max } = server.retention_seconds;
+  const wanted = Number(options.retention) || Math.max(usual, DAY);
+  return wanted <= max ? wanted : usual;
 }
 
 /**
