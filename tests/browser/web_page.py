@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -41,8 +42,11 @@ class WebPage:
         return await asyncio.to_thread(visitor, self)
 
     def wait(self, find: Callable[[], T]) -> T:
-        """Return the result of ``find()`` once it is true."""
-        return WebDriverWait(self.driver, LIMIT_SECONDS, poll_frequency=0.05).until(lambda _: find())
+        """Return the result of ``find()`` once it is true. Elements replaced meanwhile are looked for again."""
+        waiting = WebDriverWait(
+            self.driver, LIMIT_SECONDS, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException]
+        )
+        return waiting.until(lambda _: find())
 
     def all(self, selector: str) -> list[WebElement]:
         """Return all elements that match a CSS selector."""
