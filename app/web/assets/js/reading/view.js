@@ -279,7 +279,8 @@ class Reading {
     const unsaved = this.#editing?.unsaved ?? new Map();
     const segments = unsaved.size ? this.#segments.map((segment) => ({ ...segment, text: unsaved.get(segment.id) ?? segment.text })) : this.#segments;
     const words = unsaved.size ? this.#words.filter((word) => !unsaved.has(word.segment)) : this.#words;
-    const starts = keepsParagraphs ? paragraphStarts(this.transcript.layout) : undefined;
+    const isEmpty = !this.transcript.layout.paragraphs.length; // a correction may be saved before there is any text
+    const starts = keepsParagraphs && !isEmpty ? paragraphStarts(this.transcript.layout) : undefined;
     this.transcript.show(layOut(segments, words, starts));
     if (this.#editing?.isOn) this.#editing.makeEditable();
     this.finding.refresh();
