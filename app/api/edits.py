@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request
@@ -12,7 +11,7 @@ from fastapi.responses import Response
 from app.api.dependencies import ServiceParts
 from app.api.jobs import find_with_result
 from app.api.openapi import CORRECTIONS_OPERATION, json_body, responses
-from app.api.requests import read_small_body
+from app.api.requests import parse_json_object, read_small_body
 from app.api.schemas import CorrectedTranscript
 from app.domain.errors import InvalidRequest
 from app.domain.formats import placed_words, segment_object, to_json
@@ -70,11 +69,7 @@ async def put_transcript(
 
 def _texts(body: bytes) -> dict[int, str]:
     """Return the texts of segments in a body by their ids."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    segments = value.get("segments") if isinstance(value, dict) else None
+    segments = parse_json_object(body, example=_EXAMPLE, param="segments").get("segments")
     if not isinstance(segments, list):
         raise InvalidRequest(f"The body must be a JSON object such as {_EXAMPLE}.", param="segments")
     texts: dict[int, str] = {}

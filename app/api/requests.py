@@ -53,18 +53,18 @@ async def read_small_body(request: Request, *, max_bytes: int = _MAX_SMALL_BODY_
     return bytes(body)
 
 
-def parse_json_object(body: bytes, *, example: str) -> dict[str, Any]:
+def parse_json_object(body: bytes, *, example: str, param: str | None = None) -> dict[str, Any]:
     """Return the JSON object in a body.
 
     Raises:
-        InvalidRequest: it is something else. The message has the ``example``.
+        InvalidRequest: it is something else. The message has the ``example``, and ``param`` is the field to blame.
     """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InvalidRequest(f"The body must be a JSON object such as {example}.")
+        raise InvalidRequest(f"The body must be a JSON object such as {example}.", param=param)
     return value
 
 

@@ -70,7 +70,7 @@ test("a stream that is opened again continues, and a reset lists again", async (
   events.close();
 });
 
-test("changes of jobs are told once for each task, and one job's listener hears of it", async () => {
+test("listeners are called once in each task for all changes of jobs, and that of one job with its own", async () => {
   const store = new Store();
   const changes = /** @type {string[][]} */ ([]);
   const seen = /** @type {(number | null)[]} */ ([]);
