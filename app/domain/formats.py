@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from app.domain.speakers import speaker_label
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
 
 if TYPE_CHECKING:
@@ -157,14 +158,8 @@ def diarized_segment(segment: Segment) -> dict[str, Any]:
         "start": segment.start,
         "end": segment.end,
         "text": segment.text.strip(),
-        "speaker": speaker(segment.channel or 0),
+        "speaker": segment.speaker or speaker_label(segment.channel or 0),
     }
-
-
-def speaker(channel: int) -> str:
-    """Return the label of a channel: ``A`` for the first one, ``AA`` after ``Z``."""
-    repetitions, letter = divmod(channel, 26)
-    return chr(ord("A") + letter) * (1 + repetitions)
 
 
 def logprobs(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:

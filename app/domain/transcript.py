@@ -35,6 +35,14 @@ class SpeechDetection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Diarization:
+    """The limits on how many speakers are told apart by their voices; ``max_speakers`` None is no limit."""
+
+    min_speakers: int = 1
+    max_speakers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranscriptionOptions:
     """The options of one transcription.
 
@@ -44,7 +52,9 @@ class TranscriptionOptions:
     windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
     default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
-    None is the default one.
+    None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
+    several, else a voice. ``known_speakers`` are the names of the first channels, or of the voices of reference
+    recordings.
     """
 
     model: str | None = None
@@ -59,6 +69,8 @@ class TranscriptionOptions:
     token_logprobs: bool = False
     condition_on_previous_text: bool = False
     multichannel: bool = False
+    diarization: Diarization | None = None
+    known_speakers: tuple[str, ...] = ()
     audio_track: int | None = None
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
@@ -69,6 +81,7 @@ class Word:
     """A word with its leading space. Times are seconds from the start of the audio.
 
     ``probability`` is the mean of its tokens' (0 to 1). ``channel`` counts from 0; None if the channels were mixed.
+    ``speaker`` is a letter or a name; None if speakers were not told apart.
     """
 
     word: str
@@ -76,6 +89,7 @@ class Word:
     end: float
     probability: float
     channel: int | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +111,7 @@ class Segment:
 
     ``seek`` is where its decoding began, in units of 10 ms. ``temperature``, ``avg_logprob``, ``compression_ratio`` and
     ``no_speech_prob`` are those of the whole decoding (see :mod:`app.transcription.fallback`). ``uncertain`` text was
-    not acceptable at any temperature.
+    not acceptable at any temperature. ``speaker`` is the one who speaks most of it.
     """
 
     id: int
@@ -113,6 +127,7 @@ class Segment:
     words: tuple[Word, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     channel: int | None = None
+    speaker: str | None = None
     uncertain: bool = False
 
     @property
@@ -130,11 +145,21 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A time in which a speaker speaks, in seconds from the start of the audio. Those of several may overlap."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
     """A complete transcript.
 
     ``language`` is the spoken language as a full lowercase English name, ``duration`` that of the audio in seconds.
-    ``warnings`` are sentences for the client about what could not be done as usual.
+    ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are those of speakers who
+    were told apart by their voices, in order.
     """
 
     task: Task
@@ -142,6 +167,7 @@ class Transcript:
     duration: float
     segments: tuple[Segment, ...] = field(default=())
     warnings: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def text(self) -> str:
@@ -172,7 +198,8 @@ class Transcript:
             language=stored["language"],
             duration=stored["duration"],
             segments=tuple(_segment(segment) for segment in stored["segments"]),
-            warnings=tuple(stored.get("warnings", ())),  # older versions have none
+            warnings=tuple(stored.get("warnings", ())),  # older versions have none, and no turns
+            turns=tuple(Turn(**turn) for turn in stored.get("turns", ())),
         )
 
 

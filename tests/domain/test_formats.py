@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render, speaker
+from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render
 from app.domain.subtitles import SubtitleLayout
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
@@ -174,8 +174,3 @@ def test_every_format_has_a_media_type() -> None:
     assert set(MEDIA_TYPES) == set(ResponseFormat)
     assert MEDIA_TYPES[ResponseFormat.VTT] == "text/vtt; charset=utf-8"
     assert MEDIA_TYPES[ResponseFormat.SRT] == MEDIA_TYPES[ResponseFormat.TEXT] == "text/plain; charset=utf-8"
-
-
-@pytest.mark.parametrize(("channel", "label"), [(0, "A"), (25, "Z"), (26, "AA"), (31, "FF")])
-def test_each_channel_has_a_label_of_letters(channel: int, label: str) -> None:
-    assert speaker(channel) == label
