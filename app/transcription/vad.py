@@ -9,12 +9,13 @@ the pauses that are left inside windows.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from app.domain.telemetry import disable_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -157,8 +158,7 @@ class SpeechDetector:
     """Computes the probability that a frame of 512 samples holds speech, frame after frame."""
 
     def __init__(self) -> None:
-        # Since 1.32 onnxruntime would store an identifier of this machine on its disk and send events to its vendor.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        disable_telemetry()
         from faster_whisper.vad import get_vad_model
 
         self._session: Any = get_vad_model().session

@@ -1,0 +1,1 @@
+"""Speakers told apart by their voices: PCM in, turns out."""

@@ -1,0 +1,144 @@
+"""The two models that tell voices apart, on onnxruntime, which is imported here only.
+
+*pyannote segmentation-3.0* says which of three local speakers speak in each frame of a chunk of 10 s. *CAM++* turns the
+spectrogram of a second or two of one speaker into an embedding: a point on a sphere, near those of the same voice.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from app.domain.errors import ModelUnavailable
+from app.domain.telemetry import disable_telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.float32]
+    Spectrogram = npt.NDArray[np.float32]
+    Embeddings = npt.NDArray[np.float32]
+    Activity = npt.NDArray[np.bool_]
+
+#: The folder with the models that are part of this package; its `README.md` says where they come from.
+BUNDLED: Final = Path(__file__).with_name("weights")
+SAMPLE_RATE: Final = 16_000
+CHUNK_SAMPLES: Final = 10 * SAMPLE_RATE
+#: The frames of a chunk: one every 270 samples, centred on a field of 991 samples.
+CHUNK_FRAMES: Final = 589
+FRAME_SAMPLES: Final = 270
+FIRST_FRAME_CENTRE: Final = 495
+#: The local speakers of a chunk.
+SLOTS: Final = 3
+EMBEDDING_SIZE: Final = 192
+#: The bands of a spectrogram, and its shortest useful length in frames of 10 ms.
+BANDS: Final = 80
+MIN_SPECTROGRAM_FRAMES: Final = 20
+
+_BATCH: Final = 16
+#: Which slots speak in each class of the segmentation's output: none, one, or two of the three.
+_SLOTS_OF_CLASS: Final = np.array(
+    [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], np.bool_
+)
+
+
+class VoiceModels:
+    """Both models, loaded once and shared by all recordings.
+
+    The methods block, and compute on the thread that calls them; several threads may call them at the same time.
+    """
+
+    def __init__(self, segmentation: Any, embedding: Any) -> None:
+        self._segmentation = segmentation
+        self._embedding = embedding
+
+    @classmethod
+    def load(cls, folder: Path = BUNDLED) -> Self:
+        """Load ``segmentation.onnx`` and ``campplus.onnx`` from a folder, and try them.
+
+        ModelUnavailable says which file is missing, damaged or another model.
+        """
+        models = cls(_session(folder / "segmentation.onnx"), _session(folder / "campplus.onnx"))
+        chunk = np.zeros((1, 1, CHUNK_SAMPLES), np.float32)
+        _try(models._segmentation, "waveform", chunk, (1, CHUNK_FRAMES, len(_SLOTS_OF_CLASS)), folder / "segmentation.onnx")
+        spectrogram = np.zeros((1, MIN_SPECTROGRAM_FRAMES, BANDS), np.float32)
+        _try(models._embedding, "feats", spectrogram, (1, EMBEDDING_SIZE), folder / "campplus.onnx")
+        return models
+
+    def segment(self, chunks: Samples) -> Activity:
+        """Return which local speakers speak in each frame of chunks of 10 s.
+
+        ``chunks`` are samples from -1 to 1, shape ``(n, 160000)``; the result has the shape ``(n, 589, 3)``. At most two
+        of the three speak at once. A slot is the same person within a chunk only.
+        """
+        classes = [
+            self._segmentation.run(None, {"waveform": chunks[start : start + _BATCH, np.newaxis]})[0].argmax(axis=-1)
+            for start in range(0, len(chunks), _BATCH)
+        ]
+        return _SLOTS_OF_CLASS[np.concatenate([np.zeros((0, CHUNK_FRAMES), np.intp), *classes])]
+
+    def embed(self, spectrograms: Sequence[Spectrogram]) -> Embeddings:
+        """Return an embedding of unit length for each spectrogram ``(frames, 80)``, shape ``(n, 192)``.
+
+        They may differ in length. Those of the same length are computed together.
+        """
+        embeddings = np.zeros((len(spectrograms), EMBEDDING_SIZE), np.float32)
+        by_length = sorted(range(len(spectrograms)), key=lambda index: len(spectrograms[index]))
+        for _, group in groupby(by_length, key=lambda index: len(spectrograms[index])):
+            same_length = list(group)
+            for start in range(0, len(same_length), _BATCH):
+                batch = same_length[start : start + _BATCH]
+                stacked = np.stack([spectrograms[index] for index in batch])
+                stacked -= stacked.mean(axis=1, keepdims=True)
+                embeddings[batch] = self._embedding.run(None, {"feats": stacked})[0]
+        return as_unit(embeddings)
+
+
+def as_unit(vectors: Embeddings) -> Embeddings:
+    """Return vectors of length 1 in the directions of these, which are rows."""
+    unit: Embeddings = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    return unit
+
+
+def _session(path: Path) -> Any:
+    disable_telemetry()
+    import onnxruntime
+
+    if not path.is_file():
+        raise ModelUnavailable(
+            f"{path} is missing: DIARIZATION_MODEL must be `auto`, `none` or a folder with segmentation.onnx and "
+            "campplus.onnx."
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch
+    options.log_severity_level = 4  # what is wrong with a file is in the exception
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except (OSError, *_failures()) as error:
+        raise _unusable(path) from error
+
+
+def _try(session: Any, name: str, value: npt.NDArray[np.float32], shape: tuple[int, ...], path: Path) -> None:
+    try:
+        output = session.run(None, {name: value})[0]
+    except (ValueError, *_failures()) as error:
+        raise _unusable(path) from error
+    if output.shape != shape:
+        raise _unusable(path)
+
+
+def _unusable(path: Path) -> ModelUnavailable:
+    return ModelUnavailable(f"{path} can't be used: it is damaged, or not the ONNX model of that name.")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises; its exceptions have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))

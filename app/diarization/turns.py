@@ -1,0 +1,146 @@
+"""Who speaks in each frame, and the turns that result.
+
+The segmentation says how many people speak in a frame. Where one does, the embeddings of the windows around it say who
+that is. Where two do, they are the speakers of the local slots that are active, known from the windows in which each of
+those spoke alone. It is decided a few minutes at a time, so memory doesn't depend on the length of a recording.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from app.diarization.chunks import HOP_FRAMES, frame_edge, own_frames
+from app.diarization.models import CHUNK_FRAMES, FRAME_SAMPLES, SAMPLE_RATE, SLOTS
+from app.diarization.voice_windows import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from app.diarization.heard import Heard
+
+    Array = npt.NDArray[np.float32]
+
+#: Chunks that are decided at once: five minutes.
+_BLOCK_CHUNKS: Final = 60
+#: Cosines, times this, become the probabilities of speakers by softmax.
+_SHARPNESS: Final = 12.0
+#: The least probability of the second of two speakers.
+_MIN_SECOND: Final = 0.2
+#: Silence within a turn is at most this long, in seconds.
+_MAX_GAP_SECONDS: Final = 0.25
+
+
+class SpeakerTurn(NamedTuple):
+    """A turn of the speaker with the index ``speaker``, in seconds."""
+
+    start: float
+    end: float
+    speaker: int
+
+
+def speaker_turns(heard: Heard, centroids: Array) -> list[SpeakerTurn]:
+    """Return the turns of the speakers with these ``centroids`` ``(speakers, 192)``, sorted by their start."""
+    if not len(centroids):
+        return []
+    cosines = heard.embeddings @ centroids.T
+    likely = np.exp(_SHARPNESS * (cosines - cosines.max(axis=1, keepdims=True)))
+    likely /= likely.sum(axis=1, keepdims=True)
+    windows = heard.windows
+    spans: list[list[tuple[int, int]]] = [[] for _ in centroids]
+    for first in range(0, heard.chunks, _BLOCK_CHUNKS):
+        end = min(first + _BLOCK_CHUNKS, heard.chunks)
+        chosen = slice(*np.searchsorted(windows[:, 0], [first - 1, end]))
+        block = _Block(heard, first, end, windows[chosen], likely[chosen])
+        for speaker, is_speaking in enumerate(block.decide().T):
+            spans[speaker] += (runs(is_speaking) + first * HOP_FRAMES).tolist()
+    turns = [
+        SpeakerTurn(frame_edge(start) / SAMPLE_RATE, frame_edge(end) / SAMPLE_RATE, speaker)
+        for speaker, parts in enumerate(spans)
+        for start, end in _joined(parts)
+    ]
+    return sorted(turns)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join spans of frames with short gaps between them; those of neighbouring blocks have none."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and (start - joined[-1][1]) * FRAME_SAMPLES < _MAX_GAP_SECONDS * SAMPLE_RATE:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+class _Block:
+    """The frames from the start of chunk ``first`` to that of chunk ``end``, or to the end of the recording.
+
+    ``windows`` are those of these chunks and of the one before, which reaches into the block, with the probabilities of
+    the speakers of each.
+    """
+
+    def __init__(
+        self, heard: Heard, first: int, end: int, windows: npt.NDArray[np.int32], likely: Array
+    ) -> None:
+        self._heard = heard
+        self._chunks = range(max(0, first - 1), end)
+        self._offset = self._chunks.start * HOP_FRAMES
+        self._begin = first * HOP_FRAMES - self._offset
+        total = (end - 1 - self._chunks.start) * HOP_FRAMES + CHUNK_FRAMES
+        self._end = total if end == heard.chunks else end * HOP_FRAMES - self._offset
+        self._windows = windows
+        self._likely = likely
+        self._evidence = np.zeros((total, likely.shape[1]), np.float32)
+
+    def decide(self) -> npt.NDArray[np.bool_]:
+        """Return who speaks in each frame, shape ``(frames, speakers)``."""
+        self._add_windows()
+        people = self._count_people()
+        by_evidence = np.argsort(-self._evidence, axis=1, kind="stable")
+        result = np.zeros(self._evidence.shape, np.bool_)
+        for rank, least in enumerate((0.0, _MIN_SECOND)[: self._evidence.shape[1]]):
+            speaker = by_evidence[:, rank]
+            frames = np.flatnonzero((people > rank) & (np.take_along_axis(self._evidence, speaker[:, None], 1)[:, 0] > least))
+            result[frames, speaker[frames]] = True
+        return result[self._begin : self._end]
+
+    def _add_windows(self) -> None:
+        for (chunk, _, start, end), likely in zip(self._windows.tolist(), self._likely, strict=True):
+            first = (chunk - self._chunks.start) * HOP_FRAMES + start // FRAME_SAMPLES
+            frames = (end - start) // FRAME_SAMPLES + 1
+            weights = np.hanning(frames + 2)[1:-1, None].astype(np.float32) + 0.05
+            self._evidence[first : first + frames] += weights * likely
+
+    def _count_people(self) -> npt.NDArray[np.intp]:
+        """Return how many people speak in each frame, and add the evidence of slots where windows say nothing."""
+        taper = np.hamming(CHUNK_FRAMES).astype(np.float32) + 1e-3
+        people = np.zeros(len(self._evidence), np.float32)
+        weight = np.zeros(len(self._evidence), np.float32)
+        slots = self._slots()
+        for chunk in self._chunks:
+            first = (chunk - self._chunks.start) * HOP_FRAMES
+            frames = slice(first, first + CHUNK_FRAMES)
+            activity = self._heard.activity(chunk)
+            count = activity.sum(axis=1)
+            people[frames] += count * taper
+            weight[frames] += taper
+            own_start, own_end = own_frames(is_first=chunk == 0, is_last=chunk == self._heard.chunks - 1)
+            needs_slots = (count > 1) | ((count == 1) & (self._evidence[frames].sum(axis=1) == 0))
+            needs_slots[:own_start] = needs_slots[own_end:] = False
+            for slot, likely in slots.get(chunk, {}).items():
+                self._evidence[frames][needs_slots & activity[:, slot]] += likely
+        return np.rint(people / np.maximum(weight, 1e-6)).astype(np.intp)
+
+    def _slots(self) -> dict[int, dict[int, Array]]:
+        """Return the probabilities of speakers for the slots of each chunk."""
+        slots: dict[int, dict[int, Array]] = {}
+        for (chunk, slot, start, end), likely in zip(self._windows.tolist(), self._likely, strict=True):
+            of_chunk = slots.setdefault(chunk, {})
+            of_chunk[slot] = of_chunk.get(slot, np.float32(0)) + likely * (end - start)
+        return {
+            chunk: {slot: likely / likely.sum() for slot, likely in of_chunk.items()} for chunk, of_chunk in slots.items()
+        }
