@@ -6,14 +6,13 @@ share the gap that they stand in. Only if there is none does a neighbour give up
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise, takewhile
 from typing import TYPE_CHECKING, Final
 
+from app.domain.characters import continues_word
 from app.domain.transcript import Word
 
 if TYPE_CHECKING:
@@ -28,15 +27,6 @@ _SHORTEST_SECONDS: Final = 0.02
 #: Texts of more pairs of words are only compared from both ends: a segment of 30 s has some hundred characters even in
 #: Chinese, and repetitions of a few words would take seconds.
 _MOST_COMPARISONS: Final = 40_000
-#: Characters of scripts without spaces between words: Thai, Lao, Burmese, Chinese and Japanese. Each is a word, as in
-#: Whisper.
-_UNSPACED: Final = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u2e80-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-)
-#: The categories of opening punctuation, which belongs to the word after it, and of marks, joiners and other
-#: punctuation, which belong to the word before them.
-_OPENING: Final = frozenset({"Ps", "Pi"})
-_CONTINUING: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po", "Pc", "Pd"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +112,12 @@ def _units(text: str) -> list[_Unit]:
     for position, character in enumerate(text):
         if character.isspace():
             continue
-        if ends and ends[-1] == position and _continues(text[starts[-1] : position], character):
+        if ends and ends[-1] == position and continues_word(text[starts[-1] : position], character):
             ends[-1] = position + 1
         else:
             starts.append(position)
             ends.append(position + 1)
     return [_Unit(text[start:end], start, end) for start, end in zip(starts, ends, strict=True)]
-
-
-def _continues(unit: str, character: str) -> bool:
-    """Return True if a character after a unit, without a space, is a part of it."""
-    category = unicodedata.category(character)
-    if category in _CONTINUING or unicodedata.category(unit[-1]) in _OPENING:
-        return True
-    is_unspaced = _UNSPACED.search(unit) is not None
-    return not is_unspaced and _UNSPACED.match(character) is None
 
 
 def _groups(segment: Segment, units: Sequence[_Unit]) -> list[_Group]:

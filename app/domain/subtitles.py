@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 import math
 import re
-import unicodedata
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Final
+
+from app.domain.characters import continues_character, display_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 #: Dashes to remove so that ``-->``, which separates the times of a cue, becomes ``->`` in its text.
 _SPARE_DASH: Final = re.compile("-(?=-+>)")
-_JOINER: Final = "\u200d"
-#: Vowel signs of Thai and Lao that Unicode does not classify as marks.
-_VOWEL_SIGNS: Final = ("\u0e33", "\u0eb3")
-_SKIN_TONES: Final = tuple(map(chr, range(0x1F3FB, 0x1F400)))
 #: The longest time between the starts of two words in one cue, when lines flow over segments.
 _MAX_PAUSE_SECONDS: Final = 3.0
 
@@ -34,9 +30,9 @@ _MAX_PAUSE_SECONDS: Final = 3.0
 class SubtitleLayout:
     """The layout of words in cues; by default each segment is a cue.
 
-    ``max_line_width`` is in columns (see :func:`display_width`); a wider word has its own line. ``max_line_count``
-    is the number of lines in a cue. Each segment starts a new cue unless both are set. ``highlight_words``
-    underlines each word while it is spoken.
+    ``max_line_width`` is in columns (see :func:`~app.domain.characters.display_width`); a wider word has its own line.
+    ``max_line_count`` is the number of lines in a cue. Each segment starts a new cue unless both are set.
+    ``highlight_words`` underlines each word while it is spoken.
     """
 
     max_line_width: int | None = None
@@ -165,7 +161,7 @@ def _lines(words: Iterable[_Timed], max_width: float) -> Iterator[list[_Timed]]:
     line: list[_Timed] = []
     width = 0
     for word in words:
-        if line and width + display_width(word.text) > max_width and not _continues(line[-1].text, word.text):
+        if line and width + display_width(word.text) > max_width and not continues_character(line[-1].text, word.text):
             yield line
             line, width = [], 0
         fitted = word if line else replace(word, text=word.text.lstrip())
@@ -173,32 +169,6 @@ def _lines(words: Iterable[_Timed], max_width: float) -> Iterator[list[_Timed]]:
         width += display_width(fitted.text)
     if line:
         yield line
-
-
-def display_width(text: str) -> int:
-    """Return the columns that a text takes on a screen.
-
-    Wide characters, such as Chinese ones and emoji, take two, and marks that combine with the one before take none
-    (Unicode Standard Annex 11).
-    """
-    return sum(map(_columns, text))
-
-
-@cache
-def _columns(character: str) -> int:
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _continues(before: str, text: str) -> bool:
-    """Return True if a line break between two texts would divide a character as readers see it.
-
-    Whisper can end a word within one: before a vowel sign of Thai or Devanagari, or between joined emoji (Unicode
-    Standard Annex 29, rules GB9, GB9a and GB11).
-    """
-    joins = before.endswith(_JOINER) or text.startswith((_JOINER, *_SKIN_TONES, *_VOWEL_SIGNS))
-    return joins or unicodedata.category(text[0]).startswith("M")
 
 
 def _with_line_breaks(lines: Sequence[list[_Timed]]) -> list[_Timed]:

@@ -36,7 +36,7 @@ class SpeechDetection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diarization:
-    """The limits on how many speakers are told apart by their voices; ``max_speakers`` None is no limit."""
+    """The fewest and the most speakers to tell apart by their voices; ``max_speakers`` None is no limit."""
 
     min_speakers: int = 1
     max_speakers: int | None = None
@@ -158,8 +158,8 @@ class Transcript:
     """A complete transcript.
 
     ``language`` is the spoken language as a full lowercase English name, ``duration`` that of the audio in seconds.
-    ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are those of speakers who
-    were told apart by their voices, in order.
+    ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are those of the
+    voices that diarization tells apart, in order.
     """
 
     task: Task

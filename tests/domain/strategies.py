@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from app.domain.transcript import Segment, Task, Transcript, Word
+from app.domain.transcript import Segment, Task, Transcript, Turn, Word
 
 #: Settings for tests of pure code, which must not fail on a busy machine. The tier sets the number of examples.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,3 +50,26 @@ def transcripts(draw: st.DrawFn) -> Transcript:
         duration=draw(SECONDS),
         segments=segments,
     )
+
+
+SPEAKERS = st.sampled_from(("A", "B", "Anna <&> Lena", "ann-->\ne", "李"))
+
+
+@st.composite
+def turns(draw: st.DrawFn, *, min_size: int = 0, seconds: st.SearchStrategy[float] = SECONDS) -> tuple[Turn, ...]:
+    """Draw turns in order of their starts, some of which overlap."""
+    times = [sorted(draw(st.tuples(seconds, seconds))) for _ in range(draw(st.integers(min_size, 6)))]
+    return tuple(Turn(start=start, end=end, speaker=draw(SPEAKERS)) for start, end in sorted(times))
+
+
+@st.composite
+def conversations(draw: st.DrawFn, *, texts: st.SearchStrategy[str] = TEXTS) -> Transcript:
+    """Draw a transcript in which each word has a speaker, and texts are those of the words."""
+    transcript = draw(transcripts())
+    segments: list[Segment] = []
+    for segment in transcript.segments:
+        words = draw(st.lists(st.builds(replace, WORDS, word=texts, speaker=SPEAKERS), max_size=6))
+        text = "".join(word.word for word in words)
+        speaker = words[0].speaker if words else draw(SPEAKERS)
+        segments.append(replace(segment, text=text, words=tuple(words), speaker=speaker))
+    return replace(transcript, segments=tuple(segments), turns=draw(turns()))

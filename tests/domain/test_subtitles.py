@@ -14,7 +14,8 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, display_width, srt, timestamp, vtt
+from app.domain.characters import display_width
+from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, timestamp, vtt
 from app.domain.transcript import Segment, Task, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
 from tests.support.segments import a_segment
