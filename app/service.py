@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from app import __version__, metrics, tracing
@@ -16,6 +17,7 @@ from app.delivery.download import AudioDownloader
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.upload import PresignedUploader
 from app.delivery.webhooks import WebhookSender
+from app.diarization.models import BUNDLED
 from app.domain.errors import DecoderUnavailable, ModelUnavailable, ServiceError
 from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
@@ -38,14 +40,15 @@ from app.jobs.store import JobStore
 from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
 from app.jobs.sweeper import Sweeper
 from app.jobs.sync_requests import SyncRequests
+from app.transcription.admission import usable_cores
 from app.transcription.decoding import Decoder
+from app.transcription.diarizer import Diarizer
 from app.transcription.loading import ModelChoice
 from app.transcription.models import ModelRegistry
 from app.transcription.pool import ModelPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-    from pathlib import Path
 
     import httpx
 
@@ -268,9 +271,18 @@ def create_pool(
         slots=settings.max_concurrent_requests,
         batch_size=settings.batch_size,
         max_loaded=settings.whisper_max_loaded_models,
+        diarizer=create_diarizer(settings),
         on_death=on_death,
         emit=emit,
     )
+
+
+def create_diarizer(settings: Settings) -> Diarizer | None:
+    """Return what tells speakers apart by their voices, or None if the settings say so."""
+    if settings.diarization_model == "none":
+        return None
+    folder = BUNDLED if settings.diarization_model == "auto" else Path(settings.diarization_model)
+    return Diarizer(folder, threads=settings.diarization_threads or max(1, usable_cores() // 2))
 
 
 def create_client(settings: Settings) -> httpx.AsyncClient:

@@ -160,6 +160,16 @@ class Settings(BaseSettings):
         "measured when the model is loaded: 16, less if memory is short, or 32 or 64 if that is faster.",
     )
 
+    diarization_model: str = Field(
+        "auto",
+        min_length=1,
+        description="Models that tell speakers apart by their voices: `auto` for the bundled ones, a directory with "
+        "others, or `none`. They are loaded on first use, and run on the CPU.",
+    )
+    diarization_threads: int = Field(
+        0, ge=0, description="CPU threads that tell speakers apart. 0 uses half of the cores."
+    )
+
     max_concurrent_requests: int = Field(
         3,
         ge=1,

@@ -208,6 +208,7 @@ class Job(TypedDict):
         "Waiting for GPU availability",
         "Downloading audio",
         "Transcribing audio",
+        "Telling speakers apart",
         "Uploading results",
         "Done",
         "Failed",
@@ -238,6 +239,7 @@ class Job(TypedDict):
         list[Literal["segment", "word"]], Field(description="Those that were asked for.", examples=[["segment"]])
     ]
     multichannel: NotRequired[Annotated[bool, Field(description="True if each channel is transcribed on its own.")]]
+    diarize: NotRequired[Annotated[bool, Field(description="True if segments and words have their speakers.")]]
     processing_time: NotRequired[
         Annotated[float, Field(description="Seconds of the transcription, once there is a result.", examples=[1.2])]
     ]

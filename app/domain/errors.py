@@ -6,6 +6,7 @@
     * UnusableAudio           the audio can't be transcribed
       * UndecodableAudio      the audio can't be decoded
       * AudioTooLong          the audio is longer than the limit
+    * UnusableReference       the reference recording of a known speaker can't be used
     * BodyTooLarge            the body or the file is larger than the limit
     * EncodedBody             the body is compressed
     * UnknownModel            the model is not served
@@ -74,6 +75,13 @@ class AudioTooLong(UnusableAudio):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="audio_too_long")
+
+
+class UnusableReference(InvalidRequest):
+    """The reference recording of a known speaker can't be used."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="known_speaker_references", code="invalid_reference")
 
 
 class BodyTooLarge(InvalidRequest):

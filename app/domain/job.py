@@ -52,6 +52,7 @@ class Phrase(StrEnum):
     WAITING = "Waiting for GPU availability"
     DOWNLOADING = "Downloading audio"
     TRANSCRIBING = "Transcribing audio"
+    TELLING_SPEAKERS_APART = "Telling speakers apart"
     UPLOADING = "Uploading results"
     DONE = "Done"
     FAILED = "Failed"
@@ -288,12 +289,14 @@ class Progress:
     """The state of a job that only this process knows, and that is lost in a crash.
 
     ``phrase`` is shown until the job has a result or has ended. ``started_at`` is when it first held a slot, in Unix
-    seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far. ``upload_round``
-    and ``webhook_round`` are the states of deliveries with the attempts of the round under way.
+    seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far. ``heard_percent`` is
+    the share of the audio that was heard for the voices in it, None if they are not told apart. ``upload_round`` and
+    ``webhook_round`` are the states of deliveries with the attempts of the round under way.
     """
 
     phrase: Phrase = Phrase.WAITING
     percent: float = 0.0
+    heard_percent: float | None = None
     audio_duration: float | None = None
     language: str | None = None
     started_at: float | None = None
@@ -312,6 +315,9 @@ class Progress:
 
     def transcribed(self, *, language: str, percent: float | None) -> Self:
         return replace(self, language=language, percent=self.percent if percent is None else percent)
+
+    def heard(self, *, percent: float) -> Self:
+        return replace(self, heard_percent=percent)
 
     def of_deliveries(self) -> Progress:
         """Return what remains of it once the job has a result or has ended."""
@@ -356,7 +362,11 @@ class LiveJob:
 
     @property
     def percent(self) -> float:
-        return self.progress.percent if self.job.needs_transcription else self.job.progress_percent
+        """The share of the audio for which everything is done."""
+        if not self.job.needs_transcription:
+            return self.job.progress_percent
+        heard = self.progress.heard_percent
+        return self.progress.percent if heard is None else min(self.progress.percent, heard)
 
     @property
     def audio_duration(self) -> float | None:

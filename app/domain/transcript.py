@@ -75,6 +75,11 @@ class TranscriptionOptions:
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
 
+    @property
+    def tells_voices_apart(self) -> bool:
+        """True if speakers are told apart, and not by their channels."""
+        return self.diarization is not None and not self.multichannel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:

@@ -1,4 +1,4 @@
-"""An estimate of when a job will be done, from the speed of the model and the work before it."""
+"""An estimate of when a job will be done, from the speed of the work and what comes before it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ _FIRST_GUESS_SECONDS: Final = 10.0
 _MEMORY_SECONDS: Final = 300.0
 
 
-class Estimate:
-    """Measures the speed of the model over all requests, and the mean duration and length of jobs.
+class Speed:
+    """Measures how much audio is done per second of work, over all requests.
 
     ``clock`` returns seconds since any point in time.
     """
 
-    def __init__(self, *, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._slots = slots
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._mean_seconds: float | None = None
-        self._mean_audio: float | None = None
         self._active = 0
         self._since = 0.0
         self._work = 0.0
@@ -38,7 +35,7 @@ class Estimate:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Count the time of the block as work: a request is transcribed or waits for a slot."""
+        """Count the time of the block as work: a request is worked on or waits for its turn."""
         if not self._active:
             self._since = self._clock()
         self._active += 1
@@ -48,25 +45,46 @@ class Estimate:
             self._pass_time()
             self._active -= 1
 
-    def transcribed(self, audio_seconds: float) -> None:
-        """Count audio that was transcribed since the last call, of any request."""
+    def done(self, audio_seconds: float) -> None:
+        """Count audio that was done since the last call, of any request."""
         self._pass_time()
         self._audio += audio_seconds
+
+    @property
+    def measured(self) -> float | None:
+        """Seconds of audio per second, or None before anything has been done."""
+        return self._audio / self._work if self._audio > 0 and self._work > 0 else None
+
+    def _pass_time(self) -> None:
+        now = self._clock()
+        elapsed, self._since = max(0.0, now - self._since), now
+        fading = math.exp(-elapsed / _MEMORY_SECONDS)
+        self._work = self._work * fading + elapsed
+        self._audio *= fading
+
+
+class Estimate:
+    """The speeds of the ``model`` and of telling ``voices`` apart, and the mean duration and length of jobs.
+
+    ``clock`` returns seconds since any point in time.
+    """
+
+    def __init__(self, *, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.model = Speed(clock)
+        self.voices = Speed(clock)
+        self._slots = slots
+        self._mean_seconds: float | None = None
+        self._mean_audio: float | None = None
 
     def finished(self, seconds: float, audio_seconds: float = 0.0) -> None:
         """Include a job that has ended in the means: the seconds it took, and the length of its audio."""
         self._mean_seconds = _moved(self._mean_seconds, seconds)
         self._mean_audio = _moved(self._mean_audio, audio_seconds)
 
-    @property
-    def speed(self) -> float | None:
-        """Seconds of audio transcribed per second, or None before anything has been transcribed."""
-        return self._audio / self._work if self._audio > 0 and self._work > 0 else None
-
-    def backlog(self, lengths: Iterable[float | None]) -> Backlog:
+    def backlog(self, lengths: Iterable[float | None], speed: Speed) -> Backlog:
         """Return the work that is left, from the seconds of audio of each job; an unknown length counts as the mean."""
         mean = self._mean_audio or 0.0
-        return Backlog([mean if length is None else length for length in lengths], speed=self.speed, mean=mean)
+        return Backlog([mean if length is None else length for length in lengths], speed=speed.measured, mean=mean)
 
     def wait_seconds(self, queued: int) -> float:
         """Return the seconds until a job with ``queued`` jobs before it is done, by the mean duration of jobs."""
@@ -79,13 +97,6 @@ class Estimate:
     @property
     def _mean(self) -> float:
         return _FIRST_GUESS_SECONDS if self._mean_seconds is None else self._mean_seconds
-
-    def _pass_time(self) -> None:
-        now = self._clock()
-        elapsed, self._since = max(0.0, now - self._since), now
-        fading = math.exp(-elapsed / _MEMORY_SECONDS)
-        self._work = self._work * fading + elapsed
-        self._audio *= fading
 
 
 class Backlog:

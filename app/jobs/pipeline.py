@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -152,10 +152,15 @@ class Pipeline:
         return _Transcribed(transcript, listener.seconds_on_model, listener.waveform if job.keep_audio else None)
 
     async def _run_transcriber(self, job: Job, listener: Listener) -> Transcript:
-        with self._estimate.at_work(), timed_step(self._emit, job.id, "transcribe"):
+        with ExitStack() as work:
+            work.enter_context(self._estimate.model.at_work())
+            if job.options.tells_voices_apart:
+                work.enter_context(self._estimate.voices.at_work())
+            work.enter_context(timed_step(self._emit, job.id, "transcribe"))
+            references = await asyncio.to_thread(self._spool.references, job.id)
             async with self._spool.audio(job.id) as path:
                 return await self._transcriber.transcribe(
-                    path, job.options, listener=listener, synchronous=job.synchronous
+                    path, job.options, listener=listener, synchronous=job.synchronous, references=references
                 )
 
     async def _withdraw_start(self, before: Job) -> None:
@@ -207,11 +212,13 @@ class _ProgressListener(Listener):
 
     def __init__(self, job: Job, store: JobStore, estimate: Estimate, segments: SegmentSubscriptions) -> None:
         self._job_id = job.id
+        self._tells_voices_apart = job.options.tells_voices_apart
         self._current = CurrentJob(job.id, job.accepted_at)
         self._store = store
         self._estimate = estimate
         self._segments = segments
-        self._seconds_done = 0.0
+        self._seconds_done = self._seconds_heard = 0.0
+        self._duration: float | None = None
         self._has_waited = False
         self._first_slot: float | None = None
         self.waveform: Waveform | None = None
@@ -224,8 +231,11 @@ class _ProgressListener(Listener):
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
         await self._store.commit_patiently(self._job_id, transitions.work_started)
+        if self._tells_voices_apart:
+            self._store.report_progress(self._job_id, Progress.heard, percent=0.0)
 
     def on_decoded(self, duration: float) -> None:
+        self._duration = duration
         self._store.report_progress(self._job_id, Progress.decoded, duration)
 
     def on_waveform(self, waveform: Waveform) -> None:
@@ -249,9 +259,20 @@ class _ProgressListener(Listener):
     def on_window(self, window: FinishedWindow) -> None:
         if window.segments:
             self._segments.publish(self._job_id, window.segments)
-        self._estimate.transcribed(max(0.0, window.seconds_done - self._seconds_done))
+        self._estimate.model.done(max(0.0, window.seconds_done - self._seconds_done))
         self._seconds_done = window.seconds_done
-        percent = None  # the duration is not known while the audio is still being decoded
-        if window.duration is not None:
-            percent = round(min(100.0, 100 * window.seconds_done / window.duration), 1)
+        percent = self._percent(window.seconds_done)
         self._store.report_progress(self._job_id, Progress.transcribed, language=window.language, percent=percent)
+
+    def on_heard(self, seconds_done: float) -> None:
+        self._estimate.voices.done(max(0.0, seconds_done - self._seconds_heard))
+        self._seconds_heard = seconds_done
+        self._store.report_progress(self._job_id, Progress.heard, percent=self._percent(seconds_done) or 0.0)
+
+    def on_text_done(self) -> None:
+        logger.info("🗣️ Job %s: Telling speakers apart...", self._job_id)
+        self._store.report_progress(self._job_id, Progress.showing, Phrase.TELLING_SPEAKERS_APART)
+
+    def _percent(self, seconds_done: float) -> float | None:
+        """Return the share that is done, or None while the audio is still being decoded."""
+        return None if self._duration is None else round(min(100.0, 100 * seconds_done / (self._duration or 1.0)), 1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.domain.formats import Rendering
     from app.domain.job import Delivery, Job, LiveJob
     from app.domain.transcript import Segment, Transcript
-    from app.jobs.estimate import Backlog, Estimate
+    from app.jobs.estimate import Estimate
     from app.jobs.retention import Retention
     from app.jobs.service_clock import Moment, ServiceClock
     from app.jobs.spool import Spool
@@ -119,6 +119,7 @@ def job_view(
         "task": job.options.task.value,
         "timestamp_granularities": sorted(job.rendering.granularities),
         "multichannel": job.options.multichannel or None,
+        "diarize": job.options.diarization is not None or None,
         "processing_time": _rounded(job.processing_time) if job.has_result else None,
         "attempts": job.starts or None,
         "delivery": _delivery_view(live.delivery(DeliveryKind.UPLOAD)),
@@ -165,7 +166,7 @@ class JobViews:
         untranscribed = self._store.untranscribed() if any(live.job.is_active for live in jobs) else []
         queued = (live.job.id for live in untranscribed if live.status is JobStatus.QUEUED)
         positions = {job_id: position for position, job_id in enumerate(queued, start=1)}
-        backlog = self._estimate.backlog(_audio_left(live) for live in untranscribed)
+        backlogs = Backlogs(untranscribed, self._estimate)
         now = self._service_clock.now()
         return {
             live.job.id: job_view(
@@ -173,21 +174,48 @@ class JobViews:
                 now=now,
                 retention=self._retention,
                 queue_position=positions.get(live.job.id),
-                eta_seconds=self._eta(live, positions.get(live.job.id), backlog),
+                eta_seconds=self._eta(live, positions.get(live.job.id), backlogs),
             )
             for live in jobs
         }
 
-    def _eta(self, live: LiveJob, position: int | None, backlog: Backlog) -> float | None:
-        """Return the seconds until the transcript is ready: by the model's speed, or by the position in the queue."""
+    def _eta(self, live: LiveJob, position: int | None, backlogs: Backlogs) -> float | None:
+        """Return the seconds until the transcript is ready, by the speed of the work or by the position in the queue."""
         if not live.job.needs_transcription:
             return None
-        seconds = backlog.seconds_left(_audio_left(live))
+        seconds = backlogs.seconds_left(live)
         if seconds is None and position is not None:
             seconds = self._estimate.wait_seconds(position - 1)
         return None if seconds is None else round(seconds, 1)
 
 
-def _audio_left(live: LiveJob) -> float | None:
+class Backlogs:
+    """The work that is left on the model and, for the jobs that need it, in telling voices apart."""
+
+    def __init__(self, untranscribed: Sequence[LiveJob], estimate: Estimate) -> None:
+        self._model = estimate.backlog((_untranscribed(live) for live in untranscribed), estimate.model)
+        self._voices = estimate.backlog(
+            (_unheard(live) for live in untranscribed if live.job.options.tells_voices_apart), estimate.voices
+        )
+
+    def seconds_left(self, live: LiveJob) -> float | None:
+        """Return the seconds until both are done, which go on side by side, or None if no speed is known."""
+        seconds = self._model.seconds_left(_untranscribed(live))
+        if live.job.options.tells_voices_apart:
+            with_voices = self._voices.seconds_left(_unheard(live))
+            seconds = with_voices if seconds is None else max(seconds, with_voices or 0.0)
+        return seconds
+
+
+def _untranscribed(live: LiveJob) -> float | None:
     """Return the seconds of audio still to be transcribed, or None if the length is not known yet."""
-    return None if live.audio_duration is None else live.audio_duration * (1 - live.percent / 100)
+    return _left(live, live.progress.percent)
+
+
+def _unheard(live: LiveJob) -> float | None:
+    """Return the seconds of audio still to be heard, or None if the length is not known yet."""
+    return _left(live, live.progress.heard_percent or 0.0)
+
+
+def _left(live: LiveJob, percent: float) -> float | None:
+    return None if live.audio_duration is None else live.audio_duration * (1 - percent / 100)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.transcription.decoding import Decoder
+    from app.transcription.diarizer import Diarizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,23 +56,35 @@ class _Resource(Enum):
     DECODER = auto()
     SHORT_FILE = auto()
     PREVIEW_DECODER = auto()
+    CONVERSATION = auto()
+    SHORT_CONVERSATION = auto()
 
 
 _NEEDED: Final = {
     Grant.WHOLE_FILE: (_Resource.WHOLE_FILE, _Resource.DECODER),
     Grant.PREVIEW: (_Resource.SHORT_FILE, _Resource.PREVIEW_DECODER),
 }
+#: The same if speakers are told apart by their voices, which takes longer than the text on a GPU.
+_NEEDED_BY_VOICES: Final = {
+    Grant.WHOLE_FILE: (*_NEEDED[Grant.WHOLE_FILE], _Resource.CONVERSATION),
+    Grant.PREVIEW: (*_NEEDED[Grant.PREVIEW], _Resource.SHORT_CONVERSATION),
+}
 
 
 class Candidate:
     """A transcription that waits for admission or has been admitted."""
 
-    def __init__(self, admission: Admission, *, synchronous: bool) -> None:
+    def __init__(self, admission: Admission, *, synchronous: bool, by_voices: bool) -> None:
         self._admission = admission
         self.synchronous = synchronous
+        self._by_voices = by_voices
         self.may_preview = True
         self.grant: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self.held: set[_Resource] = set()
+
+    def needed(self, grant: Grant) -> tuple[_Resource, ...]:
+        """Return the resources that it needs for a grant."""
+        return (_NEEDED_BY_VOICES if self._by_voices else _NEEDED)[grant]
 
     async def admitted(self) -> Grant:
         """Wait for admission and return how much of the file may be decoded."""
@@ -87,6 +100,10 @@ class Candidate:
         """Let another transcription be decoded."""
         self._admission.release_decoder(self)
 
+    def release_file(self) -> None:
+        """Let another transcription take its place before the model, while only its speakers are still unknown."""
+        self._admission.release_file(self)
+
     def leave(self) -> None:
         """Leave the queue and release everything that is held. Further calls have no effect."""
         self._admission.leave(self)
@@ -96,7 +113,8 @@ class Admission:
     """Two queues, one of synchronous requests and one of jobs, and the resources that they wait for.
 
     Synchronous requests are admitted first, but a job waits for a few of them at most. ``slots`` is the number of
-    transcriptions that use the models at once, ``decoders`` that of decoder processes.
+    transcriptions that use the models at once, ``decoders`` that of decoder processes. As many recordings as are
+    transcribed at once may, besides, only be heard for their voices.
     """
 
     def __init__(self, *, slots: int, decoders: int) -> None:
@@ -105,14 +123,16 @@ class Admission:
             _Resource.DECODER: decoders - _PREVIEW_DECODERS,
             _Resource.SHORT_FILE: slots + _SHORT_AHEAD,
             _Resource.PREVIEW_DECODER: _PREVIEW_DECODERS,
+            _Resource.CONVERSATION: slots + _AHEAD,
+            _Resource.SHORT_CONVERSATION: slots + _SHORT_AHEAD,
         }
         self._synchronous: deque[Candidate] = deque()
         self._jobs: deque[Candidate] = deque()
         self._overtaken = 0
 
-    def enqueue(self, *, synchronous: bool) -> Candidate:
-        """Add a transcription to the end of its queue."""
-        candidate = Candidate(self, synchronous=synchronous)
+    def enqueue(self, *, synchronous: bool, by_voices: bool = False) -> Candidate:
+        """Add a transcription, whose speakers may have to be told apart ``by_voices``, to the end of its queue."""
+        candidate = Candidate(self, synchronous=synchronous, by_voices=by_voices)
         self._queue_of(candidate).append(candidate)
         self._admit()
         return candidate
@@ -126,6 +146,11 @@ class Admission:
     def release_decoder(self, candidate: Candidate) -> None:
         """Take the decoder back from a transcription whose file has been decoded."""
         self._release(candidate, _Resource.DECODER, _Resource.PREVIEW_DECODER)
+        self._admit()
+
+    def release_file(self, candidate: Candidate) -> None:
+        """Take the place of its file back from a transcription whose text is there."""
+        self._release(candidate, _Resource.WHOLE_FILE, _Resource.SHORT_FILE)
         self._admit()
 
     def leave(self, candidate: Candidate) -> None:
@@ -149,23 +174,20 @@ class Admission:
             pass
 
     def _admit_one(self, grant: Grant) -> bool:
-        """Grant this to the next transcription. Return False if none waits or a resource is missing."""
-        needed = _NEEDED[grant]
-        if not all(self._free[resource] for resource in needed):
-            return False
+        """Grant this to the next transcription. Return False if there is none for which the resources are free."""
         candidate = self._next(grant)
         if candidate is None:
             return False
         self._queue_of(candidate).remove(candidate)
-        for resource in needed:
+        for resource in candidate.needed(grant):
             self._free[resource] -= 1
             candidate.held.add(resource)
         candidate.grant.set_result(grant)
         return True
 
     def _next(self, grant: Grant) -> Candidate | None:
-        synchronous = _first(self._synchronous, grant)
-        job = _first(self._jobs, grant)
+        synchronous = self._first(self._synchronous, grant)
+        job = self._first(self._jobs, grant)
         if synchronous is None or job is None:
             return synchronous or job
         if self._overtaken < _MAX_OVERTAKEN:
@@ -174,9 +196,15 @@ class Admission:
         self._overtaken = 0
         return job
 
+    def _first(self, queue: deque[Candidate], grant: Grant) -> Candidate | None:
+        """Return the first transcription in a queue that can have this grant now."""
+        if not all(self._free[resource] for resource in _NEEDED[grant]):
+            return None
+        return next((candidate for candidate in queue if self._can_have(candidate, grant)), None)
 
-def _first(queue: deque[Candidate], grant: Grant) -> Candidate | None:
-    return next((candidate for candidate in queue if candidate.may_preview or grant is not Grant.PREVIEW), None)
+    def _can_have(self, candidate: Candidate, grant: Grant) -> bool:
+        may_have = candidate.may_preview or grant is not Grant.PREVIEW
+        return may_have and all(self._free[resource] for resource in candidate.needed(grant))
 
 
 def usable_cores() -> int:
@@ -185,13 +213,14 @@ def usable_cores() -> int:
 
 
 class FrontEnd:
-    """Admission, the decoder and the threads that turn a file into windows.
+    """Admission, the decoder, the threads that turn a file into windows, and the diarizer, if there is one.
 
     ``slots`` is the number of transcriptions that use the models at once.
     """
 
-    def __init__(self, decoder: Decoder, *, slots: int) -> None:
+    def __init__(self, decoder: Decoder, *, slots: int, diarizer: Diarizer | None = None) -> None:
         self.decoder = decoder
+        self.diarizer = diarizer
         self.admission = Admission(slots=slots, decoders=max(_MIN_DECODERS, usable_cores()))
         self._executor = ThreadPoolExecutor(usable_cores(), thread_name_prefix="front-end")
         self._soon = ThreadPoolExecutor(usable_cores(), thread_name_prefix="features")
@@ -208,4 +237,6 @@ class FrontEnd:
         """Stop the threads without waiting for what they compute now, and the decoder processes."""
         for executor in (self._executor, self._soon):
             executor.shutdown(wait=False, cancel_futures=True)
+        if self.diarizer is not None:
+            self.diarizer.close()
         self.decoder.close()

@@ -35,10 +35,10 @@ class Device:
     compute_type: str
 
 
-def lower_thread_priority() -> None:
+def lower_thread_priority(niceness: int = _MODEL_NICENESS) -> None:
     """Give this thread a lower priority than those that answer requests. Threads that it starts inherit it on Linux."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MODEL_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def choose_device(requested: str, *, indexes: tuple[int, ...], probe_model: Path) -> DeviceKind:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.domain.events import discard_event
+from app.domain.speakers import with_channels, with_speakers
 from app.transcription.admission import PREVIEW_SECONDS, Grant
 from app.transcription.batcher import Batcher
 from app.transcription.file_transcription import FileTranscription
@@ -21,14 +22,15 @@ from app.transcription.recording import Recording
 from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from app.domain.events import DeviceState, EventSink
-    from app.domain.transcript import Transcript, TranscriptionOptions
+    from app.domain.transcript import Transcript, TranscriptionOptions, Turn
     from app.domain.waveform import Waveform
     from app.transcription.admission import Candidate, FrontEnd
     from app.transcription.decoding import Decoded
+    from app.transcription.diarizer import Voice
     from app.transcription.slots import Slots
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
@@ -36,8 +38,21 @@ if TYPE_CHECKING:
 #: Headers are not exact: less than this, and than this share of the recording, is not worth a warning.
 _MISSING_SECONDS: Final = 2.0
 _MISSING_SHARE: Final = 0.1
+_NO_DIARIZATION: Final = "Speakers were not told apart, because the server's DIARIZATION_MODEL is none."
 #: If the default track of a film is music, one of these has the speech.
 _MAX_TRACKS_TRIED: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A transcription that was asked for. ``voices`` are those of known speakers, by their names."""
+
+    source: Path
+    options: TranscriptionOptions
+    listener: Listener
+    synchronous: bool
+    candidate: Candidate
+    voices: Mapping[str, Voice] = field(default_factory=dict)
 
 
 class _TranscribedTrack(NamedTuple):
@@ -96,85 +111,99 @@ class WhisperTranscriber:
         await self._batcher.wait_until_idle()
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
+        self,
+        source: Path,
+        options: TranscriptionOptions,
+        *,
+        listener: Listener,
+        synchronous: bool = False,
+        references: Sequence[Path] = (),
     ) -> Transcript:
         """See :class:`app.transcription.transcriber.Transcriber`."""
         listener.on_waiting()
-        candidate = self._front_end.admission.enqueue(synchronous=synchronous)
+        candidate = self._front_end.admission.enqueue(synchronous=synchronous, by_voices=options.tells_voices_apart)
         try:
             await candidate.admitted()
             await listener.on_start()
-            chosen = await self._transcribe_speech(candidate, source, options, listener, synchronous=synchronous)
+            request = _Request(
+                source=source, options=options, listener=listener, synchronous=synchronous, candidate=candidate
+            )
+            chosen = await self._transcribe_speech(await self._with_voices(request, references))
             listener.on_waveform(chosen.waveform)
             return chosen.transcript
         finally:
             candidate.leave()
 
-    async def _transcribe_speech(
-        self,
-        candidate: Candidate,
-        source: Path,
-        options: TranscriptionOptions,
-        listener: Listener,
-        *,
-        synchronous: bool,
-    ) -> _TranscribedTrack:
+    async def _with_voices(self, request: _Request, references: Sequence[Path]) -> _Request:
+        """Return the request with the voices of its references."""
+        diarizer = self._front_end.diarizer
+        if diarizer is None or not references:
+            return request
+        names = request.options.known_speakers
+        return replace(request, voices=await diarizer.voices(names, references, decoder=self._front_end.decoder))
+
+    async def _transcribe_speech(self, request: _Request) -> _TranscribedTrack:
         """Transcribe the track of the options or, if they name none, the first one with speech."""
-        default = await self._transcribe_track(candidate, source, options, listener, synchronous=synchronous)
-        if default.transcript.segments or options.audio_track is not None:
+        default = await self._transcribe_track(request)
+        if default.transcript.segments or request.options.audio_track is not None:
             return default
         for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
             if track == default.track:
                 continue
-            candidate.requeue()
-            other = replace(options, audio_track=track)
+            request.candidate.requeue()
+            other = replace(request, options=replace(request.options, audio_track=track))
             with suppress(UndecodableAudio, AudioTooLong):
-                attempt = await self._transcribe_track(candidate, source, other, listener, synchronous=synchronous)
+                attempt = await self._transcribe_track(other)
                 if attempt.transcript.segments:
                     return attempt
         return default
 
-    async def _transcribe_track(
-        self,
-        candidate: Candidate,
-        source: Path,
-        options: TranscriptionOptions,
-        listener: Listener,
-        *,
-        synchronous: bool,
-    ) -> _TranscribedTrack:
+    async def _transcribe_track(self, request: _Request) -> _TranscribedTrack:
         """Transcribe the track of the options, once the candidate is admitted."""
-        recording = Recording(source.with_name(source.name + ".pcm"))
+        recording = Recording(request.source.with_name(request.source.name + ".pcm"))
         try:
-            is_decoded = await self._decode_preview(candidate, source, recording, options)
+            is_decoded = await self._decode_preview(request, recording)
             if is_decoded:
-                listener.on_decoded(recording.samples / SAMPLE_RATE)
+                request.listener.on_decoded(recording.samples / SAMPLE_RATE)
             transcription = FileTranscription(
                 self._batcher,
                 self._front_end,
                 self.model,
                 recording,
-                options,
-                listener,
+                request.options,
+                request.listener,
                 text_thread=self._text_thread,
-                synchronous=synchronous,
+                synchronous=request.synchronous,
             )
             with _first_error_only():
                 async with asyncio.TaskGroup() as group:
                     if not is_decoded:
-                        group.create_task(self._decode_file(candidate, source, recording, options, listener))
+                        group.create_task(self._decode_file(request, recording))
+                    turns = self._start_diarization(request, recording, group)
                     transcript = await transcription.run(group)
+                    request.candidate.release_file()
+                    transcript = await _with_speakers(transcript, request, turns)
             return _TranscribedTrack(transcript, transcription.waveform, recording.track, recording.tracks)
         finally:
             await asyncio.to_thread(recording.discard)
 
-    async def _decode_preview(
-        self, candidate: Candidate, source: Path, recording: Recording, options: TranscriptionOptions
-    ) -> bool:
+    def _start_diarization(
+        self, request: _Request, recording: Recording, group: asyncio.TaskGroup
+    ) -> asyncio.Task[tuple[Turn, ...]] | None:
+        """Begin to tell speakers apart by their voices if the options ask for it."""
+        diarizer, diarization = self._front_end.diarizer, request.options.diarization
+        if diarizer is None or diarization is None or request.options.multichannel:
+            return None
+        return group.create_task(
+            diarizer.turns(recording, diarization, known=request.voices, on_heard=request.listener.on_heard)
+        )
+
+    async def _decode_preview(self, request: _Request, recording: Recording) -> bool:
         """Wait for admission. Return True if a preview has already decoded the whole file."""
+        candidate, options = request.candidate, request.options
         while await candidate.admitted() is Grant.PREVIEW:
             decoded = await self._front_end.decoder.decode(
-                source,
+                request.source,
                 recording.path,
                 separate_channels=options.multichannel,
                 track=options.audio_track,
@@ -187,24 +216,36 @@ class WhisperTranscriber:
             candidate.requeue()
         return False
 
-    async def _decode_file(
-        self,
-        candidate: Candidate,
-        source: Path,
-        recording: Recording,
-        options: TranscriptionOptions,
-        listener: Listener,
-    ) -> None:
+    async def _decode_file(self, request: _Request, recording: Recording) -> None:
         decoded = await self._front_end.decoder.decode(
-            source,
+            request.source,
             recording.path,
-            separate_channels=options.multichannel,
-            track=options.audio_track,
+            separate_channels=request.options.multichannel,
+            track=request.options.audio_track,
             on_progress=recording.grow,
         )
-        candidate.release_decoder()
+        request.candidate.release_decoder()
         _complete(recording, decoded)
-        listener.on_decoded(decoded.duration)
+        request.listener.on_decoded(decoded.duration)
+
+
+async def _with_speakers(
+    transcript: Transcript, request: _Request, turns: asyncio.Task[tuple[Turn, ...]] | None
+) -> Transcript:
+    """Return the transcript with its speakers, once they are told apart."""
+    options = request.options
+    if options.diarization is None:
+        return transcript
+    if options.multichannel:
+        return await asyncio.to_thread(with_channels, transcript, options.known_speakers)
+    if turns is None:
+        return replace(transcript, warnings=(*transcript.warnings, _NO_DIARIZATION))
+    if not transcript.segments:
+        turns.cancel()
+        return transcript
+    if not turns.done():
+        request.listener.on_text_done()
+    return await asyncio.to_thread(with_speakers, transcript, await turns)
 
 
 def _complete(recording: Recording, decoded: Decoded) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from app.domain.events import DeviceState, EventSink
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.decoding import Decoder
+    from app.transcription.diarizer import Diarizer
     from app.transcription.models import ModelRegistry
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
@@ -84,8 +85,8 @@ class _Queued:
 class ModelPool:
     """Refuses transcriptions until the default model has been loaded, then gives each one its model.
 
-    ``load_model(name)`` blocks and returns the replicas of a model, or raises ModelUnavailable. ``on_death`` is called
-    when an engine has failed and can't recover.
+    ``load_model(name)`` blocks and returns the replicas of a model, or raises ModelUnavailable. Without a ``diarizer``
+    speakers are told apart by channels only. ``on_death`` is called when an engine has failed and can't recover.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ModelPool:
         slots: int,
         batch_size: int | None,
         max_loaded: int = 1,
+        diarizer: Diarizer | None = None,
         on_death: Callable[[BaseException], None],
         emit: EventSink = discard_event,
     ) -> None:
@@ -105,7 +107,7 @@ class ModelPool:
         self.ready = False
         self._load_model = load_model
         self._slots = Slots(slots)
-        self._front_end = FrontEnd(decoder, slots=slots)
+        self._front_end = FrontEnd(decoder, slots=slots, diarizer=diarizer)
         self._batch_size = batch_size
         self._max_loaded = max_loaded
         self._on_death = on_death
@@ -145,7 +147,13 @@ class ModelPool:
             )
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
+        self,
+        source: Path,
+        options: TranscriptionOptions,
+        *,
+        listener: Listener,
+        synchronous: bool = False,
+        references: Sequence[Path] = (),
     ) -> Transcript:
         """Transcribe with the requested model, after loading it if necessary.
 
@@ -156,7 +164,9 @@ class ModelPool:
         async with self._engine(name) as engine:
             # The abilities of a model may be known only now that it is loaded.
             self.model_registry.find(name).require(task=options.task, language=options.language)
-            return await engine.transcribe(source, options, listener=listener, synchronous=synchronous)
+            return await engine.transcribe(
+                source, options, listener=listener, synchronous=synchronous, references=references
+            )
 
     async def close(self) -> None:
         """Stop all engines without waiting for the batches that they have on their models."""

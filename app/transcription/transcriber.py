@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from app.domain.transcript import Segment, Transcript, TranscriptionOptions
@@ -41,6 +42,12 @@ class Listener:
     def on_waveform(self, waveform: Waveform) -> None:
         """Handle the waveform of what was transcribed, before the transcript is returned."""
 
+    def on_heard(self, seconds_done: float) -> None:
+        """Handle progress in telling speakers apart, which goes on beside the windows and perhaps after the last."""
+
+    def on_text_done(self) -> None:
+        """Handle the end of all windows while speakers are still to be told apart."""
+
     def on_waiting(self) -> None:
         """Handle waiting for a slot, at the beginning and whenever the slot is taken back."""
 
@@ -59,16 +66,23 @@ class Transcriber(Protocol):
         """The number of slots that are held."""
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
+        self,
+        source: Path,
+        options: TranscriptionOptions,
+        *,
+        listener: Listener,
+        synchronous: bool = False,
+        references: Sequence[Path] = (),
     ) -> Transcript:
         """Return the transcript of ``source``, a media file as it was received.
 
         Scratch files are written beside it. ``synchronous`` transcriptions, for which a client holds its connection
-        open, go before the others. If the caller is cancelled, decoding stops at once and the model after its
-        present batch.
+        open, go before the others. ``references`` are media files with the voices of the ``known_speakers`` of the
+        options. If the caller is cancelled, decoding stops at once and the model after its present batch.
 
         Raises:
             UnusableAudio: The file holds no audio that can be transcribed.
+            UnusableReference: A reference holds no voice.
             TranscriptionFailed: The model raised an error, and again when the window was retried alone.
             EngineFailed: The engine has died.
         """

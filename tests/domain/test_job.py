@@ -113,6 +113,14 @@ def test_job_is_processing_from_its_first_slot() -> None:
     assert (live.status, live.started_at, live.job.status) == (PROCESSING, 120.0, QUEUED)
 
 
+def test_share_is_done_once_it_is_transcribed_and_heard() -> None:
+    live = LiveJob(a_job()).progressed(Progress.transcribed, language="german", percent=40.0)
+    assert live.percent == 40.0
+    live = live.progressed(Progress.heard, percent=10.0)
+    assert live.percent == 10.0
+    assert live.progressed(Progress.heard, percent=60.0).percent == 40.0
+
+
 def test_job_with_a_result_shows_that_it_is_uploaded() -> None:
     live = LiveJob(a_job()).progressed(Progress.on_model, at=120.0)
     live = live.with_job(replace(live.job.moved_to(PROCESSING, at=130.0), has_result=True, progress_percent=100.0))
@@ -162,6 +170,7 @@ def test_phrases_are_those_of_the_contract() -> None:
         "Waiting for GPU availability",
         "Downloading audio",
         "Transcribing audio",
+        "Telling speakers apart",
         "Uploading results",
         "Done",
         "Failed",

@@ -57,35 +57,35 @@ class Watch:
 def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
     watch = Watch()
     estimate = Estimate(slots=3, clock=watch)
-    assert estimate.speed is None
-    assert estimate.backlog([60.0]).seconds_left(60.0) is None
+    assert estimate.model.measured is None
+    assert estimate.backlog([60.0], estimate.model).seconds_left(60.0) is None
     for _ in range(3):
-        with estimate.at_work(), estimate.at_work():
+        with estimate.model.at_work(), estimate.model.at_work():
             watch.now += 10
-            estimate.transcribed(300.0)
+            estimate.model.done(300.0)
         watch.now += 3600
-    assert estimate.speed == pytest.approx(30.0, rel=0.05)
+    assert estimate.model.measured == pytest.approx(30.0, rel=0.05)
 
 
 def test_short_request_hardly_waits_for_a_long_one() -> None:
     watch = Watch()
     estimate = Estimate(slots=3, clock=watch)
-    with estimate.at_work():
+    with estimate.model.at_work():
         watch.now += 1
-        estimate.transcribed(10.0)
-    assert estimate.backlog([5.0, 3600.0, 3600.0]).seconds_left(5.0) == pytest.approx(1.5)
-    assert estimate.backlog([5.0, 3600.0]).seconds_left(3600.0) == pytest.approx(360.5)
+        estimate.model.done(10.0)
+    assert estimate.backlog([5.0, 3600.0, 3600.0], estimate.model).seconds_left(5.0) == pytest.approx(1.5)
+    assert estimate.backlog([5.0, 3600.0], estimate.model).seconds_left(3600.0) == pytest.approx(360.5)
     estimate.finished(4.0, 40.0)
-    assert estimate.backlog([None, None]).seconds_left(None) == pytest.approx(8.0)
+    assert estimate.backlog([None, None], estimate.model).seconds_left(None) == pytest.approx(8.0)
 
 
 def test_recent_speed_counts_more() -> None:
     watch = Watch()
     estimate = Estimate(slots=1, clock=watch)
-    with estimate.at_work():
+    with estimate.model.at_work():
         for speed in (1.0, 10.0):
             for _ in range(100):
                 watch.now += 10
-                estimate.transcribed(10 * speed)
-    assert estimate.speed is not None
-    assert 8.5 < estimate.speed < 10.0
+                estimate.model.done(10 * speed)
+    assert estimate.model.measured is not None
+    assert 8.5 < estimate.model.measured < 10.0

@@ -20,7 +20,7 @@ from app.domain.errors import (
 )
 from app.domain.formats import ResponseFormat
 from app.domain.job import DeliveryKind, DeliveryStatus, JobStatus
-from app.domain.transcript import TranscriptionOptions
+from app.domain.transcript import Diarization, TranscriptionOptions
 from app.jobs.retention import Retention
 from app.jobs.serializers import success_document
 from tests.jobs.rig import AUDIO, upload_to
@@ -205,6 +205,25 @@ async def test_progress_is_the_finished_share_of_the_audio(rig: Rig) -> None:
     assert (rig.live(job).language, rig.live(job).audio_duration) == ("german", 10.0)
     rig.transcriber.finishing.release()
     await rig.ended(job)
+
+
+async def test_voices_that_are_still_heard_count_and_are_named(rig: Rig) -> None:
+    rig.transcriber.finishing.hold()
+    job = await rig.submit(options=TranscriptionOptions(diarization=Diarization()))
+    await rig.transcriber.finishing.reached()
+    seen = [value.percent for value in rig.registry.history[job.id]]
+    assert sorted(set(seen)) == [0.0, 25.0]
+    assert seen == sorted(seen)
+    assert (rig.live(job).status, rig.live(job).phrase) == (PROCESSING, "Telling speakers apart")
+    rig.transcriber.finishing.release()
+    assert (await rig.ended(job)).status is COMPLETED
+
+
+async def test_channels_are_no_voices(rig: Rig) -> None:
+    job = await rig.submit(options=TranscriptionOptions(diarization=Diarization(), multichannel=True))
+    await rig.ended(job)
+    assert 95.0 in [value.percent for value in rig.registry.history[job.id]]
+    assert "Telling speakers apart" not in rig.registry.phrases(job.id)
 
 
 async def test_segments_so_far_are_kept_for_jobs_alone(rig: Rig) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from app.api import schemas
 from app.domain.formats import Granularity, Rendering, ResponseFormat
-from app.domain.job import Delivery, Job, JobStatus, LiveJob, Upload, Webhook
-from app.domain.transcript import TranscriptionOptions
+from app.domain.job import Delivery, Job, JobStatus, LiveJob, Progress, Upload, Webhook
+from app.domain.transcript import Diarization, TranscriptionOptions
+from app.jobs.estimate import Estimate
 from app.jobs.retention import Retention
-from app.jobs.serializers import body, extras, failure_document, job_view, success_document
+from app.jobs.serializers import Backlogs, body, extras, failure_document, job_view, success_document
 from app.jobs.service_clock import Moment
 from tests.jobs.rig import a_job
 from tests.support.fake_transcriber import GREETING
@@ -116,7 +117,7 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
         "webhook": Webhook(url=url),
         "webhook_delivery": Delivery(),
         "name": "call.mp3",
-        "options": TranscriptionOptions(multichannel=True),
+        "options": TranscriptionOptions(multichannel=True, diarization=Diarization()),
         "processing_time": 1.5,
         "metadata": {"call": "17"},
         "warnings": ("It was late.",),
@@ -139,3 +140,20 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
     )
     assert {*view, "result"} == schemas.Job.__annotations__.keys()
     assert view["delivery"].keys() == schemas.Delivery.__annotations__.keys()
+
+
+def test_time_left_is_that_of_the_slower_work() -> None:
+    now = 0.0
+    estimate = Estimate(slots=1, clock=lambda: now)
+    with estimate.model.at_work(), estimate.voices.at_work():
+        now = 1.0
+        estimate.model.done(100.0)
+        estimate.voices.done(20.0)
+    plain = LiveJob(a_job()).progressed(Progress.decoded, 600.0)
+    heard = LiveJob(a_job(options=TranscriptionOptions(diarization=Diarization()))).progressed(Progress.decoded, 600.0)
+    backlogs = Backlogs([plain, heard], estimate)
+    assert backlogs.seconds_left(plain) == pytest.approx(12.0)
+    assert backlogs.seconds_left(heard) == pytest.approx(30.0)
+    heard = heard.progressed(Progress.transcribed, language="german", percent=100.0)
+    heard = heard.progressed(Progress.heard, percent=50.0)
+    assert Backlogs([plain, heard], estimate).seconds_left(heard) == pytest.approx(15.0)

@@ -11,6 +11,7 @@ from app.domain.waveform import Waveform
 from app.transcription.transcriber import FinishedWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from app.domain.transcript import TranscriptionOptions
@@ -81,6 +82,7 @@ class Call:
     options: TranscriptionOptions
     listener: Listener
     synchronous: bool
+    references: tuple[Path, ...] = ()
 
 
 class FakeTranscriber:
@@ -88,7 +90,7 @@ class FakeTranscriber:
 
     A job passes ``decoding``, takes a slot, passes ``on_model``, emits a window for each segment, and passes
     ``finishing``; one that is cancelled passes ``leaving``. ``undecodable`` and ``error`` are raised instead of
-    going on.
+    going on. If voices are to be told apart, it has heard a quarter of the audio when all segments are there.
     """
 
     def __init__(self, *, slots: int = 3, transcript: Transcript = GREETING) -> None:
@@ -107,17 +109,31 @@ class FakeTranscriber:
         return self._active
 
     async def transcribe(
-        self, source: Path, options: TranscriptionOptions, *, listener: Listener, synchronous: bool = False
+        self,
+        source: Path,
+        options: TranscriptionOptions,
+        *,
+        listener: Listener,
+        synchronous: bool = False,
+        references: Sequence[Path] = (),
     ) -> Transcript:
-        self.calls.append(Call(source=source, options=options, listener=listener, synchronous=synchronous))
+        call = Call(
+            source=source,
+            options=options,
+            listener=listener,
+            synchronous=synchronous,
+            references=tuple(references),
+        )
+        self.calls.append(call)
         try:
-            return await self._transcribe(source, listener)
+            return await self._transcribe(call)
         except asyncio.CancelledError:
             self.cancelled += 1
             await self.leaving.pass_by()
             raise
 
-    async def _transcribe(self, source: Path, listener: Listener) -> Transcript:
+    async def _transcribe(self, call: Call) -> Transcript:
+        source, listener = call.source, call.listener
         listener.on_waiting()
         await listener.on_start()
         await asyncio.to_thread(source.stat)  # it may be gone
@@ -130,16 +146,20 @@ class FakeTranscriber:
             self.most_active = max(self.most_active, self._active)
             try:
                 listener.on_slot_granted()
-                return await self._run(listener)
+                return await self._run(call)
             finally:
                 self._active -= 1
 
-    async def _run(self, listener: Listener) -> Transcript:
+    async def _run(self, call: Call) -> Transcript:
+        listener = call.listener
         await self.on_model.pass_by()
         if self.error is not None:
             raise self.error
         for window in self.windows():
             listener.on_window(window)
+        if call.options.tells_voices_apart:
+            listener.on_heard(self.transcript.duration / 4)
+            listener.on_text_done()
         listener.on_waveform(WAVEFORM)
         await self.finishing.pass_by()
         return self.transcript

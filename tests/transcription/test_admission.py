@@ -71,3 +71,37 @@ async def test_leaving_releases_everything_once() -> None:
         candidate.leave()
     following = [admission.enqueue(synchronous=True) for _ in range(4)]
     assert [grant(candidate) for candidate in following] == [Grant.WHOLE_FILE] * 3 + [Grant.PREVIEW]
+
+
+def decoded(admission: Admission, files: int, *, by_voices: bool) -> list[Candidate]:
+    """Return files that were admitted and decoded one after the other."""
+    candidates = []
+    for _ in range(files):
+        candidates.append(admission.enqueue(synchronous=False, by_voices=by_voices))
+        candidates[-1].release_decoder()
+    return candidates
+
+
+async def test_files_that_are_only_heard_leave_their_places_to_others() -> None:
+    admission = Admission(slots=1, decoders=DECODERS)
+    heard = decoded(admission, 5, by_voices=True)
+    waiting = admission.enqueue(synchronous=False)
+    waiting.requeue()
+    assert grant(waiting) is None
+    for candidate in heard:
+        candidate.release_file()
+    assert grant(waiting) is Grant.WHOLE_FILE
+
+
+async def test_number_of_files_that_are_heard_is_limited_and_others_pass_those_that_wait() -> None:
+    admission = Admission(slots=1, decoders=DECODERS)
+    heard = decoded(admission, 5, by_voices=True)
+    for candidate in heard:
+        candidate.release_file()
+    waiting = admission.enqueue(synchronous=True, by_voices=True)
+    assert grant(waiting) is Grant.PREVIEW
+    waiting.requeue()
+    plain = admission.enqueue(synchronous=False)
+    assert (grant(waiting), grant(plain)) == (None, Grant.WHOLE_FILE)
+    heard[0].leave()
+    assert grant(waiting) is Grant.WHOLE_FILE
