@@ -148,6 +148,7 @@ def _parts(service: Service) -> Parts:
             UrlRules(settings.url_allowed_hosts),
             has_webhook_secret=settings.webhook_secret is not None,
             max_retention_seconds=settings.longest_retention_seconds,
+            diarization_available=settings.has_diarization,
         ),
         metrics=MetricsPage(
             render=service.render_metrics, content_type=metrics.CONTENT_TYPE, keys=settings.metrics_key
@@ -166,6 +167,7 @@ def _parts(service: Service) -> Parts:
             retention_seconds=settings.job_retention_seconds,
             max_retention_seconds=settings.longest_retention_seconds,
             has_webhooks=settings.webhook_secret is not None,
+            has_diarization=settings.has_diarization,
         ),
         feed=EventFeed(changes=jobs.changes, store=jobs.store, views=jobs.views),
         slots=settings.max_concurrent_requests,

@@ -279,7 +279,7 @@ def create_pool(
 
 def create_diarizer(settings: Settings) -> Diarizer | None:
     """Return what tells speakers apart by their voices, or None if the settings say so."""
-    if settings.diarization_model == "none":
+    if not settings.has_diarization:
         return None
     folder = BUNDLED if settings.diarization_model == "auto" else Path(settings.diarization_model)
     return Diarizer(folder, threads=settings.diarization_threads or max(1, usable_cores() // 2))

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     whisper_model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
         description="Comma-separated alternative names of models: `alias=model`, or `alias` alone for WHISPER_MODEL. "
-        "`whisper-1` is always an alias.",
+        "`whisper-1` and `gpt-4o-transcribe-diarize` are always aliases.",
     )
     whisper_device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Device the model runs on: `auto`, `cuda` or `cpu`. `auto` uses CUDA if it is available."
@@ -254,6 +254,11 @@ class Settings(BaseSettings):
     def batch_size(self) -> int | None:
         """Return ``whisper_batch_size`` as a number, or None for ``auto``."""
         return None if self.whisper_batch_size == "auto" else int(self.whisper_batch_size)
+
+    @property
+    def has_diarization(self) -> bool:
+        """Return True if speakers can be told apart by their voices."""
+        return self.diarization_model != "none"
 
     @property
     def longest_retention_seconds(self) -> float:

@@ -78,6 +78,7 @@ class ServerLimits:
     retention_seconds: float
     max_retention_seconds: float
     has_webhooks: bool
+    has_diarization: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from app.domain.errors import InvalidRequest
+from app.domain.names import clean_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,10 +62,13 @@ class Form:
         values = self._values.get(name, ["true"] if self._has(name) else [])
         return any(value.strip().lower() not in _FALSE for value in values)
 
+    def sent(self, field: Field[Any]) -> list[str]:
+        """Return all values of the field, in the order in which they were sent."""
+        return list(chain.from_iterable(values for name, values in self._values.items() if name in field.names))
+
     def values(self, field: Field[Any]) -> list[str]:
         """Return the values of the field that are not blank, in the order in which they were sent."""
-        sent = chain.from_iterable(values for name, values in self._values.items() if name in field.names)
-        return [value for value in sent if value.strip()]
+        return [value for value in self.sent(field) if value.strip()]
 
     def text(self, field: Field[Any]) -> str | None:
         """Return the only value of the field, or None if it has none.
@@ -161,6 +165,17 @@ class File(Field[None]):
 
     def _type(self) -> dict[str, Any]:
         return {**super()._type(), "format": "binary"}
+
+
+class DataUrls(File):
+    """Files as data URLs, as OpenAI's SDKs send them; streamed to the spool, too."""
+
+    @property
+    def schema_name(self) -> str:
+        return f"{self.name}[]"
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}, "example": []}
 
 
 @dataclass(frozen=True)
@@ -290,6 +305,30 @@ class TextList(Field[list[str]]):
 
     def _type(self) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "string"}, "example": []}
+
+
+@dataclass(frozen=True)
+class NameList(TextList):
+    """A list of different names for people, each of at most ``max_length`` characters."""
+
+    _: KW_ONLY
+    max_length: int
+
+    def parse(self, form: Form) -> list[str]:
+        parts = chain.from_iterable(_items(value) for value in form.sent(self))
+        names = [part.strip() for part in parts]
+        if not any(names):
+            return []
+        for name in names:
+            if not name:
+                raise self._invalid("have no empty name: leave the name out, or fill it in")
+            if len(name) > self.max_length:
+                raise self._invalid(f"have names of at most {self.max_length} characters", name)
+            if clean_name(name) != name:
+                raise self._invalid("have names without control characters", name)
+        if len(set(names)) < len(names):
+            raise self._invalid("have different names", ", ".join(names))
+        return names
 
 
 @dataclass(frozen=True)

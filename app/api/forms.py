@@ -11,10 +11,12 @@ from typing import Any, Final
 from app.api.fields import (
     Choice,
     ChoiceList,
+    DataUrls,
     Field,
     File,
     Flag,
     Form,
+    NameList,
     Number,
     StringObject,
     Text,
@@ -30,10 +32,9 @@ from app.domain.transcript import SpeechDetection
 _MAX_JSON_BYTES: Final = 4096
 #: Far more than the 224 tokens that the model uses.
 _MAX_HINT_BYTES: Final = 16_384
-#: The formats of responses and uploads. Stored results have two more.
-_RESPONSE_FORMATS: Final = tuple(
-    chosen for chosen in ResponseFormat if chosen not in (ResponseFormat.DOCUMENT, ResponseFormat.TSV)
-)
+#: The formats of responses and uploads. Stored results have more.
+_RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen not in ("document", "tsv", "rttm"))
+_MAX_SPEAKERS: Final = 32
 
 
 class ChunkingStrategy(Field[SpeechDetection]):
@@ -73,7 +74,8 @@ SOURCE_URL: Final = Url(
 MODEL: Final = Text(
     "model",
     description="The name or alias of a served model; see `GET /v1/models`.",
-    default="the model of the setting WHISPER_MODEL, which also has the alias `whisper-1`",
+    default="the model of the setting WHISPER_MODEL, which also has the aliases `whisper-1` and "
+    "`gpt-4o-transcribe-diarize`",
     example="whisper-1",
 )
 LANGUAGE: Final = Text(
@@ -94,7 +96,8 @@ PROMPT: Final = Text(
 RESPONSE_FORMAT: Final = Choice(
     "response_format",
     choices=_RESPONSE_FORMATS,
-    description="The format of the response. `diarized_json` requires `multichannel=true`.",
+    description="The format of the response. `diarized_json` tells speakers apart, as `diarize=true` does; with "
+    "`multichannel=true` each channel is one.",
     default="`json`",
 )
 TIMESTAMP_GRANULARITIES: Final = ChoiceList(
@@ -160,6 +163,50 @@ MULTICHANNEL: Final = Flag(
     description="Transcribe each channel on its own, up to 32. Segments and words have their `channel`, from 0, and "
     "are sorted by time.",
     default="`false`",
+)
+DIARIZE: Final = Flag(
+    "diarize",
+    aliases=("enable_diarization",),
+    description="Tell speakers apart by their voices: segments and words have their `speaker`, A, B and so on. With "
+    "`multichannel=true`, each channel is a speaker. `enable_diarization` is an alias.",
+    default="`true` with diarized_json, unless `multichannel=true`; else `false`",
+)
+NUM_SPEAKERS: Final = WholeNumber(
+    "num_speakers",
+    minimum=1,
+    maximum=_MAX_SPEAKERS,
+    description="The number of speakers, from 1 to 32, if it is known.",
+    default="found out",
+    example="2",
+)
+MIN_SPEAKERS: Final = WholeNumber(
+    "min_speakers",
+    minimum=1,
+    maximum=_MAX_SPEAKERS,
+    description="The least number of speakers, from 1 to 32.",
+    default="`1`",
+)
+MAX_SPEAKERS: Final = WholeNumber(
+    "max_speakers",
+    minimum=1,
+    maximum=_MAX_SPEAKERS,
+    description="The greatest number of speakers, from 1 to 32.",
+    default="no limit",
+)
+KNOWN_SPEAKER_NAMES: Final = NameList(
+    "known_speaker_names",
+    max_bytes=_MAX_HINT_BYTES,
+    max_length=64,
+    description="The names of speakers whose voices are in `known_speaker_references[]`, in the same order. With "
+    "`multichannel=true`, the names of the first channels.",
+    default="none",
+    example="Anna",
+)
+KNOWN_SPEAKER_REFERENCES: Final = DataUrls(
+    "known_speaker_references",
+    description="Up to 4 recordings of known speakers, of 2 to 10 s and at most 4 MiB each, as data URLs or as files.",
+    default="none",
+    example="data:audio/wav;base64,UklGR…",
 )
 CONDITION_ON_PREVIOUS_TEXT: Final = Flag(
     "condition_on_previous_text",
@@ -263,6 +310,12 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     BEAM_SIZE,
     AUDIO_TRACK,
     MULTICHANNEL,
+    DIARIZE,
+    NUM_SPEAKERS,
+    MIN_SPEAKERS,
+    MAX_SPEAKERS,
+    KNOWN_SPEAKER_NAMES,
+    KNOWN_SPEAKER_REFERENCES,
     CONDITION_ON_PREVIOUS_TEXT,
     MAX_LINE_WIDTH,
     MAX_LINE_COUNT,
@@ -287,10 +340,9 @@ WORD_TIMESTAMPS: Final = Flag("word_timestamps")
 NOT_IN_TRANSLATIONS: Final[tuple[Field[Any], ...]] = (LANGUAGE, LANGUAGES, TIMESTAMP_GRANULARITIES)
 #: Names of fields of OpenAI and other servers that are ignored with a warning. None of them changes the transcript.
 UNSUPPORTED: Final = (
-    *("enable_diarization", "diarize", "known_speaker_names", "known_speaker_references"),
-    *("num_speakers", "min_speakers", "max_speakers", "return_speaker_embeddings"),
-    *("without_timestamps", "output", "best_of", "patience", "length_penalty", "chunk_length", "vad_parameters"),
-    *("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold", "suppress_tokens"),
+    *("return_speaker_embeddings", "without_timestamps", "output", "best_of", "patience", "length_penalty"),
+    *("chunk_length", "vad_parameters", "no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold"),
+    "suppress_tokens",
 )
 #: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
 URL_NAMES: Final = frozenset(name for field in TRANSCRIPTION_FIELDS if isinstance(field, Url) for name in field.names)

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 _PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT})
 _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
 _LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS)
+#: The formats that are about speakers.
+_OF_SPEAKERS: Final = frozenset({"diarized_json", "rttm"})
 #: With ``highlight_words`` a cue is repeated for each of its words, so its size grows with the square of this.
 _MAX_HIGHLIGHTED_CHARACTERS: Final = 1000
 
 
-def requested_rendering(form: Form, *, multichannel: bool) -> Rendering:
-    """Return the rendering of the response.
+def requested_rendering(form: Form, *, has_speakers: bool) -> Rendering:
+    """Return the rendering of the response. Without ``has_speakers`` they can't be told apart.
 
     Raises:
         InvalidRequest: a value is not allowed.
@@ -52,14 +54,14 @@ def requested_rendering(form: Form, *, multichannel: bool) -> Rendering:
         subtitles=_layout(form, CUE_PER_SEGMENT),
         logprobs=Include.LOGPROBS in form[INCLUDE],
     )
-    _check_speakers(rendering.format, RESPONSE_FORMAT, multichannel=multichannel)
+    _check_speakers(rendering.format, RESPONSE_FORMAT, has_speakers=has_speakers)
     return rendering
 
 
-def upload_rendering(form: Form, rendering: Rendering, *, multichannel: bool) -> Rendering:
+def upload_rendering(form: Form, rendering: Rendering, *, has_speakers: bool) -> Rendering:
     """Return the rendering of the upload, given that of the response."""
     chosen = form[UPLOAD_FORMAT] or default_upload(rendering).format
-    _check_speakers(chosen, UPLOAD_FORMAT, multichannel=multichannel)
+    _check_speakers(chosen, UPLOAD_FORMAT, has_speakers=has_speakers)
     return replace(rendering, format=chosen)
 
 
@@ -72,10 +74,15 @@ def result_rendering(query: Form, job: Job) -> Rendering:
     """Return the rendering of a stored result. What the query leaves out is as in the job's own form.
 
     Raises:
-        InvalidRequest: a value is not allowed, or needs word times that the job does not have.
+        InvalidRequest: a value is not allowed, or needs word times or speakers that the job does not have.
     """
     chosen = query[RESULT_FORMAT] or ResponseFormat.JSON
-    _check_speakers(chosen, RESULT_FORMAT, multichannel=job.options.multichannel)
+    if chosen in _OF_SPEAKERS and not (job.options.multichannel or job.options.diarization):
+        raise InvalidRequest(
+            f"`{RESULT_FORMAT.name}` {chosen.value} needs speakers, which this job was submitted without: use "
+            "verbose_json, or submit a new job with `diarize=true`.",
+            param=RESULT_FORMAT.name,
+        )
     layout = _layout(query, job.rendering.subtitles)
     if chosen in _SUBTITLES and layout.needs_words and not job.options.word_timestamps:
         sent = next(field for field in _LAYOUT if query.has(field))
@@ -115,11 +122,11 @@ def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
     return layout
 
 
-def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, multichannel: bool) -> None:
-    if chosen is ResponseFormat.DIARIZED_JSON and not multichannel:
+def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, has_speakers: bool) -> None:
+    if chosen is ResponseFormat.DIARIZED_JSON and not has_speakers:
         raise InvalidRequest(
-            f"`{field.name}` diarized_json requires `multichannel=true`: there is no way to tell speakers apart except "
-            "by their channels. Record each speaker on a channel, or use verbose_json.",
+            f"`{field.name}` diarized_json requires `multichannel=true` on this server, which has "
+            "DIARIZATION_MODEL=none: record each speaker on a channel, or use verbose_json.",
             param=field.name,
         )
 

@@ -143,12 +143,17 @@ class DiarizedSegment(TypedDict):
     end: Seconds
     text: Annotated[str, Field(examples=["hello this is a test"])]
     speaker: Annotated[
-        str, Field(description="`A` for the first channel, `B` for the second, `AA` after `Z`.", examples=["A"])
+        str,
+        Field(
+            description="`A` for the first speaker or channel, `B` for the second, `AA` after `Z`; or the name of a "
+            "known speaker.",
+            examples=["A"],
+        ),
     ]
 
 
 class DiarizedTranscription(TypedDict):
-    """The response with `response_format=diarized_json` and `multichannel=true`. Each channel is a speaker."""
+    """The response with `response_format=diarized_json`. With `multichannel=true`, each channel is a speaker."""
 
     task: TaskName
     duration: Duration
@@ -359,6 +364,7 @@ class ServedModel(TypedDict):
 
 
 class Features(TypedDict):
+    diarization: Annotated[bool, Field(description="Speakers can be told apart by their voices: `diarize=true`.")]
     edits: Annotated[Literal[True], Field(description="Transcripts can be corrected.")]
     keep_audio: Annotated[Literal[True], Field(description="Jobs can keep their recordings: `keep_audio=true`.")]
     webhooks: Annotated[bool, Field(description="`webhook_url` is accepted.")]

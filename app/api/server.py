@@ -36,7 +36,12 @@ async def get_server(parts: ServiceParts) -> dict[str, Any]:
         "retention_seconds": {"default": limits.retention_seconds, "max": limits.max_retention_seconds},
         "models": [_model(state, is_default=state is registry.default) for state in registry.states],
         "result_formats": [each.value for each in ResponseFormat],
-        "features": {"edits": True, "keep_audio": True, "webhooks": limits.has_webhooks},
+        "features": {
+            "diarization": limits.has_diarization,
+            "edits": True,
+            "keep_audio": True,
+            "webhooks": limits.has_webhooks,
+        },
     }
 
 

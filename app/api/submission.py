@@ -38,6 +38,7 @@ from app.api.forms import (
 )
 from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
 from app.api.requests import parse_json_object
+from app.api.speakers import requested_speakers
 from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
@@ -80,10 +81,19 @@ class SubmissionReader:
     """Validates forms by the rules of this server.
 
     Webhooks are available if ``has_webhook_secret``. A job can be kept for ``max_retention_seconds`` after its end.
+    Without ``diarization_available``, speakers can be told apart only by their channels.
     """
 
-    def __init__(self, rules: UrlRules, *, has_webhook_secret: bool, max_retention_seconds: float) -> None:
+    def __init__(
+        self,
+        rules: UrlRules,
+        *,
+        has_webhook_secret: bool,
+        max_retention_seconds: float,
+        diarization_available: bool = True,
+    ) -> None:
         self._rules = rules
+        self._diarization_available = diarization_available
         self._has_webhook_secret = has_webhook_secret
         self._max_retention_seconds = max_retention_seconds
 
@@ -94,13 +104,14 @@ class SubmissionReader:
         has_file: bool,
         file_name: str = "",
         ignored_file: str | None = None,
+        reference_count: int = 0,
         models: ModelRegistry,
         task: Task = Task.TRANSCRIBE,
     ) -> Submission:
         """Return the request that a form describes.
 
         ``file_name`` is the one that the client sent. ``ignored_file`` is the name of a part that holds a file and is
-        none of the form's.
+        none of the form's. ``reference_count`` is the number of known speakers' voices that came with it.
 
         Raises:
             InvalidRequest: a field is not allowed; ``param`` names it.
@@ -114,15 +125,28 @@ class SubmissionReader:
         language = None if spoken is None else _language(spoken)
         model.require(task=task, language=language)
         multichannel = form[MULTICHANNEL]
-        rendering = requested_rendering(form, multichannel=multichannel)
+        has_speakers = multichannel or self._diarization_available
+        rendering = requested_rendering(form, has_speakers=has_speakers)
         source_url = self._source_url(form, has_file=has_file, ignored_file=ignored_file)
-        upload = self._upload(form, rendering, multichannel=multichannel)
+        upload = self._upload(form, rendering, has_speakers=has_speakers)
         webhook_url = self._webhook_url(form)
         synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
+        streamed = _is_streamed(form, rendering, synchronous=synchronous)
         if synchronous:
             _check_kept(form)
+        speakers = requested_speakers(
+            form,
+            formats={rendering.format} if upload is None else {rendering.format, upload.rendering.format},
+            multichannel=multichannel,
+            reference_count=reference_count,
+            obstacle=self._obstacle_to_speakers(
+                rendering, multichannel=multichannel, synchronous=synchronous, streamed=streamed
+            ),
+        )
         options = replace(
-            _options(form, rendering),
+            _options(form, rendering, needs_words=speakers.diarization is not None),
+            diarization=speakers.diarization,
+            known_speakers=speakers.names,
             model=model.name,
             task=task,
             language=language,
@@ -137,12 +161,13 @@ class SubmissionReader:
             upload=upload,
             webhook_url=webhook_url,
             synchronous=synchronous,
-            streamed=_is_streamed(form, rendering, synchronous=synchronous),
+            streamed=streamed,
             keep_audio=form[KEEP_AUDIO],
             retention_seconds=self._retention_seconds(form),
             name=clean_name(form[NAME] or "") or (name_of_url(source_url) if source_url else name_of_file(file_name)),
             metadata=form[METADATA],
             warnings=(
+                *speakers.warnings,
                 *_unsupported(form),
                 *_unsigned(upload),
                 *(
@@ -194,10 +219,22 @@ class SubmissionReader:
         PresignedUrl.parse(url, param=name).check_not_expired(now=time.time())
         return url
 
-    def _upload(self, form: Form, rendering: Rendering, *, multichannel: bool) -> Upload | None:
+    def _obstacle_to_speakers(
+        self, rendering: Rendering, *, multichannel: bool, synchronous: bool, streamed: bool
+    ) -> str | None:
+        """Return the reason why it would be of no use to ask for speakers, or None."""
+        if not multichannel and not self._diarization_available:
+            return "this server can't tell voices apart (DIARIZATION_MODEL=none)"
+        plain = (ResponseFormat.JSON, ResponseFormat.TEXT) if streamed else (ResponseFormat.JSON,)
+        if synchronous and rendering.format in plain:
+            kind = "a stream of " if streamed else ""
+            return f"{kind}{rendering.format.value} has no place for speakers, use `response_format=diarized_json`"
+        return None
+
+    def _upload(self, form: Form, rendering: Rendering, *, has_speakers: bool) -> Upload | None:
         url = form[UPLOAD_URL]
         headers = form[UPLOAD_HEADERS] or {}
-        uploaded = upload_rendering(form, rendering, multichannel=multichannel)
+        uploaded = upload_rendering(form, rendering, has_speakers=has_speakers)
         if url is not None:
             return self._checked_upload(url, headers, uploaded)
         for field in (UPLOAD_HEADERS, UPLOAD_FORMAT):
@@ -288,14 +325,14 @@ def _check_task(form: Form, task: Task) -> None:
         )
 
 
-def _options(form: Form, rendering: Rendering) -> TranscriptionOptions:
+def _options(form: Form, rendering: Rendering, *, needs_words: bool) -> TranscriptionOptions:
     return TranscriptionOptions(
         prompt=form[PROMPT],
         hotwords=_hotwords(form),
         temperature=form[TEMPERATURE] or 0.0,
         beam_size=form[BEAM_SIZE],
         audio_track=form[AUDIO_TRACK],
-        word_timestamps=Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
+        word_timestamps=needs_words or Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
         token_logprobs=rendering.logprobs,
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],
         vad_filter=form[VAD_FILTER],

@@ -14,8 +14,8 @@ from app.domain.transcript import Task
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: The name that OpenAI's clients send: an alias of the default model.
-MODEL_ALIAS: Final = "whisper-1"
+#: The names that OpenAI's clients send: aliases of the default model.
+MODEL_ALIASES: Final = ("whisper-1", "gpt-4o-transcribe-diarize")
 #: Matches the names of models, and of directories named after them, that were not trained to translate.
 _CANNOT_TRANSLATE: Final = re.compile(r"turbo|distil|\.en\b")
 _ENGLISH_ONLY: Final = re.compile(r"\.en\b")
@@ -83,7 +83,7 @@ class ModelRegistry:
         compute_type: str = "auto",
     ) -> None:
         self._states = [_unloaded(name, compute_type) for name in dict.fromkeys((default, *others))]
-        self._aliases = {MODEL_ALIAS: "", **(aliases or {})}
+        self._aliases = {**dict.fromkeys(MODEL_ALIASES, ""), **(aliases or {})}
 
     @property
     def default(self) -> ModelState:

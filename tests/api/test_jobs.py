@@ -43,7 +43,7 @@ async def test_result_is_uploaded_to_the_bucket(running: Running, store: LocalS3
         samples / "hello.wav",
         upload_presigned_url=store.presign_put("results", "job.json"),
         metadata='{"case": "7"}',
-        diarize="true",
+        best_of="3",
         **{"timestamp_granularities[]": "word"},
     )
     assert accepted.status_code == 200
@@ -51,7 +51,7 @@ async def test_result_is_uploaded_to_the_bucket(running: Running, store: LocalS3
     assert str(UUID(body["job_id"], version=4)) == body["job_id"]
     assert body["status"] == "in_progress"
     assert body["status_url"] == accepted.headers["location"] == f"/v1/jobs/{body['job_id']}"
-    assert body["warnings"] == ["`diarize` is not supported and was ignored."]
+    assert body["warnings"] == ["`best_of` is not supported and was ignored."]
     job = await running.finished(body["job_id"])
     assert job["status"] == "completed"
     assert job["progress"] == "Done"

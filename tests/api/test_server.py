@@ -43,16 +43,21 @@ async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: W
             }
         ],
         "result_formats": [each.value for each in ResponseFormat],
-        "features": {"edits": True, "keep_audio": True, "webhooks": True},
+        "features": {"diarization": True, "edits": True, "keep_audio": True, "webhooks": True},
     }
 
 
 async def test_server_is_open_although_the_rest_needs_a_key(tmp_path: Path, model: WhisperModel) -> None:
-    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test") as running:
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test", diarization_model="none") as running:
         server = await running.client.get("/v1/server")
         assert server.status_code == 200
         assert server.json()["requires_key"] is True
-        assert server.json()["features"] == {"edits": True, "keep_audio": True, "webhooks": False}
+        assert server.json()["features"] == {
+            "diarization": False,
+            "edits": True,
+            "keep_audio": True,
+            "webhooks": False,
+        }
         for path in ("/v1/jobs", "/v1/server/", "/v1/serverx", "/v1/server/x"):
             expected = 200 if path == "/v1/server/" else 401
             assert (await running.client.get(path)).status_code == expected, path

@@ -132,8 +132,8 @@ async def test_options_reach_the_model(running: Running, samples: Path) -> None:
 
 
 async def test_ignored_field_gives_a_warning(running: Running, samples: Path) -> None:
-    response = await running.transcribe(samples / "hello.wav", enable_diarization="true", some_unknown_field="x")
-    assert response.json()["warnings"] == ["`enable_diarization` is not supported and was ignored."]
+    response = await running.transcribe(samples / "hello.wav", best_of="3", some_unknown_field="x")
+    assert response.json()["warnings"] == ["`best_of` is not supported and was ignored."]
 
 
 async def test_synchronous_request_leaves_nothing(running: Running, samples: Path) -> None:

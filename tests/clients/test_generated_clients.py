@@ -175,7 +175,7 @@ async def test_generated_python_client_works_with_the_service(
     assert results == {
         "health": "healthy",
         "slots": 3,
-        "models": ["demo", "whisper-1"],
+        "models": ["demo", "whisper-1", "gpt-4o-transcribe-diarize"],
         "total": 1,
         "listed": "completed",
         "status": "completed",

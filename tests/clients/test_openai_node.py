@@ -60,7 +60,15 @@ async def test_every_method_of_the_client_is_tested(running: Running, samples: P
 
 async def test_models_are_listed_and_retrieved_by_name_and_alias(running: Running, samples: Path) -> None:
     models = await results_of(running, samples, "models")
-    assert models["pages"] == [model["id"] for model in models["list"]] == ["demo", "whisper-1"]
+    assert (
+        models["pages"]
+        == [model["id"] for model in models["list"]]
+        == [
+            "demo",
+            "whisper-1",
+            "gpt-4o-transcribe-diarize",
+        ]
+    )
     assert models["list"] == [models["served"], models["alias"]]
     assert {model["object"] for model in models["list"]} == {"model"}
     assert all(isinstance(model["created"], int) and model["owned_by"] for model in models["list"])
@@ -209,7 +217,7 @@ async def test_errors_have_the_right_class_and_are_not_retried(running: Running,
         "deleted_model": ("APIError", 405, None, None),
         "job": ("NotFoundError", 404, "job_not_found", None),
         "format": ("BadRequestError", 400, None, "response_format"),
-        "speakers": ("BadRequestError", 400, None, "response_format"),
+        "speakers": ("BadRequestError", 400, None, "known_speaker_names"),
         "empty": ("BadRequestError", 400, "invalid_audio", "file"),
         "noise": ("BadRequestError", 400, "invalid_audio", "file"),
         "key": ("AuthenticationError", 401, "invalid_api_key", None),

@@ -216,9 +216,10 @@ def test_every_method_of_the_client_is_tested(kind: Kind) -> None:
 async def test_models_are_listed_and_retrieved_by_name_and_alias(client: Client) -> None:
     models = client.own.models
     page = await client.call(models.list)
-    assert [model.id for model in page.data] == ["demo", "whisper-1"]
+    names = ["demo", "whisper-1", "gpt-4o-transcribe-diarize"]
+    assert [model.id for model in page.data] == names
     assert await everything(page) == page.data
-    assert [await client.call(models.retrieve, name) for name in ("demo", "whisper-1")] == page.data
+    assert [await client.call(models.retrieve, name) for name in names] == page.data
     assert all(strictly(model)["object"] == "model" for model in page.data)
     raw = await client.call(models.with_raw_response.retrieve, "demo")
     assert raw.parse() == page.data[0]
@@ -451,7 +452,13 @@ async def test_errors_have_the_right_class_and_are_not_retried(client: Client, h
         (bad, None, "temperature", "between 0 and 1", (transcribe, {**fields, "temperature": 7, "stream": True})),
         (bad, None, "temperature", "between 0 and 1", (translate, {**fields, "temperature": 7})),
         (bad, None, "response_format", "verbose_json", (transcribe, {**fields, "response_format": "docx"})),
-        (bad, None, "response_format", "multichannel", (transcribe, {**fields, "response_format": "diarized_json"})),
+        (
+            bad,
+            None,
+            "known_speaker_names",
+            "`known_speaker_references`, a recording of each voice",
+            (transcribe, {**fields, "response_format": "diarized_json", "known_speaker_names": ["agent"]}),
+        ),
         (
             bad,
             None,

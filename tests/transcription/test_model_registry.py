@@ -10,6 +10,7 @@ from app.domain.errors import InvalidRequest, UnknownModel
 from app.domain.transcript import Task
 from app.transcription.models import ModelRegistry, ModelState
 
+BUILT_IN = ("whisper-1", "gpt-4o-transcribe-diarize")
 NAMES = ("small", "tiny.en", "org/distil-large-v3", "/models/large-v3")
 
 
@@ -24,8 +25,8 @@ def test_models_keep_their_order_without_duplicates() -> None:
 
 
 def test_names_are_models_followed_by_aliases() -> None:
-    assert ModelRegistry("small").names == ("small", "whisper-1")
-    assert model_registry(fast="tiny.en", best="").names == (*NAMES, "whisper-1", "fast", "best")
+    assert ModelRegistry("small").names == ("small", *BUILT_IN)
+    assert model_registry(fast="tiny.en", best="").names == (*NAMES, *BUILT_IN, "fast", "best")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +35,7 @@ def test_model_is_found_by_its_name(name: str) -> None:
     assert model_registry().find(f" {name} ").name == name
 
 
-@pytest.mark.parametrize("given", [None, "", "  ", "whisper-1", " whisper-1 ", "best"])
+@pytest.mark.parametrize("given", [None, "", "  ", *BUILT_IN, " whisper-1 ", "best"])
 def test_missing_name_and_empty_alias_mean_the_default_model(given: str | None) -> None:
     assert model_registry(best="").find(given).name == "small"
 
@@ -53,7 +54,7 @@ def test_whisper_1_can_be_an_alias_of_another_model() -> None:
 def test_model_name_takes_precedence_over_an_alias() -> None:
     models = ModelRegistry("small", ("whisper-1",))
     assert models.find("whisper-1").name == "whisper-1"
-    assert models.names == ("small", "whisper-1")
+    assert models.names == ("small", *BUILT_IN)
 
 
 @pytest.mark.parametrize("given", ["large", "Small", "small,tiny.en", "models/large-v3", "auto", "None"])
@@ -61,8 +62,9 @@ def test_unknown_model_is_rejected_with_the_known_names(given: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         model_registry(fast="tiny.en").find(given)
     assert str(caught.value) == (
-        "`model` must be small or tiny.en or org/distil-large-v3 or /models/large-v3 or whisper-1 or fast, "
-        f"got {given!r}: use one of these or omit it. WHISPER_MODELS and WHISPER_MODEL_ALIASES add names."
+        "`model` must be small or tiny.en or org/distil-large-v3 or /models/large-v3 or whisper-1 or "
+        f"gpt-4o-transcribe-diarize or fast, got {given!r}: use one of these or omit it. "
+        "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
@@ -96,8 +98,8 @@ def test_any_name_is_either_found_or_rejected(given: str) -> None:
 def test_auto_gets_its_real_name_once_loaded() -> None:
     models = ModelRegistry("auto", ("tiny",), {"best": ""}, compute_type="auto")
     models.update("auto", ModelState(name="small", loaded=True, compute_type="int8"))
-    assert models.names == ("small", "tiny", "whisper-1", "best")
-    for wanted in (None, "small", "whisper-1", "best"):
+    assert models.names == ("small", "tiny", *BUILT_IN, "best")
+    for wanted in (None, "small", *BUILT_IN, "best"):
         assert models.find(wanted) is models.default
     assert (models.default.loaded, models.default.compute_type) == (True, "int8")
     assert models.find("tiny").compute_type == "auto"

@@ -159,7 +159,7 @@ const GROUPS = {
     deleted_model: () => refused(() => client.models.delete("demo")),
     job: () => refused(() => client.get("/jobs/3fa85f64-5717-4562-b3fc-2c963f66afa6")),
     format: () => refused(() => transcribed({ response_format: "docx" })),
-    speakers: () => refused(() => transcribed({ response_format: "diarized_json" })),
+    speakers: () => refused(() => transcribed({ response_format: "diarized_json", known_speaker_names: ["agent"] })),
     empty: () => refused(() => transcribed({ file: new File([], "empty.wav") })),
     noise: async () =>
       refused(async () => transcribed({ file: await toFile(Buffer.from("These are no frames.\n"), "song.mp3") })),
