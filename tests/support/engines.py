@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.transcription.decoding import Decoder
+    from app.transcription.diarizer import Diarizer
     from app.transcription.whisper import WhisperModel
 
 
 @asynccontextmanager
 async def transcribing(
-    model: WhisperModel, decoder: Decoder, *, batch_size: int = 8
+    model: WhisperModel, decoder: Decoder, *, batch_size: int = 8, diarizer: Diarizer | None = None
 ) -> AsyncIterator[WhisperTranscriber]:
     """Yield a transcriber with one slot. Its loops must still run at the end."""
     deaths: list[BaseException] = []
+    front_end = FrontEnd(decoder, slots=1, diarizer=diarizer)
     transcriber = WhisperTranscriber(
-        [model], front_end=FrontEnd(decoder, slots=1), slots=Slots(1), batch_size=batch_size, on_death=deaths.append
+        [model], front_end=front_end, slots=Slots(1), batch_size=batch_size, on_death=deaths.append
     )
     try:
         yield transcriber
     finally:
         await transcriber.close()
+        if diarizer is not None:
+            diarizer.close()
     assert deaths == []
