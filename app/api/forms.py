@@ -32,8 +32,12 @@ from app.domain.transcript import SpeechDetection
 _MAX_JSON_BYTES: Final = 4096
 #: Far more than the 224 tokens that the model uses.
 _MAX_HINT_BYTES: Final = 16_384
-#: The formats of responses and uploads. Stored results have more.
-_RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen not in ("document", "tsv", "rttm"))
+#: The formats of responses and uploads. Stored results have three more.
+_RESPONSE_FORMATS: Final = tuple(
+    chosen
+    for chosen in ResponseFormat
+    if chosen not in (ResponseFormat.DOCUMENT, ResponseFormat.TSV, ResponseFormat.RTTM)
+)
 _MAX_SPEAKERS: Final = 32
 
 

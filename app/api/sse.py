@@ -10,7 +10,8 @@ from fastapi.responses import Response
 
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
-from app.domain.formats import ResponseFormat, diarized_segment, logprob_object, logprobs, to_json, usage
+from app.domain.diarized import diarized_segments
+from app.domain.formats import ResponseFormat, logprob_object, logprobs, to_json, usage
 from app.jobs.serializers import extras
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class TranscriptStream:
                 delta["logprobs"] = [logprob_object(token) for segment in segments for token in segment.logprobs]
             contents.append(delta)
         if self._job.rendering.format is ResponseFormat.DIARIZED_JSON:
-            contents += [diarized_segment(segment) for segment in segments]
+            contents += [spoken for segment in segments for spoken in diarized_segments(segment)]
         return contents
 
     async def _done(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A transcript in each response format.
 
-The JSON bodies follow OpenAI's OpenAPI description. Subtitles are in :mod:`app.domain.subtitles`.
+The JSON bodies follow OpenAI's OpenAPI description. Subtitles are in :mod:`app.domain.subtitles`, and the formats that
+change with the speaker in :mod:`app.domain.diarized`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.speakers import speaker_label
+from app.domain.diarized import diarized_segments, rttm, script
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class ResponseFormat(StrEnum):
     TSV = "tsv"
     VERBOSE_JSON = "verbose_json"
     DIARIZED_JSON = "diarized_json"
+    RTTM = "rttm"
     DOCUMENT = "document"
 
 
@@ -63,6 +65,7 @@ MEDIA_TYPES: Final = {
     ResponseFormat.DOCUMENT: "application/json",
     ResponseFormat.TEXT: PLAIN_TEXT,
     ResponseFormat.SRT: PLAIN_TEXT,
+    ResponseFormat.RTTM: PLAIN_TEXT,
     ResponseFormat.VTT: "text/vtt; charset=utf-8",
     ResponseFormat.TSV: "text/tab-separated-values; charset=utf-8",
 }
@@ -87,13 +90,15 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
         case ResponseFormat.DIARIZED_JSON:
             return to_json({**diarized(transcript), **extras})
         case ResponseFormat.TEXT:
-            return (transcript.text + "\n").encode()
+            return (script(transcript) + "\n").encode()
         case ResponseFormat.SRT:
             return srt(transcript, rendering.subtitles).encode()
         case ResponseFormat.VTT:
             return vtt(transcript, rendering.subtitles).encode()
         case ResponseFormat.TSV:
             return tsv(transcript).encode()
+        case ResponseFormat.RTTM:
+            return rttm(transcript).encode()
         case ResponseFormat.DOCUMENT:
             raise ValueError("A document needs the job as well as its transcript.")
 
@@ -140,25 +145,13 @@ def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> di
 
 
 def diarized(transcript: Transcript) -> dict[str, Any]:
-    """Return the ``diarized_json`` body, in which each channel is a speaker."""
+    """Return the ``diarized_json`` body, in which each segment has one speaker: a voice, or else a channel."""
     return {
         "task": transcript.task.value,
         "duration": transcript.duration,
         "text": transcript.text,
-        "segments": [diarized_segment(segment) for segment in transcript.segments],
+        "segments": [spoken for segment in transcript.segments for spoken in diarized_segments(segment)],
         "usage": usage(transcript),
-    }
-
-
-def diarized_segment(segment: Segment) -> dict[str, Any]:
-    """Return OpenAI's ``transcript.text.segment`` object, which bodies and event streams share."""
-    return {
-        "type": "transcript.text.segment",
-        "id": f"seg_{segment.id + 1:03d}",
-        "start": segment.start,
-        "end": segment.end,
-        "text": segment.text.strip(),
-        "speaker": segment.speaker or speaker_label(segment.channel or 0),
     }
 
 
@@ -183,7 +176,7 @@ def segment_object(segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
-        **_channel(segment),
+        **_source(segment),
         **({"uncertain": True} if segment.uncertain else {}),
     }
 
@@ -195,7 +188,7 @@ def word_object(word: Word) -> dict[str, Any]:
         "start": word.start,
         "end": word.end,
         "probability": word.probability,
-        **_channel(word),
+        **_source(word),
     }
 
 
@@ -211,5 +204,7 @@ def placed_words(segments: Iterable[Segment]) -> list[dict[str, Any]]:
     ]
 
 
-def _channel(spoken: Segment | Word) -> dict[str, int]:
-    return {} if spoken.channel is None else {"channel": spoken.channel}
+def _source(spoken: Segment | Word) -> dict[str, Any]:
+    """Return the channel and the speaker, as far as they are known."""
+    source = {"channel": spoken.channel, "speaker": spoken.speaker}
+    return {name: value for name, value in source.items() if value is not None}

@@ -64,6 +64,15 @@ def speakers_of(transcript: Transcript) -> tuple[str, ...]:
     return tuple(dict.fromkeys(speaker for speaker in chain(turns, words, segments) if speaker is not None))
 
 
+def main_speaker(words: Iterable[Word]) -> str | None:
+    """Return the one who speaks longest, or None if no word has a speaker."""
+    seconds: dict[str, float] = {}
+    for word in words:
+        if word.speaker is not None:
+            seconds[word.speaker] = seconds.get(word.speaker, 0.0) + max(word.end - word.start, 0.0)
+    return max(seconds, key=seconds.__getitem__, default=None)
+
+
 def one_line(speaker: str) -> str:
     """Return a speaker without line breaks, for the formats that have lines."""
     return " ".join(speaker.split())
@@ -229,13 +238,10 @@ def _with_speakers(segment: Segment, spoken: Sequence[_Spoken], speakers: list[s
         before, speaker, after = speakers[index - 1 : index + 2]
         if before == after != speaker and not _is_sentence(spoken[index - 1], spoken[index]):
             speakers[index] = before
-    seconds: dict[str, float] = {}
-    for word, speaker in zip(spoken, speakers, strict=True):
-        seconds[speaker] = seconds.get(speaker, 0.0) + max(word.end - word.start, 0.0)
-    words = (
+    words = tuple(
         replace(piece, speaker=speaker) for word, speaker in zip(spoken, speakers, strict=True) for piece in word.words
     )
-    return replace(segment, words=tuple(words), speaker=max(seconds, key=seconds.__getitem__))
+    return replace(segment, words=words, speaker=main_speaker(words) or speakers[0])
 
 
 def _is_sentence(before: _Spoken, word: _Spoken) -> bool:

@@ -1,4 +1,4 @@
-"""A transcript as subtitles, in SubRip and WebVTT.
+"""A transcript as subtitles, in SubRip and WebVTT. A cue has one speaker, if speakers were told apart.
 
 The layout follows ``SubtitlesWriter`` in OpenAI's ``whisper/utils.py``, the text of cues
 https://www.w3.org/TR/webvtt1/.
@@ -10,10 +10,12 @@ import html
 import math
 import re
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from app.domain.characters import continues_character, display_width
+from app.domain.speakers import one_line, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,19 +57,35 @@ CUE_PER_SEGMENT: Final = SubtitleLayout()
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A word, the whole text of a segment, or a cue. Times are seconds from the start of the audio."""
+    """A word, the text of a part of a segment, or a cue. Times are seconds from the start of the audio."""
 
     text: str
     start: float
     end: float
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Notation:
+    """The spelling of texts in a format, and of the speaker before the text of a cue, whom some players show."""
+
+    text: Callable[[str], str]
+    speaker: Callable[[str], str]
+    shows_speakers: bool
+
+    def before_cue(self, speaker: str | None) -> str:
+        return "" if speaker is None else self.speaker(_SPARE_DASH.sub("", one_line(speaker)))
+
+    def width_before_cue(self, speaker: str | None) -> int:
+        return display_width(self.before_cue(speaker)) if self.shows_speakers else 0
 
 
 def srt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str:
-    """Return the transcript in SubRip format, which is empty if there is no text."""
+    """Return the transcript in SubRip format, which is empty if there is no text. A cue begins with its speaker."""
     cues = (
         f"{number}\n{timestamp(cue.start, point=',', hours_always=True)} --> "
         f"{timestamp(cue.end, point=',', hours_always=True)}\n{cue.text}\n\n"
-        for number, cue in enumerate(_cues(transcript, layout, escape=str), start=1)
+        for number, cue in enumerate(_cues(transcript, layout, _SRT), start=1)
     )
     return "".join(cues)
 
@@ -75,11 +93,12 @@ def srt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str
 def vtt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str:
     """Return the transcript in WebVTT format, with tags and character references in the text escaped.
 
-    Times only include hours from the first hour on.
+    Times only include hours from the first hour on. A cue with a speaker is a voice span, without the end tag that it
+    doesn't need.
     """
     cues = (
         f"{timestamp(cue.start, point='.')} --> {timestamp(cue.end, point='.')}\n{cue.text}\n\n"
-        for cue in _cues(transcript, layout, escape=_escaped)
+        for cue in _cues(transcript, layout, _VTT)
     )
     return "WEBVTT\n\n" + "".join(cues)
 
@@ -101,26 +120,29 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _cues(transcript: Transcript, layout: SubtitleLayout, *, escape: Callable[[str], str]) -> Iterator[_Timed]:
-    for words in _laid_out(transcript, layout):
-        escaped = [replace(word, text=escape(word.text)) for word in _without_arrows(words)]
-        if layout.highlight_words:
-            yield from _highlighted(escaped)
-        else:
-            yield _cue(escaped, escaped[0].start, escaped[-1].end)
+_SRT: Final = _Notation(text=str, speaker="{}: ".format, shows_speakers=True)
+_VTT: Final = _Notation(text=_escaped, speaker=lambda name: f"<v {_escaped(name)}>", shows_speakers=False)
 
 
-def _laid_out(transcript: Transcript, layout: SubtitleLayout) -> Iterator[list[_Timed]]:
+def _cues(transcript: Transcript, layout: SubtitleLayout, notation: _Notation) -> Iterator[_Timed]:
+    for words in _laid_out(transcript, layout, notation):
+        spelled = [replace(word, text=notation.text(word.text)) for word in _without_arrows(words)]
+        before = notation.before_cue(words[0].speaker)
+        whole = _cue(spelled, spelled[0].start, spelled[-1].end)
+        for cue in _highlighted(spelled) if layout.highlight_words else (whole,):
+            yield replace(cue, text=before + cue.text)
+
+
+def _laid_out(transcript: Transcript, layout: SubtitleLayout, notation: _Notation) -> Iterator[list[_Timed]]:
     """Yield the words of each cue; the first word of each line after the first begins with the line break."""
     for passage in _passages(transcript, layout):
-        lines = list(_lines(passage, layout.max_line_width or math.inf))
-        count = layout.max_line_count or max(len(lines), 1)
-        for first in range(0, len(lines), count):
-            yield _with_line_breaks(lines[first : first + count])
+        for speaker, words in groupby(passage, key=attrgetter("speaker")):
+            for lines in _lines(words, layout, width_before=notation.width_before_cue(speaker)):
+                yield _with_line_breaks(lines)
 
 
 def _passages(transcript: Transcript, layout: SubtitleLayout) -> Iterator[Iterable[_Timed]]:
-    """Return groups of words that can share a cue."""
+    """Return groups of words that can share a cue, if they have the same speaker."""
     segments = (_words(segment, layout) for segment in transcript.segments)
     if layout.flows_over_segments:
         return _between_pauses(_normalized(chain.from_iterable(segments)))
@@ -128,10 +150,11 @@ def _passages(transcript: Transcript, layout: SubtitleLayout) -> Iterator[Iterab
 
 
 def _words(segment: Segment, layout: SubtitleLayout) -> list[_Timed]:
-    """Return the words of a segment, or its whole text as one word if they are missing or not needed."""
-    words = [_Timed(word.word, word.start, word.end) for word in segment.words if layout.needs_words]
+    """Return the words of a segment, or the whole text of each speaker if they are missing or not needed."""
+    spoken = segment.words if layout.needs_words else ()
+    words = [_Timed(word.word, word.start, word.end, word.speaker) for word in spoken]
     has_text = any(word.text.strip() for word in words)
-    return words if has_text else [_Timed(segment.text, segment.start, segment.end)]
+    return words if has_text else [_Timed(part.text, part.start, part.end, part.speaker) for part in parts(segment)]
 
 
 def _between_pauses(words: Iterable[_Timed]) -> Iterator[list[_Timed]]:
@@ -146,29 +169,36 @@ def _between_pauses(words: Iterable[_Timed]) -> Iterator[list[_Timed]]:
 
 
 def _normalized(words: Iterable[_Timed]) -> Iterator[_Timed]:
-    """Yield the words that are not blank, with at most one space before each and between their parts."""
+    """Yield the words that are not blank, with at most one space before each and between their pieces."""
     space = ""
     for word in words:
-        parts = word.text.split()
+        pieces = word.text.split()
         if word.text[:1].isspace():
             space = " "
-        if parts:
-            yield replace(word, text=space + " ".join(parts))
+        if pieces:
+            yield replace(word, text=space + " ".join(pieces))
             space = " " if word.text[-1].isspace() else ""
 
 
-def _lines(words: Iterable[_Timed], max_width: float) -> Iterator[list[_Timed]]:
-    line: list[_Timed] = []
-    width = 0
+def _lines(words: Iterable[_Timed], layout: SubtitleLayout, *, width_before: int) -> Iterator[list[list[_Timed]]]:
+    """Yield the lines of each cue. Its first line begins after ``width_before`` columns."""
+    max_width, max_count = layout.max_line_width or math.inf, layout.max_line_count or math.inf
+    lines: list[list[_Timed]] = []
+    width = width_before
     for word in words:
-        if line and width + display_width(word.text) > max_width and not continues_character(line[-1].text, word.text):
-            yield line
-            line, width = [], 0
-        fitted = word if line else replace(word, text=word.text.lstrip())
-        line.append(fitted)
-        width += display_width(fitted.text)
-    if line:
-        yield line
+        fits = width + display_width(word.text) <= max_width
+        if lines and (fits or continues_character(lines[-1][-1].text, word.text)):
+            lines[-1].append(word)
+            width += display_width(word.text)
+            continue
+        if len(lines) == max_count:
+            yield lines
+            lines = []
+        first = replace(word, text=word.text.lstrip())
+        width = display_width(first.text) + (0 if lines else width_before)
+        lines.append([first])
+    if lines:
+        yield lines
 
 
 def _with_line_breaks(lines: Sequence[list[_Timed]]) -> list[_Timed]:
