@@ -13,6 +13,7 @@ from app.api.jobs import find_with_result
 from app.api.openapi import CORRECTIONS_OPERATION, json_body, responses
 from app.api.requests import parse_json_object, read_small_body
 from app.api.schemas import CorrectedTranscript
+from app.domain.corrections import Corrections
 from app.domain.errors import InvalidRequest
 from app.domain.formats import placed_words, segment_object, to_json
 
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
 #: Enough for every word of the longest recording.
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-_EXAMPLE: Final = '{"segments": [{"id": 3, "text": "…"}]}'
+_EXAMPLE: Final = '{"segments": [{"id": 3, "text": "…"}], "speakers": {"A": "Anna"}}'
 
 
 @router.get(
@@ -31,10 +32,12 @@ _EXAMPLE: Final = '{"segments": [{"id": 3, "text": "…"}]}'
     operation_id="get_job_corrections",
     summary="Retrieve the corrections of a transcript",
     response_model=None,
-    responses=responses("The corrected segments.", json_body(CorrectedTranscript), *(400, 401, 404, 500)),
+    responses=responses(
+        "The corrected segments and named speakers.", json_body(CorrectedTranscript), *(400, 401, 404, 500)
+    ),
 )
 async def get_transcript(request: Request, parts: ServiceParts, job_id: str) -> Response:
-    """Return the corrected segments of a job's transcript, with the `ETag` of this version."""
+    """Return the corrected segments and the named speakers of a job's transcript, with the `ETag` of this version."""
     await find_with_result(parts.jobs, request, job_id)
     return await asyncio.to_thread(_response, job_id, await parts.jobs.edits.read(job_id))
 
@@ -44,7 +47,9 @@ async def get_transcript(request: Request, parts: ServiceParts, job_id: str) -> 
     operation_id="replace_job_corrections",
     summary="Correct a transcript",
     response_model=None,
-    responses=responses("The corrected segments.", json_body(CorrectedTranscript), *(400, 401, 404, 412, 500, 507)),
+    responses=responses(
+        "The corrected segments and named speakers.", json_body(CorrectedTranscript), *(400, 401, 404, 412, 500, 507)
+    ),
     openapi_extra=CORRECTIONS_OPERATION,
 )
 async def put_transcript(
@@ -56,22 +61,28 @@ async def put_transcript(
         Header(description="The `ETag` of the version that was edited. Without it, any is replaced."),
     ] = None,
 ) -> Response:
-    """Replace all corrections of a job's transcript; an empty list restores the original.
+    """Replace all corrections of a job's transcript; an empty list without `speakers` restores the original.
 
-    Results, uploads and subtitles have the corrected texts from now on. An empty text removes its segment from them.
+    Results, uploads and subtitles have the corrected texts, and the names of speakers, from now on. An empty text
+    removes its segment from them.
     """
     await find_with_result(parts.jobs, request, job_id)
     body = await read_small_body(request, max_bytes=_MAX_BODY_BYTES)
-    texts = await asyncio.to_thread(_texts, body)
-    edit = await parts.jobs.edits.replace(job_id, texts, expected=_versions(if_match))
+    corrections = await asyncio.to_thread(_corrections, body)
+    edit = await parts.jobs.edits.replace(job_id, corrections, expected=_versions(if_match))
     return await asyncio.to_thread(_response, job_id, edit)
 
 
-def _texts(body: bytes) -> dict[int, str]:
-    """Return the texts of segments in a body by their ids."""
-    segments = parse_json_object(body, example=_EXAMPLE, param="segments").get("segments")
+def _corrections(body: bytes) -> Corrections:
+    edit = parse_json_object(body, example=_EXAMPLE, param="segments")
+    segments = edit.get("segments")
     if not isinstance(segments, list):
         raise InvalidRequest(f"The body must be a JSON object such as {_EXAMPLE}.", param="segments")
+    return Corrections(texts=_texts(segments), speakers=_names(edit.get("speakers", {})))
+
+
+def _texts(segments: list[Any]) -> dict[int, str]:
+    """Return the texts of segments by their ids."""
     texts: dict[int, str] = {}
     for segment in segments:
         match segment:
@@ -86,6 +97,16 @@ def _texts(body: bytes) -> dict[int, str]:
                     param="segments",
                 )
     return texts
+
+
+def _names(speakers: Any) -> dict[str, str]:
+    """Return the names of speakers by their labels."""
+    if not isinstance(speakers, dict) or not all(isinstance(name, str) for name in speakers.values()):
+        raise InvalidRequest(
+            f"`speakers` must be an object with a name, a string, for each label of a speaker: {_EXAMPLE}.",
+            param="speakers",
+        )
+    return speakers
 
 
 def _versions(if_match: str | None) -> frozenset[str] | None:
@@ -103,6 +124,7 @@ def _response(job_id: str, edit: Edit) -> Response:
         **({} if edited_at is None else {"edited_at": edited_at}),
         "segments": [segment_object(segment) for segment in edit.segments],
         "words": placed_words(edit.segments),
+        "speakers": dict(edit.corrections.speakers),
     }
     etag = f'"{edit.corrections.version}"'
     return Response(to_json(body), media_type="application/json", headers={"ETag": etag})

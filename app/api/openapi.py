@@ -267,7 +267,13 @@ CORRECTIONS_OPERATION: Final = {
                                     "text": {"type": "string", "description": "Its new text, on one line."},
                                 },
                             },
-                        }
+                        },
+                        "speakers": {
+                            "type": "object",
+                            "description": "All names of speakers, of 1 to 64 characters, by their labels.",
+                            "additionalProperties": {"type": "string"},
+                            "example": {"A": "Anna"},
+                        },
                     },
                 },
             }

@@ -18,6 +18,9 @@ Warnings = Annotated[
 Seconds = Annotated[float, Field(description="Seconds from the start of the audio.", examples=[1.28])]
 UnixTime = Annotated[float, Field(description="Unix time.", examples=[1790000000.0])]
 Channel = Annotated[int, Field(description="The audio channel, from 0; with `multichannel=true`.", examples=[0])]
+Speaker = Annotated[
+    str, Field(description="The speaker, if speakers are told apart: `A`, `B`, … or a name.", examples=["A"])
+]
 Text = Annotated[str, Field(description="The whole transcript.", examples=["hello this is a test"])]
 LanguageName = Annotated[
     str, Field(description="The language's full English name in lower case.", examples=["english"])
@@ -68,6 +71,7 @@ class Word(TypedDict):
     end: Seconds
     probability: Annotated[float, Field(description="The model's confidence, from 0 to 1.", examples=[0.98])]
     channel: NotRequired[Channel]
+    speaker: NotRequired[Speaker]
 
 
 class PlacedWord(Word):
@@ -100,6 +104,7 @@ class Segment(TypedDict):
         float, Field(description="The probability that the window holds no speech, from 0 to 1.", examples=[0.01])
     ]
     channel: NotRequired[Channel]
+    speaker: NotRequired[Speaker]
     uncertain: NotRequired[
         Annotated[
             bool, Field(description="True if the model found every text for this part improbable.", examples=[True])
@@ -138,22 +143,27 @@ class VerboseTranscription(TypedDict):
 
 class DiarizedSegment(TypedDict):
     type: Literal["transcript.text.segment"]
-    id: Annotated[str, Field(examples=["seg_001"])]
+    id: Annotated[
+        str,
+        Field(
+            description="The segment's number, from 001. If its speaker changes, the other parts end in `_2`, `_3`, …",
+            examples=["seg_001"],
+        ),
+    ]
     start: Seconds
     end: Seconds
     text: Annotated[str, Field(examples=["hello this is a test"])]
     speaker: Annotated[
         str,
         Field(
-            description="`A` for the first speaker or channel, `B` for the second, `AA` after `Z`; or the name of a "
-            "known speaker.",
+            description="`A` for the first channel or voice, `B` for the second, `AA` after `Z`; or a name.",
             examples=["A"],
         ),
     ]
 
 
 class DiarizedTranscription(TypedDict):
-    """The response with `response_format=diarized_json`. With `multichannel=true`, each channel is a speaker."""
+    """The response with `response_format=diarized_json`. Each segment has one speaker: a voice or a channel."""
 
     task: TaskName
     duration: Duration
@@ -310,6 +320,9 @@ class CorrectedTranscript(TypedDict):
         list[Segment], Field(description="The corrected segments. Those that were removed have an empty `text`.")
     ]
     words: Annotated[list[PlacedWord], Field(description="Their words, if the job has word times.")]
+    speakers: Annotated[
+        dict[str, str], Field(description="The names of speakers by their labels.", examples=[{"A": "Anna"}])
+    ]
 
 
 class Waveform(TypedDict):

@@ -1,7 +1,7 @@
-"""Times of the words of a corrected text, from those of the words that the model heard.
+"""Times and speakers of the words of a corrected text, from those of the words that the model heard.
 
-Words that are still there keep their times and probability. New ones take the times of the words that they replace, or
-share the gap that they stand in. Only if there is none does a neighbour give up half of its time.
+Words that are still there keep their times, probability and speaker. New ones take the times of the words that they
+replace, or share the gap that they stand in. Only if there is none does a neighbour give up half of its time.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class _Run:
 def realigned(segment: Segment, text: str) -> tuple[Word, ...]:
     """Return the words of ``text``, which replaces that of the segment.
 
+    A new word has the speaker of the words that it replaces, or else of the word before it.
+
     They are in order and within the segment, and each has a length if the segment has one.
     """
     words: list[Word] = []
@@ -72,8 +74,16 @@ def realigned(segment: Segment, text: str) -> tuple[Word, ...]:
             times = [(word.start, word.end) for word in run.replaced]
             if len(times) != len(run.added):
                 times = _shared(run.added, *_room(run, words, segment))
+            near = run.replaced or words[-1:] or run.kept[:1]
             words += [
-                Word(word=added, start=start, end=end, probability=_CERTAIN, channel=segment.channel)
+                Word(
+                    word=added,
+                    start=start,
+                    end=end,
+                    probability=_CERTAIN,
+                    channel=segment.channel,
+                    speaker=_speaker((start + end) / 2, near) or segment.speaker,
+                )
                 for added, (start, end) in zip(run.added, times, strict=True)
             ]
         words += run.kept
@@ -162,6 +172,12 @@ def _kept_at(group: _Group, matches: Mapping[int, int]) -> int | None:
     if at is None or any(matches.get(unit) != at + unit - group.first for unit in range(group.first, group.end)):
         return None
     return at
+
+
+def _speaker(seconds: float, words: Sequence[Word]) -> str | None:
+    """Return the speaker of the word at a time, or of the nearest one."""
+    nearest = min(words, key=lambda word: max(word.start - seconds, seconds - word.end), default=None)
+    return None if nearest is None else nearest.speaker
 
 
 def _room(run: _Run, before: list[Word], segment: Segment) -> tuple[float, float]:

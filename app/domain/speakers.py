@@ -64,6 +64,12 @@ def speakers_of(transcript: Transcript) -> tuple[str, ...]:
     return tuple(dict.fromkeys(speaker for speaker in chain(turns, words, segments) if speaker is not None))
 
 
+def labels_of(transcript: Transcript) -> tuple[str, ...]:
+    """Return the speakers that can get names: those of the transcript, or else its channels."""
+    channels = sorted({segment.channel for segment in transcript.segments if segment.channel is not None})
+    return speakers_of(transcript) or tuple(map(speaker_label, channels))
+
+
 def main_speaker(words: Iterable[Word]) -> str | None:
     """Return the one who speaks longest, or None if no word has a speaker."""
     seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""A transcript as subtitles, in SubRip and WebVTT. A cue has one speaker, if speakers were told apart.
+"""A transcript as subtitles, in SubRip and WebVTT. A cue never has two speakers.
 
 The layout follows ``SubtitlesWriter`` in OpenAI's ``whisper/utils.py``, the text of cues
 https://www.w3.org/TR/webvtt1/.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from app.domain.concurrency import shielded
-from app.domain.corrections import Corrections, checked, corrected_segment
+from app.domain.corrections import Corrections, checked, corrected_segments
 from app.domain.errors import EditConflict
 from app.jobs import transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from app.domain.transcript import Segment
     from app.jobs.spool import Spool
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The corrections of a transcript, and the segments that they change, as they are now."""
+    """The corrections of a transcript, and the segments with corrected texts, as they are now."""
 
     corrections: Corrections
     segments: tuple[Segment, ...]
@@ -44,26 +44,26 @@ class Edits:
         """Return the present corrections of a job that has a result."""
         return await asyncio.to_thread(self._read, job_id)
 
-    async def replace(self, job_id: str, texts: Mapping[int, str], *, expected: Collection[str] | None) -> Edit:
-        """Replace all corrections of a job that has a result by the texts of segments, and return them.
+    async def replace(self, job_id: str, corrections: Corrections, *, expected: Collection[str] | None) -> Edit:
+        """Replace all corrections of a job that has a result, and return them with the time of the edit.
 
         Raises:
             EditConflict: the version of the present corrections is none of ``expected``.
-            InvalidRequest: there is no such segment, or a text is too long.
+            InvalidRequest: there is no such segment or speaker, or a text or name is not allowed.
             UnknownJob: the job was forgotten meanwhile.
             DiskFull, JournalFailed: the edit may not be there: send it again.
         """
-        return await shielded(self._replace(job_id, texts, expected))
+        return await shielded(self._replace(job_id, corrections, expected))
 
-    async def _replace(self, job_id: str, texts: Mapping[int, str], expected: Collection[str] | None) -> Edit:
+    async def _replace(self, job_id: str, corrections: Corrections, expected: Collection[str] | None) -> Edit:
         lock = self._locks.setdefault(job_id, asyncio.Lock())
         async with lock:
             self._store.get(job_id)  # it may have been forgotten
-            edited_at = await asyncio.to_thread(self._write, job_id, texts, expected)
+            edited_at = await asyncio.to_thread(self._write, job_id, corrections, expected)
             await self._store.commit(job_id, transitions.edited, at=edited_at)
             return await self.read(job_id)
 
-    def _write(self, job_id: str, texts: Mapping[int, str], expected: Collection[str] | None) -> float | None:
+    def _write(self, job_id: str, corrections: Corrections, expected: Collection[str] | None) -> float | None:
         """Write the corrections, if they are others, and return when they were made."""
         present = self._spool.corrections(job_id)
         if expected is not None and present.version not in expected:
@@ -72,16 +72,14 @@ class Edits:
                 "edit again with the ETag of that."
             )
         original, _ = self._spool.result(job_id, original=True)
-        changed = checked(texts, original)
-        if changed == present.texts:
+        changed = replace(checked(corrections, original), edited_at=present.edited_at)
+        if changed == present:
             return present.edited_at
-        edited_at = time.time() if changed else None
-        self._spool.store_corrections(job_id, Corrections(texts=changed, edited_at=edited_at))
+        edited_at = None if changed.is_empty else time.time()
+        self._spool.store_corrections(job_id, replace(changed, edited_at=edited_at))
         return edited_at
 
     def _read(self, job_id: str) -> Edit:
         corrections = self._spool.corrections(job_id)
         original, _ = self._spool.result(job_id, original=True)
-        texts = corrections.texts
-        segments = (corrected_segment(one, texts[one.id]) for one in original.segments if one.id in texts)
-        return Edit(corrections, tuple(segments))
+        return Edit(corrections, corrected_segments(original, corrections))

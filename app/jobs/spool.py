@@ -221,11 +221,11 @@ class Spool:
             DiskFull: there is no space for them.
         """
         try:
-            if corrections.texts:
-                self._write(job_id, _CORRECTIONS, corrections.to_dict(), durably=True)
-            else:
+            if corrections.is_empty:
                 (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)
                 sync_folder(self._folder(job_id))
+            else:
+                self._write(job_id, _CORRECTIONS, corrections.to_dict(), durably=True)
         except FileNotFoundError as exc:
             raise UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found") from exc
 

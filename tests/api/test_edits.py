@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 HELLO = "hello this is a test the job is complete now"
 WORDS = {"timestamp_granularities[]": "word"}
+UNTOUCHED: Final[dict[str, Any]] = {"segments": [], "words": [], "speakers": {}}
 
 
 @pytest.fixture
@@ -34,9 +35,24 @@ async def job_id(shared: Running, samples: Path) -> str:
     return job_id
 
 
+@pytest.fixture
+async def call_id(shared: Running, samples: Path) -> str:
+    """The id of a completed job with a speaker on each of its two channels."""
+    call_id = await shared.submit(
+        samples / "two_speakers_stereo.flac", stored_output="true", multichannel="true", **WORDS
+    )
+    await shared.finished(call_id)
+    return call_id
+
+
 async def put(running: Running, job_id: str, *segments: tuple[int, str], **headers: str) -> httpx.Response:
     body = {"segments": [{"id": number, "text": text} for number, text in segments]}
     return await running.client.put(f"/v1/jobs/{job_id}/transcript", json=body, headers=headers)
+
+
+async def name(running: Running, job_id: str, speakers: Any, *segments: tuple[int, str]) -> httpx.Response:
+    body = {"segments": [{"id": number, "text": text} for number, text in segments], "speakers": speakers}
+    return await running.client.put(f"/v1/jobs/{job_id}/transcript", content=json.dumps(body))
 
 
 async def result(running: Running, job_id: str, response_format: str, **params: str) -> str:
@@ -54,7 +70,7 @@ async def segments_of(running: Running, job_id: str) -> list[dict[str, Any]]:
 
 async def test_correction_is_answered_with_its_segments_and_words(shared: Running, job_id: str) -> None:
     untouched = await shared.client.get(f"/v1/jobs/{job_id}/transcript")
-    assert (untouched.json(), untouched.headers["etag"]) == ({"job_id": job_id, "segments": [], "words": []}, '"0"')
+    assert (untouched.json(), untouched.headers["etag"]) == ({"job_id": job_id, **UNTOUCHED}, '"0"')
     before = (await shared.job(job_id, include_result="true"))["result"]
     first = before["segments"][0]
     response = await put(shared, job_id, (0, first["text"].replace("this", "That")))
@@ -92,7 +108,7 @@ async def test_empty_text_removes_a_segment_and_an_empty_list_restores_all(share
     answered = await put(shared, job_id, (0, " "))
     assert [segment["text"] for segment in answered.json()["segments"]] == [""]
     assert await segments_of(shared, job_id) == before[1:]
-    assert (await put(shared, job_id)).json() == {"job_id": job_id, "segments": [], "words": []}
+    assert (await put(shared, job_id)).json() == {"job_id": job_id, **UNTOUCHED}
     assert await segments_of(shared, job_id) == before
     assert "edited_at" not in await shared.job(job_id)
 
@@ -145,12 +161,16 @@ async def test_same_edit_again_changes_nothing(shared: Running, job_id: str) -> 
             b'{"segments": [{"id": 0, "text": "a"}, {"id": 0, "text": "a"}]}',
             "Segment 0 is there twice",
         ),
+        (b'{"segments": [], "speakers": []}', "`speakers` must be an object with a name, a string, for each label"),
+        (b'{"segments": [], "speakers": null}', "`speakers` must be an object"),
+        (b'{"segments": [], "speakers": {"A": null}}', "`speakers` must be an object"),
+        (b'{"segments": [], "speakers": {"A": "Anna"}}', "submit the recording again with `diarize=true`, or with"),
         (b'{"segments": [{"id": 999, "text": "a"}]}', "There is no segment 999 in this transcript"),
         (b'{"segments": [{"id": 0, "text": "\\ud83d"}]}', "The text of segment 0 has half of a surrogate pair"),
         (b'{"segments": [{"id": 0, "text": "' + b"a" * 2001 + b'"}]}', "must have at most 2000 characters, got 2001"),
         (b" " * (8 * 1024 * 1024 + 1), "The body must have at most 8388608 bytes."),
     ],
-    ids=range(15),
+    ids=range(19),
 )
 async def test_impossible_edit_is_rejected_with_one_sentence(
     shared: Running, job_id: str, body: bytes, message: str
@@ -159,6 +179,77 @@ async def test_impossible_edit_is_rejected_with_one_sentence(
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
     assert (await shared.client.get(f"/v1/jobs/{job_id}/transcript")).headers["etag"] == '"0"'
+
+
+async def test_name_of_a_speaker_is_in_every_format(shared: Running, call_id: str) -> None:
+    formats = ("text", "srt", "vtt", "rttm", "verbose_json", "diarized_json", "document")
+    before = {format_: await result(shared, call_id, format_) for format_ in formats}
+    unchanged = {format_: await result(shared, call_id, format_) for format_ in ("json", "tsv")}
+    response = await name(shared, call_id, {"A": " Anna & Ben "})
+    assert response.status_code == 200, response.text
+    assert response.json()["speakers"] == {"A": "Anna & Ben"}
+    assert response.json()["segments"] == []
+    assert (await shared.job(call_id))["edited_at"] == response.json()["edited_at"]
+    shown = {"vtt": "<v Anna &amp; Ben>", "rttm": " Anna_&_Ben ", "text": "Anna & Ben: ", "srt": "Anna & Ben: "}
+    hidden = {"vtt": "<v A>", "rttm": " A ", "text": "A: ", "srt": "A: "}
+    for format_ in formats:
+        named = await result(shared, call_id, format_)
+        assert shown.get(format_, '"speaker":"Anna & Ben"') in named
+        assert hidden.get(format_, '"speaker":"A"') not in named
+        assert await result(shared, call_id, format_, version="original") == before[format_]
+    assert {format_: await result(shared, call_id, format_) for format_ in unchanged} == unchanged
+    read = await shared.client.get(f"/v1/jobs/{call_id}/transcript")
+    assert (read.json(), read.headers["etag"]) == (response.json(), response.headers["etag"])
+
+
+async def test_named_channels_give_every_word_its_speaker(shared: Running, call_id: str) -> None:
+    await name(shared, call_id, {"B": "Ben"})
+    document = json.loads(await result(shared, call_id, "document"))
+    for spoken in (*document["segments"], *document["words"]):
+        assert spoken["speaker"] == {0: "A", 1: "Ben"}[spoken["channel"]]
+
+
+async def test_names_are_replaced_and_restored_with_each_edit(shared: Running, call_id: str) -> None:
+    before = await result(shared, call_id, "document")
+    await name(shared, call_id, {"A": "Anna"}, (0, "one"))
+    renamed = await name(shared, call_id, {"B": "Ben"}, (0, "one"))
+    assert renamed.json()["speakers"] == {"B": "Ben"}
+    assert [segment["speaker"] for segment in renamed.json()["segments"]] == ["A"]
+    assert {word["speaker"] for word in renamed.json()["words"]} == {"A"}
+    texts_only = await name(shared, call_id, {}, (0, "one"))
+    assert texts_only.json()["speakers"] == {}
+    assert "speaker" not in texts_only.json()["segments"][0]
+    assert (await name(shared, call_id, {"A": "A"})).json() == {"job_id": call_id, **UNTOUCHED}
+    assert "edited_at" not in await shared.job(call_id)
+    assert await result(shared, call_id, "document") == before
+
+
+async def test_names_are_a_part_of_the_version(shared: Running, call_id: str) -> None:
+    texts = await put(shared, call_id, (0, "one"))
+    named = await name(shared, call_id, {"A": "Anna"}, (0, "one"))
+    again = await name(shared, call_id, {"A": " Anna "}, (0, "one"))
+    assert texts.headers["etag"] != named.headers["etag"] == again.headers["etag"]
+    assert again.json() == named.json()
+    assert (await put(shared, call_id, (0, "one"), **{"If-Match": texts.headers["etag"]})).status_code == 412
+
+
+@pytest.mark.parametrize(
+    ("speakers", "message"),
+    [
+        ({"C": "Cleo"}, "There is no speaker C in this transcript: its speakers are A, B."),
+        ({"A": "x" * 65}, "The name of speaker A must have 1 to 64 characters, got 65."),
+        ({"A": "x\u2028y"}, "The name of speaker A has a line break or another character that can't be shown"),
+        ({"\ud83d": "x"}, "There is no speaker ? in this transcript"),
+    ],
+)
+async def test_impossible_name_is_rejected_with_one_sentence(
+    shared: Running, call_id: str, speakers: dict[str, str], message: str
+) -> None:
+    response = await name(shared, call_id, speakers)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "speakers")
+    assert message in error["message"]
+    assert (await shared.client.get(f"/v1/jobs/{call_id}/transcript")).json() == {"job_id": call_id, **UNTOUCHED}
 
 
 async def test_job_without_a_result_has_nothing_to_correct(running: Running, held: Held, samples: Path) -> None:
@@ -178,6 +269,18 @@ async def test_only_the_owner_can_correct(tmp_path: Path, model: WhisperModel, s
         job_id = accepted.json()["job_id"]
         assert (await put(running, job_id)).status_code == 401
         assert (await put(running, job_id, **beta)).status_code == 404
+
+
+async def test_redelivery_names_the_speakers(running: Running, samples: Path) -> None:
+    form = {"stored_output": "true", "multichannel": "true", "response_format": "text"}
+    job_id = await running.submit(samples / "two_speakers_stereo.flac", **form)
+    await running.finished(job_id)
+    await name(running, job_id, {"A": "Anna"})
+    async with fault_server(answer(200)) as bucket:
+        await running.client.post(f"/v1/jobs/{job_id}/redeliver", json={"upload_presigned_url": bucket.url()})
+        await running.finished(job_id)
+    (request,) = bucket.requests
+    assert {line.partition(": ")[0] for line in request.body.decode().splitlines()} == {"Anna", "B"}
 
 
 async def test_redelivery_sends_the_edited_version(running: Running, samples: Path) -> None:

@@ -220,3 +220,35 @@ def test_long_repetitions_are_compared_from_both_ends() -> None:
     assert words[:2] == segment.words[:2]
     assert words[-2:] == segment.words[-2:]
     assert len(words) == 1984
+
+
+def with_speakers(segment: Segment, speakers: str) -> Segment:
+    words = (replace(word, speaker=speaker) for word, speaker in zip(segment.words, speakers, strict=True))
+    return replace(segment, words=tuple(words), speaker=speakers[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(" how are you ? fine thanks", "AAAABB", id="punctuation that was a word's"),
+        pytest.param(" who are you? fine danke", "AAABB", id="replaced one by one"),
+        pytest.param(" how are you? fine thanks indeed", "AAABBB", id="added at the end"),
+        pytest.param(" how are you now? fine thanks", "AAAABB", id="more than before"),
+        pytest.param(" well how are you? fine thanks", "AAAABB", id="added at the beginning"),
+        pytest.param(" fine thanks", "BB", id="removed"),
+        pytest.param(" x y z u v w", "AAAABB", id="all others"),
+    ],
+)
+def test_new_words_have_the_speaker_of_those_that_they_replace(text: str, expected: str) -> None:
+    segment = with_speakers(a_segment([" how", " are", " you?", " fine", " thanks"]), "AAABB")
+    assert "".join(word.speaker or "-" for word in realigned(segment, text)) == expected
+
+
+def test_added_word_between_speakers_belongs_to_the_one_before() -> None:
+    segment = with_speakers(a_segment([" a", " b"], times=[(0.0, 1.0), (3.0, 4.0)]), "AB")
+    assert [word.speaker for word in realigned(segment, " a new b")] == ["A", "A", "B"]
+
+
+def test_words_of_a_text_where_there_was_none_have_the_speaker_of_the_segment() -> None:
+    segment = replace(a_segment([], text=""), speaker="B")
+    assert [word.speaker for word in realigned(segment, " new words")] == ["B", "B"]

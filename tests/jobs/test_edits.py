@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.corrections import Corrections
+from app.domain.corrections import NO_CORRECTIONS, Corrections
 from app.domain.errors import DiskFull, EditConflict, UnknownJob
 from app.jobs.space import disk_full
 from tests.jobs.rig import open_rig, upload_to
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 async def test_original_stays_beside_its_corrections(rig: Rig) -> None:
     job = await rig.submit()
     await rig.ended(job)
-    edit = await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+    edit = await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
     assert [segment.text for segment in edit.segments] == [" Hallo"]
     assert await rig.files(job) == ["corrections.json", "result.json"]
     original, _ = await asyncio.to_thread(rig.spool.result, job.id, original=True)
@@ -35,7 +35,22 @@ async def test_original_stays_beside_its_corrections(rig: Rig) -> None:
     edited, _ = await asyncio.to_thread(rig.spool.result, job.id)
     assert edited.text == "Hallo an alle."
     assert rig.now(job).edited_at == edit.corrections.edited_at
-    await rig.edits.replace(job.id, {}, expected={edit.corrections.version})
+    await rig.edits.replace(job.id, NO_CORRECTIONS, expected={edit.corrections.version})
+    assert await rig.files(job) == ["result.json"]
+    assert rig.now(job).edited_at is None
+
+
+async def test_names_alone_are_an_edit(rig: Rig) -> None:
+    job = await rig.submit()
+    await rig.ended(job)
+    spoken = tuple(replace(segment, speaker="A") for segment in GREETING.segments)
+    await asyncio.to_thread(rig.spool.store_result, job.id, replace(GREETING, segments=spoken), processing_time=1.0)
+    edit = await rig.edits.replace(job.id, Corrections(speakers={"A": "Anna"}), expected={"0"})
+    assert rig.now(job).edited_at == edit.corrections.edited_at is not None
+    assert await rig.files(job) == ["corrections.json", "result.json"]
+    named, _ = await asyncio.to_thread(rig.spool.result, job.id)
+    assert [segment.speaker for segment in named.segments] == ["Anna", "Anna"]
+    await rig.edits.replace(job.id, NO_CORRECTIONS, expected={edit.corrections.version})
     assert await rig.files(job) == ["result.json"]
     assert rig.now(job).edited_at is None
 
@@ -48,7 +63,7 @@ async def test_edit_that_the_journal_did_not_record_is_not_lost(tmp_path: Path) 
         await rig.ended(job)
         journal.failures.append(disk_full())
         with pytest.raises(DiskFull):
-            await rig.edits.replace(job.id, {0: "Hallo"}, expected={"0"})
+            await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected={"0"})
         assert journal.kept[job.id].edited_at is None
     async with open_rig(tmp_path, journal=journal) as rig:
         edit = await rig.edits.read(job.id)
@@ -64,9 +79,9 @@ async def test_same_edit_again_completes_one_that_failed(tmp_path: Path) -> None
         await rig.ended(job)
         journal.failures.append(disk_full())
         with pytest.raises(DiskFull):
-            await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+            await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
         assert rig.now(job).edited_at is None
-        edit = await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+        edit = await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
         assert rig.now(job).edited_at == edit.corrections.edited_at is not None
 
 
@@ -75,7 +90,7 @@ async def test_unfinished_edit_leaves_the_one_before(tmp_path: Path) -> None:
     async with open_rig(tmp_path, journal=journal, forget=False) as rig:
         job = await rig.submit()
         await rig.ended(job)
-        before = await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+        before = await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
         (tmp_path / "jobs" / job.id / "corrections.partial").write_bytes(b'{"segm')
     async with open_rig(tmp_path, journal=journal) as rig:
         assert await rig.edits.read(job.id) == before
@@ -85,9 +100,9 @@ async def test_unfinished_edit_leaves_the_one_before(tmp_path: Path) -> None:
 async def test_edit_of_another_version_changes_nothing(rig: Rig) -> None:
     job = await rig.submit()
     await rig.ended(job)
-    before = await rig.edits.replace(job.id, {0: "Hallo"}, expected={"0"})
+    before = await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected={"0"})
     with pytest.raises(EditConflict):
-        await rig.edits.replace(job.id, {0: "Servus"}, expected={"0"})
+        await rig.edits.replace(job.id, Corrections(texts={0: "Servus"}), expected={"0"})
     assert await rig.edits.read(job.id) == before
 
 
@@ -96,7 +111,7 @@ async def test_forgotten_job_cannot_be_edited(rig: Rig) -> None:
     await rig.ended(job)
     await rig.intake.forget(job.id)
     with pytest.raises(UnknownJob):
-        await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+        await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
     with pytest.raises(UnknownJob):
         await asyncio.to_thread(rig.spool.store_corrections, job.id, Corrections(texts={0: "x"}, edited_at=1.0))
     assert await rig.files(job) == []
@@ -109,7 +124,7 @@ async def test_corrections_go_with_the_result_that_they_correct(tmp_path: Path) 
         async with open_rig(tmp_path, journal=journal, forget=False) as rig:
             job = await rig.submit(keep_audio=True, **upload_to(target.url()))
             ended = await rig.ended(job)
-            await rig.edits.replace(job.id, {0: "Hallo"}, expected=None)
+            await rig.edits.replace(job.id, Corrections(texts={0: "Hallo"}), expected=None)
         (tmp_path / "jobs" / job.id / "result.json").unlink()
         journal.kept[job.id] = replace(ended.requeued(), delivery=ended.delivery)
         async with open_rig(tmp_path, journal=journal) as rig:
