@@ -131,8 +131,7 @@ async def get_result(
     parts: ServiceParts,
     job_id: str,
     response_format: Annotated[
-        str,
-        Query(description="json, text, srt, vtt, tsv, rttm, verbose_json, diarized_json, or document, as uploaded."),
+        str, Query(description="json, text, srt, vtt, tsv, rttm, verbose_json, diarized_json or document, as uploaded.")
     ] = "json",
     max_line_width: Annotated[str | None, Query(description="The most characters in a line of srt and vtt.")] = None,
     max_line_count: Annotated[str | None, Query(description="The most lines in a cue of srt and vtt.")] = None,
