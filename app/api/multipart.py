@@ -1,4 +1,4 @@
-"""Streaming of a form body from the socket: the file into the spool, the fields into memory.
+"""Streaming of a form body from the socket: the files into the spool, the fields into memory.
 
 FastAPI's ``UploadFile`` is not used, for three measured reasons. Dependencies, and with them every limit, run only
 after the whole body has been read. A full disk becomes a 400, where this API promises 507. And 100 MB take 76-127 ms
@@ -7,8 +7,6 @@ from the last byte to the response, instead of 25-30 ms.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -19,14 +17,17 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app.domain.errors import BodyTooLarge, InvalidRequest, UnusableAudio
+from app.api.arriving_files import ArrivingFiles, ArrivingReference, body_too_large
+from app.api.forms import KNOWN_SPEAKER_REFERENCES
+from app.domain.errors import InvalidRequest, UnusableAudio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from python_multipart.multipart import MultipartCallbacks
 
-    from app.jobs.spool import AudioFile, Spool
+    from app.api.arriving_files import ArrivingFile
+    from app.jobs.spool import Spool
 
 _MAX_PARTS: Final = 256
 _MAX_NAME_BYTES: Final = 256
@@ -39,10 +40,8 @@ _FILE_NAMES: Final = frozenset({"file", "file[]", "audio", "audio_file"})
 _ENCODED_FILE_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*(?:[^';]*'[^';]*')?([^;\s]*)", re.IGNORECASE)
 #: The types of parts that are fields, even under the name of a file.
 _TEXT_TYPES: Final = ("text/", "application/json", "application/x-www-form-urlencoded")
-#: Bytes of the file to collect before writing them. This is also the most memory that one upload takes.
-_WRITE_BYTES: Final = 256 * 1024
-#: Allowance for the fields of a form and the boundaries between its parts.
-FORM_OVERHEAD_BYTES: Final = 8 * 1024 * 1024
+#: Allowance for the fields of a form, the boundaries between its parts, and references, which base64 makes longer.
+FORM_OVERHEAD_BYTES: Final = 32 * 1024 * 1024
 
 _EXAMPLE: Final = "send audio as multipart/form-data, for example with curl -F file=@audio.mp3"
 
@@ -53,63 +52,51 @@ class ReceivedForm:
 
     ``fields`` holds all values of each name, in order. ``file_name`` is the one that the client sent, possibly empty.
     ``file_bytes`` is None and ``file_digest`` empty if the form has no file; ``ignored_file`` is then the name of a
-    part that holds one all the same.
+    part that holds one all the same. ``reference_digests`` are those of the known speakers' references, in order.
     """
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     file_name: str = ""
     file_bytes: int | None = None
     file_digest: str = ""
+    reference_digests: list[str] = field(default_factory=list)
     ignored_file: str | None = None
 
 
 async def read_form(
     body: AsyncIterator[bytes], content_type: str | None, *, spool: Spool, job_id: str, max_file_bytes: int
 ) -> ReceivedForm:
-    """Receive a whole form and write its ``file`` to the spool as the audio of ``job_id``.
+    """Receive a whole form and write its ``file`` to the spool as the audio of ``job_id``, with the references.
 
-    The caller must then keep the audio or discard it.
+    The caller must then keep them or discard them.
 
     Raises:
-        InvalidRequest: the body is not a form, or is malformed.
+        InvalidRequest: the body is not a form, or is malformed, or a reference can't be used.
         BodyTooLarge: the file exceeds ``max_file_bytes``.
         DiskFull: there is no space for the file.
     """
     kind, options = parse_options_header(content_type)
-    if kind == b"application/x-www-form-urlencoded":
-        return await _read_urlencoded(body)
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest(f"The body is not a form: {_EXAMPLE}.")
-    writer = _Writer(spool, job_id, max_file_bytes)
+    files = ArrivingFiles(spool, job_id, max_audio_bytes=max_file_bytes)
     try:
-        parts = _Parts(options[b"boundary"])
-        async for chunk in _limited(body, max_file_bytes):
-            parts.feed(chunk)
-            await writer.take(parts)
-        parts.finish()
-        await writer.flush(parts)
+        if kind == b"application/x-www-form-urlencoded":
+            form = await _read_urlencoded(body, files)
+        elif kind == b"multipart/form-data" and options.get(b"boundary"):
+            form = await _read_multipart(_limited(body, max_file_bytes), options[b"boundary"], files)
+        else:
+            raise InvalidRequest(f"The body is not a form: {_EXAMPLE}.")
+        await files.write()
     finally:
-        writer.close()
-    if not parts.has_file:
-        return ReceivedForm(fields=parts.fields, ignored_file=parts.ignored_file)
-    return ReceivedForm(
-        fields=parts.fields, file_name=parts.file_name, file_bytes=writer.written_bytes, file_digest=writer.digest
-    )
+        files.close()
+    if files.audio is not None:
+        form.file_bytes, form.file_digest, form.ignored_file = files.audio.size, files.audio.digest, None
+    form.reference_digests = [reference.digest for reference in files.references]
+    return form
 
 
 def reject_empty_file(form: ReceivedForm) -> None:
     """Raise UnusableAudio if the form's file has no bytes."""
     if form.file_bytes == 0:
         raise UnusableAudio("The file is empty: send a file with audio in it.")
-
-
-def body_too_large(max_upload_bytes: int) -> BodyTooLarge:
-    """Return the error for a body over the limit."""
-    return BodyTooLarge(
-        f"The file is too large: MAX_UPLOAD_BYTES allows {max_upload_bytes} bytes. Send compressed audio (Opus, "
-        "MP3), or split it.",
-        param="file",
-    )
 
 
 async def _limited(body: AsyncIterator[bytes], max_file_bytes: int) -> AsyncIterator[bytes]:
@@ -122,64 +109,34 @@ async def _limited(body: AsyncIterator[bytes], max_file_bytes: int) -> AsyncIter
         yield chunk
 
 
-class _Writer:
-    """Writes the file to the spool in a thread, a quarter of a megabyte at a time."""
-
-    def __init__(self, spool: Spool, job_id: str, max_bytes: int) -> None:
-        self._spool = spool
-        self._job_id = job_id
-        self._max_bytes = max_bytes
-        self._file: AudioFile | None = None
-        self._hash = hashlib.blake2b(digest_size=32)
-        self.written_bytes = 0
-
-    @property
-    def digest(self) -> str:
-        """The hash of everything written."""
-        return self._hash.hexdigest()
-
-    async def take(self, parts: _Parts) -> None:
-        """Write what the parser has collected, if it is enough for a write."""
-        if self.written_bytes + parts.pending_bytes > self._max_bytes:
-            raise body_too_large(self._max_bytes)
-        if parts.pending_bytes >= _WRITE_BYTES:
-            await self.flush(parts)
-
-    async def flush(self, parts: _Parts) -> None:
-        """Write everything that the parser has collected."""
-        data = parts.take_pending()
-        if data:
-            await asyncio.to_thread(self._write, data)
-
-    def _write(self, data: bytearray) -> None:
-        if self._file is None:
-            self._file = self._spool.create_audio(self._job_id)
-        self._file.write(data)
-        self._hash.update(data)
-        self.written_bytes += len(data)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+async def _read_multipart(body: AsyncIterator[bytes], boundary: bytes, files: ArrivingFiles) -> ReceivedForm:
+    parts = _Parts(boundary, files)
+    async for chunk in body:
+        parts.feed(chunk)
+        await files.keep_up()
+    parts.finish()
+    return ReceivedForm(fields=parts.fields, file_name=parts.file_name, ignored_file=parts.ignored_file)
 
 
 class _Parts:
-    """Receives the parser's callbacks. The bytes of the file are pending until they are taken."""
+    """Receives the parser's callbacks. Parts that are files go to ``files``."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, files: ArrivingFiles) -> None:
+        self._files = files
         self.fields: dict[str, list[str]] = {}
-        self.has_file = False
         self.file_name = ""
         self.ignored_file: str | None = None
         self._first_boundary = re.compile(rb"(?:\A|\n)(?=--" + re.escape(boundary) + rb")")
         self._preamble: bytearray | None = bytearray()
-        self._pending = bytearray()
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
         self._type = ""
         self._name: str | None = None  # of a text part; None inside a file
-        self._in_audio = False
+        self._file: ArrivingFile | None = None
+        self._is_nameless = False  # the file
+        self._is_reference = False
+        self._is_blank = True  # the text so far
         self._text = bytearray()
         self._text_bytes = 0
         self._part_count = 0
@@ -224,20 +181,12 @@ class _Parts:
         chunk, self._preamble = bytes(self._preamble[first.end() :]), None
         return chunk
 
-    @property
-    def pending_bytes(self) -> int:
-        return len(self._pending)
-
-    def take_pending(self) -> bytearray:
-        """Return the pending bytes of the file, which are pending no longer."""
-        data, self._pending = self._pending, bytearray()
-        return data
-
     def _on_part_begin(self) -> None:
         self._part_count += 1
         if self._part_count > _MAX_PARTS:
             raise InvalidRequest(f"The form has too many parts: at most {_MAX_PARTS} are allowed.")
-        self._disposition, self._type, self._name, self._in_audio = b"", "", None, False
+        self._disposition, self._type, self._name, self._file = b"", "", None, None
+        self._is_blank = True
         self._text = bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -257,11 +206,13 @@ class _Parts:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = _checked_name(options.get(b"name", b"").decode("utf-8", "replace"))
+        self._is_reference = _is_reference(name)
+        self._is_nameless = not self._file_name(options)
         if name in _FILE_NAMES and self._is_file(options):
-            if self.has_file:
-                raise InvalidRequest("The form has more than one file: send one file per request.", param="file")
-            self.has_file = self._in_audio = True
+            self._file = self._files.add_audio()
             self.file_name = self._file_name(options)
+        elif self._is_reference and self._is_file(options):
+            self._file = self._files.add_reference(is_data_url=False)
         elif b"filename" in options:
             self.ignored_file = name
         else:
@@ -279,8 +230,11 @@ class _Parts:
         return options.get(b"filename", b"").decode("utf-8", "replace")
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_audio:
-            self._pending += data[start:end]
+        piece = data[start:end]
+        if self._is_reference and self._is_blank:
+            self._begin_reference(piece)
+        if self._file is not None:
+            self._file.receive(piece)
         elif self._name is not None:
             self._text_bytes += end - start
             if self._text_bytes > _MAX_TEXT_BYTES:
@@ -289,20 +243,39 @@ class _Parts:
                     "as the part `file`, with a file name.",
                     param=self._name,
                 )
-            self._text += data[start:end]
+            self._text += piece
+
+    def _begin_reference(self, piece: bytes) -> None:
+        """Decode a reference that is text while it arrives, unless it is JSON."""
+        begin = piece.lstrip()[:1]
+        self._is_blank = not begin
+        if self._name is not None and begin and begin != b"[" and self._type != "application/json":
+            self._file = self._files.add_reference(is_data_url=True)
 
     def _on_part_end(self) -> None:
-        if self._name is not None:
+        if self._file is not None:
+            self._end_file(self._file)
+        elif self._name is not None:
             text = _decoded(bytes(self._text), self._name)
-            self.fields.setdefault(self._name, []).append(
-                _from_json(text) if self._type == "application/json" else text
-            )
+            text = _from_json(text) if self._type == "application/json" else text
+            if self._is_reference:
+                self._files.add_data_urls(text)
+            else:
+                self.fields.setdefault(self._name, []).append(text)
+
+    def _end_file(self, file: ArrivingFile) -> None:
+        if not isinstance(file, ArrivingReference):
+            return
+        if not file.size and self._name is None and self._is_nameless:  # browsers send this if no file was chosen
+            self._files.remove_last_reference()
+        else:
+            file.end()
 
     def _on_end(self) -> None:
         self._ended = True
 
 
-async def _read_urlencoded(body: AsyncIterator[bytes]) -> ReceivedForm:
+async def _read_urlencoded(body: AsyncIterator[bytes], files: ArrivingFiles) -> ReceivedForm:
     text = bytearray()
     async for chunk in body:
         text += chunk
@@ -316,8 +289,15 @@ async def _read_urlencoded(body: AsyncIterator[bytes]) -> ReceivedForm:
     except ValueError as exc:
         raise _malformed() from exc
     for name, value in pairs:
-        form.fields.setdefault(_checked_name(name), []).append(value)
+        if _is_reference(name):
+            files.add_data_urls(value)
+        else:
+            form.fields.setdefault(_checked_name(name), []).append(value)
     return form
+
+
+def _is_reference(name: str) -> bool:
+    return name.removesuffix("[]") == KNOWN_SPEAKER_REFERENCES.name
 
 
 def _checked_name(name: str) -> str:

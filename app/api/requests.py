@@ -78,7 +78,7 @@ _MAX_KEY_LENGTH: Final = 255
 
 
 def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -> str:
-    """Return a hash that is equal for forms with the same fields, in any order, and the same file.
+    """Return a hash that is equal for forms with the same fields, in any order, and the same files.
 
     URLs are compared without their queries, which change with every signature, unless ``with_queries``.
     """
@@ -86,7 +86,7 @@ def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -
     for name, values in form.fields.items():
         compared = values if with_queries or name not in URL_NAMES else [value.partition("?")[0] for value in values]
         fields.setdefault(name.removesuffix("[]"), []).extend(compared)
-    written = json.dumps([task.value, form.file_digest, fields], sort_keys=True)
+    written = json.dumps([task.value, form.file_digest, fields, *form.reference_digests], sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=32).hexdigest()
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from app.api.dependencies import JobParts, Parts
     from app.api.submission import Submission
+    from app.jobs.spool import Spool
     from app.jobs.sync_requests import Replay
 
 
@@ -172,9 +173,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
         admitted = known.job
     else:
         with nullcontext() if has_place else jobs.intake.reserved_place():
-            if job.source_url is None:
-                durably = not job.synchronous
-                await shielded(asyncio.to_thread(jobs.spool.complete_audio, job.id, durably=durably))
+            await shielded(asyncio.to_thread(_complete_files, jobs.spool, job))
             admitted = await jobs.intake.submit(job, trace_context(request.headers))
     if admitted is job:
         _log_acceptance(job, key_name=request.state.key_name)
@@ -187,6 +186,13 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
         )
     replay.keep(admitted)
     return (await jobs.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
+
+
+def _complete_files(spool: Spool, job: Job) -> None:
+    """Keep the files that came with the form of a job."""
+    spool.complete_references(job.id, durably=not job.synchronous)
+    if job.source_url is None:
+        spool.complete_audio(job.id, durably=not job.synchronous)
 
 
 async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key: str | None) -> Job:
@@ -206,10 +212,13 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         has_file=form.file_bytes is not None,
         file_name=form.file_name,
         ignored_file=form.ignored_file,
+        reference_count=len(form.reference_digests),
         models=parts.pool.model_registry,
         task=task,
     )
     reject_empty_file(form)
+    if form.reference_digests and not submission.options.known_speakers:
+        await shielded(asyncio.to_thread(parts.jobs.spool.discard_references, job_id))
     if form.file_bytes is not None:
         parts.emit(AudioReceived(form.file_bytes))
     upload = submission.upload

@@ -19,8 +19,9 @@ from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 
+from app.api.arriving_files import body_too_large
 from app.api.errors import error_response, too_many_connections
-from app.api.multipart import FORM_OVERHEAD_BYTES, body_too_large
+from app.api.multipart import FORM_OVERHEAD_BYTES
 from app.domain.errors import BodyTooLarge, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, network_key

@@ -129,7 +129,7 @@ class Pipeline:
                 size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job.id))
         except DiskFull:
             # Two incomplete downloads might otherwise wait for each other's space.
-            await shielded(asyncio.to_thread(self._spool.discard, job.id))
+            await shielded(asyncio.to_thread(self._spool.discard_partial_audio, job.id))
             raise
         self._emit(AudioDownloaded(size))
         await shielded(asyncio.to_thread(self._spool.complete_audio, job.id, durably=not job.synchronous))

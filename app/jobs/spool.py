@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 #: Audio is synced to the disk each time this much has arrived, so that little is left to sync before the response.
 _SYNC_BYTES: Final = 8 * 1024 * 1024
-#: The file of a job with its audio as it was received.
+#: The most references of a job, which are recordings of known speakers' voices.
+MAX_REFERENCES: Final = 4
+#: The file of a job with its audio as it was received, and those with its references.
 _AUDIO: Final = "audio"
+_REFERENCES: Final = tuple(f"reference-{number}" for number in range(1, MAX_REFERENCES + 1))
 #: The files that are its result.
 _RESULT: Final = "result.json"
 _WAVEFORM: Final = "waveform.json"
@@ -37,12 +40,16 @@ class SpoolInUse(ServiceError):
 
 
 class AudioFile:
-    """A file for arriving audio, which is temporary until `Spool.complete_audio` is called. All methods block."""
+    """A file for arriving audio, which is temporary until `Spool.complete_audio` is called. All methods block.
 
-    def __init__(self, file: BinaryIO, job_id: str, space: Space) -> None:
+    ``other_bytes`` is the size of the job's other files.
+    """
+
+    def __init__(self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0) -> None:
         self._file = file
         self._job_id = job_id
         self._space = space
+        self._other_bytes = other_bytes
         self._unsynced = 0
         self.size = 0
 
@@ -52,7 +59,7 @@ class AudioFile:
         Raises:
             DiskFull: there is no room for it.
         """
-        self._space.claim(self._job_id, self.size + len(data))
+        self._space.claim(self._job_id, self._other_bytes + self.size + len(data))
         with translated_full_disk():
             view = memoryview(data)
             while view:
@@ -62,7 +69,7 @@ class AudioFile:
                 os.fdatasync(self._file.fileno())
                 self._unsynced = 0
         self.size += len(data)
-        self._space.written(self._job_id, self.size)
+        self._space.written(self._job_id, self._other_bytes + self.size)
 
     def close(self) -> None:
         self._file.close()
@@ -125,9 +132,8 @@ class Spool:
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
                 continue
-            _remove_except(folder, {_AUDIO, *_RESULTS})
-            with suppress(FileNotFoundError):
-                self.space.settle(folder.name, self.audio_path(folder.name).stat().st_size)
+            _remove_except(folder, {_AUDIO, *_REFERENCES, *_RESULTS})
+            self._settle(folder.name)
         return removed
 
     def open_audio(self, job_id: str) -> BinaryIO:
@@ -170,8 +176,23 @@ class Spool:
             DiskFull: there is no space for it.
         """
         with translated_full_disk():
-            self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
-            return AudioFile(_create(self._partial_audio(job_id), buffering=0), job_id, self.space)
+            return self._create_audio(job_id, self._partial_audio(job_id), beside=self.references(job_id))
+
+    def create_reference(self, job_id: str, number: int) -> AudioFile:
+        """Create a file for an arriving reference, counted from 1. Nothing of the job arrives at the same time.
+
+        Raises:
+            DiskFull: there is no space for it.
+        """
+        with translated_full_disk():
+            path = self._folder(job_id) / _REFERENCES[number - 1]
+            others = {self._partial_audio(job_id), self.audio_path(job_id), *self.references(job_id)} - {path}
+            return self._create_audio(job_id, path, beside=others)
+
+    def references(self, job_id: str) -> tuple[Path, ...]:
+        """Return the paths of a job's references, in the order of its known speakers."""
+        paths = (self._folder(job_id) / name for name in _REFERENCES)
+        return tuple(path for path in paths if path.exists())
 
     def complete_audio(self, job_id: str, *, durably: bool = True) -> None:
         """Keep audio that has arrived completely; if ``durably``, it survives a power failure from now on."""
@@ -183,7 +204,18 @@ class Spool:
             if durably:
                 sync_folder(final.parent)
                 sync_folder(self._jobs)
-        self.space.settle(job_id, final.stat().st_size)
+        self._settle(job_id)
+
+    def complete_references(self, job_id: str, *, durably: bool = True) -> None:
+        """Keep references that have arrived completely; if ``durably``, they survive a power failure from now on."""
+        references = self.references(job_id)
+        if not references or not durably:
+            return
+        with translated_full_disk():
+            for path in references:
+                _sync(path)
+            sync_folder(self._folder(job_id))
+            sync_folder(self._jobs)
 
     def store_result(
         self,
@@ -248,9 +280,20 @@ class Spool:
     def discard_audio(self, job_id: str, *, keep_recording: bool = False) -> None:
         """Remove the audio of a job: everything except its result and, if ``keep_recording``, what was received."""
         with suppress(FileNotFoundError):
-            _remove_except(self._folder(job_id), {_AUDIO, *_RESULTS} if keep_recording else _RESULTS)
+            _remove_except(self._folder(job_id), {_AUDIO, *_REFERENCES, *_RESULTS} if keep_recording else _RESULTS)
         if not keep_recording:
             self.space.release(job_id)
+
+    def discard_partial_audio(self, job_id: str) -> None:
+        """Remove audio that has not arrived completely, and release its space."""
+        self._partial_audio(job_id).unlink(missing_ok=True)
+        self._settle(job_id)
+
+    def discard_references(self, job_id: str) -> None:
+        """Remove the references of a job that has no use for them."""
+        for path in self.references(job_id):
+            path.unlink(missing_ok=True)
+        self._settle(job_id)
 
     def discard(self, job_id: str) -> None:
         """Remove all files of a job."""
@@ -271,6 +314,18 @@ class Spool:
             if durably:
                 sync_folder(final.parent)
 
+    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path]) -> AudioFile:
+        self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
+        return AudioFile(_create(path, buffering=0), job_id, self.space, other_bytes=_size(beside))
+
+    def _settle(self, job_id: str) -> None:
+        """Reserve exactly what the files take that were received for a job."""
+        size = _size((self._partial_audio(job_id), self.audio_path(job_id), *self.references(job_id)))
+        if size:
+            self.space.settle(job_id, size)
+        else:
+            self.space.release(job_id)
+
     def _folder(self, job_id: str) -> Path:
         return self._jobs / job_id
 
@@ -279,6 +334,15 @@ class Spool:
 
     def _result(self, job_id: str) -> Path:
         return self._folder(job_id) / _RESULT
+
+
+def _size(paths: Collection[Path]) -> int:
+    """Return the bytes in those of the files that exist."""
+    size = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
 
 
 def _remove_except(folder: Path, names: Collection[str]) -> None:

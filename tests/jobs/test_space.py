@@ -268,9 +268,19 @@ def test_audio_of_an_earlier_process_counts(tmp_path: Path) -> None:
     spool.close()
 
 
+def put_reference(spool: Spool, job_id: str) -> None:
+    file = spool.create_reference(job_id, 1)
+    file.write(bytes(1000))
+    file.close()
+    spool.complete_references(job_id)
+
+
 @pytest.mark.anyio
 async def test_downloads_without_room_for_both_run_one_after_another(tmp_path: Path) -> None:
-    """Each has half of its audio when the budget is used up: neither keeps the other from its end."""
+    """Each has half of its audio when the budget is used up: neither keeps the other from its end.
+
+    What came with the forms is not lost while one waits.
+    """
     audio, came = bytes(2_500_000), 0
     both, one_by_one = asyncio.Event(), asyncio.Lock()
 
@@ -291,6 +301,14 @@ async def test_downloads_without_room_for_both_run_one_after_another(tmp_path: P
         await connection.send(audio[1_500_000:])
 
     async with open_rig(tmp_path, file_bytes=2_500_000, spool_bytes=3_000_000) as rig, fault_server(behave) as source:
-        jobs = [await rig.submit(source_url=source.url(), audio=None) for _ in range(2)]
+        ids = [str(uuid4()) for _ in range(2)]
+        for job_id in ids:
+            await asyncio.to_thread(put_reference, rig.spool, job_id)
+        rig.transcriber.decoding.hold()
+        jobs = [await rig.submit(id=job_id, source_url=source.url(), audio=None) for job_id in ids]
+        await rig.transcriber.decoding.reached()
+        for job in jobs:
+            assert "reference-1" in await rig.files(job)
+        rig.transcriber.decoding.release()
         assert [(await rig.ended(job)).status for job in jobs] == [JobStatus.COMPLETED] * 2
         assert rig.spool.space.claimed == 0

@@ -256,6 +256,56 @@ def test_kept_recording_outlives_the_rest_of_the_audio(spool: Spool) -> None:
     assert spool.space.claimed == 0
 
 
+def write_references(spool: Spool, *contents: bytes, job_id: str = JOB) -> None:
+    for number, content in enumerate(contents, start=1):
+        file = spool.create_reference(job_id, number)
+        file.write(content)
+        file.close()
+
+
+@pytest.mark.parametrize("durably", [True, False])
+def test_references_keep_their_order_and_count_as_audio(spool: Spool, *, durably: bool) -> None:
+    assert spool.references(JOB) == ()
+    write(spool, b"xyz", keep=False)
+    write_references(spool, b"first", b"second")
+    spool.complete_references(JOB, durably=durably)
+    spool.complete_audio(JOB, durably=durably)
+    assert [path.read_bytes() for path in spool.references(JOB)] == [b"first", b"second"]
+    assert names(spool) == ["audio", "reference-1", "reference-2"]
+    assert {mode(path) for path in spool.references(JOB)} == {0o600}
+    assert spool.space.claimed == len(b"xyz" + b"first" + b"second")
+
+
+@pytest.mark.parametrize("keep_recording", [True, False])
+def test_references_are_discarded_with_the_recording(spool: Spool, *, keep_recording: bool) -> None:
+    write(spool, b"xyz")
+    write_references(spool, b"first")
+    spool.store_result(JOB, GREETING, processing_time=1.0)
+    spool.discard_audio(JOB, keep_recording=keep_recording)
+    assert names(spool) == (["audio", "reference-1", "result.json"] if keep_recording else ["result.json"])
+    assert spool.space.claimed == (len(b"xyzfirst") if keep_recording else 0)
+
+
+def test_references_outlive_audio_that_is_incomplete(root: Path) -> None:
+    job = str(uuid4())
+    first = Spool(root)
+    first.open()
+    write_references(first, b"first", b"second", job_id=job)
+    write(first, b"begun", job, keep=False)
+    first.discard_partial_audio(job)
+    assert first.space.claimed == len(b"firstsecond")
+    write(first, b"begun again", job, keep=False)
+    first.close()
+
+    second = Spool(root)
+    second.open()
+    second.sweep({job})
+    assert [path.name for path in second.references(job)] == ["reference-1", "reference-2"]
+    assert not second.audio_path(job).with_name("audio.partial").exists()
+    assert second.space.claimed == len(b"firstsecond")
+    second.close()
+
+
 def test_missing_files_can_be_discarded(spool: Spool) -> None:
     spool.discard_audio(JOB)
     spool.discard(JOB)
