@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.responses import Response
 
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
-from app.domain.diarized import diarized_segments
-from app.domain.formats import ResponseFormat, logprob_object, logprobs, to_json, usage
+from app.domain.diarized import diarized_segments, segment_id
+from app.domain.formats import ResponseFormat, diarized, logprob_object, logprobs, to_json, usage
 from app.jobs.serializers import extras
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from app.api.dependencies import JobParts
     from app.domain.job import Job
     from app.domain.transcript import Segment
+    from app.jobs.spool import Spool
 
 
 #: The longest silence before an event or a comment is sent. Proxies close connections that are silent for longer.
@@ -97,11 +99,17 @@ class TextDeltas:
 
 
 class TranscriptStream:
-    """The stream of one job's transcript. The job is cancelled and forgotten when the stream is closed."""
+    """The stream of one job's transcript. The job is cancelled and forgotten when the stream is closed.
+
+    In diarized_json, each segment has a delta of its own. The segments follow at once if channels are the speakers;
+    voices are not told apart before the end.
+    """
 
     def __init__(self, job: Job, jobs: JobParts) -> None:
         self._job = job
         self._jobs = jobs
+        self._is_diarized = job.rendering.format is ResponseFormat.DIARIZED_JSON
+        self._deltas = TextDeltas()
         self._subscription = ExitStack()
         self._segments = self._subscription.enter_context(jobs.segments.subscribe(job.id))
         self._outcome = asyncio.create_task(jobs.runner.outcome(job.id), name=f"outcome of {job.id}")
@@ -138,7 +146,6 @@ class TranscriptStream:
         self._segments.put_nowait(None)
 
     async def _events(self) -> AsyncIterator[bytes]:
-        deltas = TextDeltas()
         while True:
             await asyncio.wait({self._pending}, timeout=KEEP_ALIVE_SECONDS)
             if not self._pending.done():
@@ -147,26 +154,50 @@ class TranscriptStream:
             segments = self._pending.result()
             if segments is None:
                 break
-            for content in self._contents(deltas.add(segments), segments):
+            for content in self._contents(segments):
                 yield event(content)
             self._pending = asyncio.create_task(self._segments.get())
-        error = self._outcome.result()
-        yield event(await self._done()) if error is None else data_event(bytes(error_response(error).body))
+        if error := self._outcome.result():
+            yield data_event(bytes(error_response(error).body))
+            return
+        ended = self._jobs.store.get(self._job.id).job  # with the warnings of its transcript
+        for last_event in await asyncio.to_thread(_last_events, self._jobs.spool, ended):
+            yield last_event
 
-    def _contents(self, text: str, segments: tuple[Segment, ...]) -> list[dict[str, Any]]:
-        """Return the events for further segments: the new text, and in diarized_json the segments themselves."""
+    def _contents(self, segments: tuple[Segment, ...]) -> list[dict[str, Any]]:
+        """Return the events for further segments: the new text, and in diarized_json the segments of channels."""
+        if not self._is_diarized:
+            return self._delta(segments)
         contents: list[dict[str, Any]] = []
-        if text:
-            delta: dict[str, Any] = {"type": "transcript.text.delta", "delta": text}
-            if self._job.rendering.logprobs:
-                delta["logprobs"] = [logprob_object(token) for segment in segments for token in segment.logprobs]
-            contents.append(delta)
-        if self._job.rendering.format is ResponseFormat.DIARIZED_JSON:
-            contents += [spoken for segment in segments for spoken in diarized_segments(segment)]
+        for segment in segments:
+            contents += self._delta((segment,), segment_id=segment_id(segment))
+            if self._job.options.multichannel:
+                contents += diarized_segments(self._named(segment))
         return contents
 
-    async def _done(self) -> dict[str, Any]:
-        transcript, _ = await asyncio.to_thread(self._jobs.spool.result, self._job.id)
-        done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
-        ended = self._jobs.store.get(self._job.id).job  # with the warnings of its transcript
-        return {**done, **logprobs(transcript, ended.rendering), **extras(ended)}
+    def _delta(self, segments: tuple[Segment, ...], **members: str) -> list[dict[str, Any]]:
+        """Return the event for the text of further segments, or none if they have no text."""
+        text = self._deltas.add(segments)
+        if not text:
+            return []
+        delta: dict[str, Any] = {"type": "transcript.text.delta", "delta": text, **members}
+        if self._job.rendering.logprobs:
+            delta["logprobs"] = [logprob_object(token) for segment in segments for token in segment.logprobs]
+        return [delta]
+
+    def _named(self, segment: Segment) -> Segment:
+        """Return the segment with the name of its channel, if that has one."""
+        names = self._job.options.known_speakers
+        if segment.channel is None or segment.channel >= len(names):
+            return segment
+        return replace(segment, speaker=names[segment.channel])
+
+
+def _last_events(spool: Spool, job: Job) -> list[bytes]:
+    """Return what ends a stream: in diarized_json the segments of voices, and the whole text. Blocks."""
+    transcript, _ = spool.result(job.id)
+    by_voices = job.rendering.format is ResponseFormat.DIARIZED_JSON and not job.options.multichannel
+    segments = diarized(transcript)["segments"] if by_voices else []
+    done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
+    done |= logprobs(transcript, job.rendering) | extras(job)
+    return [event(content) for content in (*segments, done)]

@@ -48,6 +48,35 @@ async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, sam
     assert not running.service.jobs.segments.count
 
 
+async def test_segments_of_voices_come_after_all_deltas(running: Running, samples: Path) -> None:
+    *events, done = await events_of(running, samples / "long.opus", response_format="diarized_json")
+    waited = (await running.transcribe(samples / "long.opus", response_format="diarized_json")).json()
+    deltas = [event for event in events if event["type"] == "transcript.text.delta"]
+    assert events == deltas + waited["segments"]
+    assert "".join(event["delta"] for event in deltas) == done["text"] == waited["text"]
+    ids = [event["segment_id"] for event in deltas]
+    assert ids == sorted(set(ids))
+    assert len(ids) > 2
+    assert set(ids) <= {segment["id"] for segment in waited["segments"]}
+
+
+async def test_segments_of_channels_come_with_their_deltas_and_names(running: Running, samples: Path) -> None:
+    fields = {"response_format": "diarized_json", "multichannel": "true"}
+    file = samples / "two_speakers_stereo.flac"
+    *events, done = await events_of(running, file, **fields, **{"known_speaker_names[]": "Zoë"})
+    assert [event["type"] for event in events[:2]] == ["transcript.text.delta", "transcript.text.segment"]
+    deltas, segments = events[::2], events[1::2]
+    assert "".join(event["delta"] for event in deltas) == done["text"]
+    assert [event["segment_id"] for event in deltas] == [segment["id"] for segment in segments]
+    assert [event["delta"].strip() for event in deltas] == [segment["text"] for segment in segments]
+    assert {segment["speaker"] for segment in segments} == {"Zoë", "B"}
+
+
+async def test_deltas_without_speakers_have_no_segment(running: Running, samples: Path) -> None:
+    *deltas, _ = await events_of(running, samples / "hello.wav", diarize="true")
+    assert [event.keys() for event in deltas] == [{"type", "delta"}]
+
+
 async def test_silence_is_a_single_event(running: Running, samples: Path) -> None:
     (done,) = await events_of(running, samples / "silence.wav")
     assert (done["type"], done["text"]) == ("transcript.text.done", "")

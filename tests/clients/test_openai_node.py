@@ -60,16 +60,9 @@ async def test_every_method_of_the_client_is_tested(running: Running, samples: P
 
 async def test_models_are_listed_and_retrieved_by_name_and_alias(running: Running, samples: Path) -> None:
     models = await results_of(running, samples, "models")
-    assert (
-        models["pages"]
-        == [model["id"] for model in models["list"]]
-        == [
-            "demo",
-            "whisper-1",
-            "gpt-4o-transcribe-diarize",
-        ]
-    )
-    assert models["list"] == [models["served"], models["alias"]]
+    names = ["demo", "whisper-1", "gpt-4o-transcribe-diarize"]
+    assert models["pages"] == [model["id"] for model in models["list"]] == names
+    assert models["list"][:2] == [models["served"], models["alias"]]
     assert {model["object"] for model in models["list"]} == {"model"}
     assert all(isinstance(model["created"], int) and model["owned_by"] for model in models["list"])
 

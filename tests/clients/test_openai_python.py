@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from asyncio import gather
 from collections.abc import AsyncIterable
@@ -367,6 +368,37 @@ async def test_channels_become_speakers(client: Client, samples: Path, reference
     assert type(done) is TranscriptionTextDoneEvent
     assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == done.text
     assert done.text == recording["text"]
+
+
+async def test_known_speakers_are_sent_as_the_client_encodes_them(
+    client: Client, samples: Path, hello: tuple[str, bytes]
+) -> None:
+    fields = {
+        "model": "gpt-4o-transcribe-diarize",
+        "response_format": "diarized_json",
+        "chunking_strategy": "auto",
+        "known_speaker_names": ["agent"],
+        "known_speaker_references": ["data:audio/wav;base64," + base64.b64encode(hello[1]).decode()],
+    }
+    audio = samples / "numbers.mp3"
+    diarized, (*events, done) = await gather(client.transcribe(audio, **fields), client.events(audio, **fields))
+    assert type(diarized) is TranscriptionDiarized
+    assert "warnings" not in strictly(diarized)
+    assert all(strictly(event) for event in events)
+    deltas = [event for event in events if isinstance(event, TranscriptionTextDeltaEvent)]
+    segments = [event for event in events if isinstance(event, TranscriptionTextSegmentEvent)]
+    assert events == [*deltas, *segments]
+    assert [segment.to_dict() for segment in segments] == [segment.to_dict() for segment in diarized.segments]
+    assert "".join(delta.delta for delta in deltas) == done.text == diarized.text
+    assert {delta.segment_id for delta in deltas} <= {segment.id for segment in segments}
+    counted = await client.transcribe(audio, extra_body={"num_speakers": 2, "diarize": True}, **fields)
+    assert "warnings" not in strictly(counted)
+    error = await client.refusal(
+        client.own.audio.transcriptions.create,
+        file=audio,
+        **{**fields, "known_speaker_names": ["agent", "caller"]},
+    )
+    assert (error.status_code, error.param) == (400, "known_speaker_references")
 
 
 async def test_deltas_of_a_stream_add_up_to_its_text(client: Client, samples: Path, hello: tuple[str, bytes]) -> None:
