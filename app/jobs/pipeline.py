@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, TooManyStarts, UnknownJob
+from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
 from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
 from app.domain.job import Phrase, Progress
 from app.domain.log_context import CurrentJob, logging_for
@@ -21,6 +21,7 @@ from app.transcription.transcriber import FinishedWindow, Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from app.delivery.download import AudioDownloader
     from app.domain.events import EventSink
@@ -157,11 +158,20 @@ class Pipeline:
             if job.options.tells_voices_apart:
                 work.enter_context(self._estimate.voices.at_work())
             work.enter_context(timed_step(self._emit, job.id, "transcribe"))
-            references = await asyncio.to_thread(self._spool.references, job.id)
+            references = await asyncio.to_thread(self._references, job)
             async with self._spool.audio(job.id) as path:
                 return await self._transcriber.transcribe(
                     path, job.options, listener=listener, synchronous=job.synchronous, references=references
                 )
+
+    def _references(self, job: Job) -> tuple[Path, ...]:
+        """Return the references of the job's known speakers. Blocks."""
+        if not job.options.tells_voices_apart:
+            return ()
+        references = self._spool.references(job.id)
+        if len(references) < len(job.options.known_speakers):
+            raise AudioLost("A reference of this job is no longer in DATA_DIR: submit it again.")
+        return references
 
     async def _withdraw_start(self, before: Job) -> None:
         with suppress(DiskFull, UnknownJob):  # then the start counts

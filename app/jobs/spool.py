@@ -162,10 +162,6 @@ class Spool:
     def has_audio(self, job_id: str) -> bool:
         return self.audio_path(job_id).exists()
 
-    def references(self, job_id: str) -> tuple[Path, ...]:
-        """Return the recordings of known speakers, in the order of their names."""
-        return ()
-
     def has_result(self, job_id: str) -> bool:
         return self._result(job_id).exists()
 

@@ -123,9 +123,11 @@ class Rig:
     waits: list[float] = field(default_factory=list)
     deaths: list[BaseException] = field(default_factory=list)
 
-    async def submit(self, *, audio: bytes | None = AUDIO, **changes: Any) -> Job:
-        """Submit a job, with its audio in the spool unless it comes from a URL."""
+    async def submit(self, *, audio: bytes | None = AUDIO, references: tuple[bytes, ...] = (), **changes: Any) -> Job:
+        """Submit a job, with its references and, unless it comes from a URL, its audio in the spool."""
         job = a_job(**changes)
+        for number, reference in enumerate(references, start=1):
+            await asyncio.to_thread(self.put_reference, job.id, number, reference)
         if audio is not None and job.source_url is None:
             await asyncio.to_thread(self.put_audio, job.id, audio)
         await self.intake.submit(job)
@@ -137,6 +139,12 @@ class Rig:
         file.write(audio)
         file.close()
         self.spool.complete_audio(job_id)
+
+    def put_reference(self, job_id: str, number: int, reference: bytes) -> None:
+        """Write a reference to the spool as the API does. Blocks."""
+        file = self.spool.create_reference(job_id, number)
+        file.write(reference)
+        file.close()
 
     async def ended(self, job: Job) -> Job:
         """Wait until nothing runs or is due for the job, and return it."""

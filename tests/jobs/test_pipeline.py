@@ -219,6 +219,27 @@ async def test_voices_that_are_still_heard_count_and_are_named(rig: Rig) -> None
     assert (await rig.ended(job)).status is COMPLETED
 
 
+BY_REFERENCES = TranscriptionOptions(diarization=Diarization(), known_speakers=("Anna", "Bo"))
+
+
+async def test_references_are_heard_and_then_deleted(rig: Rig) -> None:
+    rig.transcriber.decoding.hold()
+    job = await rig.submit(references=(b"Anna", b"Bo"), options=BY_REFERENCES)
+    await rig.transcriber.decoding.reached()
+    (call,) = rig.transcriber.calls
+    heard = [await asyncio.to_thread(reference.read_bytes) for reference in call.references]
+    assert heard == [b"Anna", b"Bo"]
+    rig.transcriber.decoding.release()
+    assert (await rig.ended(job)).status is COMPLETED
+    assert await rig.files(job) == ["result.json"]
+
+
+async def test_job_that_lost_a_reference_fails(rig: Rig) -> None:
+    job = await rig.ended(await rig.submit(references=(b"Anna",), options=BY_REFERENCES))
+    assert (job.status, job.error_type) == (FAILED, "AudioLost")
+    assert job.error == "A reference of this job is no longer in DATA_DIR: submit it again."
+
+
 async def test_channels_are_no_voices(rig: Rig) -> None:
     job = await rig.submit(options=TranscriptionOptions(diarization=Diarization(), multichannel=True))
     await rig.ended(job)
