@@ -35,7 +35,7 @@ PHRASES: Final = {
     r"\banew\b": "again",
     r"\b(?:not|\w+n't|nothing|nobody|never)\b[^.;:]{0,40}\bany more\b": "no longer",
     r"\bno more\b(?! than\b| \w+s\b)": "no longer",
-    r"\b(?:is|are|be|been|was|were) told\b": "is notified, receives",
+    r"\b(?:is|are|be|been|was|were) told\b(?! apart)": "is notified, receives",
     r"\b(?:knows?|hears?) (?:of|nobody|nothing)\b": "depends on, receives",
     r"\bbut for\b": "except",
     r"\bso (?:many|much)\b(?![^.;]* that\b)": "this many, this much",

@@ -28,7 +28,7 @@ _COUNTS: Final[tuple[Field[Any], ...]] = (NUM_SPEAKERS, MIN_SPEAKERS, MAX_SPEAKE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speakers:
-    """Who is to be told apart. ``warnings`` are sentences about fields that have no effect."""
+    """The speakers that a form asks for. ``warnings`` are sentences about fields that have no effect."""
 
     diarization: Diarization | None = None
     names: tuple[str, ...] = ()
