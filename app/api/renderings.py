@@ -34,7 +34,7 @@ _PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseForm
 _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
 _LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS)
 #: The formats that are about speakers.
-_OF_SPEAKERS: Final = frozenset({"diarized_json", "rttm"})
+_OF_SPEAKERS: Final = frozenset({ResponseFormat.DIARIZED_JSON, ResponseFormat.RTTM})
 #: With ``highlight_words`` a cue is repeated for each of its words, so its size grows with the square of this.
 _MAX_HIGHLIGHTED_CHARACTERS: Final = 1000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.responses import Response
@@ -13,6 +12,7 @@ from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
 from app.domain.diarized import diarized_segments, segment_id
 from app.domain.formats import ResponseFormat, diarized, logprob_object, logprobs, to_json, usage
+from app.domain.speakers import segment_of_channel
 from app.jobs.serializers import extras
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class TranscriptStream:
         for segment in segments:
             contents += self._delta((segment,), segment_id=segment_id(segment))
             if self._job.options.multichannel:
-                contents += diarized_segments(self._named(segment))
+                contents += diarized_segments(segment_of_channel(segment, self._job.options.known_speakers))
         return contents
 
     def _delta(self, segments: tuple[Segment, ...], **members: str) -> list[dict[str, Any]]:
@@ -184,13 +184,6 @@ class TranscriptStream:
         if self._job.rendering.logprobs:
             delta["logprobs"] = [logprob_object(token) for segment in segments for token in segment.logprobs]
         return [delta]
-
-    def _named(self, segment: Segment) -> Segment:
-        """Return the segment with the name of its channel, if that has one."""
-        names = self._job.options.known_speakers
-        if segment.channel is None or segment.channel >= len(names):
-            return segment
-        return replace(segment, speaker=names[segment.channel])
 
 
 def _last_events(spool: Spool, job: Job) -> list[bytes]:

@@ -289,8 +289,8 @@ class Progress:
     """The state of a job that only this process knows, and that is lost in a crash.
 
     ``phrase`` is shown until the job has a result or has ended. ``started_at`` is when it first held a slot, in Unix
-    seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far. ``heard_percent`` is
-    the share of the audio that was heard for the voices in it, None if they are not told apart. ``upload_round`` and
+    seconds; ``percent``, ``audio_duration`` and ``language`` are those of the transcription so far, ``heard_percent``
+    is the share of the audio that was heard for its voices, None if they are not told apart. ``upload_round`` and
     ``webhook_round`` are the states of deliveries with the attempts of the round under way.
     """
 

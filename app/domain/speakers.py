@@ -86,20 +86,14 @@ def one_line(speaker: str) -> str:
 
 def with_channels(transcript: Transcript, names: Sequence[str] = ()) -> Transcript:
     """Return the transcript with each channel as a speaker: ``names[channel]``, or its label if there is no name."""
+    return replace(transcript, segments=tuple(segment_of_channel(segment, names) for segment in transcript.segments))
 
-    def speaker(spoken: Segment | Word) -> str:
-        channel = spoken.channel or 0
-        return names[channel] if channel < len(names) else speaker_label(channel)
 
-    segments = (
-        replace(
-            segment,
-            speaker=speaker(segment),
-            words=tuple(replace(word, speaker=speaker(word)) for word in segment.words),
-        )
-        for segment in transcript.segments
-    )
-    return replace(transcript, segments=tuple(segments))
+def segment_of_channel(segment: Segment, names: Sequence[str] = ()) -> Segment:
+    """Return a segment with its channel as the speaker."""
+    channel = segment.channel or 0
+    speaker = names[channel] if channel < len(names) else speaker_label(channel)
+    return replace(segment, speaker=speaker, words=tuple(replace(word, speaker=speaker) for word in segment.words))
 
 
 def renamed(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
