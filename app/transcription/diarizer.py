@@ -157,5 +157,5 @@ def _hear(conversation: Conversation, recording: Recording, start: int, end: int
 
 def _unusable(number: int, problem: str) -> UnusableReference:
     return UnusableReference(
-        f"Reference {number} of `known_speaker_references` {problem}: send 2 to 10 s in which only this speaker speaks."
+        f"`known_speaker_references` number {number} {problem}: send 2 to 10 s in which only this speaker speaks."
     )

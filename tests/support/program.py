@@ -102,10 +102,11 @@ class Program:
 
         self.eventually(is_ready, pause=0.05)
 
-    def submit(self, file: Path, **fields: str) -> str:
-        """Submit a job and return its id."""
-        with file.open("rb") as audio:
-            accepted = self.client.post("/v1/audio/transcriptions", files={"file": audio}, data=fields)
+    def submit(self, file: Path, *, references: Sequence[Path] = (), **fields: str) -> str:
+        """Submit a job, perhaps with references of known speakers, and return its id."""
+        parts = [("file", file.read_bytes())]
+        parts += [("known_speaker_references[]", reference.read_bytes()) for reference in references]
+        accepted = self.client.post("/v1/audio/transcriptions", files=parts, data=fields)
         assert accepted.status_code == 200, accepted.text
         return str(accepted.json()["job_id"])
 

@@ -222,7 +222,7 @@ async def test_unusable_reference_is_named(
     with pytest.raises(UnusableReference) as error:
         await diarizer.voices(("Anna", "Bo"), [good, bad], decoder=decoder)
     assert str(error.value) == (
-        f"Reference 2 of `known_speaker_references` {problem}: send 2 to 10 s in which only this speaker speaks."
+        f"`known_speaker_references` number 2 {problem}: send 2 to 10 s in which only this speaker speaks."
     )
     assert (error.value.param, error.value.code) == ("known_speaker_references", "invalid_reference")
 
@@ -231,6 +231,6 @@ async def test_unusable_reference_is_named(
 async def test_reference_that_is_no_audio_is_named(diarizer: Diarizer, decoder: Decoder, tmp_path: Path) -> None:
     reference = tmp_path / "reference-1"
     reference.write_text("no audio")
-    with pytest.raises(UnusableReference, match=r"^Reference 1 of `known_speaker_references` can't be decoded \("):
+    with pytest.raises(UnusableReference, match=r"^`known_speaker_references` number 1 can't be decoded \("):
         await diarizer.voices(("Anna",), [reference], decoder=decoder)
     assert names(tmp_path) == {"reference-1"}
