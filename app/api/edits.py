@@ -15,7 +15,8 @@ from app.api.requests import parse_json_object, read_small_body
 from app.api.schemas import CorrectedTranscript
 from app.domain.corrections import Corrections
 from app.domain.errors import InvalidRequest
-from app.domain.formats import placed_words, segment_object, to_json
+from app.domain.formats import placed_words, segment_object
+from app.jobs.serializers import to_json
 
 if TYPE_CHECKING:
     from app.jobs.edits import Edit

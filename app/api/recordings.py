@@ -25,8 +25,8 @@ from app.api.openapi import failures, json_body, responses
 from app.api.schemas import AudioTicket
 from app.api.schemas import Waveform as WaveformBody
 from app.domain.errors import NotKept
-from app.domain.formats import to_json
 from app.domain.tickets import TICKET_SECONDS
+from app.jobs.serializers import to_json
 
 if TYPE_CHECKING:
     from typing import BinaryIO

@@ -20,9 +20,9 @@ from app.api.forms import (
     WORD_TIMESTAMPS,
 )
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat, to_json
+from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
-from app.jobs.serializers import stored_body
+from app.jobs.serializers import stored_body, to_json
 
 if TYPE_CHECKING:
     from app.api.fields import Field, Form

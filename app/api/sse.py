@@ -11,9 +11,9 @@ from fastapi.responses import Response
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
 from app.domain.diarized import diarized_segments, segment_id
-from app.domain.formats import ResponseFormat, diarized, logprob_object, logprobs, to_json, usage
+from app.domain.formats import ResponseFormat, diarized, logprob_object, logprobs, usage
 from app.domain.speakers import segment_of_channel
-from app.jobs.serializers import extras
+from app.jobs.serializers import extras, to_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

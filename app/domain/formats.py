@@ -6,7 +6,6 @@ change with the speaker in :mod:`app.domain.diarized`.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -71,34 +70,32 @@ MEDIA_TYPES: Final = {
 }
 
 
-def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str, Any]) -> bytes:
-    """Return the UTF-8 body in any format except ``document``, which needs the job.
+def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str, Any]) -> dict[str, Any] | str:
+    """Return the body in any format except ``document``, which needs the job: a JSON object, or text.
 
-    ``extras`` are added to JSON bodies. See :mod:`app.jobs.serializers` for documents.
+    ``extras`` are added to JSON objects. See :mod:`app.jobs.serializers` for documents.
 
     Raises:
         ValueError: The format is ``document``.
     """
     match rendering.format:
         case ResponseFormat.JSON:
-            return to_json(
-                {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering), **extras}
-            )
+            return {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering), **extras}
         case ResponseFormat.VERBOSE_JSON:
             body = verbose(transcript, rendering.granularities)
-            return to_json({**body, **logprobs(transcript, rendering), **extras})
+            return {**body, **logprobs(transcript, rendering), **extras}
         case ResponseFormat.DIARIZED_JSON:
-            return to_json({**diarized(transcript), **extras})
+            return {**diarized(transcript), **extras}
         case ResponseFormat.TEXT:
-            return (script(transcript) + "\n").encode()
+            return script(transcript) + "\n"
         case ResponseFormat.SRT:
-            return srt(transcript, rendering.subtitles).encode()
+            return srt(transcript, rendering.subtitles)
         case ResponseFormat.VTT:
-            return vtt(transcript, rendering.subtitles).encode()
+            return vtt(transcript, rendering.subtitles)
         case ResponseFormat.TSV:
-            return tsv(transcript).encode()
+            return tsv(transcript)
         case ResponseFormat.RTTM:
-            return rttm(transcript).encode()
+            return rttm(transcript)
         case ResponseFormat.DOCUMENT:
             raise ValueError("A document needs the job as well as its transcript.")
 
@@ -113,15 +110,6 @@ def tsv(transcript: Transcript) -> str:
         for segment in transcript.segments
     )
     return "start\tend\ttext\n" + "".join(rows)
-
-
-def to_json(value: dict[str, Any]) -> bytes:
-    """Return compact UTF-8 JSON, with characters outside ASCII as they are.
-
-    Raises:
-        ValueError: A number is infinite or not a number.
-    """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
 
 
 class Task(StrEnum):
@@ -190,33 +189,3 @@ class Transcript:
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(logprob for segment in self.segments for logprob in segment.logprobs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a value that JSON can represent."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Return the transcript that :meth:`to_dict` was called on, also if ``stored`` was read from JSON."""
-        return cls(
-            task=Task(stored["task"]),
-            language=stored["language"],
-            duration=stored["duration"],
-            segments=tuple(_segment(segment) for segment in stored["segments"]),
-            warnings=tuple(stored.get("warnings", ())),  # older versions have none, and no turns
-            turns=tuple(Turn(**turn) for turn in stored.get("turns", ())),
-        )
-
-
-def _segment(stored: dict[str, Any]) -> Segment:
-    """Return a stored segment; those of older versions have no ``logprobs``."""
-    return Segment(
-        **{
-            **stored,
-            "tokens": tuple(stored["tokens"]),
-            "words": tuple(Word(**word) for word in stored["words"]),
-            "logprobs": tuple(
-                TokenLogprob(**{**logprob, "bytes": tuple(logprob["bytes"])}) for logprob in stored.get("logprobs", ())
-            ),
-        }
-    )

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from app.delivery.presigned_urls import check_not_expired
 from app.domain.errors import DeliveryFailed, RefusedUrl, UnknownJob
 from app.domain.events import DeliveryOutcome, ResultUploaded, RoundEnded, discard_event, timed_step
-from app.domain.formats import MEDIA_TYPES, to_json
+from app.domain.formats import MEDIA_TYPES
 from app.domain.job import DeliveryKind, JobStatus
 from app.domain.log_context import CurrentJob, current_job
 from app.jobs import transitions
 from app.jobs.failures import caught, forget_frames, kind_of, log_cause, log_failure
-from app.jobs.serializers import failure_document, stored_body
+from app.jobs.serializers import failure_document, stored_body, to_json
 from app.jobs.service_clock import Moment
 from app.jobs.transitions import message_of
 

@@ -8,11 +8,15 @@ import os
 import re
 import shutil
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from pydantic import ConfigDict, TypeAdapter
 
 from app.domain.corrections import NO_CORRECTIONS, Corrections, corrected
 from app.domain.errors import AudioLost, ServiceError, UnknownJob
-from app.domain.transcript import Transcript
+from app.domain.transcript import Transcript  # noqa: TC001  # pydantic reads the annotation
 from app.domain.waveform import Waveform
 from app.jobs.space import Space, translated_full_disk
 
@@ -37,6 +41,25 @@ _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 class SpoolInUse(ServiceError):
     """Another process uses the same folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """A finished transcription as it is written to the disk. ``processing_time`` is in seconds.
+
+    Results of earlier versions lack members that have a default.
+    """
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")  # of its parts too
+
+    transcript: Transcript
+    processing_time: float
+
+
+@cache
+def _stored_results() -> TypeAdapter[StoredResult]:
+    """Return the adapter between results and JSON. It is built once, by the first result that is stored or read."""
+    return TypeAdapter(StoredResult)
 
 
 class AudioFile:
@@ -229,17 +252,15 @@ class Spool:
         """
         (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)  # of an earlier result that was lost
         if waveform is not None:  # before it, because a job with a result is not transcribed again
-            self._write(job_id, _WAVEFORM, waveform.to_dict(), durably=durably)
-        stored = {"transcript": transcript.to_dict(), "processing_time": processing_time}
-        self._write(job_id, _RESULT, stored, durably=durably)
+            self._write(job_id, _WAVEFORM, _json(waveform.to_dict()), durably=durably)
+        stored = StoredResult(transcript=transcript, processing_time=processing_time)
+        self._write(job_id, _RESULT, _stored_results().dump_json(stored), durably=durably)
 
     def result(self, job_id: str, *, original: bool = False) -> tuple[Transcript, float]:
         """Return the transcript, corrected unless the ``original`` is asked for, and its processing time in seconds."""
-        stored: dict[str, Any] = json.loads(self._result(job_id).read_text(encoding="utf-8"))
-        transcript = Transcript.from_dict(stored["transcript"])
-        if not original:
-            transcript = corrected(transcript, self.corrections(job_id))
-        return transcript, stored["processing_time"]
+        stored = _stored_results().validate_json(self._result(job_id).read_bytes())
+        transcript = stored.transcript if original else corrected(stored.transcript, self.corrections(job_id))
+        return transcript, stored.processing_time
 
     def store_corrections(self, job_id: str, corrections: Corrections) -> None:
         """Replace the corrections of a job's result, durably and atomically.
@@ -253,7 +274,7 @@ class Spool:
                 (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)
                 sync_folder(self._folder(job_id))
             else:
-                self._write(job_id, _CORRECTIONS, corrections.to_dict(), durably=True)
+                self._write(job_id, _CORRECTIONS, _json(corrections.to_dict()), durably=True)
         except FileNotFoundError as exc:
             raise UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found") from exc
 
@@ -296,13 +317,13 @@ class Spool:
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self.space.release(job_id)
 
-    def _write(self, job_id: str, name: str, content: dict[str, Any], *, durably: bool) -> None:
-        """Write a file of a job as JSON, atomically."""
+    def _write(self, job_id: str, name: str, content: bytes, *, durably: bool) -> None:
+        """Write a file of a job atomically."""
         final = self._folder(job_id) / name
         partial = final.with_suffix(".partial")
         with translated_full_disk():
             with _create(partial) as file:
-                file.write(json.dumps(content, ensure_ascii=False).encode())
+                file.write(content)
                 file.flush()
                 if durably:
                     os.fsync(file.fileno())
@@ -339,6 +360,10 @@ def _size(paths: Collection[Path]) -> int:
         with suppress(FileNotFoundError):
             size += path.stat().st_size
     return size
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _remove_except(folder: Path, names: Collection[str]) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app.domain.errors import InvalidRequest
-from app.domain.formats import to_json
 from app.domain.job import Delivery, DeliveryKind, JobStatus, LiveJob
 from app.domain.redaction import without_queries
-from app.jobs.serializers import job_view
+from app.jobs.serializers import job_view, to_json
 
 if TYPE_CHECKING:
     from app.domain.job import Job, Upload

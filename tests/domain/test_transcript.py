@@ -1,20 +1,12 @@
-"""Transcripts and their stored form."""
+"""The words of transcripts and their places in the text."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 from hypothesis import given
 
 from app.domain.transcript import Segment, Transcript, Word
 from tests.domain.strategies import transcripts, unhurried
-
-
-@unhurried
-@given(transcripts())
-def test_transcript_survives_a_round_trip_through_json(transcript: Transcript) -> None:
-    assert Transcript.from_dict(json.loads(json.dumps(transcript.to_dict()))) == transcript
 
 
 @unhurried

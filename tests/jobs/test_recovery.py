@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
 MODELS: Final = ModelRegistry("small")
-RESULT: Final = json.dumps({"transcript": GREETING.to_dict(), "processing_time": 1.5}).encode()
+RESULT: Final = json.dumps({"transcript": asdict(GREETING), "processing_time": 1.5}).encode()
 HOUR: Final = 3600.0
 TEN_YEARS: Final = 10 * 365 * 86_400.0
 

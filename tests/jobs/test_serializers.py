@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.api import schemas
 from app.domain.formats import Granularity, Rendering, ResponseFormat
@@ -14,8 +17,9 @@ from app.domain.job import Delivery, Job, JobStatus, LiveJob, Progress, Upload, 
 from app.domain.transcript import Diarization, TranscriptionOptions
 from app.jobs.estimate import Estimate
 from app.jobs.retention import Retention
-from app.jobs.serializers import Backlogs, body, extras, failure_document, job_view, success_document
+from app.jobs.serializers import Backlogs, body, extras, failure_document, job_view, success_document, to_json
 from app.jobs.service_clock import Moment
+from tests.domain.strategies import TEXTS, unhurried
 from tests.jobs.rig import a_job
 from tests.support.fake_transcriber import GREETING
 
@@ -157,3 +161,27 @@ def test_time_left_is_that_of_the_slower_work() -> None:
     heard = heard.progressed(Progress.transcribed, language="german", percent=100.0)
     heard = heard.progressed(Progress.heard, percent=50.0)
     assert Backlogs([plain, heard], estimate).seconds_left(heard) == pytest.approx(15.0)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=10,
+)
+
+
+@unhurried
+@given(st.dictionaries(st.text(), VALUES))
+def test_json_is_read_as_the_value_it_was_made_of(value: dict[str, Any]) -> None:
+    assert json.loads(to_json(value)) == value
+
+
+def test_json_is_compact_with_characters_as_they_are() -> None:
+    assert to_json({"a": [1, 2.5, None], "ß": "你 😀\u2028"}) == '{"a":[1,2.5,null],"ß":"你 😀\u2028"}'.encode()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_json_has_no_number_that_json_lacks(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"segments": [{"text": "NaN", "avg_logprob": number}]})
+    assert json.loads(to_json({"text": f"{number} NaN Infinity"})) == {"text": f"{number} NaN Infinity"}

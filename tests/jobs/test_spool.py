@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import math
 import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
 
 from app.domain.errors import DiskFull, ServiceError
 from app.jobs.space import Space
 from app.jobs.spool import AudioFile, Spool, SpoolInUse
+from tests.domain.strategies import transcripts, unhurried
 from tests.support.disks import filled, small_disk
 from tests.support.fake_transcriber import GREETING, WAVEFORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from app.domain.transcript import Transcript
 
 JOB = "4f0c"
 
@@ -196,6 +204,42 @@ def test_result_comes_back_as_it_was_stored(spool: Spool, *, durably: bool) -> N
     spool.store_result(JOB, GREETING, processing_time=1.25, durably=durably)
     assert spool.has_result(JOB)
     assert spool.result(JOB) == (GREETING, 1.25)
+
+
+@unhurried
+@given(transcripts())
+def test_transcript_survives_its_storage_exactly(transcript: Transcript) -> None:
+    with TemporaryDirectory() as folder:
+        spool = Spool(Path(folder))
+        spool.open()
+        write(spool, b"x")
+        spool.store_result(JOB, transcript, processing_time=1.0, durably=False)
+        assert spool.result(JOB) == (transcript, 1.0)
+        spool.close()
+
+
+def test_result_of_an_earlier_version_can_be_read(spool: Spool) -> None:
+    """Version 1.0 had no log probabilities, channels, warnings or speakers."""
+    stored = json.loads(json.dumps({"transcript": asdict(GREETING), "processing_time": 2}))
+    del stored["transcript"]["warnings"], stored["transcript"]["turns"]
+    for segment in stored["transcript"]["segments"]:
+        for name in ("logprobs", "channel", "speaker", "uncertain"):
+            del segment[name]
+        for word in segment["words"]:
+            del word["channel"], word["speaker"]
+    write(spool, b"x")
+    spool.audio_path(JOB).with_name("result.json").write_text(json.dumps(stored))
+    assert spool.result(JOB) == (GREETING, 2.0)
+
+
+def test_number_that_is_none_is_read_back_as_it_was_stored(spool: Spool) -> None:
+    write(spool, b"x")
+    first, *others = GREETING.segments
+    unlikely = replace(first, avg_logprob=-math.inf, no_speech_prob=math.nan)
+    spool.store_result(JOB, replace(GREETING, segments=(unlikely, *others)), processing_time=1.0)
+    read = spool.result(JOB)[0].segments[0]
+    assert read.avg_logprob == -math.inf
+    assert math.isnan(read.no_speech_prob)
 
 
 def test_waveform_is_stored_with_the_result(spool: Spool) -> None:
