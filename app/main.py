@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, metrics
 from app.api import docs_page, edits, errors, events, health, jobs, models, openapi, recordings, server, transcriptions
@@ -18,7 +17,7 @@ from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
 from app.delivery.url_rules import UrlRules
 from app.domain.access import is_loopback
-from app.edge.cross_origin import CrossOriginGuard, cors_options
+from app.edge.cross_origin import CrossOriginGuard, CrossOriginSharing, cors_options
 from app.edge.middleware import (
     ConcurrencyLimit,
     LingeringClose,
@@ -113,7 +112,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         tickets=service.tickets,
     )
     if settings.cors_allowed_origins:
-        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_allowed_origins))
+        app.add_middleware(CrossOriginSharing, **cors_options(settings.cors_allowed_origins))
     if not settings.api_keys:
         app.add_middleware(
             CrossOriginGuard,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 
 from app.api.errors import error_response
 from app.domain.errors import CrossOriginRequest
 from app.domain.origins import normalized_origin
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from app.domain.access import TrustedProxies
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 #: What a browser says of a request's origin (W3C, Fetch Metadata): that of this server, or the user's own navigation.
 _OWN_SITES: Final = ("same-origin", "none")
 _SAFE_METHODS: Final = ("GET", "HEAD")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 #: Response headers that pages of allowed origins can read, besides those that browsers always show.
 _EXPOSED_HEADERS: Final = (
     "Accept-Ranges",
@@ -42,11 +46,29 @@ def cors_options(allowed: AllowedOrigins) -> dict[str, Any]:
     """Return the options of Starlette's CORSMiddleware. Keys are sent as a header, never as a cookie."""
     return {
         "allow_origins": sorted(allowed.origins),
-        "allow_methods": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+        "allow_methods": _METHODS,
         "allow_headers": ("*",),
         "allow_private_network": True,
         "expose_headers": _EXPOSED_HEADERS,
     }
+
+
+class CrossOriginSharing(CORSMiddleware):
+    """Starlette's middleware with `cors_options`, whose refusals are errors of the API."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < HTTPStatus.BAD_REQUEST:
+            return response
+        origin, method = request_headers["origin"], request_headers["access-control-request-method"]
+        if not self.is_allowed_origin(origin):
+            page = normalized_origin(origin) or "another site"
+            problem = f"Pages of {page} cannot use this server: add the page to CORS_ALLOWED_ORIGINS."
+        else:
+            problem = f"Pages cannot send {method} requests: use {', '.join(_METHODS)}."
+        refusal = error_response(CrossOriginRequest(problem))
+        refusal.headers["Vary"] = response.headers["Vary"]
+        return refusal
 
 
 class CrossOriginGuard:

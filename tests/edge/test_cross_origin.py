@@ -175,9 +175,29 @@ async def test_page_of_another_origin_is_told_nothing(tmp_path: Path, model: Whi
                 await running.client.get("/v1/jobs", headers={"Origin": origin} | key),
             ):
                 assert "access-control-allow-origin" not in response.headers
-                assert response.status_code == (
-                    200 if keys and response.request.method == "GET" else 400 if keys else 403
-                )
+                assert response.status_code == (200 if keys and response.request.method == "GET" else 403)
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "sentence"),
+    [
+        ("https://evil.example", "POST", "Pages of https://evil.example cannot use this server: add"),
+        ("null", "POST", "Pages of another site cannot use this server: add the page to CORS_ALLOWED_ORIGINS."),
+        ("https://app.example", "TRACE", "Pages cannot send TRACE requests: use GET, HEAD, POST, PUT, PATCH, DELETE."),
+    ],
+)
+async def test_refused_preflight_is_an_error_of_the_api(
+    tmp_path: Path, model: WhisperModel, origin: str, method: str, sentence: str
+) -> None:
+    allowed = "https://app.example"
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test", cors_allowed_origins=allowed) as running:
+        asked = {"Origin": origin, "Access-Control-Request-Method": method}
+        response = await running.client.options("/v1/jobs", headers=asked)
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "foreign_page"
+    assert response.json()["error"]["message"].startswith(sentence)
+    assert "Origin" in response.headers["vary"]
+    assert "access-control-allow-origin" not in response.headers
 
 
 async def test_every_origin_can_be_allowed_with_keys(tmp_path: Path, model: WhisperModel) -> None:
