@@ -56,6 +56,28 @@ async def test_chosen_recordings_are_named_sent_with_enter_and_done(
     assert errors == []
 
 
+async def test_options_come_between_the_recordings_and_the_button(
+    browser: Chrome, tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    def visitor(page: WebPage) -> tuple[str, str, str]:
+        page.open()
+        page.choose(samples / "hello.wav")
+        page.wait(lambda: page.focused() == "Transcribe")
+        page.press(Keys.SHIFT + Keys.TAB)
+        before_button = page.focused()
+        page.script("document.querySelector('.tray .name').focus()")
+        page.press(Keys.TAB, Keys.TAB)
+        after_recordings = page.script("return document.activeElement.closest('section').className")
+        page.one(".tray .name").click()
+        page.drop("another.wav", "not audio")
+        return before_button, after_recordings, page.script("return document.activeElement.ariaLabel")
+
+    before_button, after_recordings, typing = await visit(browser, tmp_path, model, visitor)
+    assert before_button == "More options"
+    assert after_recordings == "options"
+    assert typing == "Name"
+
+
 async def test_single_recording_is_opened(browser: Chrome, tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     def visitor(page: WebPage) -> str:
         page.open()
@@ -149,7 +171,7 @@ async def test_wrong_key_is_refused_and_the_right_one_shows_jobs(
         running.client.headers["Authorization"] = "Bearer sk-right"
         await running.submit(samples / "hello.wav", stored_output="true")
         problem, stored = await WebPage(browser, running.address).show(visitor)
-    assert problem.startswith("The API key is wrong")
+    assert problem.startswith("The API key is missing or wrong: enter one")
     assert "sk-" not in stored
 
 

@@ -1,5 +1,5 @@
 /** The start view: recordings are chosen, named and sent. */
-import { announce, h, icon, iconButton, isTyping, replace, styled, toast } from "../dom.js";
+import { announce, h, icon, iconButton, isTyping, replace, setText, styled, toast } from "../dom.js";
 import { duration, size } from "../format.js";
 import { formFields, optionsForm, routeOf } from "./options.js";
 
@@ -18,15 +18,15 @@ export function openHome(context) {
   const { store, staging } = context;
   const control = new AbortController();
   const { element: options, options: chosen } = optionsForm(localStorage, store, control.signal);
-  const tray = h("section.tray", { "aria-label": "Recordings to transcribe" });
   const dropZone = openDropZone(context, control.signal);
-  const send = () => sendStaged(context, chosen, control.signal);
   const choose = /** @type {HTMLElement} */ (dropZone.querySelector(".choose"));
+  const tray = new Tray(context, () => sendStaged(context, chosen, control.signal));
   const draw = () => {
-    const hadFocus = tray.contains(document.activeElement);
+    const focused = document.activeElement;
     dropZone.classList.toggle("slim", staging.items.length > 0);
-    const button = drawTray(tray, context, send);
-    if (hadFocus || !isTyping(document.activeElement)) (button ?? (hadFocus ? choose : null))?.focus();
+    const hasMore = tray.update();
+    const isLost = focused !== null && (!focused.isConnected || (tray.footer.hidden && tray.footer.contains(focused)));
+    if (isLost || (hasMore && !isTyping(focused))) (staging.items.length ? tray.button : choose).focus();
   };
   staging.onChange = draw;
   store.on("server", draw, control.signal);
@@ -38,8 +38,9 @@ export function openHome(context) {
       h("h1", {}, "Turn speech into text"),
       h("p.subtitle", {}, "Text and subtitles of audio and video. Your recordings stay on this server."),
       dropZone,
-      tray,
+      tray.element,
       options,
+      tray.footer,
     ),
     close: () => {
       control.abort();
@@ -110,42 +111,56 @@ async function record(staging) {
   if (file) staging.addRecording(file);
 }
 
-/**
- * Show what was chosen, and return the button that sends it, if there is anything.
- *
- * @param {HTMLElement} tray
- * @param {Context} context
- * @param {() => void} send
- */
-function drawTray(tray, context, send) {
-  const { items } = context.staging;
-  if (!items.length) {
-    replace(tray);
-    return null;
+/** What was chosen, with names that can be edited, and the button that sends it, which stands below the options. */
+class Tray {
+  #context;
+  #rows = /** @type {Map<Staged, HTMLLIElement>} */ (new Map());
+  #list = h("ul");
+
+  /**
+   * @param {Context} context
+   * @param {() => void} send
+   */
+  constructor(context, send) {
+    this.#context = context;
+    const submit = (/** @type {SubmitEvent} */ event) => {
+      event.preventDefault(); // Enter in a name arrives here too
+      send();
+    };
+    this.element = h("section.tray", { "aria-label": "Recordings to transcribe" }, h("form", { id: "tray", onsubmit: submit }, this.#list));
+    this.button = h("button.button.large.primary", { type: "submit", form: "tray" });
+    this.footer = h("div.row.end.send", {}, this.button);
   }
-  const count = items.filter((item) => !problemOf(item, context.store.server)).length;
-  const button = h(
-    "button.button.large.primary",
-    { type: "submit", disabled: count === 0 },
-    items.length === 1 ? "Transcribe" : `Transcribe ${count} ${count === 1 ? "recording" : "recordings"}`,
-  );
-  const submit = (/** @type {SubmitEvent} */ event) => {
-    event.preventDefault(); // Enter in a name arrives here too
-    send();
-  };
-  replace(
-    tray,
-    h("form", { onsubmit: submit }, h("ul", {}, items.map((item) => stagedRow(item, context))), h("div.row.end", {}, button)),
-  );
-  return button;
+
+  /** Show what was chosen since, and return true if there is more of it. Names that are being edited stay. */
+  update() {
+    const { staging, store } = this.#context;
+    const { items } = staging;
+    const added = items.filter((item) => !this.#rows.has(item));
+    for (const [item, row] of this.#rows) {
+      if (items.includes(item)) continue;
+      row.remove();
+      this.#rows.delete(item);
+    }
+    for (const item of added) {
+      const row = stagedRow(item, staging);
+      this.#rows.set(item, row);
+      this.#list.append(row);
+    }
+    for (const [item, row] of this.#rows) showProblem(row, item, store.server);
+    const count = items.filter((item) => !problemOf(item, store.server)).length;
+    this.element.hidden = this.footer.hidden = !items.length;
+    this.button.disabled = !count;
+    setText(this.button, items.length === 1 ? "Transcribe" : `Transcribe ${count} ${count === 1 ? "recording" : "recordings"}`);
+    return added.length > 0;
+  }
 }
 
 /**
  * @param {Staged} item
- * @param {Context} context
+ * @param {import("./uploads.js").Staging} staging
  */
-function stagedRow(item, { staging, store }) {
-  const problem = problemOf(item, store.server);
+function stagedRow(item, staging) {
   const id = `problem-${item.id}`;
   const name = h("input.name", {
     ...{ value: item.name, "aria-label": "Name", maxlength: 255, dir: "auto", "aria-describedby": id },
@@ -156,9 +171,21 @@ function stagedRow(item, { staging, store }) {
     {},
     icon(item.url ? "link" : "file"),
     name,
-    h("small", { id, class: problem ? "problem" : null }, problem || (item.file ? size(item.file.size) : "")),
+    h("small", { id }),
     iconButton("close", `Remove ${item.name}`, { onclick: () => staging.remove(item) }),
   );
+}
+
+/**
+ * @param {HTMLElement} row
+ * @param {Staged} item
+ * @param {import("../store.js").ServerDescription | null} server
+ */
+function showProblem(row, item, server) {
+  const text = /** @type {HTMLElement} */ (row.querySelector("small"));
+  const problem = problemOf(item, server);
+  text.classList.toggle("problem", problem !== "");
+  setText(text, problem || (item.file ? size(item.file.size) : ""));
 }
 
 /**
