@@ -50,12 +50,23 @@ class ReadingPage(WebPage):
     def text(self) -> str:
         return "\n".join(self.paragraphs())
 
-    def click_word(self, word: str) -> None:
+    def click_word(self, word: str, *, times: int = 1) -> None:
         x, y = self.script(MIDDLE_OF_WORD, word)
-        actions = ActionChains(self.driver)
+        actions = ActionChains(self.driver, duration=0)
         pointer = actions.w3c_actions.pointer_action
-        pointer.move_to_location(int(x), int(y)).click()  # type: ignore[no-untyped-call]  # Selenium's own omission
+        pointer.move_to_location(int(x), int(y))  # type: ignore[no-untyped-call]  # Selenium's own omission
+        for _ in range(times):
+            pointer.click()
         actions.perform()
+
+    def double_click_word(self, word: str) -> None:
+        self.click_word(word, times=2)
+
+    def play_and_pause(self) -> None:
+        """Start the player and pause it: from then on a click on a word only goes there."""
+        for label in ("Pause", "Play"):
+            self.key(" ")
+            self.wait(lambda label=label: self.one(".play").get_attribute("aria-label") == label)  # type: ignore[misc]
 
     def highlighted(self, name: str) -> list[str]:
         """Return the texts that are highlighted as ``spoken``, ``match``, ``found`` or ``doubt``."""

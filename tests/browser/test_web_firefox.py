@@ -57,7 +57,7 @@ def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) ->
         result = service.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "text"}).text
     assert text == document["text"]
     assert spoken == [last["word"].strip()]
-    assert seconds == pytest.approx(last["start"], abs=0.05)
+    assert last["start"] - 0.05 <= seconds  # it plays
     assert corrected == result.strip() == f"{text} Over"
     assert [url for url in loaded if not url.startswith((f"{address}/", f"blob:{address}/"))] == []
     assert problems == []

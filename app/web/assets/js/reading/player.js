@@ -26,6 +26,7 @@ export class Player {
   #retry = /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined);
   #frame = 0;
   #shownTime = "";
+  hasPlayed = false;
 
   /**
    * @param {string} title For the keyboard and the lock screen of the system.
@@ -128,6 +129,7 @@ export class Player {
   }
 
   #onPlay = () => {
+    this.hasPlayed = true;
     this.#showPlaying(true);
     const step = () => {
       this.#onTime();

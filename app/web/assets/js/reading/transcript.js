@@ -30,12 +30,12 @@ export class Transcript {
 
   /**
    * @param {HTMLElement} scroller What the transcript scrolls in.
-   * @param {{onSeek: (seconds: number, plays: boolean) => void}} listeners
+   * @param {{onSeek: (seconds: number, plays: boolean) => void}} listeners `plays` is true for an order to play from there.
    */
   constructor(scroller, { onSeek }) {
     this.scroller = scroller;
     this.onSeek = onSeek;
-    this.element = h("div.transcript", { tabindex: "-1", onclick: this.#onClick, onkeydown: this.#onKey });
+    this.element = h("div.transcript", { tabindex: "-1", onclick: this.#onClick, ondblclick: this.#onClick, onkeydown: this.#onKey });
     for (const [priority, name] of CAN_HIGHLIGHT ? MARKS.entries() : []) {
       const highlight = new Highlight();
       highlight.priority = priority;
@@ -153,9 +153,10 @@ export class Transcript {
     const paragraph = this.layout.paragraphs[number];
     if (!paragraph || !this.canSeek) return;
     if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start, true);
-    if (/** @type {Element} */ (event.target).closest("[contenteditable]") || getSelection()?.type === "Range") return;
+    const isDouble = event.type === "dblclick"; // its first click has selected the word
+    if (/** @type {Element} */ (event.target).closest("[contenteditable]") || (!isDouble && getSelection()?.type === "Range")) return;
     const word = this.#wordAt(number, event);
-    if (word) this.onSeek(word.start, false);
+    if (word) this.onSeek(word.start, isDouble);
   };
 
   /** Return the word under the pointer. Beside the text there is none.
