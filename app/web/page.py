@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
+from app import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from importlib.resources.abc import Traversable
@@ -43,6 +45,8 @@ _MEDIA_TYPES: Final = {
 _TYPE_COMMENT: Final = re.compile(
     r"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE
 )
+#: Margins of lines. No string of a module or style sheet goes over several lines.
+_MARGIN: Final = re.compile(r"^[ \t]+", re.MULTILINE)
 _DIGEST_LENGTH: Final = 16
 #: ``gzip`` in the header Accept-Encoding, unless its weight is 0.
 _ACCEPTS_GZIP: Final = re.compile(r"(?:^|[\s,])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))(?=[\s,;]|$)", re.IGNORECASE)
@@ -102,8 +106,9 @@ def _read_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, by
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
             yield from _read_files(entry, f"{prefix}{entry.name}/")
-        elif PurePosixPath(entry.name).suffix == ".js":
-            yield f"{prefix}{entry.name}", _TYPE_COMMENT.sub("", entry.read_text(encoding="utf-8")).encode()
+        elif PurePosixPath(entry.name).suffix in {".css", ".js"}:
+            text = _TYPE_COMMENT.sub("", entry.read_text(encoding="utf-8"))
+            yield f"{prefix}{entry.name}", _MARGIN.sub("", text).encode()
         elif PurePosixPath(entry.name).suffix in _MEDIA_TYPES:
             yield f"{prefix}{entry.name}", entry.read_bytes()
 
@@ -116,7 +121,7 @@ def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
     """Return the page.
 
     In its template, ``$assets`` is the assets' folder, ``$preload`` loads the modules that every view needs, and
-    ``$home`` and ``$job`` are the URLs of the modules that a view needs besides.
+    ``$home`` and ``$job`` are the URLs of the modules that a view needs besides. ``$version`` is that of the service.
     """
     first = _imported_modules(assets, _MAIN_MODULE)
     preload = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in sorted(first))
@@ -124,7 +129,7 @@ def _page(template: str, assets: Mapping[str, bytes], folder: str) -> bytes:
         view: " ".join(f"{folder}/{name}" for name in sorted(_imported_modules(assets, module) - first))
         for view, module in _VIEWS.items()
     }
-    return Template(template).substitute(assets=folder, preload=preload, **views).encode()
+    return Template(template).substitute(assets=folder, preload=preload, version=__version__, **views).encode()
 
 
 def _imported_modules(assets: Mapping[str, bytes], name: str) -> set[str]:

@@ -44,6 +44,13 @@ def test_asset_makes_no_markup_code_or_style_from_text(path: Path) -> None:
     assert [line for line in lines if _FORBIDDEN.search(line)] == []
 
 
+@pytest.mark.parametrize("path", [path for path in ASSETS if path.suffix != ".html"], ids=lambda path: path.name)
+def test_no_string_goes_over_several_lines(path: Path) -> None:
+    """Lines are served without their margins."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.count("`") % 2] == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -75,11 +75,18 @@ async def test_named_assets_exist_and_are_kept_for_good(running: Running) -> Non
         assert not asset.headers["content-type"].startswith("text/html")
 
 
-async def test_modules_are_sent_without_type_comments(running: Running) -> None:
+async def test_page_has_the_version_of_the_service(running: Running) -> None:
+    version = (await running.client.get("/v1/server")).json()["version"]
+    assert f'<body data-version="{version}">' in (await running.client.get("/")).text
+
+
+async def test_modules_are_sent_without_type_comments_and_margins(running: Running) -> None:
     modules = [url for url in await references(running) if url.endswith(".js")]
     assert modules
     for url in modules:
-        assert "/**" not in (await running.client.get(f"/{url}")).text, url
+        text = (await running.client.get(f"/{url}")).text
+        assert "/**" not in text, url
+        assert not re.search(r"^[ \t]", text, re.MULTILINE), url
 
 
 async def test_modules_that_the_page_starts_with_are_preloaded(running: Running) -> None:
