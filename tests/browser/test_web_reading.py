@@ -92,6 +92,7 @@ async def test_turns_have_speakers_and_times(browser: Chrome, running: Running, 
 async def test_click_on_a_word_seeks_and_highlights_it(browser: Chrome, running: Running, job_id: str) -> None:
     def reader(page: ReadingPage) -> tuple[float, list[str], str]:
         page.wait(page.can_play)
+        page.play_and_pause()
         page.click_word("complete")
         page.wait(lambda: page.highlighted("spoken") == ["complete"])
         return page.seconds, page.highlighted("spoken"), page.one("[aria-current] p").text
@@ -101,6 +102,52 @@ async def test_click_on_a_word_seeks_and_highlights_it(browser: Chrome, running:
     seconds, _, paragraph = await read(browser, running, job_id, reader)
     assert seconds == pytest.approx(start, abs=0.05)
     assert paragraph == "yes the report is complete"
+
+
+async def test_click_on_a_word_plays_from_it_until_the_user_pauses(
+    browser: Chrome, running: Running, job_id: str
+) -> None:
+    def reader(page: ReadingPage) -> tuple[float, str | None]:
+        page.wait(page.can_play)
+        page.click_word("report")
+        page.button("Pause")
+        started_at = page.seconds
+        page.key(" ")
+        page.button("Play")
+        page.click_word("hello")
+        page.wait(lambda: page.highlighted("spoken") == ["hello"])
+        label = page.one(".play").get_attribute("aria-label")
+        page.double_click_word("hello")
+        page.button("Pause")
+        return started_at, label
+
+    document = json.loads(await result(running, job_id))
+    start = next(word["start"] for word in document["words"] if word["word"] == "report")
+    started_at, label = await read(browser, running, job_id, reader)
+    assert start - 0.05 <= started_at
+    assert label == "Play"
+
+
+async def test_menu_and_focus_stay_when_the_job_changes(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[str, str, str]:
+        page.button("Download").click()
+        page.wait(lambda: page.focused().startswith("Text"))
+        page.press(Keys.ARROW_DOWN)
+        httpx.patch(f"{page.address}/v1/jobs/{job_id}", json={"name": "renamed"}).raise_for_status()
+        segments = [{"id": 0, "text": " Corrected."}]
+        httpx.put(f"{page.address}/v1/jobs/{job_id}/transcript", json={"segments": segments}).raise_for_status()
+        page.one(".badge")
+        in_menu = page.focused()
+        page.press(Keys.ESCAPE)
+        page.script("document.querySelector('.jobs a').focus()")
+        httpx.patch(f"{page.address}/v1/jobs/{job_id}", json={"name": "once more"}).raise_for_status()
+        page.wait(lambda: page.rows()[0].startswith("once more"))
+        return in_menu, page.one("h1").text, page.focused()
+
+    in_menu, title, in_list = await read(browser, running, job_id, reader)
+    assert in_menu.startswith("Subtitles")
+    assert title == "once more"
+    assert in_list.startswith("once more")
 
 
 async def test_highlight_follows_the_recording(browser: Chrome, running: Running, job_id: str) -> None:
@@ -118,6 +165,27 @@ async def test_highlight_follows_the_recording(browser: Chrome, running: Running
     assert spoken < {"is", "the", "report", "ready"}
     assert len(spoken) == 1
     assert playing == "Pause"
+
+
+async def test_print_has_the_transcript_alone_in_black_on_white(browser: Chrome, running: Running, job_id: str) -> None:
+    def reader(page: ReadingPage) -> tuple[str, set[str]]:
+        page.script("localStorage.setItem('theme', 'dark'); dispatchEvent(new Event('theme'))")
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        try:
+            text = page.script("return document.body.innerText.replace(/\\s+/g, ' ')")
+            colours = page.script(
+                "return [...document.querySelectorAll('h1, .speaker, .said p')]"
+                ".map((each) => getComputedStyle(each).color)"
+            )
+        finally:
+            page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        return text, set(colours)
+
+    text, colours = await read(browser, running, job_id, reader)
+    assert text.startswith("two_speakers_stereo.flac 0:12 · English")
+    assert " 0:00 Speaker A hello this is victor 0:02 Speaker B hello victor" in text
+    assert text.endswith("thank you and good night")
+    assert colours == {"rgb(0, 0, 0)"}
 
 
 async def test_search_counts_and_goes_round(browser: Chrome, running: Running, job_id: str) -> None:
@@ -259,6 +327,7 @@ async def test_every_download_has_the_correction(
 async def test_edit_begins_where_the_recording_is(browser: Chrome, running: Running, job_id: str) -> None:
     def reader(page: ReadingPage) -> str:
         page.wait(page.can_play)
+        page.play_and_pause()
         page.click_word("complete")
         page.wait(lambda: page.highlighted("spoken") == ["complete"])
         page.button("Edit").click()

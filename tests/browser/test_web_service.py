@@ -163,6 +163,28 @@ def test_upload_above_a_limit_that_was_lowered_is_refused_in_the_servers_words(
     assert refusal.json()["error"]["message"] in row
 
 
+def test_page_that_is_older_than_the_server_offers_to_reload(browser: Chrome, tmp_path: Path) -> None:
+    port = free_port()
+    with program(tmp_path, PORT=port) as service:
+        service.until_ready()
+        page = page_of(browser, service)
+        page.open()
+        page.wait(lambda: page.one(".state").text.startswith("Ready"))
+        version = page.script("return document.body.dataset.version")
+        page.script("document.body.dataset.version = '0.0.1'")
+    with program(tmp_path, PORT=port, MAX_UPLOAD_BYTES="5000000") as service:
+        service.until_ready()
+        notice = page.one("#toasts .toast").text
+        limits = page.one(".hint").text
+        page.button("Reload").click()
+        page.wait(lambda: page.script("return document.body.dataset.version") == version)
+        page.wait(lambda: page.one(".state").text.startswith("Ready"))
+        notices = page.all(".toast")
+    assert notice.startswith("The server was updated. Reload this page")
+    assert limits.endswith("and 5.0 MB each.")
+    assert notices == []
+
+
 def test_rate_limit_is_shown_in_the_servers_words(browser: Chrome, tmp_path: Path, samples: Path) -> None:
     with program(tmp_path, RATE_LIMIT="6/hour") as service:
         service.until_ready()

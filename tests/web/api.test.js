@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventParser } from "../../app/web/assets/js/api.js";
+import { ApiError, EventParser, sentence } from "../../app/web/assets/js/api.js";
 
 /** @param {string[]} pieces */
 const parse = (...pieces) => {
@@ -38,4 +38,11 @@ test("one space after the colon is not part of the value", () => {
   assert.equal(parse("data:  a\n\n")[0]?.data, " a");
   assert.equal(parse("data:a:b\n\n")[0]?.data, "a:b");
   assert.equal(parse("data\n\n")[0]?.data, "");
+});
+
+test("errors that are for programs have sentences for people", () => {
+  const limited = new ApiError(429, "Too many requests: RATE_LIMIT allows 6/hour.", { code: "rate_limit_exceeded", retryAfter: 40 });
+  assert.equal(sentence(limited), "Too many requests: RATE_LIMIT allows 6/hour. Wait 40 s, then try again.");
+  assert.equal(sentence(new ApiError(404, "There is no job 7.", { code: "job_not_found" })), "There is no job 7.");
+  assert.equal(sentence(new TypeError("Not a number.")), "Not a number.");
 });

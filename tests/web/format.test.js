@@ -57,3 +57,7 @@ test("a job without a name has a title", () => {
 test("every language has a name", () => {
   for (const code of format.LANGUAGES) assert.notEqual(format.languageName(code).toLowerCase(), code);
 });
+
+test("a model is called by the last part of its name or path", () => {
+  for (const name of ["base", "Systran/base", "/srv/models/base", "/srv/models/base/"]) assert.equal(format.modelName(name), "base");
+});

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Api, ApiError } from "../../app/web/assets/js/api.js";
+import { Api, ApiError, sentence } from "../../app/web/assets/js/api.js";
 import { EventStream, Store } from "../../app/web/assets/js/store.js";
 
 const settled = () => new Promise((resolve) => setTimeout(resolve, 0));
@@ -99,10 +99,52 @@ test("an error is the server's sentence, and a refused key is reported", async (
   const error = await api.json("/v1/jobs").catch((/** @type {unknown} */ reason) => reason);
   assert.ok(error instanceof ApiError);
   assert.deepEqual([error.status, error.message, error.retryAfter, error.param], [401, "Incorrect API key.", 7, undefined]);
-  assert.deepEqual(refusals, ["Incorrect API key."]);
+  assert.deepEqual(refusals, [sentence(error)]);
+  assert.match(sentence(error), /^The API key is missing or wrong: .*whoever runs this server/);
   const [url, init] = /** @type {any} */ (fetched.mock.calls[0]).arguments;
   assert.equal(url, "http://a.example/prefix/v1/jobs");
   assert.equal(init.headers.Authorization, "Bearer sk-1");
   await assert.rejects(api.request("v1/jobs", { key: "sk-2" }));
   assert.equal(refusals.length, 1);
+});
+
+test("a refused stream is opened again after the time that the server asks for, and never before", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  let requests = 0;
+  const request = async () => {
+    requests += 1;
+    throw new ApiError(429, "Too many requests.", { retryAfter: 60 });
+  };
+  const events = new EventStream(/** @type {any} */ ({ request }), new Store());
+  events.open();
+  await turn();
+  context.mock.timers.tick(59_000);
+  await turn();
+  assert.equal(requests, 1);
+  context.mock.timers.tick(17_000);
+  await turn();
+  assert.equal(requests, 2);
+  events.close();
+});
+
+test("a reset is reported, because the server may be another one", async () => {
+  const { events, send } = fakeServer();
+  let resets = 0;
+  events.onReset = () => (resets += 1);
+  events.open();
+  await settled();
+  await send("hello", { cursor: "boot-1" });
+  assert.equal(resets, 0);
+  await send("reset", { cursor: "other-1" }, "other-1");
+  assert.equal(resets, 1);
+  events.close();
+});
+
+test("a description of the server is a change only if it is another one", () => {
+  const store = new Store();
+  let changes = 0;
+  store.on("server", () => (changes += 1));
+  for (const version of ["1", "1", "2"]) store.setServer(/** @type {any} */ ({ version }));
+  assert.equal(changes, 2);
 });

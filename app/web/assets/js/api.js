@@ -28,6 +28,22 @@ export class ApiError extends Error {
 
 const KEY = "api-key";
 
+/** Sentences for people in place of the server's own, which are for programs, by code. @type {Record<string, (error: ApiError) => string>} */
+const SENTENCES = {
+  invalid_api_key: () => "The API key is missing or wrong: enter one that whoever runs this server gave you.",
+  rate_limit_exceeded: ({ message, retryAfter }) => `${message} Wait ${retryAfter ?? 60} s, then try again.`,
+};
+
+/**
+ * Return the sentence that says what went wrong.
+ *
+ * @param {unknown} error
+ */
+export function sentence(error) {
+  if (!(error instanceof ApiError)) return error instanceof Error ? error.message : String(error);
+  return SENTENCES[error.code ?? ""]?.(error) ?? error.message;
+}
+
 export class Api {
   /** Called when the server refuses the stored key, or the lack of one. */
   onUnauthorized = /** @type {(message: string) => void} */ (() => {});
@@ -84,7 +100,7 @@ export class Api {
     });
     if (response.ok) return response;
     const error = errorOf(response.status, await response.text(), response.headers.get("Retry-After"));
-    if (response.status === 401 && key === undefined) this.onUnauthorized(error.message);
+    if (response.status === 401 && key === undefined) this.onUnauthorized(sentence(error));
     throw error;
   }
 
@@ -127,7 +143,7 @@ export class Api {
       request.onload = () => {
         if (request.status >= 200 && request.status < 300) return resolve(JSON.parse(request.responseText));
         const error = errorOf(request.status, request.responseText, request.getResponseHeader("Retry-After"));
-        if (request.status === 401) this.onUnauthorized(error.message);
+        if (request.status === 401) this.onUnauthorized(sentence(error));
         reject(error);
       };
       signal.addEventListener("abort", () => request.abort());

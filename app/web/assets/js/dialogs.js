@@ -1,5 +1,5 @@
 /** Dialogs that are loaded when somebody opens them: the API key, and the shortcuts. */
-import { ApiError } from "./api.js";
+import { sentence } from "./api.js";
 import { h, openDialog } from "./dom.js";
 
 let keyDialog = /** @type {HTMLDialogElement | null} */ (null);
@@ -64,7 +64,7 @@ async function refusalOf(api, key) {
     await api.request("v1/jobs?limit=1", { key });
     return "";
   } catch (error) {
-    return error instanceof ApiError ? error.message : String(error);
+    return sentence(error);
   }
 }
 

@@ -59,6 +59,9 @@ function append(element, children) {
   }
 }
 
+/** What elements that `redraw` has filled show. @type {WeakMap<Element, string>} */
+const signatures = new WeakMap();
+
 /**
  * Replace what an element contains, and return the element.
  *
@@ -68,9 +71,31 @@ function append(element, children) {
  * @returns {E}
  */
 export function replace(element, ...children) {
+  signatures.delete(element);
   element.replaceChildren();
   append(element, children);
   return element;
+}
+
+/**
+ * Replace what an element contains, unless its signature is the same as the last time: what is used stays as it is.
+ *
+ * @param {Element} element
+ * @param {string} signature Changes with what the element shows.
+ * @param {() => Child[]} content
+ */
+export function redraw(element, signature, content) {
+  if (signatures.get(element) === signature) return;
+  replace(element, content());
+  signatures.set(element, signature);
+}
+
+/**
+ * @param {Element} element
+ * @param {string} text
+ */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 /**
@@ -165,12 +190,12 @@ export function iconButton(name, label, attributes = {}) {
 }
 
 /**
- * Show a message for some seconds, or until it is closed if it is an error. Screen readers read it once.
+ * Show a message for some seconds, or until it is closed if it stays or is an error. Screen readers read it once.
  *
  * @param {string} message
- * @param {{isError?: boolean, action?: {label: string, run: () => void}}} options
+ * @param {{isError?: boolean, stays?: boolean, action?: {label: string, run: () => void}}} options
  */
-export function toast(message, { isError = false, action } = {}) {
+export function toast(message, { isError = false, stays = isError, action } = {}) {
   const remove = () => box.remove();
   const run = () => {
     remove();
@@ -182,10 +207,10 @@ export function toast(message, { isError = false, action } = {}) {
     icon(isError ? "warning" : "check", 18),
     h("span", {}, message),
     action && h("button.text-button", { type: "button", onclick: run }, action.label),
-    isError && h("button.text-button", { type: "button", "aria-label": "Close the message", onclick: remove }, icon("close", 18)),
+    stays && h("button.text-button", { type: "button", "aria-label": "Close the message", onclick: remove }, icon("close", 18)),
   );
   document.getElementById(isError ? "alerts" : "toasts")?.append(box);
-  if (!isError) setTimeout(remove, action ? 10000 : 5000);
+  if (!stays) setTimeout(remove, action ? 10000 : 5000);
   return remove;
 }
 
@@ -213,33 +238,33 @@ let menuCount = 0;
 /**
  * Make a button open a menu, and return the menu, which belongs beside the button in the document.
  *
- * The menu is a native popover: it closes by itself and stays above everything.
+ * The menu is a native popover: it closes by itself and stays above everything. Its items are made when it opens, and stay.
  *
  * @param {HTMLButtonElement} button
- * @param {(MenuItem | null | false | undefined)[]} items
+ * @param {() => (MenuItem | null | false | undefined)[]} items
  */
 export function menu(button, items) {
   const id = `menu-${++menuCount}`;
   const list = h("div.menu", { id, popover: "auto", role: "menu", "aria-label": button.getAttribute("aria-label") ?? button.textContent });
-  for (const item of items) {
-    if (!item) continue;
+  const itemOf = (/** @type {MenuItem} */ item) => {
     const run = () => {
       list.hidePopover();
       item.run();
     };
-    list.append(
-      h(
-        item.isDangerous ? "button.dangerous" : "button",
-        { type: "button", role: "menuitem", tabindex: "-1", onclick: run },
-        item.icon && icon(item.icon, 18),
-        h("span", {}, item.label),
-        item.hint && h("small", {}, item.hint),
-      ),
+    return h(
+      item.isDangerous ? "button.dangerous" : "button",
+      { type: "button", role: "menuitem", tabindex: "-1", onclick: run },
+      item.icon && icon(item.icon, 18),
+      h("span", {}, item.label),
+      item.hint && h("small", {}, item.hint),
     );
-  }
+  };
   button.setAttribute("popovertarget", id);
   button.setAttribute("aria-haspopup", "menu");
   button.setAttribute("aria-expanded", "false");
+  list.addEventListener("beforetoggle", (event) => {
+    if (/** @type {ToggleEvent} */ (event).newState === "open") replace(list, items().map((item) => item && itemOf(item)));
+  });
   list.addEventListener("toggle", (event) => {
     const isOpen = /** @type {ToggleEvent} */ (event).newState === "open";
     button.setAttribute("aria-expanded", String(isOpen));

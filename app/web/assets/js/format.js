@@ -77,11 +77,11 @@ const SUFFIXES = /** @type {Record<string, string>} */ ({ one: "st", two: "nd", 
 export const ordinal = (number) => `${number}${SUFFIXES[ORDINALS.select(number)]}`;
 
 /**
- * Return a model's name without the organisation before it.
+ * Return a model's name without the organisation or the folder before it.
  *
  * @param {string} name
  */
-export const modelName = (name) => name.split("/").pop() || name;
+export const modelName = (name) => name.replace(/\/+$/, "").split("/").pop() || name;
 
 /** @param {string} text */
 export const capitalized = (text) => (text ? text.charAt(0).toUpperCase() + text.slice(1) : "");

@@ -1,5 +1,5 @@
 /** The start of the page: creates its parts, shows the view of the address, and handles shortcuts, dropped and pasted files. */
-import { Api } from "./api.js";
+import { Api, sentence } from "./api.js";
 import { announce, h, isTyping, toast } from "./dom.js";
 import { isActive, jobTitle } from "./format.js";
 import { Staging, UploadQueue } from "./home/uploads.js";
@@ -183,6 +183,7 @@ function announceEnded(ids) {
   if (current && ids.has(current)) setTitle(current);
 }
 const running = /** @type {Set<string>} */ (new Set());
+let isOutdated = false;
 
 /** A stream takes one of the few connections that a browser has to a server, so tabs that nobody sees have none. */
 function followVisibility() {
@@ -201,8 +202,16 @@ async function describeServer() {
   try {
     store.setServer(await api.json("v1/server"));
   } catch (error) {
-    toast(error instanceof Error ? error.message : String(error), { isError: true });
+    toast(sentence(error), { isError: true });
   }
+}
+
+/** Say once that the page is older than the server. @param {import("./store.js").ServerDescription} server */
+function checkVersion({ version }) {
+  if (version === document.body.dataset.version || isOutdated) return;
+  isOutdated = true;
+  const action = { label: "Reload", run: () => location.reload() };
+  toast("The server was updated. Reload this page, so that it works with the new version.", { stays: true, action });
 }
 
 /** A module that can't be loaded, most often because the server was updated, or a mistake of the page. */
@@ -212,7 +221,9 @@ function onUnexpected() {
 
 api.onUnauthorized = askKey;
 store.on("jobs", announceEnded);
+events.onReset = describeServer;
 store.on("connection", (isConnected) => isConnected && uploads.resume());
+store.on("server", checkVersion);
 addEventListener("hashchange", show);
 addEventListener("keydown", onKey);
 addEventListener("paste", onPaste);

@@ -2,13 +2,12 @@
  * The side of the page: the list of recordings with uploads, jobs and their progress, filtered, searched, and kept up to date;
  * and below it the state of the server, and the page's own settings.
  */
-import { announce, h, icon, iconButton, moveFocus, replace, styled } from "./dom.js";
+import { announce, h, icon, iconButton, moveFocus, redraw, replace, setText, styled } from "./dom.js";
 import { ago, capitalized, clock, dateTime, duration, isActive, jobPhrase, jobTitle, modelName, shownPercent, size, timeLeft } from "./format.js";
 
 /**
  * @typedef {import("./store.js").Job} Job
  * @typedef {import("./home/uploads.js").Upload} Upload
- * @typedef {{element: HTMLLIElement, signature: string}} Row `signature` changes with what the row shows.
  */
 
 /** Progress moves on this often, and the ages of recordings every so many times. */
@@ -32,7 +31,7 @@ export class JobsList {
   #filter = "all";
   #needle = "";
   #selected = /** @type {string | null} */ (null);
-  #rows = /** @type {Map<string, Row>} */ (new Map());
+  #rows = /** @type {Map<string, HTMLLIElement>} */ (new Map());
   #list = h("ul.jobs", { onkeydown: (/** @type {KeyboardEvent} */ event) => this.#onKey(event) });
   #older = h("button.text-button", { type: "button", hidden: true, onclick: () => this.#events.listOlder() }, "Show older recordings");
   #input = h("input", { type: "search", placeholder: "Find a recording", "aria-label": "Find a recording", oninput: () => this.#onSearch() });
@@ -168,20 +167,15 @@ export class JobsList {
   }
 
   /**
-   * Return the row with an id, filled again if its signature has changed.
+   * Return the row with an id. Its controls are made once, so that they keep the focus.
    *
    * @param {string} id
-   * @param {string} signature
-   * @param {() => import("./dom.js").Child[]} content
+   * @param {() => import("./dom.js").Child[]} controls
    */
-  #row(id, signature, content) {
-    const row = this.#rows.get(id) ?? { element: h("li"), signature: "" };
+  #row(id, controls) {
+    const row = this.#rows.get(id) ?? h("li", {}, controls());
     this.#rows.set(id, row);
-    if (row.signature !== signature) {
-      row.signature = signature;
-      replace(row.element, content());
-    }
-    return row.element;
+    return row;
   }
 
   /**
@@ -190,20 +184,20 @@ export class JobsList {
    */
   #jobRow(job, hasChanged) {
     const known = this.#rows.get(job.job_id);
-    if (known && !hasChanged) return known.element;
+    if (known && !hasChanged) return known;
     const facts = jobFacts(job);
     const isSelected = job.job_id === this.#selected;
     const expiry = expiryPhrase(job, isSelected);
     const title = jobTitle(job);
-    const element = this.#row(job.job_id, [title, job.status, ...facts, expiry, isSelected].join("|"), () => [
-      h(
-        "a.job",
-        { href: `#/jobs/${job.job_id}`, "aria-current": isSelected ? "page" : null, tabindex: known?.element.querySelector("a")?.tabIndex ?? -1 },
-        h("span.title", { dir: "auto" }, title),
-        h(`span.facts.${job.status}`, {}, job.status === "failed" && icon("warning", 14), facts.join(" · ")),
-        expiry && h("span.facts", {}, expiry),
-        isActive(job) && h(job.status === "queued" ? "span.bar.waiting" : "span.bar", { "aria-hidden": true }, h("i")),
-      ),
+    const element = this.#row(job.job_id, () => [h("a.job", { href: `#/jobs/${job.job_id}`, tabindex: "-1" })]);
+    const link = /** @type {HTMLElement} */ (element.firstElementChild);
+    if (isSelected) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    redraw(link, [title, job.status, ...facts, expiry].join("|"), () => [
+      h("span.title", { dir: "auto" }, title),
+      h(`span.facts.${job.status}`, {}, job.status === "failed" && icon("warning", 14), facts.join(" · ")),
+      expiry && h("span.facts", {}, expiry),
+      isActive(job) && h(job.status === "queued" ? "span.bar.waiting" : "span.bar", { "aria-hidden": true }, h("i")),
     ]);
     if (job.status === "processing") setBar(element, shownPercent(job) / 100);
     return element;
@@ -213,18 +207,22 @@ export class JobsList {
   #uploadRow(upload) {
     const { name } = upload.recording;
     const isFailed = upload.state === "failed";
-    const phrase = this.#uploadPhrase(upload);
-    const element = this.#row(upload.id, `${upload.state}|${phrase}`, () => [
-      h(
-        "div.job",
-        {},
-        h("span.title", { dir: "auto" }, name),
-        h(isFailed ? "span.facts.failed.whole" : "span.facts.whole", {}, phrase),
-        !isFailed && h("span.bar", { "aria-hidden": true }, h("i")),
-      ),
-      isFailed && iconButton("retry", `Send ${name} again`, { onclick: () => this.#uploads.retry(upload) }),
-      iconButton("close", `Cancel ${name}`, { onclick: () => this.#uploads.cancel(upload) }),
+    const retry = () => {
+      cancel.focus(); // because this button goes
+      this.#uploads.retry(upload);
+    };
+    const cancel = iconButton("close", `Cancel ${name}`, { onclick: () => this.#uploads.cancel(upload) });
+    const element = this.#row(upload.id, () => [
+      h("div.job", {}, h("span.title", { dir: "auto" }, name), h("span.facts.whole"), h("span.bar", { "aria-hidden": true }, h("i"))),
+      iconButton("retry", `Send ${name} again`, { onclick: retry }),
+      cancel,
     ]);
+    const [facts, bar, again] = /** @type {NodeListOf<HTMLElement>} */ (element.querySelectorAll(".facts, .bar, button"));
+    if (!facts || !bar || !again) return element;
+    setText(facts, this.#uploadPhrase(upload));
+    facts.classList.toggle("failed", isFailed);
+    bar.hidden = isFailed;
+    again.hidden = !isFailed;
     setBar(element, upload.share);
     return element;
   }
@@ -294,18 +292,21 @@ const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
 export function openServerPanel(root, { store, api }, { askKey, showShortcuts }) {
   const details = h("div.menu.details", { id: "server-details", popover: "auto", "aria-label": "Server" });
   const state = h("button.state", { type: "button", popovertarget: details.id });
-  const tools = h("div.tools");
+  const key = iconButton("key", "", { onclick: askKey });
+  const tools = h(
+    "div.tools",
+    {},
+    themeButton(),
+    key,
+    iconButton("keyboard", "Keyboard shortcuts", { onclick: showShortcuts, "aria-keyshortcuts": "?" }),
+    h("a.text-button", { href: api.url("docs") }, "API"),
+  );
   const needsKey = () => Boolean(store.server?.requires_key) && !api.key;
   const draw = () => {
     replace(state, stateContent(store, needsKey()));
     replace(details, detailsContent(store));
-    replace(
-      tools,
-      themeButton(),
-      store.server?.requires_key && iconButton("key", api.key ? "Change the API key" : "Enter the API key", { onclick: askKey }),
-      iconButton("keyboard", "Keyboard shortcuts", { onclick: showShortcuts, "aria-keyshortcuts": "?" }),
-      h("a.text-button", { href: api.url("docs") }, "API"),
-    );
+    key.hidden = !store.server?.requires_key;
+    key.ariaLabel = key.title = api.key ? "Change the API key" : "Enter the API key";
   };
   root.append(h("footer.server", {}, state, details, tools));
   for (const topic of /** @type {const} */ (["health", "server", "connection"])) store.on(topic, draw);

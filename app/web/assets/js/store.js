@@ -125,6 +125,7 @@ export class Store {
 
   /** @param {ServerDescription} server */
   setServer(server) {
+    if (JSON.stringify(server) === JSON.stringify(this.server)) return;
     this.server = server;
     this.#notify("server", server);
   }
@@ -189,6 +190,8 @@ const PAGE_SIZE = 1000;
  * server over HTTP/1.1, and a stream takes one for as long as it lasts.
  */
 export class EventStream {
+  /** Called when the stream can't continue, as after a restart of the server. */
+  onReset = () => {};
   #api;
   #store;
   #cursor = "";
@@ -246,14 +249,16 @@ export class EventStream {
   async #run(signal) {
     let wait = FIRST_WAIT_MS;
     while (!signal.aborted) {
+      let asked = 0;
       try {
         await this.#read(signal, () => (wait = FIRST_WAIT_MS));
       } catch (error) {
         if (error instanceof ApiError && error.status === 401) this.close(); // the dialog for the key opens it again
+        asked = waitOf(error);
       }
       if (signal.aborted) return;
       this.#store.setConnected(false);
-      await sleep(wait * (1 + Math.random() / 4), signal);
+      await sleep(Math.max(wait, asked) * (1 + Math.random() / 4), signal);
       wait = Math.min(2 * wait, LONGEST_WAIT_MS);
     }
   }
@@ -302,6 +307,7 @@ export class EventStream {
       this.#store.setHealth(body);
     } else if (type === "reset" || (type === "hello" && !this.#isListed)) {
       this.#listAll();
+      if (type === "reset") this.onReset();
     }
   }
 
@@ -311,8 +317,8 @@ export class EventStream {
     try {
       const listed = await this.#list("");
       for (const id of this.#store.jobs.keys()) if (!listed.has(id) && !this.#newer.has(id)) this.#store.removeJob(id);
-    } catch {
-      setTimeout(() => this.#control && this.restart(), LONGEST_WAIT_MS);
+    } catch (error) {
+      setTimeout(() => this.#control && this.restart(), Math.max(LONGEST_WAIT_MS, waitOf(error)));
     } finally {
       this.#newer = null;
     }
@@ -330,6 +336,15 @@ export class EventStream {
     this.#store.putJobs(ids.filter((id) => !this.#newer?.has(id)).map((id) => jobs[id]));
     return new Set(ids);
   }
+}
+
+/**
+ * Return the milliseconds for which the server asks to wait, or 0.
+ *
+ * @param {unknown} error
+ */
+function waitOf(error) {
+  return 1000 * ((error instanceof ApiError && error.retryAfter) || 0);
 }
 
 /**

@@ -25,7 +25,7 @@
  * @property {AbortController} control
  * @property {(jobId: string | null) => void} resolve
  */
-import { ApiError, randomId } from "../api.js";
+import { ApiError, randomId, sentence } from "../api.js";
 
 const LONGEST_NAME = 255;
 
@@ -206,7 +206,7 @@ export class UploadQueue {
   #failed(upload, error) {
     const isBusy = error instanceof ApiError && (error.status === 429 || error.status === 503);
     const isInterrupted = error instanceof ApiError && (error.status === 0 || error.status === 401);
-    const problem = error instanceof Error ? error.message : String(error);
+    const problem = isBusy ? error.message : sentence(error);
     Object.assign(upload, { state: isBusy ? "waiting" : "failed", problem, isInterrupted });
     if (isBusy) this.#pause(error.retryAfter ?? DEFAULT_PAUSE_SECONDS);
     this.#sendNext();

@@ -2,7 +2,8 @@
  * The head of a job's view: its facts, its progress, a word about how it ended, and what can be done with it: copy, download,
  * rename, deliver again, cancel, delete.
  */
-import { confirmed, h, icon, iconButton, menu, replace, toast } from "../dom.js";
+import { sentence } from "../api.js";
+import { confirmed, h, icon, iconButton, menu, setText, toast } from "../dom.js";
 import { capitalized, clock, dateTime, isActive, jobPhrase, jobTitle, modelName, shownPercent, timeLeft } from "../format.js";
 
 /** @typedef {import("../store.js").Job} Job */
@@ -47,7 +48,7 @@ export function curlCommand(url, file, needsKey) {
 export class Actions {
   /** While this page deletes the job, which is no surprise then. */
   isDeleting = false;
-  #signature = "";
+  job = /** @type {Job | undefined} */ (undefined);
 
   /**
    * @param {{api: import("../api.js").Api, store: import("../store.js").Store, go: (hash: string) => void,
@@ -62,38 +63,37 @@ export class Actions {
     this.title = h("h1", { dir: "auto" });
     this.renameButton = iconButton("edit", "Rename", { onclick: () => this.rename() });
     this.titleLine = h("div.title-line", {}, this.title, this.renameButton);
-    this.element = h("div.actions");
+    this.copy = h("button.button", { type: "button", onclick: () => this.#copy(this.plainText(), "The text is on the clipboard.") }, icon("copy", 18), "Copy");
+    this.download = h("button.button.primary", { type: "button" }, icon("download", 18), "Download");
+    const more = iconButton("more", "More");
+    this.element = h("div.actions", {}, this.copy, this.download, menu(this.download, () => this.#formats()), more, menu(more, () => this.#more()));
   }
 
   /** @param {Job} job */
   update(job) {
     this.job = job;
     if (!this.titleLine.querySelector("input")) this.title.textContent = this.title.title = jobTitle(job);
-    const signature = JSON.stringify([job.status, job.result_available, !!job.edited_at, !!job.delivery, !!this.store.server]);
-    if (signature === this.#signature) return; // an open menu stays open
-    this.#signature = signature;
-    replace(this.element, this.#buttons(job));
+    this.copy.hidden = this.download.hidden = !job.result_available;
   }
 
-  /** @param {Job} job */
-  #buttons(job) {
-    const more = iconButton("more", "More");
+  #more() {
+    const { job } = this;
+    if (!job) return [];
     const isEnded = !isActive(job);
-    const moreMenu = menu(more, [
+    return [
       job.result_available && { icon: "code", label: "Copy as curl", run: () => this.#copyCommand() },
       job.edited_at && { icon: "undo", label: "Restore the original text", run: this.restoreOriginal },
       job.delivery && isEnded && job.result_available && { icon: "send", label: "Deliver again", run: () => this.#redeliver() },
       isEnded
         ? { icon: "trash", label: "Delete…", isDangerous: true, run: () => this.#delete() }
         : { icon: "stop", label: "Cancel the transcription", isDangerous: true, run: () => this.#cancel() },
-    ]);
-    if (!job.result_available) return [more, moreMenu];
-    const copy = h("button.button", { type: "button", onclick: () => this.#copy(this.plainText(), "The text is on the clipboard.") }, icon("copy", 18), "Copy");
-    const download = h("button.button.primary", { type: "button" }, icon("download", 18), "Download");
+    ];
+  }
+
+  #formats() {
     const known = this.store.server?.result_formats;
     const formats = FORMATS.filter(({ format }) => !known || known.includes(format));
-    const downloadMenu = menu(download, formats.map(({ format, label, extension }) => ({ label, hint: `.${extension}`, run: () => this.#download(format, extension) })));
-    return [copy, download, downloadMenu, more, moreMenu];
+    return formats.map(({ format, label, extension }) => ({ label, hint: `.${extension}`, run: () => this.#download(format, extension) }));
   }
 
   get #path() {
@@ -109,7 +109,7 @@ export class Actions {
     try {
       await act();
     } catch (error) {
-      toast(error instanceof Error ? error.message : String(error), { isError: true });
+      toast(sentence(error), { isError: true });
     }
   }
 
@@ -186,6 +186,7 @@ export class Actions {
   }
 
   #cancel() {
+    if (!this.job || !isActive(this.job)) return toast("The transcription has ended already."); // while the menu was open
     return this.#try(() => this.api.request(this.#path, { method: "DELETE" }));
   }
 
@@ -215,6 +216,7 @@ function copyWithoutClipboard(text) {
 
 /** Advice for kinds of failures, after the server's sentence. @type {Record<string, string>} */
 const ADVICE = {
+  AudioTooLong: "Cut the recording into parts and send each of them.",
   UndecodableAudio: "Check that the file plays on your computer, or convert it to another format, and send it again.",
   DownloadFailed: "Check that the link opens in a private window, or download the recording and send the file.",
   DeliveryFailed: "The transcript is here nevertheless. “Deliver again” in the menu sends it once more.",
@@ -287,9 +289,4 @@ export class Progress {
     else this.bar.setAttribute("aria-valuenow", String(Math.floor(percent)));
     this.fill.style.setProperty("transform", isWaiting ? "none" : `scaleX(${percent / 100})`);
   }
-}
-
-/** @param {Element} element @param {string} text */
-function setText(element, text) {
-  if (element.textContent !== text) replace(element, text);
 }

@@ -3,6 +3,7 @@
  *
  * @typedef {import("./edits.js").SavedTranscript} SavedTranscript
  */
+import { sentence } from "../api.js";
 import { h, icon, iconButton, replace, toast } from "../dom.js";
 import { notice } from "./actions.js";
 import { Edits } from "./edits.js";
@@ -121,7 +122,7 @@ export class Editing {
       await this.#edits.load();
       return true;
     } catch (error) {
-      toast(error instanceof Error ? error.message : String(error), { isError: true });
+      toast(sentence(error), { isError: true });
       return false;
     }
   }

@@ -1,6 +1,6 @@
 /** The view of one job: its text while it grows, the finished transcript, the recording, corrections and downloads. */
-import { ApiError } from "../api.js";
-import { h, icon, replace } from "../dom.js";
+import { ApiError, sentence } from "../api.js";
+import { h, icon, redraw, replace } from "../dom.js";
 import { isActive, jobTitle } from "../format.js";
 import { Actions, Progress, factsOf, notice, outcomeOf } from "./actions.js";
 import { Finding } from "./finding.js";
@@ -35,7 +35,7 @@ export async function openReading(context) {
     try {
       store.putJobs([await api.json(`v1/jobs/${job_id}`)]);
     } catch (error) {
-      return missing(error instanceof Error ? error.message : String(error));
+      return missing(sentence(error));
     }
   }
   const reading = new Reading(context);
@@ -115,7 +115,6 @@ class Reading {
       for (const type of ["theme", "change", "storage"]) target.addEventListener(type, () => requestAnimationFrame(() => this.#player?.waveform.draw()), { signal });
     this.timer = setInterval(() => document.hidden || this.progress.update(this.job), PROGRESS_INTERVAL);
     store.onJob(job_id, (job) => (job ? this.#onJob(job) : this.#onGone()), signal);
-    store.on("server", () => this.actions.update(this.job), signal);
     this.#onJob(this.job);
   }
 
@@ -155,7 +154,7 @@ class Reading {
     this.actions.update(job);
     this.progress.update(job);
     this.strip.hidden = !isActive(job) && !job.result_available;
-    replace(this.facts, factsOf(job), job.edited_at && h("span.badge", {}, "Corrected"));
+    redraw(this.facts, `${factsOf(job)} ${job.edited_at}`, () => [factsOf(job), job.edited_at && h("span.badge", {}, "Corrected")]);
     this.#showOutcome();
     this.#openPlayer();
     this.#loadWaveform();
@@ -176,8 +175,11 @@ class Reading {
 
   #showOutcome() {
     const isSilent = this.#shownEdit !== null && !this.#segments.length;
-    const silence = isSilent && notice("microphone", "No speech was found", "If somebody speaks in this recording, transcribe it again without leaving out silence.");
-    replace(this.notices, outcomeOf(this.job), silence);
+    const { status, result_available, warnings, error, error_type, delivery } = this.job;
+    redraw(this.notices, JSON.stringify([status, result_available, warnings, error, error_type, delivery, isSilent]), () => [
+      outcomeOf(this.job),
+      isSilent && notice("microphone", "No speech was found", "If somebody speaks in this recording, check that it is loud enough, and choose its language."),
+    ]);
   }
 
   /** Load what there is of the text, unless it is being loaded. Jobs change while it is: then it is loaded again. */
@@ -191,7 +193,7 @@ class Reading {
         else if (seen.status === "processing") await this.#loadPartial(seen.job_id);
       }
     } catch (error) {
-      if (!this.#control.signal.aborted) this.#showLoadingProblem(error instanceof Error ? error.message : String(error));
+      if (!this.#control.signal.aborted) this.#showLoadingProblem(sentence(error));
     } finally {
       this.#isLoading = false;
     }
@@ -358,10 +360,11 @@ class Reading {
     }
   }
 
-  /** @param {number} seconds @param {boolean} plays */
+  /** Go to a time, and play from there if that is the order, or nobody has paused yet. @param {number} seconds @param {boolean} plays */
   #seek(seconds, plays) {
-    this.#player?.seek(seconds);
-    if (plays && !this.#player?.isPlaying) this.#player?.toggle();
+    const player = this.#player;
+    player?.seek(seconds);
+    if (player && !player.isPlaying && (plays || !player.hasPlayed)) player.toggle();
   }
 
   #follow() {
