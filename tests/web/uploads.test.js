@@ -59,9 +59,10 @@ test("a busy server is asked again when it says", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "Date"] });
   const { requests, uploads } = fakeServer();
   for (const name of ["a", "b", "c"]) uploads.add(recording(name));
+  requests[0]?.progress(1);
   requests[0]?.refuse(new ApiError(429, "The queue is full.", { retryAfter: 20 }));
   await settled();
-  assert.equal(uploads.uploads[0]?.problem, "The queue is full.");
+  assert.deepEqual([uploads.uploads[0]?.problem, uploads.uploads[0]?.share], ["The queue is full.", 0]);
   assert.equal(requests.length, 2, "nothing else is sent meanwhile");
   context.mock.timers.tick(19_999);
   assert.equal(requests.length, 2);

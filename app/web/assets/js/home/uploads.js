@@ -207,7 +207,7 @@ export class UploadQueue {
     const isBusy = error instanceof ApiError && (error.status === 429 || error.status === 503);
     const isInterrupted = error instanceof ApiError && (error.status === 0 || error.status === 401);
     const problem = isBusy ? error.message : sentence(error);
-    Object.assign(upload, { state: isBusy ? "waiting" : "failed", problem, isInterrupted });
+    Object.assign(upload, { state: isBusy ? "waiting" : "failed", share: 0, problem, isInterrupted });
     if (isBusy) this.#pause(error.retryAfter ?? DEFAULT_PAUSE_SECONDS);
     this.#sendNext();
   }
