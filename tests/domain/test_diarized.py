@@ -15,6 +15,7 @@ from app.domain.diarized import diarized_segments, segment_id
 from app.domain.formats import Granularity, Rendering, ResponseFormat, placed_words, render
 from app.domain.speakers import one_line, renamed
 from app.domain.transcript import Transcript, Turn, Word
+from app.jobs.serializers import to_json
 from tests.domain.strategies import conversations, unhurried
 from tests.domain.test_formats import a_transcript
 from tests.support.segments import a_segment
@@ -38,7 +39,8 @@ CALL = a_transcript(
 
 
 def rendered(transcript: Transcript, format_: ResponseFormat) -> str:
-    return render(transcript, Rendering(format=format_, granularities=frozenset(Granularity)), extras={}).decode()
+    content = render(transcript, Rendering(format=format_, granularities=frozenset(Granularity)), extras={})
+    return content if isinstance(content, str) else to_json(content).decode()
 
 
 def test_diarized_json_divides_segments_at_a_change_of_speaker() -> None:
