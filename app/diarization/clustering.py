@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 _THRESHOLD: Final = 0.5
 #: Speakers whose centroids have a larger cosine are one.
 _SAME_COSINE: Final = 0.8
+#: A cluster is small beside a speaker of ten times its seconds. It is no speaker if it has a larger cosine with such a
+#: speaker, or with the sum of two.
+_SMALL: Final = 0.1
+_BLEND_COSINE: Final = 0.65
 #: A speaker speaks for this many seconds, and for this share of all speech.
-_MIN_SECONDS: Final = 3.0
+_MIN_SECONDS: Final = 2.5
 _MIN_SHARE: Final = 0.002
 #: The distances of this many vectors take 9 MB.
 _BLOCK: Final = 1500
@@ -141,20 +145,28 @@ def _largest_clusters(clusters: _Clusters, min_speakers: int, max_speakers: int 
     return found.only(chosen)
 
 
-def _distinct(speakers: _Clusters, min_speakers: int) -> Vectors:
-    """Return the centroids of speakers, of which those that are nearly the same are merged."""
-    labels = np.arange(len(speakers))
-    centroids = as_unit(speakers.means)
-    while len(centroids) > max(min_speakers, 1):
-        cosines = centroids @ centroids.T
-        np.fill_diagonal(cosines, -1.0)
-        kept, other = sorted(np.unravel_index(cosines.argmax(), cosines.shape))
-        if cosines[kept, other] < _SAME_COSINE:
-            break
-        labels[labels == other] = kept
-        labels[labels > other] -= 1
-        centroids = as_unit(speakers.merged(labels).means)
-    return centroids
+def _distinct(clusters: _Clusters, min_speakers: int) -> Vectors:
+    """Return the centroids of the clusters that are a speaker of their own, the largest first.
+
+    Small clusters are often two people who speak at once, which the segmentation has not noticed.
+    """
+    directions = as_unit(clusters.means)
+    speakers: list[int] = []
+    for cluster in np.argsort(-clusters.seconds, kind="stable").tolist():
+        others = directions[speakers]
+        is_small = clusters.seconds[cluster] < _SMALL * clusters.seconds[speakers]
+        if len(speakers) < max(min_speakers, 1) or not _is_blend(directions[cluster], others, is_small):
+            speakers.append(cluster)
+    return directions[speakers]
+
+
+def _is_blend(direction: Vectors, others: Vectors, is_small: npt.NDArray[np.bool_]) -> bool:
+    """Return True if a voice is that of another speaker, or of two if it is small beside both."""
+    if (others @ direction >= np.where(is_small, _BLEND_COSINE, _SAME_COSINE)).any():
+        return True
+    larger = others[is_small]
+    pairs = as_unit(larger[:, np.newaxis] + larger)
+    return bool((pairs @ direction >= _BLEND_COSINE).any())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ spectrogram of a second or two of one speaker into an embedding: a point on a sp
 
 from __future__ import annotations
 
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -39,6 +40,12 @@ EMBEDDING_SIZE: Final = 192
 #: The bands of a spectrogram, and its shortest useful length in frames of 10 ms.
 BANDS: Final = 80
 MIN_SPECTROGRAM_FRAMES: Final = 20
+#: Bands of speech, 0.7 to 2.7 kHz, and those above 4.6 kHz, which a telephone doesn't transmit.
+_SPEECH_BANDS: Final = slice(20, 50)
+_HIGH_BANDS: Final = slice(64, BANDS)
+#: The energy of the high bands, less that of the speech bands (natural logarithms), in speech of a full band and on a phone.
+_FULL_BAND: Final = -3.0
+_TELEPHONE: Final = -6.0
 
 _BATCH: Final = 16
 #: Which slots speak in each class of the segmentation's output: none, one, or two of the three.
@@ -53,22 +60,24 @@ class VoiceModels:
     The methods block, and compute on the thread that calls them; several threads may call them at the same time.
     """
 
-    def __init__(self, segmentation: Any, embedding: Any) -> None:
+    def __init__(self, segmentation: Any, embedding: Any, telephone_offset: Embeddings) -> None:
         self._segmentation = segmentation
         self._embedding = embedding
+        self._telephone_offset = telephone_offset
 
     @classmethod
     def load(cls, folder: Path = BUNDLED) -> Self:
-        """Load ``segmentation.onnx`` and ``campplus.onnx`` from a folder, and try them.
+        """Load ``segmentation.onnx``, ``campplus.onnx`` and ``telephone.npy`` from a folder, and try them.
 
         ModelUnavailable says which file is missing, damaged or another model.
         """
-        models = cls(_session(folder / "segmentation.onnx"), _session(folder / "campplus.onnx"))
         chunk = np.zeros((1, 1, CHUNK_SAMPLES), np.float32)
-        _try(models._segmentation, "waveform", chunk, (1, CHUNK_FRAMES, len(_SLOTS_OF_CLASS)), folder / "segmentation.onnx")
         spectrogram = np.zeros((1, MIN_SPECTROGRAM_FRAMES, BANDS), np.float32)
-        _try(models._embedding, "feats", spectrogram, (1, EMBEDDING_SIZE), folder / "campplus.onnx")
-        return models
+        return cls(
+            _session(folder / "segmentation.onnx", "waveform", chunk, (1, CHUNK_FRAMES, len(_SLOTS_OF_CLASS))),
+            _session(folder / "campplus.onnx", "feats", spectrogram, (1, EMBEDDING_SIZE)),
+            _vector(folder / "telephone.npy"),
+        )
 
     def segment(self, chunks: Samples) -> Activity:
         """Return which local speakers speak in each frame of chunks of 10 s.
@@ -85,7 +94,8 @@ class VoiceModels:
     def embed(self, spectrograms: Sequence[Spectrogram]) -> Embeddings:
         """Return an embedding of unit length for each spectrogram ``(frames, 80)``, shape ``(n, 192)``.
 
-        They may differ in length. Those of the same length are computed together.
+        They may differ in length. Those of the same length are computed together. A telephone makes all voices alike;
+        what its embeddings have in common is subtracted.
         """
         embeddings = np.zeros((len(spectrograms), EMBEDDING_SIZE), np.float32)
         by_length = sorted(range(len(spectrograms)), key=lambda index: len(spectrograms[index]))
@@ -96,7 +106,8 @@ class VoiceModels:
                 stacked = np.stack([spectrograms[index] for index in batch])
                 stacked -= stacked.mean(axis=1, keepdims=True)
                 embeddings[batch] = self._embedding.run(None, {"feats": stacked})[0]
-        return as_unit(embeddings)
+        telephony = np.array([_telephony(spectrogram) for spectrogram in spectrograms], np.float32)
+        return as_unit(as_unit(embeddings) - telephony[:, np.newaxis] * self._telephone_offset)
 
 
 def as_unit(vectors: Embeddings) -> Embeddings:
@@ -105,40 +116,53 @@ def as_unit(vectors: Embeddings) -> Embeddings:
     return unit
 
 
-def _session(path: Path) -> Any:
+def _telephony(spectrogram: Spectrogram) -> float:
+    """Return 1 for the speech of a telephone call, 0 for speech of a full band, and values between them if unsure."""
+    contrast = float(spectrogram[:, _HIGH_BANDS].mean() - spectrogram[:, _SPEECH_BANDS].mean())
+    return min(max((_FULL_BAND - contrast) / (_FULL_BAND - _TELEPHONE), 0.0), 1.0)
+
+
+def _session(path: Path, name: str, value: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Any:
+    """Return a model that has computed something of this ``shape`` from a ``value`` for the input ``name``."""
     disable_telemetry()
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    if not path.is_file():
-        raise ModelUnavailable(
-            f"{path} is missing: DIARIZATION_MODEL must be `auto`, `none` or a folder with segmentation.onnx and "
-            "campplus.onnx."
-        )
+    # What onnxruntime raises has no base of its own.
+    failures = tuple(raised for raised in vars(state).values() if isinstance(raised, type) and issubclass(raised, Exception))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch
     options.log_severity_level = 4  # what is wrong with a file is in the exception
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except (OSError, *_failures()) as error:
-        raise _unusable(path) from error
-
-
-def _try(session: Any, name: str, value: npt.NDArray[np.float32], shape: tuple[int, ...], path: Path) -> None:
-    try:
+        session = onnxruntime.InferenceSession(_content(path), options, providers=["CPUExecutionProvider"])
         output = session.run(None, {name: value})[0]
-    except (ValueError, *_failures()) as error:
+    except (ValueError, *failures) as error:
         raise _unusable(path) from error
     if output.shape != shape:
         raise _unusable(path)
+    return session
+
+
+def _vector(path: Path) -> Embeddings:
+    try:
+        vector: Embeddings = np.load(BytesIO(_content(path)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise _unusable(path) from error
+    if vector.shape != (EMBEDDING_SIZE,) or vector.dtype != np.float32:
+        raise _unusable(path)
+    return vector
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{path} can't be read ({error.strerror}): DIARIZATION_MODEL must be `auto`, `none` or a folder with "
+            "segmentation.onnx, campplus.onnx and telephone.npy."
+        ) from error
 
 
 def _unusable(path: Path) -> ModelUnavailable:
-    return ModelUnavailable(f"{path} can't be used: it is damaged, or not the ONNX model of that name.")
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what onnxruntime raises; its exceptions have no base of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return ModelUnavailable(f"{path} can't be used: it is damaged, or not the file of that name that this service needs.")

@@ -43,14 +43,13 @@ class SpeakerTurn(NamedTuple):
 
 
 def speaker_turns(heard: Heard, centroids: Array) -> list[SpeakerTurn]:
-    """Return the turns of the speakers with these ``centroids`` ``(speakers, 192)``, sorted by their start."""
-    if not len(centroids):
-        return []
-    cosines = heard.embeddings @ centroids.T
-    likely = np.exp(_SHARPNESS * (cosines - cosines.max(axis=1, keepdims=True)))
-    likely /= likely.sum(axis=1, keepdims=True)
+    """Return the turns of the speakers with these ``centroids`` ``(speakers, 192)``, sorted by their start.
+
+    Without any, all speech is too short to know a voice by, and is that of one speaker.
+    """
+    likely = _probabilities(heard.embeddings @ centroids.T) if len(centroids) else np.ones((0, 1), np.float32)
     windows = heard.windows
-    spans: list[list[tuple[int, int]]] = [[] for _ in centroids]
+    spans: list[list[tuple[int, int]]] = [[] for _ in range(likely.shape[1])]
     for first in range(0, heard.chunks, _BLOCK_CHUNKS):
         end = min(first + _BLOCK_CHUNKS, heard.chunks)
         chosen = slice(*np.searchsorted(windows[:, 0], [first - 1, end]))
@@ -63,6 +62,12 @@ def speaker_turns(heard: Heard, centroids: Array) -> list[SpeakerTurn]:
         for start, end in _joined(parts)
     ]
     return sorted(turns)
+
+
+def _probabilities(cosines: Array) -> Array:
+    likely = np.exp(_SHARPNESS * (cosines - cosines.max(axis=1, keepdims=True)))
+    probabilities: Array = likely / likely.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -94,7 +99,8 @@ class _Block:
         self._end = total if end == heard.chunks else end * HOP_FRAMES - self._offset
         self._windows = windows
         self._likely = likely
-        self._evidence = np.zeros((total, likely.shape[1]), np.float32)
+        alone = likely.shape[1] == 1  # everything is evidence of the only speaker
+        self._evidence = np.full((total, likely.shape[1]), float(alone), np.float32)
 
     def decide(self) -> npt.NDArray[np.bool_]:
         """Return who speaks in each frame, shape ``(frames, speakers)``."""
