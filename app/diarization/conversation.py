@@ -60,6 +60,11 @@ class Conversation:
         """Return the embeddings of what was heard, shape ``(n, 192)``, and the seconds of speech of each."""
         return self._heard.embeddings, self._heard.seconds
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that what was heard takes, about 3 MB for an hour of speech."""
+        return self._heard.nbytes + self._pending.nbytes
+
     def turns(
         self, *, min_speakers: int = 1, max_speakers: int | None = None, known: Mapping[str, Vector] | None = None
     ) -> tuple[Turn, ...]:
