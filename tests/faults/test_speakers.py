@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="tells speakers apart i
 def talk() -> Samples:
     """Return the recording of two speakers, both in one channel: 12.6 s."""
     channels = decode_audio(str(SAMPLES / "two_speakers_stereo.flac"), split_stereo=True)
-    return (np.sum(channels, axis=0) * 32767).clip(-32768, 32767).astype(np.int16)
+    mixed: Samples = (np.sum(channels, axis=0) * 32767).clip(-32768, 32767).astype(np.int16)
+    return mixed
 
 
 def written(path: Path, samples: Samples) -> Path:

@@ -30,7 +30,7 @@ HEARD = (Turn(start=0.0, end=1.0, speaker="A"),)
 
 
 class Room:
-    """Stands for the models: notes what is heard, and can be told to wait before it."""
+    """Stands for the models: notes what is heard, and can wait before it."""
 
     def __init__(self) -> None:
         self.loads = 0
