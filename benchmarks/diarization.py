@@ -19,7 +19,6 @@ import numpy as np
 from app.diarization.chunks import HOP_SAMPLES
 from app.diarization.conversation import BLOCK_SAMPLES, Conversation
 from app.diarization.models import CHUNK_FRAMES, EMBEDDING_SIZE, SAMPLE_RATE, SLOTS, VoiceModels, as_unit
-from app.diarization.voice_windows import VoiceWindow
 from benchmarks.diarization_error import DiarizationError, diarization_error, read_rttm
 from benchmarks.talks import Clips, Recipe, build, read
 
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
 
 _MINUTE = 60.0
 _SETS = {
-    "talks of 3 min, 2 to 6 speakers": [Recipe(speakers=count, seconds=3 * _MINUTE) for count in (2, 2, 3, 3, 4, 4, 6, 6)],
+    "talks of 3 min, 2 to 6 speakers": [
+        Recipe(speakers=count, seconds=3 * _MINUTE) for count in (2, 2, 3, 3, 4, 4, 6, 6)
+    ],
     "the same with short turns, overlap and noise": [
         Recipe(speakers=count, seconds=3 * _MINUTE, turns=(0.8, 6.0), overlap=0.25, noise_db=20.0)
         for count in (2, 2, 3, 3, 4, 4, 6, 6)
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--ten-hours", action="store_true", help="measure memory and clustering with made-up voices")
     arguments = parser.parse_args()
     models = VoiceModels.load()
-    print("| recordings | DER % | missed | false alarm | confused | with collar: DER % | confused | speakers | x real time |")
+    print("| recordings | DER % | missed | false alarm | confused | DER, collar | confused | speakers | of real time |")
     print("|---|---|---|---|---|---|---|---|---|")
     if arguments.rttm:
         print(_row(arguments.rttm.stem, models, _annotated(arguments.rttm, arguments.recordings)))
@@ -108,7 +109,7 @@ def _listen(models: VoiceModels, samples: Samples) -> Conversation:
 
 
 class _MadeUpVoices:
-    """Instead of the models: somebody speaks all the time, 5 s each, with embeddings as far apart as those of people."""
+    """Stands in for the models: people speak in turn, 5 s each, with embeddings as far apart as those of people."""
 
     def __init__(self, speakers: int) -> None:
         self._random = np.random.default_rng(1)
@@ -140,9 +141,10 @@ def _long_conversation(*, hours: float, speakers: int) -> str:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     found = len({turn.speaker for turn in turns})
     embeddings = len(conversation.voices()[0])
+    kept = conversation.nbytes / 1e6
     return (
-        f"{hours:g} h: {embeddings:,} embeddings, {conversation.nbytes / 1e6:.0f} MB kept; the turns took {spent:.1f} s and "
-        f"{grown:.0f} MB more ({found} of {speakers} speakers, {len(turns):,} turns)."
+        f"{hours:g} h: {embeddings:,} embeddings, {kept:.0f} MB kept; the turns took {spent:.1f} s and {grown:.0f} MB "
+        f"more ({found} of {speakers} speakers, {len(turns):,} turns)."
     )
 
 

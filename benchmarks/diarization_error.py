@@ -1,7 +1,8 @@
-"""The diarization error rate: the share of the spoken time that is attributed to nobody, by mistake, or to another speaker.
+"""The diarization error rate: errors in seconds, as a share of the speech.
 
-The definition is that of NIST's md-eval: time in which several speak counts once for each, and speakers are matched so
-that most time agrees. ``collar`` leaves out what is within so many seconds of the borders of the reference's turns.
+Speech is missed, found where nobody speaks, or another speaker's. The definition is that of NIST's md-eval: time in
+which several speak counts once for each, and speakers are matched so that most time agrees. A ``collar`` leaves out
+what is within this many seconds of the borders of the reference's turns.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def read_rttm(path: Path) -> dict[str, list[Turn]]:
 def _intervals(
     reference: Sequence[Turn], result: Sequence[Turn], duration: float, collar: float
 ) -> Iterable[tuple[float, set[str], set[str]]]:
-    """Yield intervals in which the same people speak: their seconds, and the speakers in the reference and the result."""
+    """Yield intervals in which the same people speak: the seconds, the speakers in the reference and in the result."""
     borders = {edge for turn in reference for edge in (turn.start, turn.end)}
     unscored = sorted((edge - collar, edge + collar) for edge in borders) if collar else []
     changes = [(turn.start, 1, side, turn.speaker) for side, turns in enumerate((reference, result)) for turn in turns]
@@ -89,7 +90,8 @@ def _intervals(
     for time, change, side, speaker in sorted(changes):
         now = min(max(time, 0.0), duration)
         if now > last and not active[2][""]:
-            yield now - last, *({name for name, count in names.items() if count > 0} for names in active[:2])
+            expected, found = ({name for name, count in names.items() if count > 0} for names in active[:2])
+            yield now - last, expected, found
         last = max(last, now)
         active[side][speaker] += change
 

@@ -1,7 +1,7 @@
 """Conversations built from recordings of single speakers, so that the turns are known.
 
-The clips of a speaker are in a folder of their own, such as those of LibriSpeech. Turns of one to a dozen seconds follow each
-other with short gaps; some begin before the one before has ended. Where a clip has a pause of 0.3 s, nobody speaks.
+The clips of a speaker are in a folder of their own, such as those of LibriSpeech. Turns of one to a dozen seconds
+follow each other with short gaps; some overlap with the one before. In pauses of 0.3 s in a clip, nobody speaks.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _finished(audio: Audio, recipe: Recipe, random: np.random.Generator) -> npt.
     audio = audio + random.standard_normal(len(audio)).astype(np.float32) * level * 10 ** (-recipe.noise_db / 20)
     if recipe.telephone:
         audio = _telephone(audio)
-    return np.rint(audio / np.abs(audio).max() * 0.7 * 32767).astype(np.int16)
+    samples: npt.NDArray[np.int16] = np.rint(audio / np.abs(audio).max() * 0.7 * 32767).astype(np.int16)
+    return samples
 
 
 def _telephone(audio: Audio) -> Audio:

@@ -1,7 +1,7 @@
 """The grid of chunks over a recording: each is 10 s long, and they begin every 4.995 s.
 
-That is a whole number of the model's frames, so that chunks that overlap have the same frames. The frames in the middle of a
-chunk are its own; the others belong to its neighbours, which see more of what is around them.
+That is a whole number of the model's frames, so that chunks that overlap have the same frames. The frames in the middle
+of a chunk are its own; the others belong to its neighbours, which see more of what is around them.
 """
 
 from __future__ import annotations

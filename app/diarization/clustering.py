@@ -1,8 +1,8 @@
-"""Which embeddings are of the same speaker: average-linkage clustering with bounded memory, and rules for speakers.
+"""The speakers among embeddings: average-linkage clustering in bounded memory, and rules for what a speaker is.
 
 Average linkage merges the two clusters whose members differ least on average, again and again, up to a threshold. It
-needs the distances of all pairs, so many embeddings are clustered block by block, and then the clusters' means. The mean
-of a cluster keeps its length: the distance of two of them is exactly the average distance of their members.
+needs the distances of all pairs, so thousands of embeddings are clustered block by block, and then the clusters' means.
+The mean of a cluster keeps its length: the distance of two means is exactly the average distance of their members.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def speaker_centroids(
 ) -> Vectors:
     """Return the direction of each speaker's voice, shape ``(speakers, dimensions)``.
 
-    ``embeddings`` have unit length; each is of so many ``seconds`` of speech. There are at least ``min_speakers``, if
-    there are as many embeddings, and at most ``max_speakers``.
+    ``embeddings`` have unit length; ``seconds`` is the length of the speech of each. There are at least
+    ``min_speakers``, if there are as many embeddings, and at most ``max_speakers``.
     """
     if not len(embeddings):
         return embeddings
@@ -99,7 +99,8 @@ def largest_speaker(embeddings: Vectors, seconds: Weights) -> Vectors:
 
 def nearest(embeddings: Vectors, centroids: Vectors) -> Labels:
     """Return the index of the centroid with the largest cosine for each embedding."""
-    return (embeddings @ centroids.T).argmax(axis=1)
+    labels: Labels = (embeddings @ centroids.T).argmax(axis=1)
+    return labels
 
 
 def _merged_in_blocks(clusters: _Clusters) -> _Clusters:
@@ -122,7 +123,9 @@ def _merged_in_blocks(clusters: _Clusters) -> _Clusters:
     return clusters
 
 
-def _largest_clusters(clusters: _Clusters, min_speakers: int, max_speakers: int | None, min_seconds: float) -> _Clusters:
+def _largest_clusters(
+    clusters: _Clusters, min_speakers: int, max_speakers: int | None, min_seconds: float
+) -> _Clusters:
     """Return the clusters that are speakers: those of at least ``min_seconds``, or the largest if none is."""
     merges = linkage(clusters.means, clusters.weights)
     merged = sum(merge.distance < _THRESHOLD for merge in merges)

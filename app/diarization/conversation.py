@@ -70,8 +70,8 @@ class Conversation:
     ) -> tuple[Turn, ...]:
         """Return who speaks when, sorted by start, once the last samples were heard.
 
-        ``known`` are the voices of speakers with a name, from :func:`app.diarization.references.voice_of`. The others are
-        A, B and so on, in the order of their first turns.
+        ``known`` are the voices of speakers with a name, from :func:`app.diarization.references.voice_of`. The others
+        are A, B and so on, in the order of their first turns.
         """
         centroids = speaker_centroids(*self.voices(), min_speakers=min_speakers, max_speakers=max_speakers)
         turns = speaker_turns(self._heard, centroids)

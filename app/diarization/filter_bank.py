@@ -1,6 +1,6 @@
 """The log-mel spectrogram that the embedding model takes: Kaldi's filter bank.
 
-The values are those of ``torchaudio.compliance.kaldi.fbank`` with 80 bands and no dither, which the model was trained on.
+The values are those of ``torchaudio.compliance.kaldi.fbank`` with 80 bands and no dither, as in the model's training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FLOOR: Final = np.finfo(np.float32).eps
 
 
 def log_mel(samples: Array) -> Array:
-    """Return the spectrogram of samples (16 kHz, -1 to 1), shape ``(frames, 80)``, one frame per full 25 ms, 10 ms apart."""
+    """Return the spectrogram of samples (16 kHz, -1 to 1), shape ``(frames, 80)``: frames of 25 ms, 10 ms apart."""
     if len(samples) < _FRAME_SAMPLES:
         return np.zeros((0, BANDS), np.float32)
     frames = sliding_window_view(samples, _FRAME_SAMPLES)[::HOP_SAMPLES]

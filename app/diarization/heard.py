@@ -1,4 +1,4 @@
-"""What is kept of a recording to tell its speakers apart: 3 bits a frame, and an embedding a second of speech."""
+"""The part of a recording that is kept to tell its speakers apart: 3 bits a frame, an embedding a second of speech."""
 
 from __future__ import annotations
 

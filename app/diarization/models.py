@@ -43,7 +43,8 @@ MIN_SPECTROGRAM_FRAMES: Final = 20
 #: Bands of speech, 0.7 to 2.7 kHz, and those above 4.6 kHz, which a telephone doesn't transmit.
 _SPEECH_BANDS: Final = slice(20, 50)
 _HIGH_BANDS: Final = slice(64, BANDS)
-#: The energy of the high bands, less that of the speech bands (natural logarithms), in speech of a full band and on a phone.
+#: The energy of the high bands less that of the speech bands, as natural logarithms, is above the first in speech of a
+#: full band, and below the second in telephone calls.
 _FULL_BAND: Final = -3.0
 _TELEPHONE: Final = -6.0
 
@@ -82,14 +83,15 @@ class VoiceModels:
     def segment(self, chunks: Samples) -> Activity:
         """Return which local speakers speak in each frame of chunks of 10 s.
 
-        ``chunks`` are samples from -1 to 1, shape ``(n, 160000)``; the result has the shape ``(n, 589, 3)``. At most two
-        of the three speak at once. A slot is the same person within a chunk only.
+        ``chunks`` are samples from -1 to 1, shape ``(n, 160000)``; the result has the shape ``(n, 589, 3)``. At most
+        two of the three speak at once. A slot is the same person within a chunk only.
         """
         classes = [
             self._segmentation.run(None, {"waveform": chunks[start : start + _BATCH, np.newaxis]})[0].argmax(axis=-1)
             for start in range(0, len(chunks), _BATCH)
         ]
-        return _SLOTS_OF_CLASS[np.concatenate([np.zeros((0, CHUNK_FRAMES), np.intp), *classes])]
+        activity: Activity = _SLOTS_OF_CLASS[np.concatenate([np.zeros((0, CHUNK_FRAMES), np.intp), *classes])]
+        return activity
 
     def embed(self, spectrograms: Sequence[Spectrogram]) -> Embeddings:
         """Return an embedding of unit length for each spectrogram ``(frames, 80)``, shape ``(n, 192)``.
@@ -128,8 +130,9 @@ def _session(path: Path, name: str, value: npt.NDArray[np.float32], shape: tuple
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # What onnxruntime raises has no base of its own.
-    failures = tuple(raised for raised in vars(state).values() if isinstance(raised, type) and issubclass(raised, Exception))
+    # The exceptions of onnxruntime have no base of their own.
+    raised = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    failures: tuple[type[Exception], ...] = (ValueError, *raised)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch
@@ -137,7 +140,7 @@ def _session(path: Path, name: str, value: npt.NDArray[np.float32], shape: tuple
     try:
         session = onnxruntime.InferenceSession(_content(path), options, providers=["CPUExecutionProvider"])
         output = session.run(None, {name: value})[0]
-    except (ValueError, *failures) as error:
+    except failures as error:
         raise _unusable(path) from error
     if output.shape != shape:
         raise _unusable(path)
@@ -165,4 +168,6 @@ def _content(path: Path) -> bytes:
 
 
 def _unusable(path: Path) -> ModelUnavailable:
-    return ModelUnavailable(f"{path} can't be used: it is damaged, or not the file of that name that this service needs.")
+    return ModelUnavailable(
+        f"{path} can't be used: it is damaged, or not the file of that name that this service needs."
+    )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from app.diarization.clustering import largest_speaker
 from app.diarization.conversation import BLOCK_SAMPLES, Conversation
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from app.diarization.models import VoiceModels

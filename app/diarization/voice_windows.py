@@ -33,8 +33,8 @@ class VoiceWindow(NamedTuple):
 def voice_windows(activity: npt.NDArray[np.bool_], own: tuple[int, int]) -> Iterator[VoiceWindow]:
     """Yield the windows of a chunk, at most 2 s long and one a second.
 
-    ``activity`` says which slots speak in each frame, shape ``(589, 3)``. ``own`` are the frames that are the chunk's own,
-    the first one and the one after the last.
+    ``activity`` says which slots speak in each frame, shape ``(589, 3)``. ``own`` are the frames that are the chunk's
+    own: the first one, and the one after the last.
     """
     is_alone = activity.sum(axis=1) == 1
     own_start, own_end = frame_edge(own[0]), frame_edge(own[1])

@@ -53,7 +53,9 @@ def test_two_synthesized_speakers_are_told_apart(models: VoiceModels) -> None:
     assert error_rate(reference, turns, samples, collar=0.25) < 0.02
 
 
-def test_three_people_are_told_apart(heard: Conversation, three_voices: Samples, three_voices_turns: list[Turn]) -> None:
+def test_three_people_are_told_apart(
+    heard: Conversation, three_voices: Samples, three_voices_turns: list[Turn]
+) -> None:
     turns = heard.turns()
     assert [turn.speaker for turn in turns] == ["A", "B", "C", "A", "B", "C"]
     assert error_rate(three_voices_turns, turns, three_voices, collar=0.25) < 0.02
