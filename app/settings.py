@@ -344,6 +344,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must be auto or a whole number from 1 to {_MAX_BATCH_SIZE}")
         return text
 
+    @field_validator("diarization_model")
+    @classmethod
+    def _check_diarization_model(cls, value: str) -> str:
+        if value not in ("auto", "none") and not Path(value).is_dir():
+            raise ValueError("must be auto, none, or a directory with models")
+        return value
+
     @field_validator("spool_max_bytes")
     @classmethod
     def _check_spool_max_bytes(cls, value: int, info: ValidationInfo) -> int:

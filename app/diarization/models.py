@@ -6,6 +6,7 @@ spectrogram of a second or two of one speaker into an embedding: a point on a sp
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -58,25 +59,29 @@ _SLOTS_OF_CLASS: Final = np.array(
 class VoiceModels:
     """Both models, loaded once and shared by all recordings.
 
-    The methods block, and compute on the thread that calls them; several threads may call them at the same time.
+    The methods block; several threads may call them at the same time. Threads of their own compute, which have the
+    priority of the thread that loads them. The callers' threads, which hold Python's interpreter in between, can have
+    a higher one: if they had to wait for a core with the interpreter in their hands, the whole process would wait.
     """
 
-    def __init__(self, segmentation: Any, embedding: Any, telephone_offset: Embeddings) -> None:
+    def __init__(self, segmentation: _Model, embedding: _Model, telephone_offset: Embeddings) -> None:
         self._segmentation = segmentation
         self._embedding = embedding
         self._telephone_offset = telephone_offset
 
     @classmethod
-    def load(cls, folder: Path = BUNDLED) -> Self:
+    def load(cls, folder: Path = BUNDLED, *, threads: int = 1) -> Self:
         """Load ``segmentation.onnx``, ``campplus.onnx`` and ``telephone.npy`` from a folder, and try them.
+
+        Each of the two models computes in this many ``threads``.
 
         ModelUnavailable says which file is missing, damaged or another model.
         """
         chunk = np.zeros((1, 1, CHUNK_SAMPLES), np.float32)
         spectrogram = np.zeros((1, MIN_SPECTROGRAM_FRAMES, BANDS), np.float32)
         return cls(
-            _session(folder / "segmentation.onnx", "waveform", chunk, (1, CHUNK_FRAMES, len(_SLOTS_OF_CLASS))),
-            _session(folder / "campplus.onnx", "feats", spectrogram, (1, EMBEDDING_SIZE)),
+            _load(folder / "segmentation.onnx", threads, chunk, (1, CHUNK_FRAMES, len(_SLOTS_OF_CLASS))),
+            _load(folder / "campplus.onnx", threads, spectrogram, (1, EMBEDDING_SIZE)),
             _vector(folder / "telephone.npy"),
         )
 
@@ -87,7 +92,7 @@ class VoiceModels:
         two of the three speak at once. A slot is the same person within a chunk only.
         """
         classes = [
-            self._segmentation.run(None, {"waveform": chunks[start : start + _BATCH, np.newaxis]})[0].argmax(axis=-1)
+            self._segmentation.compute(chunks[start : start + _BATCH, np.newaxis]).argmax(axis=-1)
             for start in range(0, len(chunks), _BATCH)
         ]
         activity: Activity = _SLOTS_OF_CLASS[np.concatenate([np.zeros((0, CHUNK_FRAMES), np.intp), *classes])]
@@ -107,7 +112,7 @@ class VoiceModels:
                 batch = same_length[start : start + _BATCH]
                 stacked = np.stack([spectrograms[index] for index in batch])
                 stacked -= stacked.mean(axis=1, keepdims=True)
-                embeddings[batch] = self._embedding.run(None, {"feats": stacked})[0]
+                embeddings[batch] = self._embedding.compute(stacked)
         telephony = np.array([_telephony(spectrogram) for spectrogram in spectrograms], np.float32)
         return as_unit(as_unit(embeddings) - telephony[:, np.newaxis] * self._telephone_offset)
 
@@ -124,27 +129,50 @@ def _telephony(spectrogram: Spectrogram) -> float:
     return min(max((_FULL_BAND - contrast) / (_FULL_BAND - _TELEPHONE), 0.0), 1.0)
 
 
-def _session(path: Path, name: str, value: npt.NDArray[np.float32], shape: tuple[int, ...]) -> Any:
-    """Return a model that has computed something of this ``shape`` from a ``value`` for the input ``name``."""
+class _Model:
+    """A model with one input and one output, in an ``InferenceSession`` of onnxruntime."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        (self._input,) = (value.name for value in session.get_inputs())
+
+    def compute(self, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the output for an input. RuntimeError says what is wrong with it."""
+        output: Future[npt.NDArray[np.float32]] = Future()
+
+        def finish(outputs: Sequence[npt.NDArray[np.float32]], _: object, error: str) -> None:
+            if error:
+                output.set_exception(RuntimeError(error))
+            else:
+                output.set_result(outputs[0])
+
+        self._session.run_async(None, {self._input: value}, finish, None)
+        return output.result()
+
+
+def _load(path: Path, threads: int, value: npt.NDArray[np.float32], shape: tuple[int, ...]) -> _Model:
+    """Return a model that has computed something of this ``shape`` from a ``value``."""
     disable_telemetry()
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     # The exceptions of onnxruntime have no base of their own.
     raised = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    failures: tuple[type[Exception], ...] = (ValueError, *raised)
+    failures: tuple[type[Exception], ...] = (ValueError, RuntimeError, *raised)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads + 1  # it counts the thread of the caller, which only waits
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch
     options.log_severity_level = 4  # what is wrong with a file is in the exception
     try:
-        session = onnxruntime.InferenceSession(_content(path), options, providers=["CPUExecutionProvider"])
-        output = session.run(None, {name: value})[0]
+        model = _Model(onnxruntime.InferenceSession(_content(path), options, providers=["CPUExecutionProvider"]))
+        output = model.compute(value)
     except failures as error:
         raise _unusable(path) from error
     if output.shape != shape:
         raise _unusable(path)
-    return session
+    return model
 
 
 def _vector(path: Path) -> Embeddings:

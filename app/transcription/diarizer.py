@@ -1,6 +1,6 @@
 """Speakers told apart by their voices: a recording is heard in blocks while it is decoded, beside its transcription.
 
-The threads have the lowest priority of all, and are shared by all requests: each has one block at a time in their
+The models compute in threads of the lowest priority. All requests share them: each has one block at a time in the
 queue, so that long recordings take turns, and a request that is cancelled holds a thread for one block at most. Short
 recordings have threads of their own, so that they don't wait behind long ones.
 """
@@ -42,7 +42,7 @@ T = TypeVar("T")
 _SHORTEST_REFERENCE: Final = 2.0
 _LONGEST_REFERENCE: Final = 10.0
 _TOLERANCE: Final = 0.2
-#: The niceness of the threads. Beside the threads of a model on the CPU, which have 3, Linux gives them 6 % of a core
+#: The niceness of the models' threads. Beside those of Whisper on the CPU, which have 3, Linux gives them 6 % of a core
 #: while all cores are busy.
 _NICENESS: Final = 15
 _SHORT_SAMPLES: Final = round(PREVIEW_SECONDS * SAMPLE_RATE)
@@ -53,8 +53,9 @@ class Diarizer:
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         self._folder = folder
-        self._executor = _executor("voices", threads)
-        self._soon = _executor("short-voices", threads)
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="voices")
+        self._soon = ThreadPoolExecutor(threads, thread_name_prefix="short-voices")
         self._loading = threading.Lock()
         self._models: VoiceModels | None = None
 
@@ -135,7 +136,8 @@ class Diarizer:
         """Return the models, loaded once. Blocks."""
         with self._loading:
             if self._models is None:
-                self._models = VoiceModels.load(self._folder)
+                with ThreadPoolExecutor(1, initializer=lower_thread_priority, initargs=(_NICENESS,)) as loader:
+                    self._models = loader.submit(VoiceModels.load, self._folder, threads=self._threads).result()
             return self._models
 
     def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -143,12 +145,6 @@ class Diarizer:
 
     def _run_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._soon, partial(function, *args, **kwargs))
-
-
-def _executor(name: str, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        threads, thread_name_prefix=name, initializer=lower_thread_priority, initargs=(_NICENESS,)
-    )
 
 
 def _hear(conversation: Conversation, recording: Recording, start: int, end: int, *, is_last: bool) -> None:
