@@ -266,6 +266,7 @@ def create_pool(
             settings.whisper_models,
             settings.whisper_model_aliases,
             compute_type=settings.whisper_compute_type,
+            accepts_any=settings.whisper_accept_any_model,
         ),
         decoder=Decoder(max_seconds=settings.max_audio_seconds, min_free_bytes=settings.spool_min_free_bytes),
         slots=settings.max_concurrent_requests,

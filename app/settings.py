@@ -136,7 +136,13 @@ class Settings(BaseSettings):
     whisper_model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
         description="Comma-separated alternative names of models: `alias=model`, or `alias` alone for WHISPER_MODEL. "
-        "`whisper-1` and `gpt-4o-transcribe-diarize` are always aliases.",
+        "`whisper-1`, `gpt-transcribe`, `gpt-4o-transcribe`, `gpt-4o-mini-transcribe` and `gpt-4o-transcribe-diarize` "
+        "are always aliases.",
+    )
+    whisper_accept_any_model: bool = Field(
+        default=False,
+        description="Serve WHISPER_MODEL to requests that name any other model, with a warning in the response. "
+        "`false` rejects them with status 404.",
     )
     whisper_device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="Device the model runs on: `auto`, `cuda` or `cpu`. `auto` uses CUDA if it is available."

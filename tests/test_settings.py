@@ -22,6 +22,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "WHISPER_MODELS": (),
     "WHISPER_MAX_LOADED_MODELS": 1,
     "WHISPER_MODEL_ALIASES": {},
+    "WHISPER_ACCEPT_ANY_MODEL": False,
     "WHISPER_DEVICE": "auto",
     "WHISPER_COMPUTE_TYPE": "auto",
     "WHISPER_DEVICE_INDEX": (0,),

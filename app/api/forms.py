@@ -78,8 +78,7 @@ SOURCE_URL: Final = Url(
 MODEL: Final = Text(
     "model",
     description="The name or alias of a served model; see `GET /v1/models`.",
-    default="the model of the setting WHISPER_MODEL, which also has the aliases `whisper-1` and "
-    "`gpt-4o-transcribe-diarize`",
+    default="the model of the setting WHISPER_MODEL, which also has OpenAI's names as aliases, such as `whisper-1`",
     example="whisper-1",
 )
 LANGUAGE: Final = Text(

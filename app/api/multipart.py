@@ -42,6 +42,8 @@ _ENCODED_FILE_NAME: Final = re.compile(rb";\s*filename\*\s*=\s*(?:[^';]*'[^';]*'
 _TEXT_TYPES: Final = ("text/", "application/json", "application/x-www-form-urlencoded")
 #: Allowance for the fields of a form, the boundaries between its parts, and references, which base64 makes longer.
 FORM_OVERHEAD_BYTES: Final = 32 * 1024 * 1024
+#: The shortest header of a format that can be decoded (ADTS) has 7 bytes.
+_LEAST_AUDIO_BYTES: Final = 8
 
 _EXAMPLE: Final = "send audio as multipart/form-data, for example with curl -F file=@audio.mp3"
 
@@ -97,6 +99,15 @@ def reject_empty_file(form: ReceivedForm) -> None:
     """Raise UnusableAudio if the form's file has no bytes."""
     if form.file_bytes == 0:
         raise UnusableAudio("The file is empty: send a file with audio in it.")
+
+
+def reject_tiny_file(form: ReceivedForm) -> None:
+    """Raise UnusableAudio if the form's file is too short for audio of any format."""
+    reject_empty_file(form)
+    if form.file_bytes is not None and form.file_bytes < _LEAST_AUDIO_BYTES:
+        raise UnusableAudio(
+            f"The file is too short for audio in any format ({form.file_bytes} B): send a file with audio in it."
+        )
 
 
 async def _limited(body: AsyncIterator[bytes], max_file_bytes: int) -> AsyncIterator[bytes]:

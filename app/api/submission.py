@@ -120,7 +120,7 @@ class SubmissionReader:
         without = NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
         form = sent.without(without)
         _check_task(form, task)
-        model = models.find(form[MODEL])
+        model, model_warnings = models.choose(form[MODEL])
         spoken = _spoken_language(form)
         language = None if spoken is None else _language(spoken)
         model.require(task=task, language=language)
@@ -167,6 +167,7 @@ class SubmissionReader:
             name=clean_name(form[NAME] or "") or (name_of_url(source_url) if source_url else name_of_file(file_name)),
             metadata=form[METADATA],
             warnings=(
+                *model_warnings,
                 *speakers.warnings,
                 *_unsupported(form),
                 *_unsigned(upload),

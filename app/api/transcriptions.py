@@ -16,13 +16,13 @@ from app.api.dependencies import ServiceParts
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.fields import quoted
 from app.api.forms import MODEL
-from app.api.multipart import read_form, reject_empty_file
+from app.api.multipart import read_form, reject_empty_file, reject_tiny_file
 from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.renderings import transcript_response
 from app.api.requests import content_length, form_digest, idempotency_key, is_replay, trace_context, wait_for_disconnect
 from app.api.sse import TranscriptStream
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull
+from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull, UnknownModel
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, logging_for
@@ -207,15 +207,21 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
     )
     if request.state.deployment is not None:
         form.fields.setdefault(MODEL.name, [request.state.deployment])
-    submission = parts.reader.read(
-        form.fields,
-        has_file=form.file_bytes is not None,
-        file_name=form.file_name,
-        ignored_file=form.ignored_file,
-        reference_count=len(form.reference_digests),
-        models=parts.pool.model_registry,
-        task=task,
-    )
+    try:
+        submission = parts.reader.read(
+            form.fields,
+            has_file=form.file_bytes is not None,
+            file_name=form.file_name,
+            ignored_file=form.ignored_file,
+            reference_count=len(form.reference_digests),
+            models=parts.pool.model_registry,
+            task=task,
+        )
+    except UnknownModel:
+        # Nextcloud's integration_openai (isSTTAvailable) asks for a model that nobody has with a file of one byte, and
+        # takes 404 for a server without this route.
+        reject_tiny_file(form)
+        raise
     reject_empty_file(form)
     if form.reference_digests and not submission.options.known_speakers:
         await shielded(asyncio.to_thread(parts.jobs.spool.discard_references, job_id))

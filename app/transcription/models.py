@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidRequest, UnknownModel
 from app.domain.languages import LANGUAGES
+from app.domain.redaction import without_queries
 from app.domain.transcript import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: The names that OpenAI's clients send: aliases of the default model.
-MODEL_ALIASES: Final = ("whisper-1", "gpt-4o-transcribe-diarize")
+MODEL_ALIASES: Final = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-transcribe-diarize",
+)
 #: Matches the names of models, and of directories named after them, that were not trained to translate.
 _CANNOT_TRANSLATE: Final = re.compile(r"turbo|distil|\.en\b")
 _ENGLISH_ONLY: Final = re.compile(r"\.en\b")
+#: Longer names are cut in messages.
+_MAX_QUOTED: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +80,7 @@ class ModelRegistry:
     """The models that a server offers, in the order of the settings, the default first.
 
     ``aliases`` maps further names to models. An empty value stands for the default model. ``compute_type`` is the one
-    from the settings.
+    from the settings. If ``accepts_any``, requests can send any other name and get the default model.
     """
 
     def __init__(
@@ -81,9 +90,11 @@ class ModelRegistry:
         aliases: Mapping[str, str] | None = None,
         *,
         compute_type: str = "auto",
+        accepts_any: bool = False,
     ) -> None:
         self._states = [_unloaded(name, compute_type) for name in dict.fromkeys((default, *others))]
         self._aliases = {**dict.fromkeys(MODEL_ALIASES, ""), **(aliases or {})}
+        self._accepts_any = accepts_any
 
     @property
     def default(self) -> ModelState:
@@ -111,11 +122,26 @@ class ModelRegistry:
         if (state := states.get(name or self.default.name)) is not None:
             return state
         raise UnknownModel(
-            f"`model` must be {' or '.join(self.names)}, got {requested[:100]!r}: use one of these or omit it. "
+            f"`model` must be {' or '.join(self.names)}, got {requested[:_MAX_QUOTED]!r}: use one of these or omit it. "
             "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names.",
             param="model",
             code="model_not_found",
         )
+
+    def choose(self, requested: str | None) -> tuple[ModelState, tuple[str, ...]]:
+        """Return the model for a request, and a warning if it is not the one with the requested name.
+
+        Raises:
+            UnknownModel: there is none with this name, and the registry does not accept any name.
+        """
+        try:
+            return self.find(requested), ()
+        except UnknownModel:
+            if not self._accepts_any:
+                raise
+        name = without_queries((requested or "").strip()[:_MAX_QUOTED])
+        warning = f"`model` {name!r} is none of this server's names, so {self.default.public_name} was used."
+        return self.default, (warning,)
 
     def update(self, name: str, state: ModelState) -> None:
         """Replace the state of the model ``name``. Its real name, in ``state``, may be another one.

@@ -102,9 +102,27 @@ async def test_request_without_audio_is_rejected(running: Running) -> None:
 
 
 async def test_unknown_model_is_404_for_the_sdk(running: Running, samples: Path) -> None:
-    error = error_of(await running.transcribe(samples / "hello.wav", model="gpt-4o-transcribe"), 404)
+    error = error_of(await running.transcribe(samples / "hello.wav", model="large-v9"), 404)
     assert error["code"] == "model_not_found"
     assert "whisper-1" in error["message"]
+
+
+async def test_probe_with_an_unknown_model_is_answered_about_its_file(running: Running) -> None:
+    """The request of isSTTAvailable() in Nextcloud's integration_openai, for which 404 means that there is no route."""
+    probe: dict[str, Any] = {"model": (None, "invalid-model"), "file": ("file.mp3", b"a", "audio/mpeg")}
+    response = await running.client.post("/v1/audio/translations", files=probe)
+    error = error_of(response, 400)
+    assert (error["code"], error["message"]) == (
+        "invalid_audio",
+        "The file is too short for audio in any format (1 B): send a file with audio in it.",
+    )
+
+
+@pytest.mark.parametrize("audio", [{}, {"file": ("song.mp3", b"These are no frames.\n")}])
+async def test_unknown_model_comes_before_other_problems(running: Running, audio: dict[str, Any]) -> None:
+    fields = {"model": (None, "invalid-model"), "temperature": (None, "7"), **audio}
+    error = error_of(await running.client.post("/v1/audio/transcriptions", files=fields), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
 
 
 async def test_empty_file_is_rejected(running: Running, tmp_path: Path) -> None:

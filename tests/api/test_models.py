@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
+from app.transcription.models import MODEL_ALIASES
 from tests.support.service import serving
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_openais_client_lists_the_model_and_its_alias(running: Running) -> None:
     client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
-    assert [model.id async for model in client.models.list()] == [
-        "demo",
-        "whisper-1",
-        "gpt-4o-transcribe-diarize",
-    ]
+    assert [model.id async for model in client.models.list()] == ["demo", *MODEL_ALIASES]
     retrieved = await client.models.retrieve("whisper-1")
     assert (retrieved.id, retrieved.object) == ("whisper-1", "model")
     with pytest.raises(openai.NotFoundError, match="must be demo or whisper-1"):

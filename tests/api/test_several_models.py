@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from app.transcription.loading import DEMO_MODEL, ModelChoice, load
+from app.transcription.models import MODEL_ALIASES
 from tests.support.fault_server import fault_server, never_answer
 from tests.support.service import Running, serving
 from tests.support.waiting import eventually
@@ -86,7 +87,7 @@ async def test_models_are_listed_from_the_default_to_the_aliases(service: Servin
         body = (await running.client.get("/v1/models")).json()
         assert [model["id"] for model in body["data"]] == [
             *("demo", other),
-            *("whisper-1", "gpt-4o-transcribe-diarize"),
+            *MODEL_ALIASES,
             *("second", "best"),
         ]
         client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
@@ -147,6 +148,24 @@ async def test_unknown_model_is_404_with_the_served_ones(service: Serving, other
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
         assert f"must be demo or {other} or whisper-1" in error["message"]
+
+
+async def test_any_name_is_served_with_a_warning_if_accepted(service: Serving, other: str, samples: Path) -> None:
+    file = ("hello.wav", await asyncio.to_thread((samples / "hello.wav").read_bytes))
+    async with service(whisper_accept_any_model=True) as running:
+        client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
+        warning = "`model` 'gpt-9-transcribe' is none of this server's names, so demo was used."
+        transcript = await client.audio.transcriptions.create(model="gpt-9-transcribe", file=file)
+        assert GREETING in transcript.text
+        assert (transcript.model_extra or {})["warnings"] == [warning]
+        job = await running.finished(
+            await running.submit(samples / "hello.wav", model="gpt-9-transcribe", stored_output=True)
+        )
+        assert (job["status"], job["model"], job["warnings"]) == ("completed", "demo", [warning])
+        assert [model.id async for model in client.models.list()] == ["demo", other, *MODEL_ALIASES]
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("gpt-9-transcribe")
+        await client.close()
 
 
 async def test_whisper_1_can_be_an_alias_of_another_model(service: Serving, other: str, samples: Path) -> None:

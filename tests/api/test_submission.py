@@ -15,7 +15,7 @@ from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Job, Upload
 from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
-from app.transcription.models import ModelRegistry
+from app.transcription.models import MODEL_ALIASES, ModelRegistry
 
 SEGMENT, WORD = Granularity
 URL: Final = "https://bucket.s3.amazonaws.com/key?AWSAccessKeyId=A&Signature=secret&Expires=4102444800"
@@ -125,17 +125,16 @@ def test_response_format_is_case_insensitive(text: str) -> None:
     assert read(response_format=text).rendering.format == text.lower()
 
 
-@pytest.mark.parametrize("name", ["small", "whisper-1", "gpt-4o-transcribe-diarize", " small ", ""])
+@pytest.mark.parametrize("name", ["small", *MODEL_ALIASES, " small ", ""])
 def test_served_model_and_its_alias_are_accepted(name: str) -> None:
     assert read_form({"model": name}) == read()
 
 
 def test_unknown_model_is_rejected_with_openais_code() -> None:
     with pytest.raises(UnknownModel) as caught:
-        read_form({"model": "gpt-4o-transcribe"})
+        read_form({"model": "large-v9"})
     assert str(caught.value) == (
-        "`model` must be small or whisper-1 or gpt-4o-transcribe-diarize, got 'gpt-4o-transcribe': use one of these or "
-        "omit it. "
+        f"`model` must be small or {' or '.join(MODEL_ALIASES)}, got 'large-v9': use one of these or omit it. "
         "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.transcription.models import MODEL_ALIASES
 from tests.clients.description import Description
 from tests.clients.programs import output_of
 
@@ -175,7 +176,7 @@ async def test_generated_python_client_works_with_the_service(
     assert results == {
         "health": "healthy",
         "slots": 3,
-        "models": ["demo", "whisper-1", "gpt-4o-transcribe-diarize"],
+        "models": ["demo", *MODEL_ALIASES],
         "total": 1,
         "listed": "completed",
         "status": "completed",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.transcription.models import MODEL_ALIASES
 from tests.clients.programs import output_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def test_every_method_of_the_client_is_tested(running: Running, samples: P
 
 async def test_models_are_listed_and_retrieved_by_name_and_alias(running: Running, samples: Path) -> None:
     models = await results_of(running, samples, "models")
-    names = ["demo", "whisper-1", "gpt-4o-transcribe-diarize"]
+    names = ["demo", *MODEL_ALIASES]
     assert models["pages"] == [model["id"] for model in models["list"]] == names
     assert models["list"][:2] == [models["served"], models["alias"]]
     assert {model["object"] for model in models["list"]} == {"model"}

@@ -26,6 +26,7 @@ from openai.types.audio import (
     TranslationVerbose,
 )
 
+from app.transcription.models import MODEL_ALIASES
 from tests.clients.test_openai_node import HELLO, HELLO_JSON, NUMBERS, SIX_SECONDS, spoken_lines
 from tests.support.service import serving
 from tests.support.waiting import LIMIT_SECONDS, eventually
@@ -217,7 +218,7 @@ def test_every_method_of_the_client_is_tested(kind: Kind) -> None:
 async def test_models_are_listed_and_retrieved_by_name_and_alias(client: Client) -> None:
     models = client.own.models
     page = await client.call(models.list)
-    names = ["demo", "whisper-1", "gpt-4o-transcribe-diarize"]
+    names = ["demo", *MODEL_ALIASES]
     assert [model.id for model in page.data] == names
     assert await everything(page) == page.data
     assert [await client.call(models.retrieve, name) for name in names] == page.data
@@ -502,7 +503,7 @@ async def test_errors_have_the_right_class_and_are_not_retried(client: Client, h
         (bad, "invalid_audio", "file", "empty", (transcribe, {**fields, "file": ("empty.wav", b"")})),
         (bad, "invalid_audio", "file", "", (transcribe, {**fields, "file": ("song.mp3", b"no frames\n" * 100)})),
         (bad, "invalid_audio", "file", "", (translate, {**fields, "file": ("song.mp3", b"no frames\n" * 100)})),
-        (lost, "model_not_found", "model", "whisper-1", (transcribe, {**fields, "model": "gpt-4o-transcribe"})),
+        (lost, "model_not_found", "model", "whisper-1", (transcribe, {**fields, "model": "large-v9"})),
         (lost, "model_not_found", "model", "whisper-1", (own.models.retrieve, {"model": "openai/whisper-large-v3"})),
         (lost, "job_not_found", None, unknown[-36:], (own.get, {"path": unknown, "cast_to": object})),
         (locked, "invalid_api_key", None, "", (wrong.models.list, {})),

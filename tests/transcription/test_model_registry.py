@@ -10,7 +10,7 @@ from app.domain.errors import InvalidRequest, UnknownModel
 from app.domain.transcript import Task
 from app.transcription.models import ModelRegistry, ModelState
 
-BUILT_IN = ("whisper-1", "gpt-4o-transcribe-diarize")
+BUILT_IN = ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize")
 NAMES = ("small", "tiny.en", "org/distil-large-v3", "/models/large-v3")
 
 
@@ -62,8 +62,9 @@ def test_unknown_model_is_rejected_with_the_known_names(given: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         model_registry(fast="tiny.en").find(given)
     assert str(caught.value) == (
-        "`model` must be small or tiny.en or org/distil-large-v3 or /models/large-v3 or whisper-1 or "
-        f"gpt-4o-transcribe-diarize or fast, got {given!r}: use one of these or omit it. "
+        "`model` must be small or tiny.en or org/distil-large-v3 or /models/large-v3 or whisper-1 or gpt-transcribe or "
+        "gpt-4o-transcribe or gpt-4o-mini-transcribe or gpt-4o-transcribe-diarize or fast, "
+        f"got {given!r}: use one of these or omit it. "
         "WHISPER_MODELS and WHISPER_MODEL_ALIASES add names."
     )
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
@@ -80,7 +81,35 @@ def test_path_has_a_public_name_that_requests_can_use() -> None:
 def test_long_unknown_name_is_shortened_in_the_message() -> None:
     with pytest.raises(UnknownModel) as caught:
         model_registry().find("x" * 5000)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 450
+
+
+def test_any_name_means_the_default_model_if_the_server_accepts_it() -> None:
+    models = ModelRegistry("/models/small", ("tiny",), {"fast": "tiny"}, accepts_any=True)
+    assert models.choose(" large-v9 ") == (
+        models.default,
+        ("`model` 'large-v9' is none of this server's names, so small was used.",),
+    )
+    for known, name in (
+        (None, "/models/small"),
+        ("", "/models/small"),
+        ("whisper-1", "/models/small"),
+        ("fast", "tiny"),
+    ):
+        state, warnings = models.choose(known)
+        assert (state.name, warnings) == (name, ())
+    with pytest.raises(UnknownModel):
+        models.find("large-v9")
+    with pytest.raises(UnknownModel):
+        ModelRegistry("small").choose("large-v9")
+
+
+def test_warning_about_another_name_is_short_and_has_no_secret() -> None:
+    models = ModelRegistry("small", accepts_any=True)
+    (warning,) = models.choose("x" * 5000)[1]
+    assert len(warning) < 200
+    (warning,) = models.choose("https://bucket.example/key?X-Amz-Signature=secret")[1]
+    assert "secret" not in warning
 
 
 @given(st.text())

@@ -154,7 +154,7 @@ const GROUPS = {
     temperature: () => refused(() => transcribed({ temperature: 7 })),
     translation: () => refused(() => translated({ temperature: 7 })),
     streamed: () => refused(() => events({ temperature: 7 })),
-    model: () => refused(() => transcribed({ model: "gpt-4o-transcribe" })),
+    model: () => refused(() => transcribed({ model: "large-v9" })),
     retrieved_model: () => refused(() => client.models.retrieve("openai/whisper-large-v3")),
     deleted_model: () => refused(() => client.models.delete("demo")),
     job: () => refused(() => client.get("/jobs/3fa85f64-5717-4562-b3fc-2c963f66afa6")),
