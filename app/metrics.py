@@ -56,12 +56,14 @@ class Metrics:
         self._device = counter(
             "device_seconds_total", "Seconds that a device of the model was in a state.", "device", "state"
         )
+        self._unloads = counter("model_unloads_total", "Models that were unloaded.", "reason")
         self._model_errors = counter("model_errors_total", "Batches that the model failed to decode.", "kind")
         self._requests = counter("http_requests_total", "HTTP responses sent.", "route", "status")
         self._cut = counter("connections_closed_total", "Connections closed by the service.", "reason")
         self._queue_wait = histogram("queue_wait_seconds", "Seconds from acceptance to the first slot.", _DURATIONS)
         self._processing = histogram("processing_seconds", "Seconds from the first slot to the transcript.", _DURATIONS)
         self._factor = histogram("real_time_factor", "Processing time divided by the duration of the audio.", _FACTORS)
+        self._loads = histogram("model_load_seconds", "Seconds that loading a model took.", _DURATIONS)
         self._windows = histogram("batch_windows", "Windows decoded together.", _SIZES)
         self._fill = histogram("batch_fill_ratio", "Windows decoded together divided by a full batch.", _SHARES)
         self._lag = histogram("event_loop_lag_seconds", "Seconds by which the event loop ran a timer late.", _LAGS)
@@ -71,16 +73,19 @@ class Metrics:
         """Initialize all labels to 0, since the first increase of a counter that appears later is not visible."""
         for state in events.DeviceState:
             self._device.labels("0", state)
-        for kind in events.ModelFailure:
-            self._model_errors.labels(kind)
+        for counter, values in (
+            (self._unloads, events.UnloadReason),
+            (self._model_errors, events.ModelFailure),
+            (self._cut, events.CutReason),
+        ):
+            for value in values:
+                counter.labels(value)
         for outcome in events.AttemptOutcome:
             for transfer in ("upload", "webhook", "download"):
                 self._attempts.labels(transfer, outcome)
         for round_outcome in events.DeliveryOutcome:
             for destination in ("upload", "webhook"):
                 self._rounds.labels(destination, round_outcome)
-        for reason in events.CutReason:
-            self._cut.labels(reason)
         for job_kind in ("job", "request"):
             for status in ("completed", "failed", "cancelled"):
                 self._ended.labels(job_kind, status)
@@ -120,6 +125,10 @@ class Metrics:
                 self._fill.observe(windows / max(windows, capacity))
             case events.DeviceTime(device, state, seconds):
                 self._device.labels(str(device), state).inc(seconds)
+            case events.ModelLoaded(seconds):
+                self._loads.observe(seconds)
+            case events.ModelUnloaded(unload_reason):
+                self._unloads.labels(unload_reason).inc()
             case events.ModelFailed(kind):
                 self._model_errors.labels(kind).inc()
             case events.ResponseSent(route, status):
@@ -159,6 +168,7 @@ _TEXTS: Final = {
     "waiting_requests": "Jobs and synchronous requests that wait for their first slot.",
     "permits": "GPU slots.",
     "permits_held": "GPU slots in use.",
+    "models_loaded": "Models in memory.",
     "ready": "1 if the service accepts requests, else 0.",
     "undelivered": "Jobs whose result or webhook event is not delivered yet.",
     "spool_bytes": "Bytes reserved for audio in the spool.",

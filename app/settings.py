@@ -133,6 +133,12 @@ class Settings(BaseSettings):
         description="Models kept in memory. To load another one, the idle model that was least recently used is "
         "unloaded.",
     )
+    whisper_idle_unload_seconds: float = Field(
+        0,
+        ge=0,
+        description="Time without a request after which a model is unloaded, which frees its memory. The next request "
+        "loads it again and waits for that; the server stays ready. 0 never unloads.",
+    )
     whisper_model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
         description="Comma-separated alternative names of models: `alias=model`, or `alias` alone for WHISPER_MODEL. "

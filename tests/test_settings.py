@@ -21,6 +21,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "WHISPER_MODEL": "auto",
     "WHISPER_MODELS": (),
     "WHISPER_MAX_LOADED_MODELS": 1,
+    "WHISPER_IDLE_UNLOAD_SECONDS": 0,
     "WHISPER_MODEL_ALIASES": {},
     "WHISPER_ACCEPT_ANY_MODEL": False,
     "WHISPER_DEVICE": "auto",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, HTTPException
 
 from app.api.dependencies import ServiceParts
 from app.api.openapi import json_body, responses
 from app.api.schemas import Model, ModelList
+
+if TYPE_CHECKING:
+    from app.transcription.models import ModelState
 
 _OWNER: Final = "transcription-service"
 
@@ -25,8 +28,8 @@ router = APIRouter(prefix="/v1/models", tags=["Models"])
 async def list_models(parts: ServiceParts) -> dict[str, Any]:
     """Return the served models and their aliases, the default model first."""
     parts.pool.require_ready()
-    names = parts.pool.model_registry.names
-    return {"object": "list", "data": [_model(name, parts.started_at) for name in names]}
+    registry = parts.pool.model_registry
+    return {"object": "list", "data": [_model(name, registry.find(name), parts.started_at) for name in registry.names]}
 
 
 @router.get(
@@ -41,9 +44,8 @@ async def get_model(model_id: str, parts: ServiceParts) -> dict[str, Any]:
     parts.pool.require_ready()
     if not model_id.strip():
         raise HTTPException(404)
-    parts.pool.model_registry.find(model_id)
-    return _model(model_id, parts.started_at)
+    return _model(model_id, parts.pool.model_registry.find(model_id), parts.started_at)
 
 
-def _model(name: str, started_at: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": started_at, "owned_by": _OWNER}
+def _model(name: str, state: ModelState, started_at: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": started_at, "owned_by": _OWNER, "loaded": state.loaded}

@@ -354,6 +354,7 @@ class Model(TypedDict):
     object: Literal["model"]
     created: Annotated[int, Field(description="When the server started, in Unix time.", examples=[1790000000])]
     owned_by: str
+    loaded: Annotated[bool, Field(description="Whether the model is in memory. If not, a request loads it.")]
 
 
 class ModelList(TypedDict):
@@ -369,7 +370,7 @@ class RetentionSeconds(TypedDict):
 class ServedModel(TypedDict):
     id: Annotated[str, Field(description="What to send as `model`; never a path.", examples=["large-v3-turbo"])]
     is_default: bool
-    multilingual: NotRequired[Annotated[bool, Field(description="Absent while the model is not loaded.")]]
+    multilingual: NotRequired[Annotated[bool, Field(description="Absent until the model has been loaded.")]]
     can_translate: NotRequired[Annotated[bool, Field(description="Likewise.")]]
     languages: NotRequired[
         Annotated[list[str], Field(description="The codes of its languages; likewise.", examples=[["en"]])]

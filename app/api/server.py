@@ -46,9 +46,9 @@ async def get_server(parts: ServiceParts) -> dict[str, Any]:
 
 
 def _model(state: ModelState, *, is_default: bool) -> dict[str, Any]:
-    """Return a model. What it can do is only known while it is loaded."""
+    """Return a model. What it can do is known once it has been loaded."""
     model = {"id": state.public_name, "is_default": is_default}
-    if not state.loaded:
+    if not state.is_known:
         return model
     languages = sorted(state.languages) if state.is_multilingual else ["en"]
     return {

@@ -47,6 +47,13 @@ class ModelFailure(StrEnum):
     ENGINE_DIED = "engine_died"
 
 
+class UnloadReason(StrEnum):
+    """The reason for which a model was unloaded: it was idle for too long, or another one needed its place."""
+
+    IDLE = "idle"
+    EVICTED = "evicted"
+
+
 class DeviceState(StrEnum):
     """The states of a device of the model.
 
@@ -165,6 +172,20 @@ class DeviceTime:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """A model was loaded, which took this many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A model was unloaded."""
+
+    reason: UnloadReason
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFailed:
     """The model failed to decode a batch."""
 
@@ -207,6 +228,8 @@ Event = (
     | ResultUploaded
     | BatchDecoded
     | DeviceTime
+    | ModelLoaded
+    | ModelUnloaded
     | ModelFailed
     | ResponseSent
     | ConnectionCut

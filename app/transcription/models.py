@@ -32,13 +32,14 @@ _MAX_QUOTED: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
-    """The known properties of a model. Until it is loaded, ``name`` comes from the settings and the rest is a guess.
+    """The properties of a model. Until it ``is_known``, because it has been loaded, they are a guess from its name.
 
     ``languages`` holds the codes of the languages that the model has a token for.
     """
 
     name: str
     loaded: bool = False
+    is_known: bool = False
     device: str = "cpu"
     compute_type: str = "auto"
     is_multilingual: bool = True

@@ -1,8 +1,9 @@
-"""A Transcriber over several models, each loaded on its first use, with a limit on how many are loaded at once.
+"""A Transcriber over several models, each loaded on its first use, with limits on how many are loaded and for how long.
 
-A model that is in use is never evicted. Transcriptions get their models in the order of arrival. One whose model can
+A model that is in use is never unloaded. Transcriptions get their models in the order of arrival. One whose model can
 only be loaded after another has been evicted waits until a model is idle, and everything behind it in the queue waits
-too. Once a model is loaded, all transcriptions that wait for it start together.
+too. Once a model is loaded, all transcriptions that wait for it start together. One that arrives while its model is
+being unloaded waits for the end of that, and loads it again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -20,7 +22,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from app.domain.errors import ModelLoading, ModelUnavailable
-from app.domain.events import discard_event
+from app.domain.events import ModelLoaded, ModelUnloaded, UnloadReason, discard_event
 from app.transcription.admission import FrontEnd
 from app.transcription.batch_size import auto_batch_size
 from app.transcription.batcher import engine_failed
@@ -30,7 +32,7 @@ from app.transcription.heap import return_free_memory
 from app.transcription.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from pathlib import Path
 
     from app.domain.errors import ServiceError
@@ -54,14 +56,16 @@ _RETRY_LOADING_SECONDS = 10
 class _PooledModel:
     """A model of the registry, with its engine while it is loaded.
 
-    ``users`` counts the transcriptions that use the engine. ``last_used`` grows with each start and end of one.
+    ``transition`` is the task that loads or unloads it. ``users`` counts the transcriptions that use the engine.
+    ``last_used`` grows with each start and end of one. ``idle_since`` is the loop's time of the last end.
     """
 
     name: str
     engine: WhisperTranscriber | None = None
-    loading: asyncio.Task[None] | None = None
+    transition: asyncio.Task[None] | None = None
     users: int = 0
     last_used: int = 0
+    idle_since: float = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -69,7 +73,7 @@ class _PooledModel:
 
     @property
     def is_in_memory(self) -> bool:
-        return self.engine is not None or self.loading is not None
+        return self.engine is not None or self.transition is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +89,9 @@ class _Queued:
 class ModelPool:
     """Refuses transcriptions until the default model has been loaded, then gives each one its model.
 
-    ``load_model(name)`` blocks and returns the replicas of a model, or raises ModelUnavailable. Without a ``diarizer``
-    speakers are told apart by channels only. ``on_death`` is called when an engine has failed and can't recover.
+    ``load_model(name)`` blocks and returns the replicas of a model, or raises ModelUnavailable. A model that was idle
+    for ``idle_unload_seconds`` is unloaded; 0 means never. Without a ``diarizer`` speakers are told apart by channels
+    only. ``on_death`` is called when an engine has failed and can't recover.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class ModelPool:
         slots: int,
         batch_size: int | None,
         max_loaded: int = 1,
+        idle_unload_seconds: float = 0.0,
         diarizer: Diarizer | None = None,
         on_death: Callable[[BaseException], None],
         emit: EventSink = discard_event,
@@ -110,6 +116,8 @@ class ModelPool:
         self._front_end = FrontEnd(decoder, slots=slots, diarizer=diarizer)
         self._batch_size = batch_size
         self._max_loaded = max_loaded
+        self._idle_unload_seconds = idle_unload_seconds
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._on_death = on_death
         self._emit = emit
         self._models: dict[str, _PooledModel] = {}
@@ -170,18 +178,21 @@ class ModelPool:
 
     async def close(self) -> None:
         """Stop all engines without waiting for the batches that they have on their models."""
-        loading = [model.loading for model in self._models.values() if model.loading is not None]
-        for task in loading:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        transitions = [model.transition for model in self._models.values() if model.transition is not None]
+        for task in transitions:
             task.cancel()
-        await asyncio.gather(*loading, return_exceptions=True)
+        await asyncio.gather(*transitions, return_exceptions=True)
         for model in self._models.values():
-            if model.engine is not None:
-                await model.engine.close()
+            engine, model.engine = model.engine, None
+            if engine is not None:
+                await engine.close()
         self._front_end.close()
 
     @asynccontextmanager
     async def _engine(self, name: str) -> AsyncIterator[WhisperTranscriber]:
-        """Wait for the engine of a model and keep the model from being evicted while the context lasts."""
+        """Wait for the engine of a model and keep the model from being unloaded while the context lasts."""
         model = self._models.setdefault(name, _PooledModel(name))
         queued = _Queued(model)
         self._queue.append(queued)
@@ -194,7 +205,9 @@ class ModelPool:
             elif not queued.engine.exception():
                 model.users -= 1
                 model.last_used = next(self._uses)
+                model.idle_since = asyncio.get_running_loop().time()
             self._dispatch()
+            self._set_idle_timer()
 
     def _dispatch(self) -> None:
         """Start what can start, in the order of arrival, up to the first that waits for another model's eviction."""
@@ -202,7 +215,7 @@ class ModelPool:
             model = queued.model
             if model.engine is not None:
                 self._start(queued, model.engine)
-            elif model.loading is None and not self._start_loading(model):
+            elif model.transition is None and not self._start_loading(model):
                 return
 
     def _start(self, queued: _Queued, engine: WhisperTranscriber) -> None:
@@ -222,34 +235,64 @@ class ModelPool:
             if victim is None:
                 return False
             logger.info("Evicting model %s to load %s", victim.name, model.name)
-            evicted = self._take_engine(victim)
-        model.loading = asyncio.create_task(self._load(model, evicted), name=f"loading {model.name}")
-        model.loading.add_done_callback(partial(self._loading_ended, model))
+            evicted = self._take_engine(victim, UnloadReason.EVICTED)
+        self._start_transition(model, self._load(model, evicted), name=f"loading {model.name}")
         return True
+
+    def _start_transition(self, model: _PooledModel, work: Coroutine[None, None, None], *, name: str) -> None:
+        # Not in the context of the request, which would appear in log lines for as long as the model is loaded.
+        model.transition = asyncio.create_task(work, name=name, context=Context())
+        model.transition.add_done_callback(partial(self._transition_ended, model), context=Context())
 
     def _least_recently_used(self) -> _PooledModel | None:
         """Return the idle model that was used longest ago, or None if all loaded models are in use."""
         idle = [model for model in self._models.values() if model.is_idle]
         return min(idle, key=attrgetter("last_used"), default=None)
 
-    def _take_engine(self, model: _PooledModel) -> WhisperTranscriber | None:
-        """Return the engine of a model, which is not loaded from now on."""
+    def _set_idle_timer(self) -> None:
+        """Set the timer for the first model that could have been idle for too long, unless it is set.
+
+        A use later than that only makes the timer find nothing to do, and set itself again.
+        """
+        if not self._idle_unload_seconds or self._idle_timer is not None:
+            return
+        idle_since = [model.idle_since for model in self._models.values() if model.is_idle]
+        if idle_since:
+            self._idle_timer = asyncio.get_running_loop().call_at(
+                min(idle_since) + self._idle_unload_seconds, self._unload_idle, context=Context()
+            )
+
+    def _unload_idle(self) -> None:
+        self._idle_timer = None
+        idle_since = asyncio.get_running_loop().time() - self._idle_unload_seconds
+        for model in self._models.values():
+            if model.is_idle and model.idle_since <= idle_since:
+                logger.info("Unloading model %s after %gs without a request", model.name, self._idle_unload_seconds)
+                unloading = _unload(self._take_engine(model, UnloadReason.IDLE))
+                self._start_transition(model, unloading, name=f"unloading {model.name}")
+        self._set_idle_timer()
+
+    def _take_engine(self, model: _PooledModel, reason: UnloadReason) -> WhisperTranscriber:
+        """Return the engine of a loaded model, which is not loaded from now on."""
         engine, model.engine = model.engine, None
+        assert engine is not None  # noqa: S101  # the caller has checked that the model is idle
+        self._emit(ModelUnloaded(reason))
         self.model_registry.update(model.name, replace(self.model_registry.find(model.name), loaded=False))
         return engine
 
     async def _load(self, model: _PooledModel, evicted: WhisperTranscriber | None) -> None:
         try:
             if evicted is not None:
-                await evicted.unload()
+                unloading = _unload(evicted)
                 del evicted
-                await asyncio.to_thread(_release_memory)
+                await unloading
             model.engine = await self._load_engine(model)
+            model.idle_since = asyncio.get_running_loop().time()
         except ModelUnavailable as exc:
             self._fail_queued(model, exc)
 
-    def _loading_ended(self, model: _PooledModel, task: asyncio.Task[None]) -> None:
-        model.loading = None
+    def _transition_ended(self, model: _PooledModel, task: asyncio.Task[None]) -> None:
+        model.transition = None
         if task.cancelled():
             return  # the pool is being closed
         if (error := task.exception()) is not None:  # a bug of ours
@@ -259,6 +302,7 @@ class ModelPool:
             if model.engine is not None:
                 self._start(queued, model.engine)
         self._dispatch()
+        self._set_idle_timer()
 
     async def _load_engine(self, model: _PooledModel) -> WhisperTranscriber:
         started = time.monotonic()
@@ -272,6 +316,7 @@ class ModelPool:
             emit=self._emit,
         )
         self._register(model, replicas[0])
+        self._emit(ModelLoaded(time.monotonic() - started))
         logger.info(
             "🚀 Model %s ready on %s (%s), %d replica(s), batches of up to %d, after %.1fs",
             model.name,
@@ -300,6 +345,7 @@ class ModelPool:
             self.model_registry.find(model.name),
             name=replica.name,
             loaded=True,
+            is_known=True,
             device=replica.device.kind,
             compute_type=replica.device.compute_type,
             is_multilingual=replica.is_multilingual,
@@ -323,6 +369,13 @@ class ModelPool:
     def _died(self, cause: BaseException) -> None:
         self.failing = True
         self._on_death(cause)
+
+
+async def _unload(engine: WhisperTranscriber) -> None:
+    """Unload an engine and free its memory, if nobody keeps a reference to it."""
+    await engine.unload()
+    del engine
+    await asyncio.to_thread(_release_memory)
 
 
 def _release_memory() -> None:

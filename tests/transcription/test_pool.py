@@ -24,6 +24,8 @@ from app.domain.errors import (
     UndecodableAudio,
     UnknownModel,
 )
+from app.domain.events import BatchDecoded, ModelLoaded, ModelUnloaded, UnloadReason
+from app.domain.log_context import CurrentJob, current_job, logging_for
 from app.domain.transcript import Task, Transcript, TranscriptionOptions
 from app.transcription.models import ModelRegistry
 from app.transcription.pool import ModelPool
@@ -32,9 +34,10 @@ from app.transcription.whisper import WhisperModel
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from app.domain.events import Event
     from app.transcription.decoding import Decoder
     from app.transcription.window import Window
 
@@ -555,6 +558,119 @@ async def test_slots_are_counted_over_all_models(make_pool: PoolFactory, slots: 
         assert running.pool.active == 0
 
 
+def loaded_models(running: Rig) -> list[str]:
+    return [state.name for state in running.pool.model_registry.states if state.loaded]
+
+
+@pytest.mark.smoke
+async def test_idle_model_is_unloaded_and_the_next_request_loads_it(make_pool: PoolFactory) -> None:
+    emitted: list[Event] = []
+    async with make_pool(idle_unload_seconds=0.01, emit=emitted.append) as running:
+        references = engine_of(running, "a")
+        await eventually(lambda: not loaded_models(running))
+        await eventually(lambda: running.pool._models["a"].transition is None)
+        assert [reference() for reference in references] == [None, None]
+        assert (running.pool.ready, running.pool.device_shares) == (True, [])
+        assert GREETING in await running.transcribe()
+        assert running.hub.loads == ["a", "a"]
+        await eventually(lambda: not loaded_models(running))
+        unloads = [event.reason for event in emitted if isinstance(event, ModelUnloaded)]
+        assert unloads == [UnloadReason.IDLE] * 2
+        assert len([event for event in emitted if isinstance(event, ModelLoaded)]) == 2
+    assert running.deaths == []
+
+
+async def test_models_are_unloaded_one_by_one_after_their_last_use(make_pool: PoolFactory) -> None:
+    async with make_pool(max_loaded=3, idle_unload_seconds=0.05) as running:
+        used = await running.begin_and_hold("b")
+        await running.transcribe("c")
+        await eventually(lambda: loaded_models(running) == ["b"])
+        assert running.users("b") == 1  # however long it takes
+        running.hub.decoding["b"].open()
+        assert GREETING in await used
+        await eventually(lambda: not loaded_models(running))
+        await asyncio.gather(*(running.transcribe(name) for name in "abc"))
+        assert sorted(running.hub.loads[-3:]) == ["a", "b", "c"]
+        await eventually(lambda: not loaded_models(running))
+
+
+async def test_without_a_limit_no_model_is_unloaded_and_no_timer_runs(make_pool: PoolFactory) -> None:
+    async with make_pool() as running:
+        await running.transcribe()
+        assert running.pool._idle_timer is None
+        assert loaded_models(running) == ["a"]
+
+
+async def test_no_timer_runs_while_no_model_is_idle(make_pool: PoolFactory) -> None:
+    async with make_pool(idle_unload_seconds=0.01) as running:
+        await eventually(lambda: not loaded_models(running))
+        await eventually(lambda: running.pool._models["a"].transition is None)
+        assert running.pool._idle_timer is None
+        used = await running.begin_and_hold("a")
+        await eventually(lambda: running.pool._idle_timer is None)
+        running.hub.decoding["a"].open()
+        await used
+        await eventually(lambda: not loaded_models(running))
+
+
+@pytest.fixture
+def unloading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A closed gate at which models that are being unloaded wait."""
+    gate = Gate()
+    gate.close()
+    monkeypatch.setattr(pool_module, "_release_memory", gate.pass_by)
+    yield gate
+    gate.open()
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_request_waits_while_a_model_is_unloaded(make_pool: PoolFactory, unloading: Gate, name: str) -> None:
+    async with make_pool(idle_unload_seconds=0.01) as running:
+        await eventually(unloading.arrived.is_set)
+        waiting = await running.begin(name)
+        for _ in range(50):  # let anything happen that could
+            await asyncio.sleep(0)
+        assert running.waiting == [name]
+        assert running.hub.loads == ["a"]  # two models would not fit
+        unloading.open()
+        assert GREETING in await waiting
+        assert running.hub.loads == ["a", name]
+
+
+async def test_reload_that_fails_fails_its_request_only(make_pool: PoolFactory) -> None:
+    async with make_pool(idle_unload_seconds=0.01) as running:
+        await eventually(lambda: not loaded_models(running))
+        running.hub.errors["a"] = ModelUnavailable("The model a can't be loaded: the GPU is full.")
+        with pytest.raises(ModelUnavailable, match="the GPU is full"):
+            await running.transcribe()
+        assert running.pool.ready
+        del running.hub.errors["a"]
+        assert GREETING in await running.transcribe()
+    assert running.deaths == []
+
+
+async def test_pool_can_be_closed_while_a_model_is_unloaded(make_pool: PoolFactory, unloading: Gate) -> None:
+    async with make_pool(idle_unload_seconds=0.01) as running:
+        await eventually(unloading.arrived.is_set)
+        await running.close()
+        assert running.pool._models["a"].transition is None
+        assert running.pool._idle_timer is None
+    assert running.deaths == []
+
+
+async def test_loaded_model_outlives_the_context_of_its_first_request(make_pool: PoolFactory) -> None:
+    jobs: list[CurrentJob | None] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, BatchDecoded):
+            jobs.append(current_job.get())
+
+    async with make_pool(emit=emit) as running:
+        with logging_for(CurrentJob("4f0c", 0.0)):
+            await running.transcribe("b")
+    assert set(jobs) == {None}
+
+
 def engine_of(running: Rig, name: str) -> tuple[weakref.ref[Any], weakref.ref[Any]]:
     """Return weak references to a model and its engine, which show whether they are still in memory."""
     engine = running.pool._models[name].engine
@@ -613,7 +729,7 @@ async def test_pool_can_be_closed_while_a_model_loads(make_pool: PoolFactory) ->
         waiting = await running.begin("b")
         await eventually(running.hub.loading["b"].arrived.is_set)
         await running.close()
-        assert running.pool._models["b"].loading is None
+        assert running.pool._models["b"].transition is None
         waiting.cancel()
         await asyncio.wait([waiting])
         assert running.hub.loads == ["a", "b"]
@@ -652,15 +768,16 @@ class FakeEngine:
         self.ended = True
 
 
+@pytest.mark.parametrize("idle_unload_seconds", [0, 0.0001])
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_request_ends_under_random_load(
-    make_pool: PoolFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    make_pool: PoolFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, idle_unload_seconds: float
 ) -> None:
     random.seed(seed)
     max_loaded = 1 + seed % 2
     monkeypatch.setattr(FakeEngine, "loaded", [], raising=False)
     monkeypatch.setattr(pool_module, "WhisperTranscriber", FakeEngine)
-    async with make_pool(max_loaded=max_loaded) as running:
+    async with make_pool(max_loaded=max_loaded, idle_unload_seconds=idle_unload_seconds) as running:
 
         def fail_sometimes(name: str) -> None:
             assert len(FakeEngine.loaded) < max_loaded
@@ -685,6 +802,6 @@ async def test_every_request_ends_under_random_load(
         assert Transcript in kinds
         assert running.waiting == []
         assert [running.users(name) for name in "abc"] == [0, 0, 0]
-        await eventually(lambda: all(model.loading is None for model in running.pool._models.values()))
+        await eventually(lambda: all(model.transition is None for model in running.pool._models.values()))
         assert len(FakeEngine.loaded) <= max_loaded
         assert running.deaths == []
