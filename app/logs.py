@@ -10,7 +10,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from app.domain.log_context import current_job
+from app.domain.log_context import current_job, current_request
 from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:
@@ -68,12 +68,18 @@ class MessageRateLimit(logging.Filter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """The format ``2026-11-23 23:14:52 INFO [4f0c… +1.2s] text``, with the job and the seconds since its acceptance."""
+    """The format ``2026-11-23 23:14:52 INFO [4f0c… +1.2s] text``, with the job and the seconds since its acceptance.
+
+    A line of a request without a job has the id of the request instead.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        job = current_job.get()
-        prefix = f"[{job.id} +{max(0.0, record.created - job.accepted_at):.1f}s] " if job else ""
+        prefix = ""
+        if job := current_job.get():
+            prefix = f"[{job.id} +{max(0.0, record.created - job.accepted_at):.1f}s] "
+        elif request := current_request.get():
+            prefix = f"[{request.id}] "
         line = f"{stamp} {record.levelname:<7} {prefix}{_safe(record.getMessage())}"
         if record.exc_info:
             trace = without_queries(self.formatException(record.exc_info))
@@ -84,6 +90,7 @@ class ConsoleFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: ``time``, ``level``, ``logger``, ``message``, and ``job_id`` and ``elapsed`` of a job.
 
+    ``request_id``, and ``client_request_id`` if the client sent one, are those of the request that the line is about.
     ``exception`` holds a traceback.
     """
 
@@ -97,6 +104,10 @@ class JsonFormatter(logging.Formatter):
         if job := current_job.get():
             entry["job_id"] = job.id
             entry["elapsed"] = round(max(0.0, record.created - job.accepted_at), 3)
+        if request := (job and job.request) or current_request.get():
+            entry["request_id"] = request.id
+            if request.client_id is not None:
+                entry["client_request_id"] = _safe(request.client_id)
         if record.exc_info:
             trace = without_queries(self.formatException(record.exc_info))
             entry["exception"] = "\n".join(map(printable, trace.split("\n")))

@@ -26,6 +26,7 @@ from app.edge.middleware import (
     ResponseEvents,
     SecurityHeaders,
 )
+from app.edge.request_ids import RequestIds
 from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
 from app.jobs.sync_requests import GRACE_SECONDS
@@ -124,6 +125,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     app.add_middleware(RequestTargets)
     app.add_middleware(ResponseEvents, emit=service.emit)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestIds)
 
 
 def _parts(service: Service) -> Parts:

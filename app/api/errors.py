@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.domain import errors
+from app.domain.log_context import CurrentRequest, current_request
 from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ def envelope(
 ) -> JSONResponse:
     """Return ``{"error": {…}}`` with its headers; ``retry_after`` is in seconds.
 
-    OpenAI's SDKs retry every 5xx, so a 5xx without ``retry_after`` says that a retry is pointless.
+    OpenAI's SDKs retry every 5xx, so a 5xx without ``retry_after`` says that a retry is pointless. A response that is
+    sent before there is a request gets an id of its own.
     """
-    headers = {}
+    headers = {"x-request-id": (current_request.get() or CurrentRequest()).id}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -25,7 +25,7 @@ from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull, UnknownModel
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
-from app.domain.log_context import CurrentJob, logging_for
+from app.domain.log_context import CurrentJob, CurrentRequest, current_request, logging_for
 from app.domain.transcript import Task
 from app.jobs import transitions
 
@@ -108,6 +108,7 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
     The transcription of a client that disconnects goes on for a while, in case the client repeats its request.
     """
     length = content_length(request.headers)
+    started = time.monotonic()
     async with jobs.sync_requests.waiting(job, content_length=length) as sync_request:
         disconnect = asyncio.create_task(wait_for_disconnect(request.receive), name=f"client of {job.id}")
         try:
@@ -121,6 +122,7 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
             else:
                 ended = jobs.store.get(job.id).job  # with the warnings of its transcript
                 response = await transcript_response(jobs.spool, ended, ended.rendering)
+            response.headers["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
             sync_request.responded = True
             return response
         finally:
@@ -275,9 +277,10 @@ def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:
 
 
 def _log_acceptance(job: Job, *, key_name: str) -> None:
-    """Log which API key the job came with; nothing without keys."""
-    if not key_name:
-        return
+    """Log which request the job came with, the id that its client gave it, and its API key, if any."""
     kind = "Request" if job.synchronous else "Job"
+    request = current_request.get() or CurrentRequest()
+    client_id = "" if request.client_id is None else f" (client's id {request.client_id})"
+    key = f", key {key_name}" if key_name else ""
     with logging_for(CurrentJob(job.id, job.accepted_at)):
-        logger.info("📨 %s %s accepted, key %s", kind, job.id, key_name)
+        logger.info("📨 %s %s accepted%s, %s%s", kind, job.id, key, request.id, client_id)

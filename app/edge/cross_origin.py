@@ -38,6 +38,12 @@ _EXPOSED_HEADERS: Final = (
     "ETag",
     "Location",
     "Retry-After",
+    "X-Client-Request-Id",
+    "openai-processing-ms",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-request-id",
     "x-should-retry",
 )
 

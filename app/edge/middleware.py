@@ -22,9 +22,10 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from app.api.arriving_files import body_too_large
 from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES
-from app.domain.errors import BodyTooLarge, InvalidTicket, TooManyRequests, Unauthorized
+from app.domain.errors import BodyTooLarge, InvalidRequest, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
-from app.edge.rate_limit import RateLimiter, network_key
+from app.edge.rate_limit import RateLimiter, duration, network_key
+from app.edge.request_ids import check_client_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from app.domain.access import ApiKey, ApiKeys, Rate, TrustedProxies
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
+    from app.edge.rate_limit import Allowance
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +86,12 @@ class RequestLimits:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})
+        if self._limiter is not None:
+            send = partial(_send_with_allowance, send, scope)
         try:
             self._check(scope)
-        except (Unauthorized, BodyTooLarge, TooManyRequests) as exc:
+        except (Unauthorized, BodyTooLarge, TooManyRequests, InvalidRequest) as exc:
             await error_response(exc)(scope, receive, send)
             return
         with self._concurrency.counted(_address(scope)) as is_allowed:
@@ -98,19 +103,20 @@ class RequestLimits:
     def _check(self, scope: Scope) -> None:
         """Set the owner of the request, and raise if it is not allowed."""
         headers = Headers(scope=scope)
-        state = scope.setdefault("state", {})
+        state = scope["state"]
         state["owner"] = state["key_name"] = ""
         if not self._keys or scope["path"] in _OPEN_PATHS:
-            self._check_rate(network_key(_address(scope)))
+            self._check_rate(scope, network_key(_address(scope)))
         else:
             try:
                 key = self._key_of_ticket(scope, headers) or self._authenticate(headers)
             except Unauthorized:
                 self._rejections.add(_address(scope))
-                self._check_rate(network_key(_address(scope)))
+                self._check_rate(scope, network_key(_address(scope)))
                 raise
-            self._check_rate(key.fingerprint)
+            self._check_rate(scope, key.fingerprint)
             state["owner"], state["key_name"] = key.fingerprint, key.name
+        check_client_request_id(headers)
         self._check_length(headers)
 
     def _authenticate(self, headers: Headers) -> ApiKey:
@@ -134,8 +140,12 @@ class RequestLimits:
             "/v1/jobs/<job_id>/audio/ticket, or send an API key."
         )
 
-    def _check_rate(self, key: str) -> None:
-        if self._limiter is None or not (wait := self._limiter.wait_seconds(key)):
+    def _check_rate(self, scope: Scope, key: str) -> None:
+        if self._limiter is None:
+            return
+        wait = self._limiter.wait_seconds(key)
+        scope["state"]["allowance"] = self._limiter.allowance(key)
+        if not wait:
             return
         raise TooManyRequests(
             f"Too many requests: RATE_LIMIT allows {self._limiter.rate}. Retry after the time in the header "
@@ -147,6 +157,17 @@ class RequestLimits:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_upload_bytes + FORM_OVERHEAD_BYTES:
             raise body_too_large(self._max_upload_bytes)
+
+
+async def _send_with_allowance(send: Send, scope: Scope, message: Message) -> None:
+    """Send what is left of the rate, in OpenAI's headers."""
+    if message["type"] == "http.response.start":
+        allowance: Allowance = scope["state"]["allowance"]
+        headers = MutableHeaders(scope=message)
+        headers["x-ratelimit-limit-requests"] = str(allowance.limit)
+        headers["x-ratelimit-remaining-requests"] = str(allowance.remaining)
+        headers["x-ratelimit-reset-requests"] = duration(allowance.reset_seconds)
+    await send(message)
 
 
 class ConcurrencyLimit:

@@ -8,8 +8,10 @@ loop: 0.95 ms for 10,000 of them, 16 ms for 100,000.)
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 
 #: The most keys to remember. Beyond it the one that was seen longest ago is forgotten.
 MAX_KEYS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The requests that a key can send: ``limit`` at most, ``remaining`` now, and ``limit`` in ``reset_seconds``."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
 
 
 class RateLimiter:
@@ -41,6 +52,13 @@ class RateLimiter:
         self._forget(now)
         return 0.0
 
+    def allowance(self, key: str) -> Allowance:
+        """Return what is left to a key."""
+        now = self._now()
+        reset_seconds = max(0.0, self._free_at.get(key, now) - now)
+        remaining = math.floor((self.rate.seconds - reset_seconds) / self._interval + 1e-9)
+        return Allowance(self.rate.requests, max(0, remaining), reset_seconds)
+
     def _forget(self, now: float) -> None:
         """Forget up to two keys that were seen longest ago, if they have their full allowance or are too many."""
         for _ in range(2):
@@ -48,6 +66,20 @@ class RateLimiter:
             if self._free_at[oldest] > now and len(self._free_at) <= MAX_KEYS:
                 return
             del self._free_at[oldest]
+
+
+def duration(seconds: float) -> str:
+    """Return a time as OpenAI's headers write it, rounded up to milliseconds: 0s, 20ms, 8.64s, 6m0s or 1h0m0s.
+
+    That is the form of Go's ``time.Duration``.
+    """
+    milliseconds = math.ceil(seconds * 1000 - 1e-6)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours}h"] * bool(hours) + [f"{minutes}m"] * bool(hours or minutes)
+    return "".join([*parts, f"{milliseconds / 1000:g}s"])
 
 
 def network_key(address: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 from app.domain.access import Rate, TrustedProxies
 from app.edge import rate_limit as rates
 from app.edge.middleware import ConcurrencyLimit
-from app.edge.rate_limit import RateLimiter, network_key
+from app.edge.rate_limit import Allowance, RateLimiter, duration, network_key
 from tests.api.test_keys_and_limits import bearer
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import httpx
 
     from app.transcription.whisper import WhisperModel
     from tests.support.held_model import Held
@@ -79,6 +82,51 @@ def test_oldest_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         time.seconds += 61
         limiter.wait_seconds("b")
     assert len(limiter._free_at) == 1
+
+
+def test_allowance_shrinks_with_each_request_and_comes_back() -> None:
+    time = Time()
+    limiter = RateLimiter(Rate(3, 60), now=time)
+    assert limiter.allowance("a") == Allowance(3, 3, 0.0)
+    for remaining in (2, 1, 0, 0):
+        limiter.wait_seconds("a")
+        assert limiter.allowance("a").remaining == remaining
+    assert limiter.allowance("a").reset_seconds == pytest.approx(60)
+    time.seconds = 20
+    assert limiter.allowance("a").remaining == 1
+    time.seconds = 60
+    assert limiter.allowance("a") == Allowance(3, 3, 0.0)
+
+
+@given(st.integers(1, 50), st.floats(0.1, 1000), st.lists(st.floats(0, 50), min_size=1, max_size=60))
+def test_remaining_requests_are_allowed_and_no_more(requests: int, seconds: float, pauses: list[float]) -> None:
+    time = Time()
+    limiter = RateLimiter(Rate(requests, seconds), now=time)
+    for pause in pauses:
+        time.seconds += pause
+        remaining = limiter.allowance("a").remaining
+        assert (limiter.wait_seconds("a") == 0) == (remaining > 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.0004, "1ms"),
+        (0.02, "20ms"),
+        (0.9999, "1s"),
+        (1, "1s"),
+        (8.64, "8.64s"),
+        (59.9994, "1m0s"),
+        (72.5, "1m12.5s"),
+        (360, "6m0s"),
+        (3600, "1h0m0s"),
+        (86400, "24h0m0s"),
+        (3725.001, "1h2m5.001s"),
+    ],
+)
+def test_duration_is_written_as_in_openais_headers(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -152,6 +200,27 @@ async def test_key_over_its_rate_gets_429_and_other_keys_do_not(tmp_path: Path, 
         assert rejected.headers["retry-after"] == "120"
         assert (await running.client.get("/v1/jobs", headers=bearer("beta"))).status_code == 200
         assert (await running.client.get("/health")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_headers_say_what_is_left_of_the_rate(tmp_path: Path, model: WhisperModel) -> None:
+    def allowance(response: httpx.Response) -> dict[str, str]:
+        prefix = "x-ratelimit-"
+        return {name.removeprefix(prefix): text for name, text in response.headers.items() if name.startswith(prefix)}
+
+    async with serving(tmp_path / "data", lambda: model, api_keys="alpha,beta", rate_limit="2/hour") as running:
+        seen = [allowance(await running.client.get("/v1/none", headers=bearer("alpha"))) for _ in range(3)]
+        assert [headers["remaining-requests"] for headers in seen] == ["1", "0", "0"]
+        assert {headers["limit-requests"] for headers in seen} == {"2"}
+        resets = [re.fullmatch(r"(?:1h0m|(\d+)m)[\d.]+s", headers["reset-requests"]) for headers in seen]
+        assert [(int(reset[1] or 60) + 1) // 30 for reset in resets if reset] == [1, 2, 2]
+        other = allowance(await running.client.get("/v1/models", headers=bearer("beta")))
+        assert other["remaining-requests"] == "1"
+        wrong = allowance(await running.client.get("/v1/models", headers=bearer("wrong")))
+        assert wrong["remaining-requests"] == "1"  # of its address
+        assert allowance(await running.client.get("/health")) == {}
+    async with serving(tmp_path / "other", lambda: model) as running:
+        assert allowance(await running.client.get("/v1/models")) == {}
 
 
 @pytest.mark.anyio
