@@ -79,12 +79,12 @@ async def test_models_are_never_named_by_their_paths(tmp_path: Path, model: Whis
     assert transcribed.status_code == 200
 
 
-async def test_abilities_of_a_model_are_absent_until_it_is_loaded(tmp_path: Path, model: WhisperModel) -> None:
+async def test_abilities_of_a_model_are_absent_until_it_has_been_loaded(tmp_path: Path, model: WhisperModel) -> None:
     settings: dict[str, Any] = {"whisper_model": "demo", "whisper_models": "small"}
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
         models = (await running.client.get("/v1/server")).json()["models"]
         assert models[1] == {"id": "small", "is_default": False}
         registry = running.service.pool.model_registry
-        registry.update("small", replace(registry.find("small"), loaded=True))
+        registry.update("small", replace(registry.find("small"), is_known=True))
         models = (await running.client.get("/v1/server")).json()["models"]
         assert set(models[1]) == {"id", "is_default", "multilingual", "can_translate", "languages"}
