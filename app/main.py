@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app import __version__, metrics
-from app.api import docs_page, edits, errors, events, health, jobs, models, openapi, recordings, server, transcriptions
+from app.api import (
+    docs_page,
+    edits,
+    errors,
+    events,
+    health,
+    jobs,
+    models,
+    openapi,
+    recordings,
+    server,
+    transcriptions,
+    usage,
+)
 from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
 from app.api.events import EventFeed
 from app.api.submission import SubmissionReader
@@ -88,7 +101,7 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, jobs, edits, recordings, events, models, server, health, *pages):
+    for module in (transcriptions, jobs, edits, recordings, events, models, usage, server, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)
@@ -107,6 +120,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     app.add_middleware(
         RequestLimits,
         keys=settings.api_keys,
+        metrics_keys=settings.metrics_key,
         rate=settings.rate_limit,
         max_upload_bytes=settings.max_upload_bytes,
         concurrency=ConcurrencyLimit(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
@@ -163,6 +177,7 @@ def _parts(service: Service) -> Parts:
         tickets=service.tickets,
         limits=ServerLimits(
             requires_key=bool(settings.api_keys),
+            key_names={key.fingerprint: key.name for key in settings.api_keys if key.is_named},
             max_upload_bytes=settings.max_upload_bytes,
             max_audio_seconds=settings.max_audio_seconds,
             retention_seconds=settings.job_retention_seconds,

@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     metrics_key: Annotated[ApiKeys, NoDecode] = Field(
         ApiKeys(),
         repr=False,
-        description="Comma-separated keys for `/metrics`, in the same form. Empty leaves `/metrics` open; `/health` "
-        "is always open.",
+        description="Comma-separated keys for `/metrics` and for the usage of all API keys, in the same form. Empty "
+        "leaves `/metrics` open; `/health` is always open.",
     )
     cors_allowed_origins: Annotated[AllowedOrigins, NoDecode] = Field(
         AllowedOrigins(),

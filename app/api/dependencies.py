@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from app.api.events import EventFeed
     from app.api.submission import SubmissionReader
@@ -70,9 +70,13 @@ class MetricsPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """The limits of a server that its clients can read. Times are in seconds."""
+    """The limits of a server that its clients can read. Times are in seconds.
+
+    ``key_names`` has the names of API keys by their fingerprints.
+    """
 
     requires_key: bool
+    key_names: Mapping[str, str]
     max_upload_bytes: int
     max_audio_seconds: float
     retention_seconds: float

@@ -362,6 +362,33 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class TranscriptionUsage(TypedDict):
+    object: Literal["organization.usage.audio_transcriptions.result"]
+    seconds: Annotated[int, Field(description="Seconds of audio.", examples=[3600])]
+    num_model_requests: Annotated[int, Field(description="Jobs and synchronous requests.", examples=[12])]
+    project_id: None
+    user_id: None
+    api_key_id: Annotated[
+        str | None,
+        Field(description="With `group_by=api_key_id`: the name of the key in the settings, or its fingerprint."),
+    ]
+    model: Annotated[str | None, Field(description="With `group_by=model`.")]
+
+
+class UsageBucket(TypedDict):
+    object: Literal["bucket"]
+    start_time: Annotated[int, Field(description="The beginning of a day in UTC, in Unix time.", examples=[1789948800])]
+    end_time: int
+    results: list[TranscriptionUsage]
+
+
+class UsagePage(TypedDict):
+    object: Literal["page"]
+    data: list[UsageBucket]
+    has_more: bool
+    next_page: Annotated[str | None, Field(description="What to send as `page`, if there is more.")]
+
+
 class RetentionSeconds(TypedDict):
     default: Annotated[float, Field(description="How long a finished job is kept.", examples=[3600.0])]
     max: Annotated[float, Field(description="The longest time that a job can be kept.", examples=[3600.0])]
@@ -478,6 +505,7 @@ _AnyBody = (
     | CorrectedTranscript
     | Model
     | ModelList
+    | UsagePage
     | Server
     | HealthReport
     | Readiness

@@ -54,6 +54,11 @@ class ApiKey:
     is_short: bool = False
 
     @property
+    def is_named(self) -> bool:
+        """True if the settings give the key a name, which is not its position then."""
+        return not self.name.startswith("#")
+
+    @property
     def fingerprint(self) -> str:
         """The first 16 hexadecimal digits of the digest, which jobs keep as their owner."""
         return self.digest.hex()[:16]

@@ -22,6 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from app.api.arriving_files import body_too_large
 from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES
+from app.domain.access import ApiKeys
 from app.domain.errors import BodyTooLarge, InvalidRequest, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, duration, network_key
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from app.domain.access import ApiKey, ApiKeys, Rate, TrustedProxies
+    from app.domain.access import ApiKey, Rate, TrustedProxies
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
     from app.edge.rate_limit import Allowance
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: Paths of the API that can be asked before a key is known.
 _OPEN_PATHS: Final = frozenset({"/v1/server"})
+#: The beginning of paths for which the keys in METRICS_KEY are valid too.
+_USAGE_PATHS: Final = "/v1/organization/usage/"
 #: The only path that can be requested with a ticket instead of a key.
 _TICKETED_PATH: Final = re.compile("/v1/jobs/(?P<job_id>[^/]+)/audio")
 _ABSOLUTE_FORM: Final = re.compile("https?://", re.IGNORECASE)
@@ -69,6 +72,7 @@ class RequestLimits:
         app: ASGIApp,
         *,
         keys: ApiKeys,
+        metrics_keys: ApiKeys,
         rate: Rate | None,
         max_upload_bytes: int,
         concurrency: ConcurrencyLimit,
@@ -76,6 +80,7 @@ class RequestLimits:
     ) -> None:
         self._app = app
         self._keys = keys
+        self._usage_keys = ApiKeys((*metrics_keys, *keys))
         self._tickets = tickets
         self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
@@ -109,7 +114,7 @@ class RequestLimits:
             self._check_rate(scope, network_key(_address(scope)))
         else:
             try:
-                key = self._key_of_ticket(scope, headers) or self._authenticate(headers)
+                key = self._key_of_ticket(scope, headers) or self._authenticate(scope, headers)
             except Unauthorized:
                 self._rejections.add(_address(scope))
                 self._check_rate(scope, network_key(_address(scope)))
@@ -119,8 +124,9 @@ class RequestLimits:
         check_client_request_id(headers)
         self._check_length(headers)
 
-    def _authenticate(self, headers: Headers) -> ApiKey:
-        return self._keys.authenticate(_authorization(headers), setting="API_KEYS")
+    def _authenticate(self, scope: Scope, headers: Headers) -> ApiKey:
+        keys = self._usage_keys if scope["path"].startswith(_USAGE_PATHS) else self._keys
+        return keys.authenticate(_authorization(headers), setting="API_KEYS")
 
     def _key_of_ticket(self, scope: Scope, headers: Headers) -> ApiKey | None:
         """Return the key that a ticket stands for, or None if the request has none, or an API key of its own.

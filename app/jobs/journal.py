@@ -1,4 +1,4 @@
-"""The journal: the durable value of every background job, in a SQLite database.
+"""The journal: the durable value of every background job, and usage, in a SQLite database.
 
 One thread writes, and commits together whatever has come together. With ``synchronous=FULL`` a commit is on the disk
 before its caller continues. Erased secrets are overwritten (``secure_delete``); their copies in the write-ahead log go
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -24,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
 from app.domain.job import Job
+from app.domain.usage import Usage, UsageKey
 from app.jobs.space import disk_full
 from app.jobs.spool import sync_folder
 
@@ -34,15 +36,29 @@ if TYPE_CHECKING:
     from app.jobs.service_clock import ServiceClock
 
 
+logger = logging.getLogger(__name__)
+
 _VERSION: Final = 2
 _SCHEMA: Final = """
     CREATE TABLE jobs (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL) STRICT;
     CREATE TABLE service_clock (one INTEGER PRIMARY KEY CHECK (one = 1), seconds REAL NOT NULL) STRICT;
 """
+#: Added later. Versions that don't know the table leave it alone, so it needs no version of its own.
+_USAGE_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS usage (
+        day INTEGER NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL,
+        seconds REAL NOT NULL, requests INTEGER NOT NULL,
+        PRIMARY KEY (day, owner, model)
+    ) STRICT, WITHOUT ROWID
+"""
 _WRITE: Final = "INSERT INTO jobs (id, job) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET job = excluded.job"
 _DELETE: Final = "DELETE FROM jobs WHERE id = ?"
 _SAVE_CLOCK: Final = (
     "INSERT INTO service_clock (one, seconds) VALUES (1, ?) ON CONFLICT DO UPDATE SET seconds = excluded.seconds"
+)
+_ADD_USAGE: Final = (
+    "INSERT INTO usage (day, owner, model, seconds, requests) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+    "seconds = seconds + excluded.seconds, requests = requests + excluded.requests"
 )
 #: The number of changes that share a commit, at most.
 _MAX_BATCH: Final = 512
@@ -58,10 +74,9 @@ _NEARLY_FULL_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A statement with its values, and a future that is resolved once it is durable."""
+    """Statements with their values, and a future that is resolved once all of them are durable."""
 
-    statement: str
-    values: tuple[Any, ...]
+    statements: tuple[tuple[str, tuple[Any, ...]], ...]
     durable: Future[None] = field(default_factory=Future)
 
 
@@ -85,6 +100,8 @@ class Journal:
         self._since_checkpoint = 0
         self._checkpoint_at = time.monotonic()
         self.transactions = 0
+        #: The usage that the journal had when it was opened.
+        self.usage: Sequence[tuple[UsageKey, Usage]] = ()
 
     def open(self) -> Sequence[Job]:
         """Open the journal and return its jobs in the order of acceptance; continue its service clock. Blocks.
@@ -132,6 +149,7 @@ class Journal:
             sync_folder(self._path.parent)
         elif version == 1:
             self._upgrade_from_1(connection)
+        connection.execute(_USAGE_SCHEMA)
 
     def _upgrade_from_1(self, connection: sqlite3.Connection) -> None:
         """Rewrite a journal of version 1, in one transaction."""
@@ -154,24 +172,38 @@ class Journal:
     def _read(self, connection: sqlite3.Connection) -> list[Job]:
         for (seconds,) in connection.execute("SELECT seconds FROM service_clock"):
             self._service_clock.continue_from(seconds)
+        self.usage = tuple(
+            (UsageKey(day, owner, model), Usage(seconds, requests))
+            for day, owner, model, seconds, requests in connection.execute("SELECT * FROM usage")
+        )
         return [self._jobs.validate_json(job) for (job,) in connection.execute("SELECT job FROM jobs ORDER BY number")]
 
-    async def write(self, job: Job) -> None:
-        """Write a job, and return once this value would survive a power failure.
+    async def write(self, job: Job, used: tuple[UsageKey, Usage] | None = None) -> None:
+        """Write a job, and return once this value would survive a power failure. Usage is added in the same commit.
 
         Raises:
             DiskFull: there is no space for it; it was not written.
             JournalFailed: it could not be written for another reason.
         """
-        await self._durably(_Change(_WRITE, (job.id, self._written(job))))
+        usage = () if used is None else (_added(*used),)
+        await self._durably(_Change(((_WRITE, (job.id, self._written(job))), *usage)))
+
+    def add_usage(self, key: UsageKey, usage: Usage) -> None:
+        """Add usage with the next commit, without waiting for it. It is lost if the process is killed before."""
+        with self._submitting:
+            if self._writer is None:
+                return
+            change = _Change((_added(key, usage),))
+            change.durable.add_done_callback(_log_lost_usage)
+            self._changes.put(change)
 
     async def delete(self, job_id: str) -> None:
         """Delete a job for good, with the same errors."""
-        await self._durably(_Change(_DELETE, (job_id,)))
+        await self._durably(_Change(((_DELETE, (job_id,)),)))
 
     async def save_service_clock(self) -> None:
         """Write the service clock, with the same errors; every commit does that too."""
-        await self._durably(_Change(_SAVE_CLOCK, (self._service_clock.seconds,)))
+        await self._durably(_Change(((_SAVE_CLOCK, (self._service_clock.seconds,)),)))
 
     def close(self) -> None:
         """Write everything that is still to be written, and leave no erased secret in the files. Blocks."""
@@ -179,7 +211,7 @@ class Journal:
             writer, self._writer = self._writer, None
             if writer is None or self._connection is None:
                 return
-            self._changes.put(_Change(_SAVE_CLOCK, (self._service_clock.seconds,)))
+            self._changes.put(_Change(((_SAVE_CLOCK, (self._service_clock.seconds,)),)))
             self._changes.put(None)
         writer.join()
         self._connection.close()
@@ -224,7 +256,8 @@ class Journal:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for change in changes:
-                connection.execute(change.statement, change.values)
+                for statement, values in change.statements:
+                    connection.execute(statement, values)
             connection.execute(_SAVE_CLOCK, (self._service_clock.seconds,))
             connection.execute("COMMIT")
         except sqlite3.Error as exc:
@@ -278,6 +311,15 @@ _RENAMED_SINCE_1: Final = {
     "notification": "webhook_delivery",
     "ended_uptime": "ended_service_seconds",
 }
+
+
+def _added(key: UsageKey, usage: Usage) -> tuple[str, tuple[Any, ...]]:
+    return _ADD_USAGE, (key.day, key.owner, key.model, usage.seconds, usage.requests)
+
+
+def _log_lost_usage(durable: Future[None]) -> None:
+    if (error := durable.exception()) is not None:
+        logger.warning("⚠️ The usage of a request was not recorded: %s", error)
 
 
 def _resolve(future: Future[None], error: Exception | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
@@ -17,9 +18,11 @@ from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, UnknownJob
 from app.domain.events import JobAccepted, JobEnded, JobForgotten, JobStarted, discard_event
 from app.domain.job import JobStatus, LiveJob
+from app.domain.usage import DAY_SECONDS, Usage, UsageKey
 from app.jobs.changes import ChangeLog
 from app.jobs.registry import ALL_JOBS, Registry
 from app.jobs.subscriptions import JobSubscriptions
+from app.jobs.usage import UsageLedger
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -58,6 +61,7 @@ class JobStore:
         self._registry = registry or Registry()
         self._subscriptions = subscriptions or JobSubscriptions()
         self._changes = changes or ChangeLog()
+        self.usage = UsageLedger()
         self._emit = emit
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -69,7 +73,9 @@ class JobStore:
         Raises:
             ServiceError: the journal can't be used.
         """
-        return self._journal.open()
+        jobs = self._journal.open()
+        self.usage.restore(self._journal.usage)
+        return jobs
 
     def close(self) -> None:
         """Write everything that is still to be written and close the journal. Blocks."""
@@ -226,8 +232,13 @@ class JobStore:
             if job is live.job:
                 return live
             job = replace(job, revision=live.revision + 1)
+            used = _used(job) if job.has_result and not live.job.has_result else None
             if not job.synchronous:
-                await self._journal.write(job)
+                await self._journal.write(job, used)
+            elif used is not None:
+                self._journal.add_usage(*used)
+            if used is not None:
+                self.usage.add(*used)
             before, after = self._registry.update(job_id, LiveJob.with_job, job)
             self._announce(before, after)
             return after
@@ -259,3 +270,9 @@ class JobStore:
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
+
+
+def _used(job: Job) -> tuple[UsageKey, Usage]:
+    """Return what a job has used, now that it has a result."""
+    key = UsageKey(day=int(time.time()) // DAY_SECONDS, owner=job.owner, model=job.model)
+    return key, Usage(job.audio_duration or 0.0, 1)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
 from app.domain.formats import Rendering
 from app.domain.job import Delivery, Job, JobStatus, Upload, Webhook
+from app.domain.usage import Usage, UsageKey
 from app.jobs.journal import Journal
 from tests.domain.strategies import NUMBERS, TEXTS
 from tests.jobs.rig import a_job
@@ -108,6 +109,60 @@ def test_journal_may_be_closed_twice_and_before_it_was_opened(journal: Journal) 
     journal.open()
     journal.close()
     journal.close()
+
+
+# Usage.
+
+USED: Final = (UsageKey(day=20_000, owner="f00d", model="small"), Usage(61.5, 1))
+
+
+def test_usage_is_added_up_and_survives_a_restart(path: Path) -> None:
+    other = replace(USED[0], model="tiny")
+    with opened(path) as (journal, _):
+        assert list(journal.usage) == []
+        asyncio.run(journal.write(a_job(), USED))
+        journal.add_usage(*USED)
+        journal.add_usage(other, Usage(2.5, 1))
+    with opened(path) as (journal, jobs):
+        assert len(jobs) == 1
+        assert dict(journal.usage) == {USED[0]: Usage(123.0, 2), other: Usage(2.5, 1)}
+
+
+def test_usage_is_committed_together_with_its_job(path: Path) -> None:
+    with opened(path) as (journal, _):
+        job = a_job()
+        write(journal, job)
+        before = journal.transactions
+        asyncio.run(journal.write(replace(job, starts=1), USED))
+        assert journal.transactions == before + 1
+
+
+def test_usage_after_the_end_is_ignored(path: Path) -> None:
+    with opened(path) as (journal, _):
+        pass
+    journal.add_usage(*USED)
+    with opened(path) as (journal, _):
+        assert list(journal.usage) == []
+
+
+def test_usage_that_cannot_be_written_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(path) as (journal, _):
+        assert journal._connection is not None
+        journal._connection.execute("DROP TABLE usage")
+        journal.add_usage(*USED)
+    assert "The usage of a request was not recorded: The journal" in caplog.text
+
+
+def test_journal_without_usage_gets_the_table(path: Path) -> None:
+    with opened(path) as (journal, _):
+        write(journal, a_job())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE usage")
+    with opened(path) as (journal, jobs):
+        assert len(jobs) == 1
+        journal.add_usage(*USED)
+    with opened(path) as (journal, _):
+        assert dict(journal.usage) == dict([USED])
 
 
 # Stored values.

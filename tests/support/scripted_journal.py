@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.domain.job import Job
+    from app.domain.usage import Usage, UsageKey
 
 
 class ScriptedJournal(Journal):
     """A journal without a file.
 
     ``changes`` is everything that was written, in order, with None for a job that was deleted; ``kept`` is the last
-    value of each job. While the journal is held, changes wait, and ``arrived`` is set once one does. ``failures`` are
-    raised one after another, before anything is kept.
+    value of each job; ``used`` is all usage that was added. While the journal is held, changes wait, and ``arrived`` is
+    set once one does. ``failures`` are raised one after another, before anything is kept.
     """
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull), ServiceClock())
         self.changes: list[tuple[str, Job | None]] = []
         self.kept: dict[str, Job] = {}
+        self.used: list[tuple[UsageKey, Usage]] = []
         self.failures: deque[Exception] = deque()
         self.arrived = asyncio.Event()
         self._held: Callable[[Job | None], bool] | None = None
@@ -52,10 +54,15 @@ class ScriptedJournal(Journal):
     def open(self) -> Sequence[Job]:
         return tuple(self.kept.values())
 
-    async def write(self, job: Job) -> None:
+    async def write(self, job: Job, used: tuple[UsageKey, Usage] | None = None) -> None:
         await self._take(job)
+        if used is not None:
+            self.used.append(used)
         self.changes.append((job.id, job))
         self.kept[job.id] = job
+
+    def add_usage(self, key: UsageKey, usage: Usage) -> None:
+        self.used.append((key, usage))
 
     async def delete(self, job_id: str) -> None:
         await self._take(None)

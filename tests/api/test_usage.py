@@ -1,0 +1,141 @@
+"""``/v1/organization/usage/audio_transcriptions``: seconds of audio and requests by day, read with OpenAI's client."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from app.domain.usage import DAY_SECONDS, Usage, UsageKey
+from tests.api.test_keys_and_limits import bearer
+from tests.support.program import program
+from tests.support.service import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from openai.types.admin.organization import UsageAudioTranscriptionsResponse
+
+    from app.transcription.whisper import WhisperModel
+    from tests.support.service import Running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+
+PATH = "/v1/organization/usage/audio_transcriptions"
+KEYS: dict[str, Any] = {"api_keys": "ann:alpha-0123456789,beta-0123456789", "metrics_key": "operator-0123456789"}
+#: The first 16 digits of the SHA-256 of beta-0123456789.
+BETA = "50a161ba16171602"
+TODAY = int(time.time()) // DAY_SECONDS
+
+
+@asynccontextmanager
+async def usage_of(running: Running, key: str = "any") -> AsyncIterator[Any]:
+    """Yield the method of OpenAI's client that asks for usage."""
+    url = f"{running.address}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, admin_api_key=key, max_retries=0) as client:
+        yield client.admin.organization.usage.audio_transcriptions
+
+
+def counted(page: UsageAudioTranscriptionsResponse) -> list[list[tuple[Any, ...]]]:
+    """Return the results of each bucket: the key, the model, the seconds and the requests."""
+    return [
+        [
+            (result.api_key_id, result.model, result.seconds, result.num_model_requests)
+            for result in bucket.results
+            if result.object == "organization.usage.audio_transcriptions.result"
+        ]
+        for bucket in page.data
+    ]
+
+
+@pytest.mark.smoke
+async def test_requests_and_jobs_are_counted_and_survive_a_restart(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    start = int(time.time())
+    async with serving(tmp_path / "data", lambda: model) as running:
+        await running.transcribe(samples / "hello.wav")
+        await running.transcribe(samples / "hello.wav", stream=True)
+        await running.finished(await running.submit(samples / "hello.wav", stored_output=True))
+        assert (await running.transcribe(samples / "hello.wav", temperature="7")).status_code == 400
+        async with usage_of(running) as usage:
+            page = await usage(start_time=start, group_by=["model"])
+        (transcript,) = {key.model for key in running.service.jobs.store.usage._usage}
+        assert transcript == "demo"
+        assert (page.object, page.has_more, page.next_page) == ("page", False, None)
+        assert page.data[0].start_time <= start < page.data[0].end_time
+        results = [result for bucket in counted(page) for result in bucket]
+        assert sum(result[3] for result in results) == 3
+        assert sum(result[2] for result in results) == pytest.approx(3 * 6, abs=3)
+    async with serving(tmp_path / "data", lambda: model) as running, usage_of(running) as usage:
+        assert counted(await usage(start_time=start, group_by=["model"])) == counted(page)
+
+
+def test_usage_of_a_job_is_counted_once_although_the_process_is_killed(tmp_path: Path, samples: Path) -> None:
+    with program(tmp_path) as running:
+        running.until_ready()
+        running.until(running.submit(samples / "hello.wav", stored_output="true"), "completed")
+        running.kill()
+    with program(tmp_path) as running:
+        running.until_ready()
+        days = running.client.get(PATH, params={"start_time": (TODAY - 1) * DAY_SECONDS}).json()["data"]
+        assert [result["num_model_requests"] for day in days for result in day["results"]] == [1]
+
+
+async def test_key_sees_its_own_usage_and_the_operator_all(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model, **KEYS) as running:
+        ledger = running.service.jobs.store.usage
+        ann = next(iter(running.service.settings.api_keys)).fingerprint
+        for owner, name, seconds in ((ann, "small", 10.4), (ann, "tiny", 20.4), (BETA, "small", 40.0)):
+            ledger.add(UsageKey(TODAY, owner, name), Usage(seconds, 1))
+        day: dict[str, Any] = {"start_time": TODAY * DAY_SECONDS, "end_time": (TODAY + 1) * DAY_SECONDS}
+        async with usage_of(running, "alpha-0123456789") as usage:
+            assert counted(await usage(**day)) == [[(None, None, 31, 2)]]
+            assert counted(await usage(**day, api_key_ids=[BETA])) == [[]]
+            assert counted(await usage(**day, group_by=["api_key_id", "model"])) == [
+                [("ann", "small", 10, 1), ("ann", "tiny", 20, 1)]
+            ]
+        async with usage_of(running, "operator-0123456789") as usage:
+            assert counted(await usage(**day)) == [[(None, None, 71, 3)]]
+            assert counted(await usage(**day, group_by=["api_key_id"])) == [[(BETA, None, 40, 1), ("ann", None, 31, 2)]]
+            assert counted(await usage(**day, models=["small"], api_key_ids=["ann"])) == [[(None, None, 10, 1)]]
+        for key, path in (("wrong", PATH), ("operator-0123456789", "/v1/jobs")):
+            response = await running.client.get(path, headers=bearer(key), params={"start_time": 0})
+            assert response.status_code == 401
+
+
+async def test_days_without_usage_are_there_and_pages_continue(tmp_path: Path, model: WhisperModel) -> None:
+    async with serving(tmp_path / "data", lambda: model) as running, usage_of(running) as usage:
+        running.service.jobs.store.usage.add(UsageKey(100, "", "small"), Usage(7.0, 2))
+        asked: dict[str, Any] = {"start_time": 98 * DAY_SECONDS + 5, "end_time": 103 * DAY_SECONDS, "limit": 2}
+        pages = [await usage(**asked)]
+        while pages[-1].has_more:
+            pages.append(await usage(**asked, page=pages[-1].next_page))
+        assert [counted(page) for page in pages] == [[[], []], [[(None, None, 7, 2)], []], [[]]]
+        starts = [bucket.start_time for page in pages for bucket in page.data]
+        assert starts == [day * DAY_SECONDS for day in range(98, 103)]
+        assert len((await usage(start_time=0)).data) == 7
+        assert (await usage(start_time=int(time.time()) + 10 * DAY_SECONDS)).data == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("", "start_time"),
+        ("start_time=x", "start_time"),
+        ("start_time=-1", "start_time"),
+        ("start_time=0&bucket_width=1h", "bucket_width"),
+        ("start_time=0&limit=32", "limit"),
+        ("start_time=0&group_by[]=size", "group_by"),
+        ("start_time=0&page=2", "page"),
+        ("start_time=0&project_ids[]=p", "project_ids"),
+        ("start_time=0&user_ids=u", "user_ids"),
+    ],
+)
+async def test_invalid_query_is_400_and_names_the_parameter(running: Running, query: str, param: str) -> None:
+    response = await running.client.get(f"{PATH}?{query}")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
