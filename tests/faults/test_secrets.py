@@ -43,7 +43,7 @@ _LONG_TIMEOUT: Final = {"UPLOAD_TIMEOUT_SECONDS": "60"}
 _ALL_FAULTS: Final = (*FAULTS, *SILENT_FAULTS)
 _CONSOLE_LINE: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S.*|    \| .*")
 _JSON_FIELDS: Final = {"time", "level", "logger", "message"}
-_MORE_JSON_FIELDS: Final = {"job_id", "elapsed", "exception"}
+_MORE_JSON_FIELDS: Final = {"job_id", "elapsed", "exception", "request_id", "client_request_id"}
 
 
 @pytest.mark.full(reason="runs the service through every fault")
