@@ -43,6 +43,7 @@ from app.edge.request_ids import RequestIds
 from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
 from app.jobs.sync_requests import GRACE_SECONDS
+from app.jobs.usage import Quotas
 from app.service import POOL_TIMEOUT_SECONDS, Service, model_choice
 from app.transcription.loading import load
 from app.web import page
@@ -158,6 +159,10 @@ def _parts(service: Service) -> Parts:
             subscriptions=jobs.subscriptions,
             segments=jobs.segments,
             sync_requests=service.sync_requests,
+            quotas=Quotas(
+                jobs.store.usage,
+                {key.fingerprint: key.quota_seconds for key in settings.api_keys if key.quota_seconds is not None},
+            ),
         ),
         reader=SubmissionReader(
             UrlRules(settings.url_allowed_hosts),

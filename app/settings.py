@@ -69,8 +69,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[ApiKeys, NoDecode] = Field(
         ApiKeys(),
         repr=False,
-        description="Comma-separated API keys, each a `key` or a `name:key`; names appear in logs. Every request must "
-        "send one. Empty disables authentication. Create a key with `openssl rand -hex 24`.",
+        description="Comma-separated API keys, each a `key`, a `name:key`, or a `name:key:seconds` with a limit on the "
+        "audio that is transcribed in a day (UTC); names appear in logs. Every request must send one. Empty disables "
+        "authentication. Create a key with `openssl rand -hex 24`.",
     )
     metrics_key: Annotated[ApiKeys, NoDecode] = Field(
         ApiKeys(),
@@ -381,6 +382,13 @@ class Settings(BaseSettings):
     @classmethod
     def _to_upper_case(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("metrics_key")
+    @classmethod
+    def _check_metrics_key(cls, value: ApiKeys) -> ApiKeys:
+        if any(key.quota_seconds is not None for key in value):
+            raise ValueError("must be keys or name:key entries: seconds of audio are for API_KEYS")
+        return value
 
     @field_validator("cors_allowed_origins")
     @classmethod

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.jobs.store import JobStore
     from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
     from app.jobs.sync_requests import SyncRequests
+    from app.jobs.usage import Quotas
     from app.transcription.pool import ModelPool
 
 
@@ -47,6 +48,7 @@ class JobParts:
     subscriptions: JobSubscriptions
     segments: SegmentSubscriptions
     sync_requests: SyncRequests
+    quotas: Quotas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ _RETRY_CONNECTION_SECONDS: Final = 5
 _RETRY_SHUTDOWN_SECONDS: Final = 10
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
+#: OpenAI's code, and type, for a quota.
+_INSUFFICIENT_QUOTA: Final = "insufficient_quota"
 #: Status and default ``code`` by class. The first class that matches counts, so subclasses stand before their bases.
 _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.UnknownModel, 404, "model_not_found"),
@@ -38,6 +40,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.InvalidTicket, 401, "invalid_ticket"),
     (errors.Unauthorized, 401, "invalid_api_key"),
     (errors.CrossOriginRequest, 403, "foreign_page"),
+    (errors.QuotaExceeded, 429, _INSUFFICIENT_QUOTA),
     (errors.QueueFull, 429, "queue_full"),
     (errors.TooManyRequests, 429, "rate_limit_exceeded"),
     (errors.ModelLoading, 503, "model_loading"),
@@ -76,13 +79,13 @@ def envelope(
 ) -> JSONResponse:
     """Return ``{"error": {…}}`` with its headers; ``retry_after`` is in seconds.
 
-    OpenAI's SDKs retry every 5xx, so a 5xx without ``retry_after`` says that a retry is pointless. A response that is
-    sent before there is a request gets an id of its own.
+    OpenAI's SDKs retry every 5xx and 429, so one without ``retry_after`` says that a retry is pointless. A response
+    that is sent before there is a request gets an id of its own.
     """
     headers = {"x-request-id": (current_request.get() or CurrentRequest()).id}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR or code == _INSUFFICIENT_QUOTA:
         headers["x-should-retry"] = "false"
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -90,7 +93,7 @@ def envelope(
     error: dict[str, Any] = {
         "message": without_queries(message),
         "param": param and without_queries(param),
-        "type": _error_type(status),
+        "type": code if code == _INSUFFICIENT_QUOTA else _error_type(status),
         "code": code,
     }
     return JSONResponse({"error": error}, status_code=status, headers=headers)

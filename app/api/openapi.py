@@ -121,7 +121,7 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
         "too_large",
     ),
     429: (
-        "The queue is full. Retry after the time in `Retry-After`.",
+        "The queue is full: retry after the time in `Retry-After`. Or the quota of the API key is used up.",
         "rate_limit_error",
         "The queue is full: 1000 requests are waiting and MAX_QUEUED_JOBS allows 1000. Try again later.",
         None,

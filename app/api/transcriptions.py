@@ -136,6 +136,7 @@ async def accept(request: Request, parts: Parts, task: Task, replay: Replay) -> 
     nothing behind.
     """
     jobs = parts.jobs
+    jobs.quotas.check(request.state.owner)
     key = idempotency_key(request.headers)
     job_id = str(uuid4())
     with ExitStack() as place:

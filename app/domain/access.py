@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _KEY_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
+#: An entry with a quota has two colons.
+_QUOTA: Final = re.compile(r"(?P<rest>[^:]*:[^:]*):(?P<seconds>[0-9]{1,9})")
 #: Shorter keys can be guessed.
 _SAFE_KEY_LENGTH: Final = 16
 
@@ -46,12 +48,14 @@ _MIN_SECRET_BYTES: Final = 16
 class ApiKey:
     """One API key, of which only the SHA-256 digest is kept.
 
-    ``name`` appears in logs. ``is_short`` is true if the key is short enough to be guessed.
+    ``name`` appears in logs. ``is_short`` is true if the key is short enough to be guessed. ``quota_seconds`` of audio
+    can be transcribed with it in a day; None means no limit.
     """
 
     name: str
     digest: bytes = field(repr=False)
     is_short: bool = False
+    quota_seconds: int | None = None
 
     @property
     def is_named(self) -> bool:
@@ -72,7 +76,7 @@ class ApiKeys:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse ``key`` or ``name:key`` entries separated by commas.
+        """Parse ``key``, ``name:key`` or ``name:key:seconds`` entries separated by commas.
 
         Raises:
             ValueError: an entry is malformed, or a key or a name occurs twice.
@@ -112,15 +116,21 @@ class ApiKeys:
 
 
 def _parse_key(entry: str, position: int) -> ApiKey:
-    name, colon, key = entry.rpartition(":")
+    quota = _QUOTA.fullmatch(entry)
+    name, colon, key = (entry if quota is None else quota["rest"]).rpartition(":")
     if colon and not _KEY_NAME.fullmatch(name):
         raise ValueError(
-            "must be keys or name:key entries separated by commas; a name has letters, digits, '.', '_' and '-', and a "
-            "key has no colon"
+            "must be key, name:key or name:key:seconds entries separated by commas; a name has letters, digits, '.', "
+            "'_' and '-', a key has no colon, and the seconds of audio a day are a whole number"
         )
     if not _KEY.fullmatch(key):
         raise ValueError("must be keys of printable ASCII characters without spaces, separated by commas")
-    return ApiKey(name or f"#{position}", _digest(key), is_short=len(key) < _SAFE_KEY_LENGTH)
+    return ApiKey(
+        name or f"#{position}",
+        _digest(key),
+        is_short=len(key) < _SAFE_KEY_LENGTH,
+        quota_seconds=None if quota is None else int(quota["seconds"]),
+    )
 
 
 def _digest(key: str) -> bytes:

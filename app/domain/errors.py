@@ -15,6 +15,7 @@
     * EditConflict            the transcript was edited meanwhile
   * Unauthorized              the API key is missing or wrong
     * InvalidTicket           the ticket is wrong or has expired
+  * QuotaExceeded             the API key has used all of its audio for today
   * CrossOriginRequest        the request comes from a web page of another site
   * Unavailable               the same request can succeed later
     * QueueFull               the queue is full
@@ -118,6 +119,10 @@ class InvalidTicket(Unauthorized):
 
 class CrossOriginRequest(ServiceError):
     """The request comes from a web page of another site, which a service without API keys refuses."""
+
+
+class QuotaExceeded(ServiceError):
+    """An API key has used all of the audio that it may have transcribed in a day."""
 
 
 class Unavailable(ServiceError):

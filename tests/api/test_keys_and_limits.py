@@ -165,6 +165,7 @@ ROUTES = (
     ("GET", "/v1/events"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/demo"),
+    ("GET", "/v1/organization/usage/audio_transcriptions"),
     ("GET", "/v1/nothing"),
     ("PUT", "/v1/jobs"),
 )

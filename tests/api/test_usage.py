@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from app.domain.errors import QuotaExceeded
 from app.domain.usage import DAY_SECONDS, Usage, UsageKey
+from app.jobs.usage import Quotas, UsageLedger
 from tests.api.test_keys_and_limits import bearer
 from tests.support.program import program
 from tests.support.service import serving
@@ -139,3 +141,47 @@ async def test_days_without_usage_are_there_and_pages_continue(tmp_path: Path, m
 async def test_invalid_query_is_400_and_names_the_parameter(running: Running, query: str, param: str) -> None:
     response = await running.client.get(f"{PATH}?{query}")
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_key_with_a_quota_is_refused_when_it_is_used_up(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    settings: dict[str, Any] = {"api_keys": "ann:alpha-0123456789:10,bob:beta-0123456789"}
+    async with serving(tmp_path / "data", lambda: model, **settings) as running:
+        audio = ("hello.wav", (samples / "hello.wav").read_bytes())
+
+        async def create(key: str, **fields: Any) -> Any:
+            url = f"{running.address}/v1"
+            async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=2) as client:
+                return await client.audio.transcriptions.create(model="whisper-1", file=audio, **fields)
+
+        for _ in range(2):  # 6 s each: the second one exceeds the quota, and is finished
+            await create("alpha-0123456789")
+        for fields in ({}, {"extra_body": {"stored_output": True}}, {"stream": True}):
+            with pytest.raises(openai.RateLimitError) as caught:
+                await create("alpha-0123456789", **fields)
+            error = caught.value
+            assert (error.code, error.type) == ("insufficient_quota", "insufficient_quota")
+            assert "has used its 10 s of audio for today: send the request again after 00:00 UTC" in error.message
+            assert error.response.headers["x-should-retry"] == "false"
+        metrics = (await running.client.get("/metrics")).text
+        refused = [line for line in metrics.splitlines() if "http_requests_total{" in line and 'status="429"' in line]
+        assert [line.rpartition(" ")[2] for line in refused] == ["3.0"]  # the SDK did not retry
+        await create("beta-0123456789")
+        jobs = await running.client.get("/v1/jobs", headers=bearer("alpha-0123456789"))
+        assert jobs.status_code == 200
+
+
+def test_quota_begins_again_with_each_day() -> None:
+    now = [20_000 * DAY_SECONDS - 1.0]
+    ledger = UsageLedger()
+    quotas = Quotas(ledger, {"ann": 10, "none": 0}, now=lambda: now[0])
+    ledger.add(UsageKey(19_999, "ann", "small"), Usage(9.9, 1))
+    quotas.check("ann")
+    ledger.add(UsageKey(19_999, "ann", "tiny"), Usage(0.1, 1))
+    for refused in ("ann", "none"):
+        with pytest.raises(QuotaExceeded):
+            quotas.check(refused)
+    quotas.check("bob")
+    now[0] += 1
+    quotas.check("ann")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.access import AllowedHosts, TrustedProxies, is_loopback
+from app.domain.access import AllowedHosts, ApiKeys, TrustedProxies, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,22 @@ def test_trusted_proxies_do_not_cover_names() -> None:
 )
 def test_loopback_hosts_are_recognized(host: str, *, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_api_key_can_have_a_name_and_a_quota() -> None:
+    keys = ApiKeys.parse("plain, ann:alpha, bob:beta:3600, carl:123")
+    assert [(key.name, key.quota_seconds, key.is_named) for key in keys] == [
+        ("#1", None, False),
+        ("ann", None, True),
+        ("bob", 3600, True),
+        ("carl", None, True),
+    ]
+    assert keys.authenticate("Bearer beta", setting="API_KEYS").name == "bob"
+    assert keys.authenticate("Bearer 123", setting="API_KEYS").name == "carl"
+
+
+@pytest.mark.parametrize("entry", ["bob:beta:", "bob:beta:1.5", "bob:beta:-1", ":beta:60", "bob::60", "a:b:c:60"])
+def test_malformed_quota_is_refused_without_the_key(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        ApiKeys.parse(f"good, {entry}")
+    assert "beta" not in str(caught.value)
