@@ -278,10 +278,11 @@ def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:
 
 
 def _log_acceptance(job: Job, *, key_name: str) -> None:
-    """Log which request the job came with, the id that its client gave it, and its API key, if any."""
+    """Log which request the job came with; it is of interest if that has an API key, or an id that its client gave it."""
     kind = "Request" if job.synchronous else "Job"
     request = current_request.get() or CurrentRequest()
     client_id = "" if request.client_id is None else f" (client's id {request.client_id})"
     key = f", key {key_name}" if key_name else ""
+    level = logging.INFO if key or client_id else logging.DEBUG
     with logging_for(CurrentJob(job.id, job.accepted_at)):
-        logger.info("📨 %s %s accepted%s, %s%s", kind, job.id, key, request.id, client_id)
+        logger.log(level, "📨 %s %s accepted%s, %s%s", kind, job.id, key, request.id, client_id)
