@@ -278,7 +278,7 @@ def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:
 
 
 def _log_acceptance(job: Job, *, key_name: str) -> None:
-    """Log which request the job came with; it is of interest if that has an API key, or an id that its client gave it."""
+    """Log which request the job came with, with its API key and the id that its client gave it, if any."""
     kind = "Request" if job.synchronous else "Job"
     request = current_request.get() or CurrentRequest()
     client_id = "" if request.client_id is None else f" (client's id {request.client_id})"

@@ -1,4 +1,4 @@
-"""The use of the service: transcripts and their seconds of audio, by day, API key and model."""
+"""Usage of the service: transcripts and their seconds of audio, by day, API key and model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ DAY_SECONDS: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class UsageKey:
-    """What is counted apart. ``day`` is a number of days in UTC since 1970; ``owner`` is the fingerprint of a key."""
+    """A day, an API key and a model, which are counted apart.
+
+    ``day`` is a number of days in UTC since 1970; ``owner`` is the fingerprint of a key.
+    """
 
     day: int
     owner: str
