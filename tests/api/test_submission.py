@@ -339,7 +339,7 @@ def test_upload_has_the_response_format_if_that_is_plain_text(response_format: s
     assert upload.rendering.format == uploaded
 
 
-@pytest.mark.parametrize("upload_format", [*set(ResponseFormat) - {ResponseFormat.TSV, ResponseFormat.RTTM}])
+@pytest.mark.parametrize("upload_format", sorted(set(ResponseFormat) - {ResponseFormat.TSV, ResponseFormat.RTTM}))
 def test_upload_format_overrides_the_response_format(upload_format: ResponseFormat) -> None:
     form = {"upload_presigned_url": URL, "response_format": "srt", "upload_format": upload_format.value}
     upload = read_form({**form, "multichannel": "true"}).upload
