@@ -53,7 +53,7 @@ class TranscriptionOptions:
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
     several, else a voice. ``known_speakers`` are the names of the first channels, or of the voices of reference
-    recordings.
+    recordings. With ``only_language`` the transcript ends where the language of the recording is known.
     """
 
     model: str | None = None
@@ -73,6 +73,7 @@ class TranscriptionOptions:
     audio_track: int | None = None
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
+    only_language: bool = False
 
     @property
     def tells_voices_apart(self) -> bool:
@@ -161,9 +162,10 @@ class Turn:
 class Transcript:
     """A complete transcript.
 
-    ``language`` is the spoken language as a full lowercase English name, ``duration`` that of the audio in seconds.
-    ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are those of the
-    voices that diarization tells apart, in order.
+    ``language`` is the spoken language as a full lowercase English name, and ``language_probability`` (0 to 1) what the
+    model gave to it; None if it was not detected. ``duration`` is that of the audio in seconds. ``warnings`` are
+    sentences for the client about what could not be done as usual. ``turns`` are those of the voices that diarization
+    tells apart, in order.
     """
 
     task: Task
@@ -172,6 +174,7 @@ class Transcript:
     segments: tuple[Segment, ...] = field(default=())
     warnings: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
+    language_probability: float | None = None
 
     @property
     def text(self) -> str:

@@ -177,10 +177,11 @@ class WhisperTranscriber:
             )
             with _first_error_only():
                 async with asyncio.TaskGroup() as group:
-                    if not is_decoded:
-                        group.create_task(self._decode_file(request, recording))
+                    decoding = None if is_decoded else group.create_task(self._decode_file(request, recording))
                     turns = self._start_diarization(request, recording, group)
                     transcript = await transcription.run(group)
+                    if decoding is not None:
+                        decoding.cancel()  # which has ended, unless only the beginning counts
                     request.candidate.release_file()
                     transcript = await _with_speakers(transcript, request, turns)
             return _TranscribedTrack(transcript, transcription.waveform, recording.track, recording.tracks)

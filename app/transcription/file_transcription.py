@@ -91,6 +91,7 @@ class FileTranscription(Transcription):
         self._capacity_changed = asyncio.Event()
         self._preparing = 0
         self._has_estimated_words = False
+        self._language_probabilities: dict[str, float] = {}
         self._loudness = Loudness()
         self._peaks = Peaks(1)
 
@@ -116,15 +117,17 @@ class FileTranscription(Transcription):
             await self.wait_until_ended()
         finally:
             self._batcher.drop(self)
+        samples = self._assembly.samples_done if self._options.only_language else self._recording.samples
         if rest := self._assembly.take_all():
-            self._report(rest, self._recording.samples)
+            self._report(rest, samples)
         language = self._options.language or self._any_language()
         return Transcript(
             task=self._options.task,
             language=language_name(language),
-            duration=self._recording.samples / SAMPLE_RATE,
+            duration=samples / SAMPLE_RATE,
             segments=tuple(self._assembly.segments),
             warnings=tuple(self._warnings()),
+            language_probability=self._language_probabilities.get(language),
         )
 
     def _warnings(self) -> Iterator[str]:
@@ -168,9 +171,17 @@ class FileTranscription(Transcription):
         if self._options.condition_on_previous_text:
             self._remember_text(segments)
         self._has_estimated_words |= window.has_estimated_words
+        self._keep_probability(window)
         self._assembly.finish_window(window.channel, window.number, segments, is_chinese=_is_chinese(window))
         self._report(self._assembly.take(), self._assembly.samples_done, window.language)
         self._capacity_changed.set()
+
+    def _keep_probability(self, window: Window) -> None:
+        """Keep the highest probability with which a language was detected."""
+        for guess in window.guesses:
+            if guess.code == window.language:
+                known = self._language_probabilities.get(guess.code, 0.0)
+                self._language_probabilities[guess.code] = max(known, guess.probability)
 
     async def _submit_windows(self, channels: int, group: asyncio.TaskGroup) -> None:
         """Submit the windows of all channels, side by side."""
@@ -190,7 +201,7 @@ class FileTranscription(Transcription):
         ended = False
         previous: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
-            while not ended:
+            while not (ended or self._is_heard_enough(channel)):
                 available = await self._recording.wait_beyond(position + _BLOCK_SAMPLES - 1)
                 block = Span(position, min(available, position + _BLOCK_SAMPLES))
                 ended = self._recording.is_complete and block.end == available
@@ -201,6 +212,9 @@ class FileTranscription(Transcription):
                     if window_span.samples < HOP_SAMPLES:  # its spectrogram would have no frame
                         continue
                     await self._wait_for_capacity()
+                    if self._is_heard_enough(channel):
+                        self._assembly.set_searched(channel, window_span.start)
+                        return
                     self._preparing += 1
                     self._assembly.add_window(channel, number, start=window_span.start)
                     previous = group.create_task(self._submit(channel, number, window_span, gain=gain, after=previous))
@@ -258,8 +272,12 @@ class FileTranscription(Transcription):
             self._capacity_changed.clear()
             await self._capacity_changed.wait()
 
+    def _is_heard_enough(self, channel: int) -> bool:
+        """Return True if nothing but the language counts, and that of the channel is settled."""
+        return self._options.only_language and self.languages[channel].code is not None
+
     def _max_outstanding(self) -> int:
-        if self._options.condition_on_previous_text:
+        if self._options.condition_on_previous_text or self._options.only_language:
             return 1
         return self._batcher.max_outstanding if self.has_slot else _MAX_OUTSTANDING_WITHOUT_SLOT
 

@@ -31,7 +31,7 @@ from app.transcription.fallback import (
 )
 from app.transcription.features import LogMel
 from app.transcription.heap import return_free_memory
-from app.transcription.language_detection import likeliest, plausible_languages
+from app.transcription.language_detection import LanguageGuess, likeliest, plausible_languages
 from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
 from app.transcription.word_times import aligned_tokens, are_usable, split_words, words_of_phrases
 
@@ -256,6 +256,7 @@ class WhisperModel:
         if not self.is_multilingual:
             for index in unknown:
                 windows[index].language = "en"
+                windows[index].guesses = (LanguageGuess("en", 1.0),)
             return
         rows = output if len(unknown) == len(windows) else _storage(_to_array(output)[unknown])
         for index, ranking in zip(unknown, self._model.detect_language(rows), strict=True):
@@ -434,8 +435,12 @@ class WhisperModel:
 
 
 def temperatures(options: TranscriptionOptions, *, has_speech: bool) -> tuple[float, ...]:
-    """Return the temperatures to decode at: without fallbacks if the request sets one above 0, or nobody speaks."""
-    return TEMPERATURES if options.temperature == 0 and has_speech else (options.temperature,)
+    """Return the temperatures to decode at.
+
+    There are no fallbacks if the request sets one above 0, if nobody speaks, or if only the language counts.
+    """
+    has_fallbacks = options.temperature == 0 and has_speech and not options.only_language
+    return TEMPERATURES if has_fallbacks else (options.temperature,)
 
 
 def _max_length(windows: Sequence[Window]) -> int:
