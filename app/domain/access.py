@@ -98,14 +98,17 @@ class ApiKeys:
     def authenticate(self, authorization: str, *, setting: str) -> ApiKey:
         """Return the key in the ``Authorization`` header of a request. Takes the same time for every key.
 
+        The key can also be the password of the scheme ``Basic``, or its user if that has none: programs that can only
+        be given a URL send ``http://any:KEY@host`` and ``http://KEY@host`` like this.
+
         Raises:
             Unauthorized: there is no key, or it is wrong. The message names ``setting``.
         """
-        scheme, _, key = authorization.partition(" ")
-        digest = _digest(key.strip())
+        key = _sent_key(authorization)
+        digest = _digest(key)
         match = None
         for candidate in self.keys:
-            if hmac.compare_digest(candidate.digest, digest) and scheme.lower() == "bearer":
+            if hmac.compare_digest(candidate.digest, digest):
                 match = candidate
         if match is None:
             problem = "The API key is wrong" if key else "There is no API key"
@@ -113,6 +116,19 @@ class ApiKeys:
                 f"{problem}: send the header 'Authorization: Bearer KEY' with one of the keys in {setting}."
             )
         return match
+
+
+def _sent_key(authorization: str) -> str:
+    """Return the key of an ``Authorization`` header, or an empty string if it has another scheme or is malformed."""
+    scheme, _, credentials = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return credentials.strip()
+        case "basic":
+            with suppress(ValueError):
+                user, _, password = base64.b64decode(credentials.strip(), validate=True).decode().rpartition(":")
+                return password or user
+    return ""
 
 
 def _parse_key(entry: str, position: int) -> ApiKey:

@@ -1,7 +1,8 @@
-"""Allowed hosts, trusted proxies and loopback addresses."""
+"""Keys, allowed hosts, trusted proxies and loopback addresses."""
 
 from __future__ import annotations
 
+import base64
 from contextlib import suppress
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.access import AllowedHosts, ApiKeys, TrustedProxies, is_loopback
+from app.domain.errors import Unauthorized
+
+KEY = "sk-0123456789abcdef"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,37 @@ def test_malformed_allowed_host_is_quoted(entry: str) -> None:
     with pytest.raises(ValueError, match=r"^must ") as caught:
         AllowedHosts.parse(f"good.local, {entry}")
     assert repr(entry) in str(caught.value)
+
+
+def basic(credentials: str) -> str:
+    return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "authorization", [basic(f"user:{KEY}"), basic(f":{KEY}"), basic(f"a:b:{KEY}"), basic(f"{KEY}:")]
+)
+def test_key_can_be_the_password_of_basic_authentication(authorization: str) -> None:
+    keys = ApiKeys.parse(KEY)
+    assert keys.authenticate(authorization, setting="API_KEYS") == keys.keys[0]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Basic",
+        "Basic ",
+        "Basic ???",
+        "Basic /w==",
+        basic(f"{KEY}:other"),
+        basic("user:other"),
+        f"Digest {KEY}",
+        KEY,
+    ],
+)
+def test_other_credentials_are_refused(authorization: str) -> None:
+    with pytest.raises(Unauthorized, match="send the header 'Authorization: Bearer KEY'"):
+        ApiKeys.parse(KEY).authenticate(authorization, setting="API_KEYS")
 
 
 def test_empty_list_of_allowed_hosts_covers_nothing() -> None:
