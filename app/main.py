@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from app import __version__, metrics
 from app.api import (
+    asr,
     docs_page,
     edits,
     errors,
@@ -102,7 +103,7 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, jobs, edits, recordings, events, models, usage, server, health, *pages):
+    for module in (transcriptions, asr, jobs, edits, recordings, events, models, usage, server, health, *pages):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)

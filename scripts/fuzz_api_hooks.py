@@ -15,7 +15,11 @@ _DEPENDENT_FIELDS = ("s3_presigned_url", "upload_presigned_url", "upload_headers
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Put real audio in three of four forms. Two of these become jobs, whose ids later requests use."""
-    if not case.operation.path.startswith("/v1/audio/") or not isinstance(case.body, dict):
+    if not isinstance(case.body, dict):
+        return
+    if case.operation.path in ("/asr", "/detect-language"):
+        case.body["audio_file"] = _AUDIO
+    if not case.operation.path.startswith("/v1/audio/"):
         return
     variant = len(str(case.body)) % 4
     if variant:

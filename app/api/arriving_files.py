@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import struct
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 _WRITE_BYTES: Final = 256 * 1024
 #: The most bytes of a reference: more than 10 s of stereo PCM take.
 MAX_REFERENCE_BYTES: Final = 4 * 1024 * 1024
+#: The header of a WAV file of 16 kHz s16le mono. Its sizes are the ones of a file whose length is not known yet.
+_WAV_HEADER: Final = struct.pack(
+    "<4sI4s4sIHHIIHH4sI", b"RIFF", 2**32 - 1, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data", 2**32 - 1
+)
 
 
 def body_too_large(max_upload_bytes: int) -> BodyTooLarge:
@@ -86,6 +91,14 @@ class ArrivingFile:
             self._spooled.close()
 
 
+class ArrivingPcm(ArrivingFile):
+    """Samples without a header, s16le at 16 kHz of one channel, which become a WAV file."""
+
+    def receive(self, piece: bytes) -> None:
+        """Take another piece of the samples; the header goes before the first one."""
+        super().receive(piece if self.size or not piece else _WAV_HEADER + piece)
+
+
 class ArrivingReference(ArrivingFile):
     """A reference, which arrives as a file or as a data URL. ``number`` counts from 1."""
 
@@ -128,12 +141,16 @@ class ArrivingReference(ArrivingFile):
 
 
 class ArrivingFiles:
-    """The files of one form, one after the other, written to the spool a quarter of a megabyte at a time."""
+    """The files of one form, one after the other, written to the spool a quarter of a megabyte at a time.
 
-    def __init__(self, spool: Spool, job_id: str, *, max_audio_bytes: int) -> None:
+    With ``is_pcm`` the audio is s16le at 16 kHz of one channel, without a header.
+    """
+
+    def __init__(self, spool: Spool, job_id: str, *, max_audio_bytes: int, is_pcm: bool = False) -> None:
         self._spool = spool
         self._job_id = job_id
         self._max_audio_bytes = max_audio_bytes
+        self._kind = ArrivingPcm if is_pcm else ArrivingFile
         self.audio: ArrivingFile | None = None
         self.references: list[ArrivingReference] = []
 
@@ -146,7 +163,7 @@ class ArrivingFiles:
         if self.audio is not None:
             raise InvalidRequest("The form has more than one file: send one file per request.", param="file")
         create = partial(self._spool.create_audio, self._job_id)
-        self.audio = ArrivingFile(create, max_bytes=self._max_audio_bytes)
+        self.audio = self._kind(create, max_bytes=self._max_audio_bytes)
         return self.audio
 
     def add_reference(self, *, is_data_url: bool) -> ArrivingReference:

@@ -334,6 +334,9 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     UPLOAD_HEADERS,
 )
 
+#: The only field of the forms of whisper-asr-webservice.
+AUDIO_FILE: Final = File("audio_file", description="The audio, in any common format, or samples with `encode=false`.")
+
 # Fields of other servers, accepted for compatibility and not published.
 LANGUAGES: Final = TextList("languages")
 TASK: Final = Text("task")
@@ -355,11 +358,12 @@ RESULT_FORMAT: Final = Choice("response_format", choices=tuple(ResponseFormat))
 
 
 def form_schemas() -> dict[str, Any]:
-    """Return the OpenAPI schemas of both forms by name."""
+    """Return the OpenAPI schemas of the forms by name."""
     translation_fields = tuple(field for field in TRANSCRIPTION_FIELDS if field not in NOT_IN_TRANSLATIONS)
     return {
         "TranscriptionForm": _form_schema("TranscriptionForm", TRANSCRIPTION_FIELDS),
         "TranslationForm": _form_schema("TranslationForm", translation_fields),
+        "AudioForm": {**_form_schema("AudioForm", (AUDIO_FILE,)), "required": [AUDIO_FILE.name]},
     }
 
 

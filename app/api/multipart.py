@@ -66,11 +66,18 @@ class ReceivedForm:
 
 
 async def read_form(
-    body: AsyncIterator[bytes], content_type: str | None, *, spool: Spool, job_id: str, max_file_bytes: int
+    body: AsyncIterator[bytes],
+    content_type: str | None,
+    *,
+    spool: Spool,
+    job_id: str,
+    max_file_bytes: int,
+    is_pcm: bool = False,
 ) -> ReceivedForm:
     """Receive a whole form and write its ``file`` to the spool as the audio of ``job_id``, with the references.
 
-    The caller must then keep them or discard them.
+    The caller must then keep them or discard them. With ``is_pcm`` the file is s16le at 16 kHz of one channel, without
+    a header.
 
     Raises:
         InvalidRequest: the body is not a form, or is malformed, or a reference can't be used.
@@ -78,7 +85,7 @@ async def read_form(
         DiskFull: there is no space for the file.
     """
     kind, options = parse_options_header(content_type)
-    files = ArrivingFiles(spool, job_id, max_audio_bytes=max_file_bytes)
+    files = ArrivingFiles(spool, job_id, max_audio_bytes=max_file_bytes, is_pcm=is_pcm)
     try:
         if kind == b"application/x-www-form-urlencoded":
             form = await _read_urlencoded(body, files)
@@ -323,8 +330,8 @@ def _decoded(text: bytes, name: str | None) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as exc:
-        if name == "file":
-            raise InvalidRequest(f"The part `file` has no file name: {_EXAMPLE}.", param=name) from exc
+        if name in _FILE_NAMES:
+            raise InvalidRequest(f"The part `{name}` has no file name: {_EXAMPLE}.", param=name) from exc
         subject = "The form" if name is None else f"`{name}`"
         raise InvalidRequest(f"{subject} must be text in UTF-8; {_EXAMPLE}.", param=name) from exc
 

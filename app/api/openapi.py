@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app.api.forms import UPLOAD_HEADERS, UPLOAD_URL, form_schemas
+from app.api.requests import is_limited
 from app.api.schemas import (
     DiarizedTranscription,
     ErrorBody,
@@ -21,7 +22,11 @@ from app.api.schemas import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastapi import FastAPI
+
+    from app.api.fields import Field
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -188,6 +193,12 @@ _FORM_HEADERS: Final = [
 ]
 
 
+def query_operation(fields: Iterable[Field[Any]], form: dict[str, Any]) -> dict[str, Any]:
+    """Return what FastAPI has to add to the operation of a route that takes fields in its query, and a form."""
+    parameters = [{"name": field.name, "in": "query", "required": False, "schema": field.schema()} for field in fields]
+    return {"parameters": parameters, "requestBody": {"required": True, "content": {"multipart/form-data": form}}}
+
+
 def form_operation(form: str) -> dict[str, Any]:
     """Return what FastAPI has to add to the operation of a route that takes the named form."""
     content = {"multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{form}"}}}
@@ -318,7 +329,7 @@ def _completed(description: dict[str, Any]) -> dict[str, Any]:
     components["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in description["paths"].items():
         for operation in operations.values():
-            _complete_operation(operation, needs_key=path.startswith("/v1/") and "401" in operation["responses"])
+            _complete_operation(operation, needs_key=is_limited(path) and "401" in operation["responses"])
     return description
 
 

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from app.api.multipart import ReceivedForm
-    from app.domain.transcript import Task
 
 
 #: This many digits always fit into 64 bits.
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _MAX_SMALL_BODY_BYTES: Final = 64 * 1024
+#: The routes of whisper-asr-webservice, which are not under ``/v1``.
+ASR_PATH: Final = "/asr"
+LANGUAGE_PATH: Final = "/detect-language"
+
+
+def is_limited(path: str) -> bool:
+    """Return True if a path is one of the API: keys, rates and sizes count there."""
+    return path.startswith("/v1/") or path in (ASR_PATH, LANGUAGE_PATH)
 
 
 def content_length(headers: Headers) -> int | None:
@@ -77,8 +84,8 @@ async def wait_for_disconnect(receive: Receive) -> None:
 _MAX_KEY_LENGTH: Final = 255
 
 
-def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -> str:
-    """Return a hash that is equal for forms with the same fields, in any order, and the same files.
+def form_digest(form: ReceivedForm, operation: str, *, with_queries: bool = False) -> str:
+    """Return a hash that is equal for forms of an operation with the same fields, in any order, and the same files.
 
     URLs are compared without their queries, which change with every signature, unless ``with_queries``.
     """
@@ -86,7 +93,7 @@ def form_digest(form: ReceivedForm, task: Task, *, with_queries: bool = False) -
     for name, values in form.fields.items():
         compared = values if with_queries or name not in URL_NAMES else [value.partition("?")[0] for value in values]
         fields.setdefault(name.removesuffix("[]"), []).extend(compared)
-    written = json.dumps([task.value, form.file_digest, fields, *form.reference_digests], sort_keys=True)
+    written = json.dumps([operation, form.file_digest, fields, *form.reference_digests], sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=32).hexdigest()
 
 

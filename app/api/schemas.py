@@ -488,12 +488,23 @@ class Readiness(TypedDict):
     status: Literal["healthy", "loading", "draining", "failing"]
 
 
+class DetectedLanguage(TypedDict):
+    """The language of a recording, as whisper-asr-webservice returns it."""
+
+    detected_language: LanguageName
+    language_code: Annotated[str, Field(description="The language's code.", examples=["en"])]
+    confidence: Annotated[
+        float, Field(description="The probability of the language, from 0 to 1; 0 if nobody speaks.", examples=[0.98])
+    ]
+
+
 #: Every body that a route names. Bodies inside them follow by themselves.
 _AnyBody = (
     ErrorBody
     | Transcription
     | VerboseTranscription
     | DiarizedTranscription
+    | DetectedLanguage
     | Document
     | JobAccepted
     | Job

@@ -59,6 +59,27 @@ _DETECT: Final = frozenset({"auto", "detect"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a request asks for, besides its form: an operation with a ``name`` of its own.
+
+    ``ignored`` are fields of the form that do not apply. Clients of other servers send ``fields`` elsewhere, which then
+    replace those of the form. With ``is_pcm`` the file is s16le at 16 kHz of one channel, without a header. With
+    ``only_language`` the transcript ends where the language of the recording is known.
+    """
+
+    name: str
+    task: Task = Task.TRANSCRIBE
+    ignored: tuple[Field[Any], ...] = ()
+    fields: dict[str, list[str]] | None = None
+    is_pcm: bool = False
+    only_language: bool = False
+
+
+TRANSCRIPTION: Final = Operation(name="transcribe")
+TRANSLATION: Final = Operation(name="translate", task=Task.TRANSLATE, ignored=NOT_IN_TRANSLATIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A valid request. If ``synchronous``, the client waits for the transcript."""
 
@@ -106,7 +127,7 @@ class SubmissionReader:
         ignored_file: str | None = None,
         reference_count: int = 0,
         models: ModelRegistry,
-        task: Task = Task.TRANSCRIBE,
+        operation: Operation = TRANSCRIPTION,
     ) -> Submission:
         """Return the request that a form describes.
 
@@ -117,8 +138,8 @@ class SubmissionReader:
             InvalidRequest: a field is not allowed; ``param`` names it.
         """
         sent = Form(received)
-        without = NOT_IN_TRANSLATIONS if task is Task.TRANSLATE else ()
-        form = sent.without(without)
+        form = sent.without(operation.ignored)
+        task = operation.task
         _check_task(form, task)
         model, model_warnings = models.choose(form[MODEL])
         spoken = _spoken_language(form)
@@ -127,6 +148,12 @@ class SubmissionReader:
         multichannel = form[MULTICHANNEL]
         has_speakers = multichannel or self._diarization_available
         rendering = requested_rendering(form, has_speakers=has_speakers)
+        if operation.fields is not None and not has_file:
+            raise InvalidRequest(
+                "The form has no audio: send it as the part `audio_file`, with a file name, for example with curl -F "
+                "audio_file=@audio.mp3.",
+                param="audio_file",
+            )
         source_url = self._source_url(form, has_file=has_file, ignored_file=ignored_file)
         upload = self._upload(form, rendering, has_speakers=has_speakers)
         webhook_url = self._webhook_url(form)
@@ -152,6 +179,7 @@ class SubmissionReader:
             language=language,
             script=None if spoken is None else chinese_script(spoken),
             multichannel=multichannel,
+            only_language=operation.only_language,
         )
         return Submission(
             model=model.name,
@@ -173,7 +201,7 @@ class SubmissionReader:
                 *_unsigned(upload),
                 *(
                     f"`{field.name}` does not apply to translations and was ignored."
-                    for field in without
+                    for field in operation.ignored
                     if sent.has(field)
                 ),
                 *(rendering_warnings(form, rendering) if synchronous else ()),

@@ -21,21 +21,26 @@ from app.api.openapi import FORM_RESPONSES, form_operation
 from app.api.renderings import transcript_response
 from app.api.requests import content_length, form_digest, idempotency_key, is_replay, trace_context, wait_for_disconnect
 from app.api.sse import TranscriptStream
+from app.api.submission import TRANSCRIPTION, TRANSLATION
 from app.domain.concurrency import shielded
 from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull, UnknownModel
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, CurrentRequest, current_request, logging_for
-from app.domain.transcript import Task
 from app.jobs import transitions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.datastructures import Headers
 
     from app.api.dependencies import JobParts, Parts
-    from app.api.submission import Submission
+    from app.api.submission import Operation, Submission
     from app.jobs.spool import Spool
     from app.jobs.sync_requests import Replay
+
+    #: Makes the response of a job that has its transcript.
+    Renderer = Callable[[Spool, Job], Awaitable[Response]]
 
 
 logger = logging.getLogger(__name__)
@@ -56,7 +61,7 @@ async def create_transcription(request: Request, parts: ServiceParts) -> Respons
 
     A request with `upload_presigned_url`, `webhook_url` or `stored_output` makes a job.
     """
-    return await _respond(request, parts, Task.TRANSCRIBE)
+    return await respond(request, parts, TRANSCRIPTION)
 
 
 @router.post(
@@ -69,17 +74,24 @@ async def create_transcription(request: Request, parts: ServiceParts) -> Respons
 )
 async def create_translation(request: Request, parts: ServiceParts) -> Response:
     """Return the transcript in English, whatever language is spoken; otherwise the same as a transcription."""
-    return await _respond(request, parts, Task.TRANSLATE)
+    return await respond(request, parts, TRANSLATION)
 
 
-async def _respond(request: Request, parts: Parts, task: Task) -> Response:
+async def _in_its_format(spool: Spool, job: Job) -> Response:
+    return await transcript_response(spool, job, job.rendering)
+
+
+async def respond(
+    request: Request, parts: Parts, operation: Operation, *, render: Renderer = _in_its_format
+) -> Response:
+    """Return what ``render`` makes of the transcript, a stream of it, or the id of its job."""
     parts.pool.require_ready()
     with _replay(request, parts.jobs) as replay:
-        job = await accept(request, parts, task, replay)
+        job = await accept(request, parts, operation, replay)
         if job.streamed:
             return await TranscriptStream(job, parts.jobs).respond(request.receive)
         if job.synchronous:
-            return await _wait(request, parts.jobs, job)
+            return await _wait(request, parts.jobs, job, render)
     return _accepted(job)
 
 
@@ -102,8 +114,8 @@ def _accepted(job: Job) -> Response:
     return JSONResponse({**body, **warnings}, headers={"Location": path})
 
 
-async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
-    """Return the transcript when it is ready, or give up when the client disconnects.
+async def _wait(request: Request, jobs: JobParts, job: Job, render: Renderer) -> Response:
+    """Return the rendered transcript when it is ready, or give up when the client disconnects.
 
     The transcription of a client that disconnects goes on for a while, in case the client repeats its request.
     """
@@ -121,7 +133,7 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
                 response = error_response(error)
             else:
                 ended = jobs.store.get(job.id).job  # with the warnings of its transcript
-                response = await transcript_response(jobs.spool, ended, ended.rendering)
+                response = await render(jobs.spool, ended)
             response.headers["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
             sync_request.responded = True
             return response
@@ -129,7 +141,7 @@ async def _wait(request: Request, jobs: JobParts, job: Job) -> Response:
             disconnect.cancel()
 
 
-async def accept(request: Request, parts: Parts, task: Task, replay: Replay) -> Job:
+async def accept(request: Request, parts: Parts, operation: Operation, replay: Replay) -> Job:
     """Receive the body and return its job, admitted, or the earlier job that it repeats.
 
     A place in the queue is reserved before the body is read. A request that is rejected, or repeats another, leaves
@@ -143,7 +155,7 @@ async def accept(request: Request, parts: Parts, task: Task, replay: Replay) -> 
         has_place = await _reserve_place(jobs, place, key, replay, owner=request.state.owner)
         try:
             await asyncio.to_thread(jobs.spool.space.announce, job_id, content_length(request.headers) or 0)
-            received = await _receive(request, parts, job_id, task, key)
+            received = await _receive(request, parts, job_id, operation, key)
             joined = replay.joined(received.exact_digest)
             return joined or await _admit(received, jobs, replay, request, has_place=has_place)
         except DiskFull as exc:
@@ -198,7 +210,7 @@ def _complete_files(spool: Spool, job: Job) -> None:
         spool.complete_audio(job.id, durably=not job.synchronous)
 
 
-async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key: str | None) -> Job:
+async def _receive(request: Request, parts: Parts, job_id: str, operation: Operation, key: str | None) -> Job:
     """Receive the body, write its file to the spool and return the job that the form describes."""
     _reject_encoded(request.headers)
     form = await read_form(
@@ -207,7 +219,10 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         spool=parts.jobs.spool,
         job_id=job_id,
         max_file_bytes=parts.limits.max_upload_bytes,
+        is_pcm=operation.is_pcm,
     )
+    if operation.fields is not None:
+        form.fields = operation.fields
     if request.state.deployment is not None:
         form.fields.setdefault(MODEL.name, [request.state.deployment])
     try:
@@ -218,7 +233,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
             ignored_file=form.ignored_file,
             reference_count=len(form.reference_digests),
             models=parts.pool.model_registry,
-            task=task,
+            operation=operation,
         )
     except UnknownModel:
         # Nextcloud's integration_openai (isSTTAvailable) asks for a model that nobody has with a file of one byte, and
@@ -249,8 +264,8 @@ async def _receive(request: Request, parts: Parts, job_id: str, task: Task, key:
         name=submission.name,
         metadata=submission.metadata,
         warnings=submission.warnings + _expiry_warning(submission, parts.jobs),
-        form_digest=form_digest(form, task),
-        exact_digest=form_digest(form, task, with_queries=True),
+        form_digest=form_digest(form, operation.name),
+        exact_digest=form_digest(form, operation.name, with_queries=True),
         idempotency_key=None if submission.streamed else key,  # a stream cannot be replayed
     )
 

@@ -22,6 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from app.api.arriving_files import body_too_large
 from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES
+from app.api.requests import is_limited
 from app.domain.access import ApiKeys
 from app.domain.errors import BodyTooLarge, InvalidRequest, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
@@ -88,7 +89,7 @@ class RequestLimits:
         self._rejections = RejectionLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not is_limited(scope["path"]):
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})

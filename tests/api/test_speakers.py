@@ -9,13 +9,13 @@ import pytest
 from app.api.fields import Form
 from app.api.forms import RESULT_FORMAT
 from app.api.renderings import result_rendering
-from app.api.submission import Submission, SubmissionReader
+from app.api.submission import TRANSCRIPTION, TRANSLATION, Operation, Submission, SubmissionReader
 from app.delivery.url_rules import UrlRules
 from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Job
-from app.domain.transcript import Diarization, Task, TranscriptionOptions
+from app.domain.transcript import Diarization, TranscriptionOptions
 from app.transcription.models import ModelRegistry
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ Values = str | list[str]
 
 
 def read(
-    fields: Mapping[str, Values], *, references: int = 0, available: bool = True, task: Task = Task.TRANSCRIBE
+    fields: Mapping[str, Values], *, references: int = 0, available: bool = True, operation: Operation = TRANSCRIPTION
 ) -> Submission:
     received = {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
     reader = SubmissionReader(
         UrlRules(AllowedHosts()), has_webhook_secret=True, max_retention_seconds=60, diarization_available=available
     )
-    return reader.read(received, has_file=True, reference_count=references, models=MODELS, task=task)
+    return reader.read(received, has_file=True, reference_count=references, models=MODELS, operation=operation)
 
 
 def rejection(fields: Mapping[str, Values], *, references: int = 0, available: bool = True) -> tuple[str | None, str]:
@@ -65,11 +65,11 @@ def rejection(fields: Mapping[str, Values], *, references: int = 0, available: b
         {**DIARIZED, "diarize": "false"},
     ],
 )
-@pytest.mark.parametrize("task", Task)
-def test_speakers_are_told_apart_with_timed_words(fields: dict[str, Values], task: Task) -> None:
-    submission = read(fields, task=task)
+@pytest.mark.parametrize("operation", [TRANSCRIPTION, TRANSLATION])
+def test_speakers_are_told_apart_with_timed_words(fields: dict[str, Values], operation: Operation) -> None:
+    submission = read(fields, operation=operation)
     assert submission.options == TranscriptionOptions(
-        model="small", task=task, diarization=Diarization(), word_timestamps=True
+        model="small", task=operation.task, diarization=Diarization(), word_timestamps=True
     )
     assert submission.rendering.granularities == {Granularity.SEGMENT}
     assert submission.warnings == ()

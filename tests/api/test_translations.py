@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from app.api.submission import SubmissionReader
+from app.api.submission import TRANSLATION, SubmissionReader
 from app.delivery.url_rules import UrlRules
 from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest
@@ -53,5 +53,5 @@ def test_model_that_cannot_translate_is_400_with_the_setting(name: str) -> None:
     models = ModelRegistry(name)
     reader = SubmissionReader(UrlRules(AllowedHosts()), has_webhook_secret=False, max_retention_seconds=7200)
     with pytest.raises(InvalidRequest, match="WHISPER_MODEL"):
-        reader.read({}, has_file=True, models=models, task=Task.TRANSLATE)
+        reader.read({}, has_file=True, models=models, operation=TRANSLATION)
     assert reader.read({}, has_file=True, models=models).options.task is Task.TRANSCRIBE
