@@ -1,4 +1,4 @@
-"""``/asr`` and ``/detect-language``, as whisper-asr-webservice has them, for programs that know nothing else.
+"""``/asr`` and ``/detect-language``, as whisper-asr-webservice has them, for programs that support no other API.
 
 Their parameters are in the query. They become the fields of a synchronous transcription, and its transcript becomes
 the response that these programs expect. Source: ``app/webservice.py`` of whisper-asr-webservice at ea12224.

@@ -60,7 +60,7 @@ _DETECT: Final = frozenset({"auto", "detect"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What a request asks for, besides its form: an operation with a ``name`` of its own.
+    """The part of a request that is not in its form: an operation with a ``name`` of its own.
 
     ``ignored`` are fields of the form that do not apply. Clients of other servers send ``fields`` elsewhere, which then
     replace those of the form. With ``is_pcm`` the file is s16le at 16 kHz of one channel, without a header. With
