@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 
 
 class _Output(StrEnum):
+    """The values of ``output``. The documentation of whisper-asr-webservice says ``text``, its code ``txt``."""
+
     TXT = "txt"
+    TEXT = "text"
     VTT = "vtt"
     SRT = "srt"
     TSV = "tsv"
@@ -61,6 +64,7 @@ class _Output(StrEnum):
 #: The format of a transcription with everything that an output needs.
 _FORMATS: Final = {
     _Output.TXT: ResponseFormat.TEXT,
+    _Output.TEXT: ResponseFormat.TEXT,
     _Output.VTT: ResponseFormat.VTT,
     _Output.SRT: ResponseFormat.SRT,
     _Output.TSV: ResponseFormat.VERBOSE_JSON,
@@ -84,7 +88,7 @@ _TASK: Final = Choice(
 _OUTPUT: Final = Choice(
     "output",
     choices=tuple(_Output),
-    description="The format of the response. `txt` has a line for each segment.",
+    description="The format of the response. `txt`, or `text`, has a line for each segment.",
     default="`txt`",
 )
 _INITIAL_PROMPT: Final = replace(PROMPT, name="initial_prompt", aliases=())
@@ -181,7 +185,7 @@ def _body(spool: Spool, job: Job, output: _Output) -> bytes:
     """Return the stored transcript of a job as whisper-asr-webservice writes it. Blocks."""
     transcript = with_numbered_speakers(spool.result(job.id)[0])
     match output:
-        case _Output.TXT:
+        case _Output.TXT | _Output.TEXT:
             return whisper_text(transcript).encode()
         case _Output.JSON:
             has_words = Granularity.WORD in job.rendering.granularities

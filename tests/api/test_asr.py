@@ -208,6 +208,7 @@ async def test_words_are_in_their_segments(shared: Running, pcm: bytes) -> None:
     ("output", "beginning"),
     [
         ("txt", "hello this is a test\nthe job is complete now\n"),
+        ("text", "hello this is a test\nthe job is complete now\n"),
         ("vtt", "WEBVTT\n\n00:00."),
         ("srt", "1\n00:00:00,"),
         ("tsv", "start\tend\ttext\n"),
