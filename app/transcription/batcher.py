@@ -286,6 +286,8 @@ class Batcher:
     def _settle(self, window: Window, outcome: AcceptedDecoding | FallbackNeeded | None) -> None:
         """Put a window back if it has to go onto the model again, or hand it to its transcription."""
         match outcome:
+            case None if window.is_heard:
+                self._finish(window)
             case None:
                 self.scheduler.put_back(window)
             case FallbackNeeded():

@@ -62,6 +62,13 @@ class _TranscribedTrack(NamedTuple):
     waveform: Waveform
     track: int
     tracks: int
+    only_language: bool
+
+    @property
+    def has_speech(self) -> bool:
+        """True if there is text, or the language was detected where nothing else counts."""
+        is_heard = self.only_language and self.transcript.language_probability is not None
+        return is_heard or bool(self.transcript.segments)
 
 
 class WhisperTranscriber:
@@ -145,7 +152,7 @@ class WhisperTranscriber:
     async def _transcribe_speech(self, request: _Request) -> _TranscribedTrack:
         """Transcribe the track of the options or, if they name none, the first one with speech."""
         default = await self._transcribe_track(request)
-        if default.transcript.segments or request.options.audio_track is not None:
+        if default.has_speech or request.options.audio_track is not None:
             return default
         for track in range(1, min(default.tracks, _MAX_TRACKS_TRIED) + 1):
             if track == default.track:
@@ -154,7 +161,7 @@ class WhisperTranscriber:
             other = replace(request, options=replace(request.options, audio_track=track))
             with suppress(UndecodableAudio, AudioTooLong):
                 attempt = await self._transcribe_track(other)
-                if attempt.transcript.segments:
+                if attempt.has_speech:
                     return attempt
         return default
 
@@ -184,7 +191,13 @@ class WhisperTranscriber:
                         decoding.cancel()  # which has ended, unless only the beginning counts
                     request.candidate.release_file()
                     transcript = await _with_speakers(transcript, request, turns)
-            return _TranscribedTrack(transcript, transcription.waveform, recording.track, recording.tracks)
+            return _TranscribedTrack(
+                transcript,
+                transcription.waveform,
+                recording.track,
+                recording.tracks,
+                only_language=request.options.only_language,
+            )
         finally:
             await asyncio.to_thread(recording.discard)
 

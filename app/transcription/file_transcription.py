@@ -251,6 +251,7 @@ class FileTranscription(Transcription):
             prompt=self._next_prompt(),
             word_timestamps=self._options.word_timestamps,
             token_logprobs=self._options.token_logprobs,
+            only_language=self._options.only_language,
             language=self._options.language,
         )
         self._preparing -= 1

@@ -116,7 +116,8 @@ class Window:
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
-    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``.
+    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. With
+    ``only_language`` nothing else counts.
     ``temperatures`` are for each part of the window, ``remaining_temperatures`` for the present one. Only one owner at
     a time changes a window: the front end, the scheduler, or the thread of the device that it is on.
     """
@@ -133,6 +134,7 @@ class Window:
     prompt: tuple[int, ...] = ()
     word_timestamps: bool = False
     token_logprobs: bool = False
+    only_language: bool = False
     language: str | None = None
     guesses: tuple[LanguageGuess, ...] = ()
     seek: int = 0
@@ -153,6 +155,11 @@ class Window:
     def wants_alignment(self) -> bool:
         """True if its text has to be aligned with the audio, for the times of words or for log probabilities."""
         return self.word_timestamps or self.token_logprobs
+
+    @property
+    def is_heard(self) -> bool:
+        """True if nothing but the language counts, and the encoder has told it."""
+        return self.only_language and self.language is not None
 
     @property
     def uncertain_language(self) -> LanguageGuess | None:
