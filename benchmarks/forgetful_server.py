@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.job import Job
+    from app.domain.usage import Usage, UsageKey
 
 
 class ForgetfulJournal(Journal):
@@ -26,7 +27,7 @@ class ForgetfulJournal(Journal):
     def open(self) -> Sequence[Job]:
         return ()
 
-    async def write(self, job: Job) -> None:
+    async def write(self, job: Job, used: tuple[UsageKey, Usage] | None = None) -> None:
         pass
 
     async def delete(self, job_id: str) -> None:

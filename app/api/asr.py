@@ -38,11 +38,11 @@ from app.api.schemas import DetectedLanguage
 from app.api.submission import Operation
 from app.api.transcriptions import respond
 from app.domain.formats import PLAIN_TEXT as TEXT_TYPE
-from app.domain.formats import Granularity, ResponseFormat, render, to_json
+from app.domain.formats import Granularity, ResponseFormat
 from app.domain.languages import language_code
 from app.domain.transcript import Task
 from app.domain.whisper_files import whisper_json, whisper_text, with_numbered_speakers
-from app.jobs.serializers import extras
+from app.jobs.serializers import body, extras, to_json
 
 if TYPE_CHECKING:
     from app.api.fields import Field
@@ -183,7 +183,8 @@ async def _attachment(spool: Spool, job: Job, *, output: _Output) -> Response:
 
 def _body(spool: Spool, job: Job, output: _Output) -> bytes:
     """Return the stored transcript of a job as whisper-asr-webservice writes it. Blocks."""
-    transcript = with_numbered_speakers(spool.result(job.id)[0])
+    stored, processing_time = spool.result(job.id)
+    transcript = with_numbered_speakers(stored)
     match output:
         case _Output.TXT | _Output.TEXT:
             return whisper_text(transcript).encode()
@@ -191,9 +192,10 @@ def _body(spool: Spool, job: Job, output: _Output) -> bytes:
             has_words = Granularity.WORD in job.rendering.granularities
             return to_json({**whisper_json(transcript, has_words=has_words), **extras(job)})
         case _Output.TSV:
-            return render(transcript, replace(job.rendering, format=ResponseFormat.TSV), extras={})
+            rendering = replace(job.rendering, format=ResponseFormat.TSV)
         case _:
-            return render(transcript, job.rendering, extras={})
+            rendering = job.rendering
+    return body(job, rendering, transcript, processing_time=processing_time)
 
 
 async def _language(spool: Spool, job: Job) -> Response:

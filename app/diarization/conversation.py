@@ -92,16 +92,15 @@ class Conversation:
             own = own_frames(is_first=is_first, is_last=has_last and index == len(chunks) - 1)
             windows.append(list(voice_windows(activity, own)))
             spectrograms += _spectrograms(chunk, windows[-1])
-        embeddings = iter(self._models.embed(spectrograms))
-        for activity, of_chunk in zip(activities, windows, strict=True):
-            self._heard.add(activity, of_chunk, np.array([next(embeddings) for _ in of_chunk], np.float32))
+        ends = np.cumsum([len(of_chunk) for of_chunk in windows])
+        embeddings = np.split(self._models.embed(spectrograms), ends[:-1])
+        for activity, of_chunk, voices in zip(activities, windows, embeddings, strict=True):
+            self._heard.add(activity, of_chunk, voices)
 
 
 def _spectrograms(chunk: Vector, windows: Sequence[VoiceWindow]) -> list[Vector]:
     if not windows:
         return []
     spectrogram = log_mel(chunk)
-    return [
-        spectrogram[window.start // SPECTROGRAM_HOP : max(window.end // SPECTROGRAM_HOP - 2, MIN_SPECTROGRAM_FRAMES)]
-        for window in windows
-    ]
+    frames = [(window.start // SPECTROGRAM_HOP, window.end // SPECTROGRAM_HOP - 2) for window in windows]
+    return [spectrogram[start : max(end, start + MIN_SPECTROGRAM_FRAMES)] for start, end in frames]

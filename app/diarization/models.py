@@ -49,7 +49,8 @@ _HIGH_BANDS: Final = slice(64, BANDS)
 _FULL_BAND: Final = -3.0
 _TELEPHONE: Final = -6.0
 
-_BATCH: Final = 16
+#: More at once take more memory and no less time.
+_BATCH: Final = 4
 #: Which slots speak in each class of the segmentation's output: none, one, or two of the three.
 _SLOTS_OF_CLASS: Final = np.array(
     [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], np.bool_

@@ -34,7 +34,7 @@ _SHARPNESS: Final = 12.0
 #: The least probability of the second of two speakers.
 _MIN_SECOND: Final = 0.2
 #: Silence within a turn is at most this long, in seconds.
-_MAX_GAP_SECONDS: Final = 0.25
+_MAX_GAP_SECONDS: Final = 0.5
 #: A shorter turn, in seconds, is a mistake: without them the error rate is lower.
 _MIN_TURN_SECONDS: Final = 0.2
 

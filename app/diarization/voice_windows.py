@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _WINDOW_SAMPLES: Final = 2 * SAMPLE_RATE
 _STEP_SAMPLES: Final = 1 * SAMPLE_RATE
-#: A voice is not known by less than 0.4 s.
-_MIN_SAMPLES: Final = SAMPLE_RATE * 2 // 5
+#: The shortest window, 0.22 s, has 20 frames of a spectrogram. Even that says more of a voice than nothing.
+_MIN_SAMPLES: Final = SAMPLE_RATE * 22 // 100
 #: A window can reach this far, 0.5 s, into the part of a chunk that belongs to its neighbour.
 _BEYOND_SAMPLES: Final = SAMPLE_RATE // 2
 

@@ -69,7 +69,7 @@ def test_segmentation_of_no_chunks_is_empty(models: VoiceModels) -> None:
 
 
 def test_embeddings_keep_the_order_of_spectrograms(models: VoiceModels, three_voices: npt.NDArray[np.int16]) -> None:
-    audio = three_voices[16_000:].astype(np.float32) / 32_768
+    audio = three_voices[16_000:].astype(np.float32) * np.float32(1 / 32_768)
     spectrograms = [log_mel(audio[:samples]) for samples in (16_000, 32_000, 12_000, 16_000)]
     together = models.embed(spectrograms)
     apart = np.concatenate([models.embed([spectrogram]) for spectrogram in spectrograms])

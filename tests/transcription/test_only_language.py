@@ -109,7 +109,6 @@ async def test_other_transcriptions_report_the_probability_too(
     assert transcript.language_probability == 0.99
     assert len(recorder.prompts) > 1
     assert round(transcript.duration, 2) == LONG_SECONDS
-    assert Transcript.from_dict(transcript.to_dict()) == transcript
 
 
 async def test_language_that_was_given_has_no_probability(model: WhisperModel, decoder: Decoder, long: Path) -> None:
