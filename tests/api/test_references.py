@@ -19,6 +19,7 @@ from app.api.multipart import ReceivedForm, read_form
 from app.domain.errors import DiskFull, InvalidRequest
 from app.jobs.space import Space
 from app.jobs.spool import Spool
+from tests.support.audio import SAMPLES
 from tests.support.fault_server import answer, fault_server
 from tests.support.service import Running, serving
 from tests.support.waiting import eventually
@@ -242,11 +243,13 @@ def test_references_share_the_budget_with_the_audio(tmp_path: Path) -> None:
 # In the service.
 
 
+ANNA: Final = (SAMPLES / "hello.wav").read_bytes()
+BOB: Final = (SAMPLES / "code.flac").read_bytes()
 FIELDS: Final = {"stored_output": "true", "diarize": "true", "known_speaker_names[]": ["Anna", "Bob"]}
 
 
 async def submit(
-    running: Running, file: Path | None, voices: Sequence[bytes] = (VOICE, OTHER), key: str = "", **fields: str
+    running: Running, file: Path | None, voices: Sequence[bytes] = (ANNA, BOB), key: str = "", **fields: str
 ) -> httpx.Response:
     files = [(f"{NAME}[]", ("voice.wav", voice)) for voice in voices]
     if file is not None:
@@ -271,15 +274,15 @@ async def test_references_are_there_until_the_audio_is_gone_also_after_a_restart
         accepted = await submit(running, samples / "hello.wav", keep_audio=keep_audio)
         job_id = accepted.json()["job_id"]
         assert "warnings" not in accepted.json()
-        assert await references(running, job_id) == [VOICE, OTHER]
+        assert await references(running, job_id) == [ANNA, BOB]
         await running.service.jobs.runner.stop(job_id)
         held.open.set()  # before the process waits for its threads
-        assert await references(running, job_id) == [VOICE, OTHER]
+        assert await references(running, job_id) == [ANNA, BOB]
     async with serving(tmp_path / "data", lambda: model) as running:
         assert (await running.finished(job_id))["status"] == "completed"
-        kept = [VOICE, OTHER] if keep_audio == "true" else []
+        kept = [ANNA, BOB] if keep_audio == "true" else []
         assert await references(running, job_id) == kept
-        size = (samples / "hello.wav").stat().st_size + len(VOICE + OTHER) if kept else 0
+        size = (samples / "hello.wav").stat().st_size + len(ANNA + BOB) if kept else 0
         assert running.service.jobs.spool.space.claimed == size
 
 
@@ -289,8 +292,8 @@ async def test_references_wait_for_audio_that_is_downloaded(running: Running, sa
     async with fault_server(answer(200, audio)) as source:
         job_id = (await submit(running, None, s3_presigned_url=source.url())).json()["job_id"]
         await eventually(lambda: asyncio.to_thread(running.service.jobs.spool.has_audio, job_id))
-        assert await references(running, job_id) == [VOICE, OTHER]
-        assert running.service.jobs.spool.space.claimed == len(audio + VOICE + OTHER)
+        assert await references(running, job_id) == [ANNA, BOB]
+        assert running.service.jobs.spool.space.claimed == len(audio + ANNA + BOB)
         held.open.set()
         await running.finished(job_id)
     assert await references(running, job_id) == []
@@ -308,7 +311,7 @@ async def test_references_without_use_are_not_kept(running: Running, samples: Pa
 
 @pytest.mark.anyio
 async def test_rejected_references_leave_nothing(running: Running, samples: Path, tmp_path: Path) -> None:
-    response = await submit(running, samples / "hello.wav", [VOICE])
+    response = await submit(running, samples / "hello.wav", [ANNA])
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, NAME)
     assert list((tmp_path / "data" / "jobs").iterdir()) == []
@@ -320,7 +323,7 @@ async def test_replay_has_the_same_references(running: Running, samples: Path, t
     first = await submit(running, samples / "hello.wav", key="one")
     again = await submit(running, samples / "hello.wav", key="one")
     assert again.json() == first.json()
-    for voices in ([VOICE, VOICE], [OTHER, VOICE]):
+    for voices in ([ANNA, ANNA], [BOB, ANNA]):
         other = await submit(running, samples / "hello.wav", voices, key="one")
         assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_key_reused")
     assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [first.json()["job_id"]]
