@@ -1,12 +1,13 @@
-"""Protection from cancellation."""
+"""Protection from cancellation, and the errors of task groups."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
 T = TypeVar("T")
 
@@ -22,3 +23,15 @@ async def shielded(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+@contextmanager
+def first_error_only() -> Iterator[None]:
+    """Raise the first error of a task group instead of the group; the other tasks were cancelled because of it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from app.domain.concurrency import first_error_only
 from app.domain.errors import AudioTooLong, UndecodableAudio
 from app.domain.events import discard_event
 from app.domain.speakers import with_channels, with_speakers
 from app.transcription.admission import PREVIEW_SECONDS, Grant
 from app.transcription.batcher import Batcher
 from app.transcription.file_transcription import FileTranscription
+from app.transcription.live import LiveTranscriber
 from app.transcription.recording import Recording
 from app.transcription.vad import SAMPLE_RATE
 
@@ -98,6 +100,7 @@ class WhisperTranscriber:
             on_death=on_death,
             emit=emit,
         )
+        self.live = LiveTranscriber(self._batcher, front_end, self.model, text_thread=self._text_thread)
 
     @property
     def active(self) -> int:
@@ -182,7 +185,7 @@ class WhisperTranscriber:
                 text_thread=self._text_thread,
                 synchronous=request.synchronous,
             )
-            with _first_error_only():
+            with first_error_only():
                 async with asyncio.TaskGroup() as group:
                     decoding = None if is_decoded else group.create_task(self._decode_file(request, recording))
                     turns = self._start_diarization(request, recording, group)
@@ -291,15 +294,3 @@ def _warnings(decoded: Decoded) -> Iterator[str]:
             f"The header of the file claims {decoded.missing_seconds:.0f} s more than could be decoded: its recording "
             "or upload was probably interrupted."
         )
-
-
-@contextmanager
-def _first_error_only() -> Iterator[None]:
-    """Raise the first error of a task group instead of the group; the other tasks were cancelled because of it."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from error.__cause__

@@ -29,6 +29,7 @@ from app.transcription.batcher import engine_failed
 from app.transcription.device import lower_thread_priority
 from app.transcription.engine import WhisperTranscriber
 from app.transcription.heap import return_free_memory
+from app.transcription.live import LiveDetector
 from app.transcription.slots import Slots
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.decoding import Decoder
     from app.transcription.diarizer import Diarizer
+    from app.transcription.live import LiveTranscriber
     from app.transcription.models import ModelRegistry
     from app.transcription.transcriber import Listener
     from app.transcription.whisper import WhisperModel
@@ -175,6 +177,25 @@ class ModelPool:
             return await engine.transcribe(
                 source, options, listener=listener, synchronous=synchronous, references=references
             )
+
+    @asynccontextmanager
+    async def live(self, options: TranscriptionOptions) -> AsyncIterator[LiveTranscriber]:
+        """Wait for the requested model, loading it if necessary, and keep it for live audio while the context lasts.
+
+        Raises:
+            ModelLoading: The default model is still being loaded.
+            InvalidRequest: The model is not served, or can't do this.
+            ModelUnavailable: The model can't be loaded.
+        """
+        self.require_ready()
+        name = self.model_registry.find(options.model).name
+        async with self._engine(name) as engine:
+            self.model_registry.find(name).require(task=options.task, language=options.language)
+            yield engine.live
+
+    def live_detector(self) -> LiveDetector:
+        """Return voice activity detection for one stream of live audio."""
+        return LiveDetector(self._front_end)
 
     async def close(self) -> None:
         """Stop all engines without waiting for the batches that they have on their models."""

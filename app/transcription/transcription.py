@@ -23,13 +23,16 @@ class Rank(IntEnum):
     """The order in which transcriptions are served, lowest first.
 
     Short ones go before long ones, so that a clip does not wait for files of many hours; among those, synchronous
-    requests, for which a client holds its connection open, go before jobs.
+    requests, for which a client holds its connection open, go before jobs. Live audio goes before everything, and the
+    text of what was said before guesses at what is being said.
     """
 
-    SHORT_SYNCHRONOUS = 0
-    SHORT = 1
-    LONG_SYNCHRONOUS = 2
-    LONG = 3
+    LIVE = 0
+    LIVE_GUESS = 1
+    SHORT_SYNCHRONOUS = 2
+    SHORT = 3
+    LONG_SYNCHRONOUS = 4
+    LONG = 5
 
     @property
     def is_short(self) -> bool:

@@ -33,6 +33,7 @@ from app.transcription.features import LogMel
 from app.transcription.heap import return_free_memory
 from app.transcription.language_detection import LanguageGuess, likeliest, plausible_languages
 from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
+from app.transcription.window import ENCODER_FRAMES
 from app.transcription.word_times import aligned_tokens, are_usable, split_words, words_of_phrases
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The input of the encoder: 30 s in frames of 10 ms.
-_FRAMES: Final = 3000
 #: Prompt and text together; the prompt may take half of it.
 _MAX_TOKENS: Final = 448
 MAX_PROMPT_TOKENS: Final = _MAX_TOKENS // 2 - 1
@@ -174,10 +173,10 @@ class WhisperModel:
         """
         tokenizer = self._tokenizer("en", "transcribe")
         text = tokenizer.encode(_ALIGNED_TEXT)
-        noise = np.random.default_rng(0).uniform(-1, 1, (1, self._model.n_mels, _FRAMES)).astype(np.float32)
+        noise = np.random.default_rng(0).uniform(-1, 1, (1, self._model.n_mels, ENCODER_FRAMES)).astype(np.float32)
         encoded = self._model.encode(_storage(noise))
         try:
-            (alignment,) = self._model.align(encoded, list(tokenizer.sot_sequence), [text], [_FRAMES])
+            (alignment,) = self._model.align(encoded, list(tokenizer.sot_sequence), [text], [ENCODER_FRAMES])
         except RuntimeError as exc:
             if _is_out_of_memory(exc):
                 raise
@@ -195,7 +194,7 @@ class WhisperModel:
         text = tokenizer.encode("".join(word.word for word in words))
         features = self._log_mel(decode_audio(str(KNOWN_SPEECH)))
         frames = features.shape[1]
-        encoded = self._model.encode(_storage(np.pad(features, ((0, 0), (0, _FRAMES - frames)))[np.newaxis]))
+        encoded = self._model.encode(_storage(np.pad(features, ((0, 0), (0, ENCODER_FRAMES - frames)))[np.newaxis]))
         if self._aligner is not self._model:
             encoded = _storage(_to_array(encoded))
         (alignment,) = self._aligner.align(encoded, list(tokenizer.sot_sequence), [text], [frames])
@@ -216,7 +215,7 @@ class WhisperModel:
         prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
         with _translated_errors():
             self._model.generate(
-                self._model.encode(_storage(np.zeros((windows, self._model.n_mels, _FRAMES), np.float32))),
+                self._model.encode(_storage(np.zeros((windows, self._model.n_mels, ENCODER_FRAMES), np.float32))),
                 [prompt] * windows,
                 beam_size=self.beam_size,
                 max_length=2 * _REHEARSED_TOKENS,  # CTranslate2 generates up to half of it
@@ -241,8 +240,8 @@ class WhisperModel:
 
     def _encode(self, windows: Sequence[Window]) -> Any:
         if len(self._stacked) < len(windows):
-            self._stacked = np.empty((len(windows), self._model.n_mels, _FRAMES), np.float32)
-        features = self._stacked[: len(windows)]
+            self._stacked = np.empty((len(windows), self._model.n_mels, ENCODER_FRAMES), np.float32)
+        features = self._stacked[: len(windows), :, : windows[0].encoder_frames]
         for row, window in zip(features, windows, strict=True):
             row[:, : window.frames] = window.features
             row[:, window.frames :] = 0
@@ -262,7 +261,7 @@ class WhisperModel:
         for index, ranking in zip(unknown, self._model.detect_language(rows), strict=True):
             window, guesses = windows[index], plausible_languages(ranking)
             window.guesses = guesses
-            if len(guesses) == 1:
+            if len(guesses) == 1 or window.guess:
                 window.language = guesses[0].code
 
     def _choose_languages(self, windows: Sequence[Window], decodings: list[Decoding], output: Any) -> None:
@@ -289,7 +288,7 @@ class WhisperModel:
 
     def _continue(self, windows: Sequence[Window], decodings: list[Decoding], output: Any) -> None:
         """Let the model go on, side by side, with the texts that stop before the end of the speech."""
-        left = set(range(len(windows)))
+        left = {index for index, window in enumerate(windows) if not window.guess}
         for _ in range(MAX_CONTINUATIONS):
             phrases = {
                 index: phrase
@@ -330,7 +329,7 @@ class WhisperModel:
         """Decode each window in its language or, where that is uncertain, its first guess, or in ``languages``."""
         if languages is None:
             languages = [window.language or window.guesses[0].code for window in windows]
-        results = self._run_model(output, windows, languages, [()] * len(windows))
+        results = self._run_model(output, windows, languages, [window.beginning for window in windows])
         return [
             _decoding(result, window.temperature, self._tokenizer(code, window.task.value))
             for result, window, code in zip(results, windows, languages, strict=True)
@@ -385,7 +384,9 @@ class WhisperModel:
             best = replace(best, tokens=without_loop(best.tokens, first_timestamp=self._first_timestamp))
         phrases: list[Phrase] = []
         frames_done = window.frames
-        if not (best.is_silence(self._thresholds) or (uncertain and not window.has_speech)):
+        if window.guess:
+            uncertain = uncertain or best.is_silence(self._thresholds)
+        elif not (best.is_silence(self._thresholds) or (uncertain and not window.has_speech)):
             tokens = before_skipped_speech(window, best.tokens, first_timestamp=self._first_timestamp)
             phrases, frames_done = split_phrases(tokens, first_timestamp=self._first_timestamp, frames=window.frames)
         return AcceptedDecoding(

@@ -22,19 +22,25 @@ if TYPE_CHECKING:
 #: The silence that voice activity detection keeps at each end of a span, by default.
 _EDGE_SECONDS: Final = 0.4
 _SECONDS_PER_SAMPLE: Final = 1 / SAMPLE_RATE
+#: The input of the encoder: 30 s in frames of 10 ms.
+ENCODER_FRAMES: Final = 3000
+#: A guess is encoded in multiples of 5 s, with at least that much silence at its end. Encoding 10 s takes a sixth of
+#: the time of 30 s (base, CPU) and nearly always says the same; without the silence, the text often repeats itself.
+_GUESS_FRAMES: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeKey:
     """The properties that all windows of one batch share when they are decoded.
 
-    CTranslate2 requires ``<|startoftranscript|>`` at the same index of every prompt, and one beam size and temperature
-    for the batch. Languages and tasks can differ.
+    CTranslate2 requires ``<|startoftranscript|>`` at the same index of every prompt, and one beam size, temperature and
+    number of encoded frames for the batch. Languages and tasks can differ.
     """
 
     beam_size: int
     temperature: float
     prompt_length: int
+    encoder_frames: int = ENCODER_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +123,10 @@ class Window:
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
     that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. With
-    ``only_language`` nothing else counts.
-    ``temperatures`` are for each part of the window, ``remaining_temperatures`` for the present one. Only one owner at
-    a time changes a window: the front end, the scheduler, or the thread of the device that it is on.
+    ``only_language`` nothing else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures``
+    for the present one. The text of a ``guess`` begins with the tokens ``beginning``; it is decoded once, as a whole,
+    and only its tokens are kept. Only one owner at a time changes a window: the front end, the scheduler, or the thread
+    of the device that it is on.
     """
 
     channel: int
@@ -132,6 +139,8 @@ class Window:
     has_speech: bool = True
     pauses: tuple[Span, ...] = ()
     prompt: tuple[int, ...] = ()
+    guess: bool = False
+    beginning: tuple[int, ...] = ()
     word_timestamps: bool = False
     token_logprobs: bool = False
     only_language: bool = False
@@ -183,6 +192,13 @@ class Window:
         return int(self.features.shape[1])
 
     @property
+    def encoder_frames(self) -> int:
+        """The frames that the encoder takes, silence at the end included."""
+        if not self.guess:
+            return ENCODER_FRAMES
+        return min(ENCODER_FRAMES, (max(1, -(-self.frames // _GUESS_FRAMES)) + 1) * _GUESS_FRAMES)
+
+    @property
     def temperature(self) -> float:
         """The temperature of the next decoding."""
         return self.remaining_temperatures[0]
@@ -191,7 +207,12 @@ class Window:
     def key(self) -> DecodeKey:
         """The key of the next decoding. Beam search is only used at temperature 0, as in Whisper."""
         beam_size = self.beam_size if self.temperature == 0 else 1
-        return DecodeKey(beam_size=beam_size, temperature=self.temperature, prompt_length=len(self.prompt))
+        return DecodeKey(
+            beam_size=beam_size,
+            temperature=self.temperature,
+            prompt_length=len(self.prompt),
+            encoder_frames=self.encoder_frames,
+        )
 
     @property
     def has_estimated_words(self) -> bool:
