@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -60,6 +61,10 @@ class Metrics:
         self._model_errors = counter("model_errors_total", "Batches that the model failed to decode.", "kind")
         self._requests = counter("http_requests_total", "HTTP responses sent.", "route", "status")
         self._cut = counter("connections_closed_total", "Connections closed by the service.", "reason")
+        self._sessions = counter("realtime_sessions_total", "Realtime sessions that ended.", "reason")
+        self._live = histogram(
+            "realtime_final_seconds", "Seconds from the end of live audio to its final text.", _DURATIONS
+        )
         self._queue_wait = histogram("queue_wait_seconds", "Seconds from acceptance to the first slot.", _DURATIONS)
         self._processing = histogram("processing_seconds", "Seconds from the first slot to the transcript.", _DURATIONS)
         self._factor = histogram("real_time_factor", "Processing time divided by the duration of the audio.", _FACTORS)
@@ -77,6 +82,7 @@ class Metrics:
             (self._unloads, events.UnloadReason),
             (self._model_errors, events.ModelFailure),
             (self._cut, events.CutReason),
+            (self._sessions, events.SessionEnd),
         ):
             for value in values:
                 counter.labels(value)
@@ -86,9 +92,8 @@ class Metrics:
         for round_outcome in events.DeliveryOutcome:
             for destination in ("upload", "webhook"):
                 self._rounds.labels(destination, round_outcome)
-        for job_kind in ("job", "request"):
-            for status in ("completed", "failed", "cancelled"):
-                self._ended.labels(job_kind, status)
+        for job_kind, status in product(("job", "request"), ("completed", "failed", "cancelled")):
+            self._ended.labels(job_kind, status)
 
     def add_gauges(self, gauges: Callable[[], Gauges]) -> None:
         """Call ``gauges`` for the values of all gauges whenever metrics are scraped."""
@@ -110,6 +115,11 @@ class Metrics:
                 self._processing.observe(processing_seconds)
                 if audio_seconds:
                     self._factor.observe(processing_seconds / audio_seconds)
+            case events.UtteranceTranscribed(audio_seconds, seconds):
+                self._audio.inc(audio_seconds)
+                self._live.observe(seconds)
+            case events.SessionEnded(session_end):
+                self._sessions.labels(session_end).inc()
             case events.AttemptEnded(transfer, outcome):
                 self._attempts.labels(transfer, outcome).inc()
             case events.RoundEnded(destination, outcome):
@@ -174,4 +184,5 @@ _TEXTS: Final = {
     "spool_bytes": "Bytes reserved for audio in the spool.",
     "disk_free_bytes": "Bytes free on the disk of DATA_DIR.",
     "connections": "Open connections.",
+    "realtime_sessions": "Open realtime sessions.",
 }

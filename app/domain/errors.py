@@ -20,6 +20,7 @@
   * Unavailable               the same request can succeed later
     * QueueFull               the queue is full
     * TooManyRequests         the rate limit is exceeded
+    * TooManySessions         there are as many realtime sessions as allowed
     * ModelLoading            the model is still being loaded
     * EngineFailed            the transcription engine died, and the process ends
     * Draining                the service is shutting down
@@ -139,6 +140,10 @@ class QueueFull(Unavailable):
 
 class TooManyRequests(Unavailable):
     """An API key, or a client address, exceeded its rate limit."""
+
+
+class TooManySessions(Unavailable):
+    """There are already ``REALTIME_MAX_SESSIONS`` realtime sessions."""
 
 
 class ModelLoading(Unavailable):

@@ -39,6 +39,18 @@ class CutReason(StrEnum):
     MADE_ROOM = "made_room"
 
 
+class SessionEnd(StrEnum):
+    """The reason for which a realtime session ended."""
+
+    CLIENT_LEFT = "client_left"
+    IDLE = "idle"
+    EXPIRED = "expired"
+    INVALID = "invalid"
+    SLOW_READER = "slow_reader"
+    DRAINED = "drained"
+    FAILED = "failed"
+
+
 class ModelFailure(StrEnum):
     """The kind of failure of a batch."""
 
@@ -90,6 +102,21 @@ class AudioTranscribed:
     job_id: str
     audio_seconds: float
     processing_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceTranscribed:
+    """The final text of live audio was there ``seconds`` after its end."""
+
+    audio_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A realtime session ended."""
+
+    reason: SessionEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +245,8 @@ Event = (
     JobAccepted
     | JobStarted
     | AudioTranscribed
+    | UtteranceTranscribed
+    | SessionEnded
     | JobEnded
     | JobForgotten
     | StepEnded
