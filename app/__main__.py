@@ -19,6 +19,7 @@ from app import logs
 from app.domain.access import is_loopback
 from app.domain.errors import ServiceError
 from app.edge.protocol import http_protocol
+from app.edge.websocket import websocket_options
 from app.main import create_app
 from app.settings import InvalidSettings, Settings
 
@@ -123,7 +124,7 @@ def _create_server(settings: Settings) -> Server:
         http=http_protocol(connections),  # h11: httptools takes header blocks of any size into memory
         proxy_headers=True,
         forwarded_allow_ips=str(settings.forwarded_allow_ips),
-        ws="none",
+        **websocket_options(connections),
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -16,7 +16,7 @@ from app.domain.redaction import without_queries
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Loggers that write whole URLs at INFO.
+#: Loggers that write whole URLs at INFO, or a line for each connection.
 _NOISY_LOGGERS: Final = (
     "httpx",
     "httpcore",
@@ -25,6 +25,8 @@ _NOISY_LOGGERS: Final = (
     "faster_whisper",
     "huggingface_hub",
     "urllib3",
+    "uvicorn.websocket",
+    "websockets",
 )
 #: Messages of uvicorn that any client can cause, as often as it likes.
 _LIMITED_MESSAGES: Final = ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket")

@@ -20,6 +20,7 @@ from app.api import (
     jobs,
     models,
     openapi,
+    realtime,
     recordings,
     server,
     transcriptions,
@@ -103,7 +104,20 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (transcriptions, asr, jobs, edits, recordings, events, models, usage, server, health, *pages):
+    for module in (
+        transcriptions,
+        asr,
+        jobs,
+        edits,
+        recordings,
+        events,
+        realtime,
+        models,
+        usage,
+        server,
+        health,
+        *pages,
+    ):
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)
@@ -127,6 +141,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         max_upload_bytes=settings.max_upload_bytes,
         concurrency=ConcurrencyLimit(settings.max_connections_per_address, trusted=settings.forwarded_allow_ips),
         tickets=service.tickets,
+        client_secrets=service.client_secrets,
     )
     if settings.cors_allowed_origins:
         app.add_middleware(CrossOriginSharing, **cors_options(settings.cors_allowed_origins))
@@ -181,6 +196,8 @@ def _parts(service: Service) -> Parts:
             attempts=settings.upload_max_attempts,
         ),
         tickets=service.tickets,
+        client_secrets=service.client_secrets,
+        sessions=service.sessions,
         limits=ServerLimits(
             requires_key=bool(settings.api_keys),
             key_names={key.fingerprint: key.name for key in settings.api_keys if key.is_named},

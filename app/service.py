@@ -18,6 +18,7 @@ from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.delivery.upload import PresignedUploader
 from app.delivery.webhooks import WebhookSender
 from app.diarization.models import BUNDLED
+from app.domain.client_secrets import ClientSecrets
 from app.domain.errors import DecoderUnavailable, ModelUnavailable, ServiceError
 from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
@@ -40,6 +41,8 @@ from app.jobs.store import JobStore
 from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
 from app.jobs.sweeper import Sweeper
 from app.jobs.sync_requests import SyncRequests
+from app.realtime.session import SessionLimits
+from app.realtime.sessions import Sessions
 from app.transcription.admission import usable_cores
 from app.transcription.decoding import Decoder
 from app.transcription.diarizer import Diarizer
@@ -88,6 +91,7 @@ class Service:
         self._stop = stop
         self.metrics = metrics.Metrics(version=__version__)
         self.tickets = Tickets()
+        self.client_secrets = ClientSecrets()
         self.traces = tracing.open_traces() if tracing.is_enabled() else None
         self.connections = Connections(
             connection_limits(settings),
@@ -95,6 +99,12 @@ class Service:
             on_cut=lambda reason: self.emit(ConnectionCut(reason)),
         )
         self.pool = create_pool(settings, load_model, on_death=self._engine_died, emit=self.emit)
+        self.sessions = Sessions(
+            self.pool,
+            max_sessions=settings.realtime_max_sessions,
+            limits=session_limits(settings),
+            emit=self.emit,
+        )
         self.client = create_client(settings)
         limits = job_limits(settings)
         self.jobs = JobSystem(
@@ -139,6 +149,7 @@ class Service:
             "spool_bytes": self.jobs.spool.space.claimed,
             "disk_free_bytes": self.jobs.spool.space.free,
             "connections": len(self.connections),
+            "realtime_sessions": len(self.sessions),
         }
 
     async def _watch_lag(self) -> None:
@@ -150,6 +161,9 @@ class Service:
 
     async def drain(self) -> None:
         """End the work of this process within the grace period."""
+        await asyncio.gather(self.sessions.drain(), self._drain_jobs())
+
+    async def _drain_jobs(self) -> None:
         await self.sync_requests.close()
         await self.jobs.drain(self.settings.shutdown_grace_seconds)
 
@@ -325,6 +339,15 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         head_seconds=settings.header_timeout_seconds,
         body_bytes_per_second=settings.min_body_bytes_per_second,
         send_seconds=settings.send_timeout_seconds,
+    )
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """Return the limits of the settings for each realtime session."""
+    return SessionLimits(
+        session_seconds=settings.realtime_session_seconds,
+        idle_seconds=settings.realtime_idle_seconds,
+        finish_seconds=settings.shutdown_grace_seconds,
     )
 
 

@@ -198,6 +198,18 @@ class Settings(BaseSettings):
     )
     max_audio_seconds: float = Field(43200, gt=0, description="Longest audio. The default is 12 hours.")
 
+    realtime_max_sessions: int = Field(
+        8,
+        ge=0,
+        description="Sessions of live transcription at the same time. Further ones get status 429. 0 allows none.",
+    )
+    realtime_session_seconds: float = Field(
+        3600, gt=0, description="Longest session of live transcription. The default is one hour."
+    )
+    realtime_idle_seconds: float = Field(
+        300, ge=0, description="How long a client of a session can send nothing. 0 disables the limit."
+    )
+
     upload_timeout_seconds: float = Field(
         600, gt=0, description="Time limit for one attempt to upload a result, and for each read and write in it."
     )

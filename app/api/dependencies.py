@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.api.events import EventFeed
     from app.api.submission import SubmissionReader
     from app.domain.access import ApiKeys
+    from app.domain.client_secrets import ClientSecrets
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
     from app.jobs.edits import Edits
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
     from app.jobs.sync_requests import SyncRequests
     from app.jobs.usage import Quotas
+    from app.realtime.sessions import Sessions
     from app.transcription.pool import ModelPool
 
 
@@ -97,6 +99,8 @@ class Parts:
     metrics: MetricsPage
     timeouts: TransferTimeouts
     tickets: Tickets
+    client_secrets: ClientSecrets
+    sessions: Sessions
     feed: EventFeed
     limits: ServerLimits
     slots: int

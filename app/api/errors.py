@@ -43,6 +43,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.QuotaExceeded, 429, _INSUFFICIENT_QUOTA),
     (errors.QueueFull, 429, "queue_full"),
     (errors.TooManyRequests, 429, "rate_limit_exceeded"),
+    (errors.TooManySessions, 429, "too_many_sessions"),
     (errors.ModelLoading, 503, "model_loading"),
     (errors.Draining, 503, "draining"),
     (errors.ShutDown, 503, "draining"),

@@ -256,6 +256,32 @@ RENAMING_OPERATION: Final = {
 }
 
 #: What FastAPI has to add to the operation that replaces corrections.
+CLIENT_SECRET_OPERATION: Final = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "ClientSecretRequest",
+                    "type": "object",
+                    "properties": {
+                        "expires_after": {
+                            "type": "object",
+                            "properties": {
+                                "anchor": {"type": "string", "enum": ["created_at"]},
+                                "seconds": {"type": "integer", "minimum": 10, "maximum": 7200, "default": 600},
+                            },
+                        },
+                        "session": {
+                            "type": "object",
+                            "description": "The configuration with which sessions begin, as in `session.update`.",
+                            "example": {"type": "transcription"},
+                        },
+                    },
+                }
+            }
+        }
+    }
+}
 CORRECTIONS_OPERATION: Final = {
     "requestBody": {
         "required": True,

@@ -534,3 +534,11 @@ def json_schemas() -> dict[str, Any]:
 def reference(body: type) -> dict[str, str]:
     """Return the OpenAPI reference to a body's schema."""
     return {"$ref": _REF_TEMPLATE.format(model=body.__name__)}
+
+
+class RealtimeClientSecret(TypedDict):
+    """A secret that opens realtime sessions."""
+
+    value: Annotated[str, Field(description="The secret: send it like an API key.", examples=["ek_68af…"])]
+    expires_at: Annotated[int, Field(description="Unix time.", examples=[1790000600])]
+    session: Annotated[dict[str, Any], Field(description="The configuration with which sessions begin.")]

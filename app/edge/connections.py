@@ -78,6 +78,12 @@ class Connections:
             del self._counts[key]
         return has_room
 
+    def hand_over(self, connection: Closable, to: Closable) -> None:
+        """Count ``to`` in place of a connection that changes its protocol. It is never idle."""
+        self._idle.pop(connection, None)
+        if (key := self._keys.pop(connection, None)) is not None:
+            self._keys[to] = key
+
     def mark_idle(self, connection: Closable) -> None:
         """Record that the connection is waiting for a request."""
         if connection in self._keys:

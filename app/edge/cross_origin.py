@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _OWN_SITES: Final = ("same-origin", "none")
 _SAFE_METHODS: Final = ("GET", "HEAD")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+#: The scheme of a page that opens a WebSocket of its own server.
+_PAGE_SCHEMES: Final = {"ws": "http", "wss": "https"}
 #: Response headers that pages of allowed origins can read, besides those that browsers always show.
 _EXPOSED_HEADERS: Final = (
     "Accept-Ranges",
@@ -91,7 +93,7 @@ class CrossOriginGuard:
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_guarded = scope["type"] == "http" and not scope["path"].startswith("/health")
+        is_guarded = scope["type"] in ("http", "websocket") and not scope["path"].startswith("/health")
         if is_guarded and (problem := self._problem(scope, Headers(scope=scope))):
             await error_response(CrossOriginRequest(problem))(scope, receive, send)
             return
@@ -130,13 +132,14 @@ class CrossOriginGuard:
         hosts = [headers.get("host", "")]
         if self._trusted.covers(scope.get("state", {}).get("peer", "")):
             hosts.append(headers.get("x-forwarded-host", "").partition(",")[0].strip())
-        origins = (normalized_origin(f"{scope['scheme']}://{host}") for host in hosts)
+        scheme = _PAGE_SCHEMES.get(scope["scheme"], scope["scheme"])
+        origins = (normalized_origin(f"{scheme}://{host}") for host in hosts)
         return {origin for origin in origins if origin is not None}
 
 
 def _is_navigation(scope: Scope, headers: Headers) -> bool:
     """Return whether a user follows a link of another page to this server, which changes nothing."""
-    return scope["method"] in _SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
+    return scope.get("method") in _SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
 
 
 def hostname(host: str) -> str:

@@ -24,6 +24,7 @@ from app.api.errors import error_response, too_many_connections
 from app.api.multipart import FORM_OVERHEAD_BYTES
 from app.api.requests import is_limited
 from app.domain.access import ApiKeys
+from app.domain.client_secrets import KEY_SUBPROTOCOL, PREFIX
 from app.domain.errors import BodyTooLarge, InvalidRequest, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, duration, network_key
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from app.domain.access import ApiKey, Rate, TrustedProxies
+    from app.domain.client_secrets import ClientSecret, ClientSecrets
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
     from app.edge.rate_limit import Allowance
 
 logger = logging.getLogger(__name__)
 
+#: The kinds of connections that carry requests of clients.
+_REQUESTS: Final = ("http", "websocket")
 #: Paths of the API that can be asked before a key is known.
 _OPEN_PATHS: Final = frozenset({"/v1/server"})
 #: The beginning of paths for which the keys in METRICS_KEY are valid too.
@@ -78,18 +82,20 @@ class RequestLimits:
         max_upload_bytes: int,
         concurrency: ConcurrencyLimit,
         tickets: Tickets,
+        client_secrets: ClientSecrets,
     ) -> None:
         self._app = app
         self._keys = keys
         self._usage_keys = ApiKeys((*metrics_keys, *keys))
         self._tickets = tickets
+        self._client_secrets = client_secrets
         self._limiter = None if rate is None else RateLimiter(rate)
         self._max_upload_bytes = max_upload_bytes
         self._concurrency = concurrency
         self._rejections = RejectionLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_limited(scope["path"]):
+        if scope["type"] not in _REQUESTS or not is_limited(scope["path"]):
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
@@ -111,7 +117,10 @@ class RequestLimits:
         headers = Headers(scope=scope)
         state = scope["state"]
         state["owner"] = state["key_name"] = ""
-        if not self._keys or scope["path"] in _OPEN_PATHS:
+        if (secret := self._client_secret(scope, headers)) is not None:
+            self._check_rate(scope, secret.owner or network_key(_address(scope)))
+            state["owner"], state["key_name"], state["session"] = secret.owner, secret.key_name, secret.session
+        elif not self._keys or scope["path"] in _OPEN_PATHS:
             self._check_rate(scope, network_key(_address(scope)))
         else:
             try:
@@ -127,7 +136,27 @@ class RequestLimits:
 
     def _authenticate(self, scope: Scope, headers: Headers) -> ApiKey:
         keys = self._usage_keys if scope["path"].startswith(_USAGE_PATHS) else self._keys
-        return keys.authenticate(_authorization(headers), setting="API_KEYS")
+        return keys.authenticate(_authorization(headers) or _browser_key(scope), setting="API_KEYS")
+
+    def _client_secret(self, scope: Scope, headers: Headers) -> ClientSecret | None:
+        """Return the client secret with which a realtime session is opened, or None if it is opened with an API key.
+
+        Raises:
+            Unauthorized: it is wrong, or has expired.
+        """
+        if scope["type"] != "websocket":
+            return None
+        value = (_authorization(headers) or _browser_key(scope)).partition(" ")[2].strip()
+        if not value.startswith(PREFIX):
+            return None
+        secret = self._client_secrets.find(value, now=time.time())
+        if secret is None and self._keys:
+            self._rejections.add(_address(scope))
+            self._check_rate(scope, network_key(_address(scope)))
+            raise Unauthorized(
+                "The client secret is wrong or has expired: get another one with POST /v1/realtime/client_secrets."
+            )
+        return secret
 
     def _key_of_ticket(self, scope: Scope, headers: Headers) -> ApiKey | None:
         """Return the key that a ticket stands for, or None if the request has none, or an API key of its own.
@@ -228,6 +257,12 @@ def _authorization(headers: Headers) -> str:
     return headers.get("authorization", "" if key is None else f"Bearer {key}")
 
 
+def _browser_key(scope: Scope) -> str:
+    """Return the header that the subprotocol of a browser stands for: pages can't set headers of WebSockets."""
+    offered = (name for name in scope.get("subprotocols", ()) if name.startswith(KEY_SUBPROTOCOL))
+    return next((f"Bearer {name.removeprefix(KEY_SUBPROTOCOL)}" for name in offered), "")
+
+
 def _address(scope: Scope) -> str:
     client: tuple[str, int] | None = scope.get("client")
     return client[0] if client else ""
@@ -245,7 +280,7 @@ class RequestTargets:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in _REQUESTS:
             path, deployment = canonical_path(scope["path"])
             if path != scope["path"]:
                 scope = {**scope, "path": path, "raw_path": quote(path).encode()}
@@ -343,7 +378,7 @@ class ResponseEvents:
         self._emit = emit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in _REQUESTS:
             await self._app(scope, receive, send)
             return
         counted = _CountedResponse(scope, send, self._emit)
@@ -364,8 +399,13 @@ class _CountedResponse:
         self._is_reported = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.report(message["status"])
+        match message["type"]:
+            case "http.response.start" | "websocket.http.response.start":
+                self.report(message["status"])
+            case "websocket.accept":
+                self.report(HTTPStatus.SWITCHING_PROTOCOLS)
+            case "websocket.close":  # before it is accepted, which uvicorn answers so
+                self.report(HTTPStatus.FORBIDDEN)
         await self._send(message)
 
     def report(self, status: int) -> None:

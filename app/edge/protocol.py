@@ -10,7 +10,7 @@ import socket
 import struct
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastapi.responses import JSONResponse
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
-    from app.edge.connections import Connections
+    from app.edge.connections import Closable, Connections
 
 
 #: The most bytes to read at once, by whether a body of known length is being received. Little otherwise, because
@@ -88,7 +88,7 @@ class GuardedProtocol(H11Protocol):
         if self.client:  # of a request behind a trusted proxy, uvicorn shows only the proxy's client
             self.app_state = {**self.app_state, "peer": self.client[0]}
         self.flow = PausableFlow(transport)
-        _limit_unsent(transport)
+        limit_unsent(transport)
         if self._connections.admit(self, self.client[0] if self.client else ""):
             self._update_timers()
             return
@@ -112,7 +112,17 @@ class GuardedProtocol(H11Protocol):
             return
         self.conn.begin_slice()
         super().data_received(data)
-        self._update_timers()
+        if self.transport.get_protocol() is self:
+            self._update_timers()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over, which counts as before, to the protocol for WebSockets."""
+        for timer in (self._head_timer, self._send_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._send_timer = None
+        super().handle_websocket_upgrade(event)
+        self._connections.hand_over(self, cast("Closable", self.transport.get_protocol()))
 
     def eof_received(self) -> None:
         """Abort the connection if the client closes its side while a response is being sent.
@@ -122,7 +132,7 @@ class GuardedProtocol(H11Protocol):
         """
         super().eof_received()
         if self.conn.their_state is h11.DONE and self.conn.our_state is h11.SEND_BODY:
-            _discard_unsent(self.transport)
+            discard_unsent(self.transport)
             self.transport.abort()
 
     def handle_events(self) -> None:
@@ -262,7 +272,7 @@ class GuardedProtocol(H11Protocol):
         """Close the connection at once."""
         self._connections.report_cut(reason)
         if reason is CutReason.SLOW_READER:
-            _discard_unsent(self.transport)
+            discard_unsent(self.transport)
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
@@ -297,7 +307,7 @@ class GuardedProtocol(H11Protocol):
             cycle.message_event.set()
 
 
-def _limit_unsent(transport: asyncio.Transport) -> None:
+def limit_unsent(transport: asyncio.Transport) -> None:
     """Keep few unsent bytes in this process and, if the system allows, in the kernel: enough to use the bandwidth."""
     transport.set_write_buffer_limits(high=_UNSENT_BYTES // 8)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
@@ -305,7 +315,7 @@ def _limit_unsent(transport: asyncio.Transport) -> None:
             _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
-def _discard_unsent(transport: asyncio.Transport) -> None:
+def discard_unsent(transport: asyncio.Transport) -> None:
     """Make the kernel drop unsent bytes on close, instead of offering them to the client for minutes."""
     with suppress(OSError):
         _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO_SECONDS)

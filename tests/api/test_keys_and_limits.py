@@ -163,6 +163,7 @@ ROUTES = (
     ("POST", "/v1/jobs/{job}/redeliver"),
     ("DELETE", "/v1/jobs/{job}"),
     ("GET", "/v1/events"),
+    ("POST", "/v1/realtime/client_secrets"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/demo"),
     ("GET", "/v1/organization/usage/audio_transcriptions"),

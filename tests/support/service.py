@@ -12,6 +12,7 @@ import uvicorn
 
 from app.__main__ import CLOSE_SECONDS, Server, listen
 from app.edge.protocol import http_protocol
+from app.edge.websocket import websocket_options
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
 from app.settings import Settings
@@ -125,7 +126,7 @@ async def serving(
     config = uvicorn.Config(
         app,
         http=http_protocol(service.connections),
-        ws="none",
+        **websocket_options(service.connections),
         lifespan="on",
         log_config=None,
         access_log=False,
