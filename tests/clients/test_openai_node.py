@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import ssl
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from app.transcription.models import MODEL_ALIASES
 from tests.clients.programs import output_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.support.service import Running
@@ -219,3 +224,38 @@ async def test_errors_have_the_right_class_and_are_not_retried(running: Running,
     }
     assert {name: error["requests"] for name, error in errors.items()} == dict.fromkeys(errors, 1)
     assert {error["type"] for error in errors.values()} == {"invalid_request_error"}
+
+
+@asynccontextmanager
+async def over_tls(running: Running, folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """Yield the address of a proxy with TLS, and the file of the authority that its certificate is from."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    host, _, port = running.address.removeprefix("http://").partition(":")
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while content := await reader.read(65_536):
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as proxy:
+        yield f"https://localhost:{proxy.sockets[0].getsockname()[1]}", folder / "ca.pem"
+
+
+async def test_realtime_session(running: Running, samples: Path, tmp_path: Path) -> None:
+    script = samples.parent / "tests" / "clients" / "node" / "realtime.mjs"
+    key = running.client.headers["Authorization"].removeprefix("Bearer ")
+    async with over_tls(running, tmp_path) as (address, authority):
+        output, _ = await output_of("node", script, address, key, samples / "hello.wav", authority, cwd=script.parent)
+    result = json.loads(output)
+    assert result["texts"] == ["hello this is a test", "the job is complete now"]
+    assert "".join(result["deltas"]) == "".join(result["texts"])
+    assert {"session.created", "input_audio_buffer.speech_started", "conversation.item.done"} <= set(result["types"])
