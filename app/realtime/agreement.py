@@ -37,6 +37,11 @@ class Agreement:
         self.text, self.tokens = text, words[count - 1].tokens
         return added
 
+    def finish(self, words: tuple[GuessedWord, ...]) -> str:
+        """Take a guess after which no audio follows, and return the rest of its text."""
+        text = "".join(word.text for word in words)
+        return text[len(self.text) :] if text.startswith(self.text) else ""
+
 
 def text_after(shown: str, final: str) -> str:
     """Return the end of ``final`` that follows what ``shown`` says, also if both differ.

@@ -130,11 +130,6 @@ class Session:
         self._recent: Samples = np.zeros(0, np.int16)
         self._received = self._searched = self._committed = 0
 
-    @property
-    def has_audio(self) -> bool:
-        """True if there is audio that is not transcribed yet."""
-        return self._utterance is not None or self._transcriber.waiting_samples > 0
-
     def end(self, reason: SessionEnd) -> None:
         """End the session, unless it is ending already."""
         if not self._end.done():
@@ -176,6 +171,7 @@ class Session:
     async def _finish(self) -> None:
         """Commit what was said and wait for its text, for a while."""
         if self._utterance is not None:
+            self._move(self._received)
             self._commit()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.finish_seconds):

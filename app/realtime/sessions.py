@@ -44,10 +44,6 @@ class Sessions:
         """Raise InvalidRequest if a configuration can't be served."""
         check_model(self._models.model_registry, config)
 
-    def has_audio(self) -> bool:
-        """Return True if audio of any session waits to be transcribed."""
-        return any(session.has_audio for session in self._running)
-
     @contextmanager
     def reserved(self) -> Iterator[None]:
         """Reserve a session while the context lasts.

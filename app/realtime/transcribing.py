@@ -2,7 +2,7 @@
 
 While a window is spoken, the model guesses at its text again and again, and the words that guesses agree on are sent.
 When it has ended, its final text is transcribed as a file's would be. A guess begins only after the one before it has
-come back, and then waits as long again: a busy machine makes the pauses longer, and nothing queues.
+come back, and then waits twice as long: a busy machine makes the pauses longer, and nothing queues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 #: The least new speech between two guesses.
 _GUESS_SAMPLES: Final = RATE // 2
 #: The share of the time in which a session has a guess on the model is at most 1 over this.
-_REST: Final = 2
+_REST: Final = 3
+#: A guess that covers more than this begins anew after a pause: it takes as long as what it covers.
+_LONG_GUESS_SAMPLES: Final = 6 * RATE
 
 
 class SpeechSearch(Protocol):
@@ -174,20 +176,23 @@ class UtteranceTranscriber:
 
     async def _guess(self, model: LiveModel, utterance: Utterance, window: LiveWindow) -> str:
         """Send the words that guesses agree on until the window ends, and return them."""
-        agreement = Agreement()
-        guess_at = window.start + _GUESS_SAMPLES
+        agreement, shown = Agreement(), ""
+        start, guess_at = window.start, window.start + _GUESS_SAMPLES
         while True:
             await utterance.wait_until(partial(window.is_due, guess_at))
             if window.has_ended:
-                return agreement.text
-            guessed_to = window.spoken_to
-            began = time.monotonic()
-            guess = asyncio.create_task(
-                model.guess(window.audio, utterance.options, beginning=agreement.tokens), name="guess"
-            )
+                return shown
+            guessed_to, began = window.spoken_to, time.monotonic()
+            pause = window.resumed_at if window.resumed_at - start >= _LONG_GUESS_SAMPLES else None
+            audio = window.audio_between(start, pause or window.end)
+            guess = asyncio.create_task(model.guess(audio, utterance.options, beginning=agreement.tokens), name="guess")
             if not await _ends_first(guess, utterance, window):
-                return agreement.text
-            self._show(utterance, agreement.add(guess.result()))
+                return shown
+            text = agreement.add(guess.result()) if pause is None else agreement.finish(guess.result())
+            self._show(utterance, text)
+            shown += text
+            if pause is not None:
+                agreement, start = Agreement(), pause
             guess_at = guessed_to + max(_GUESS_SAMPLES, round(_REST * (time.monotonic() - began) * RATE))
 
     def _show(self, utterance: Utterance, text: str) -> None:

@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 _LONG_SAMPLES: Final = 20 * RATE
 #: which lasts at least as long as a pause in which files are divided,
 _PAUSE_SAMPLES: Final = 98 * RATE // 1000
+#: (0.2 s divide guesses, which are shorter,)
+_GUESS_PAUSE_SAMPLES: Final = RATE // 5
 #: or, if nobody pauses, after this time: the model takes 30 s.
 _LONGEST_SAMPLES: Final = 28 * RATE
 
 
 class LiveWindow:
-    """A window while it is spoken, from ``start`` on; ``spoken_to`` is the end of the speech in it so far."""
+    """A window while it is spoken, from ``start`` on; ``spoken_to`` is the end of the speech in it so far.
+
+    ``resumed_at`` is where speech went on after the last pause that is long enough to divide guesses.
+    """
 
     def __init__(self, start: int) -> None:
-        self.start = self.spoken_to = start
+        self.start = self.spoken_to = self.resumed_at = start
         self.samples = 0
         self.has_ended = False
         self._pieces: list[Samples] = []
@@ -46,13 +51,24 @@ class LiveWindow:
         self._pieces = [np.concatenate(self._pieces)] if self._pieces else []
         return self._pieces[0] if self._pieces else np.zeros(0, np.int16)
 
+    def audio_between(self, start: int, end: int) -> Samples:
+        """Return the samples between two positions."""
+        return self.audio[start - self.start : end - self.start]
+
     def is_due(self, position: int) -> bool:
         """Return True if speech has reached ``position``, or the window has ended."""
         return self.has_ended or self.spoken_to >= position
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Samples, *, spoken_to: int) -> None:
+        """Add audio, in which speech ends at ``spoken_to``."""
+        before = self.end
         self._pieces.append(samples)
         self.samples += len(samples)
+        spoken_to = min(spoken_to, self.end)
+        if spoken_to > self.spoken_to:
+            if before - self.spoken_to >= _GUESS_PAUSE_SAMPLES:
+                self.resumed_at = before
+            self.spoken_to = spoken_to
 
 
 class Utterance:
@@ -90,9 +106,8 @@ class Utterance:
     def add(self, samples: Samples, *, spoken_to: int) -> None:
         """Add audio, in which speech ends at ``spoken_to``; a window that is long ends in a pause."""
         window = self._windows[-1]
-        window.add(samples)
+        window.add(samples, spoken_to=spoken_to)
         self._end = window.end
-        window.spoken_to = max(window.spoken_to, min(spoken_to, window.end))
         is_pause = window.end - spoken_to >= _PAUSE_SAMPLES
         if window.samples >= (_LONG_SAMPLES if is_pause else _LONGEST_SAMPLES):
             window.has_ended = True

@@ -15,6 +15,7 @@ GAUGES: Final = {
     "transcription_spool_bytes": set[str](),
     "transcription_disk_free_bytes": set[str](),
     "transcription_connections": set[str](),
+    "transcription_realtime_sessions": set[str](),
     "transcription_build_info": {"version"},
 }
 COUNTERS: Final = {
@@ -30,10 +31,12 @@ COUNTERS: Final = {
     "transcription_model_errors_total": {"kind"},
     "transcription_http_requests_total": {"route", "status"},
     "transcription_connections_closed_total": {"reason"},
+    "transcription_realtime_sessions_total": {"reason"},
 }
 HISTOGRAMS: Final = {
     "transcription_queue_wait_seconds": set[str](),
     "transcription_processing_seconds": set[str](),
+    "transcription_realtime_final_seconds": set[str](),
     "transcription_real_time_factor": set[str](),
     "transcription_model_load_seconds": set[str](),
     "transcription_batch_windows": set[str](),

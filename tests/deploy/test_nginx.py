@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 import pytest
 import trustme
+from websockets.sync.client import connect
 
 from tests.deploy.deployment import NGINX, output_of, tool
 from tests.support.fault_server import answer, fault_server_in_thread
@@ -228,6 +230,13 @@ def test_wrong_key_gets_the_services_error(proxy: Proxy, samples: Path) -> None:
         )
     assert response.status_code == 401
     assert response.json()["error"]["message"]
+
+
+def test_live_session_works_through_nginx(proxy: Proxy) -> None:
+    address = f"wss://127.0.0.1:{proxy.port}/v1/realtime?intent=transcription"
+    headers = {"Authorization": f"Bearer {_KEY}"}
+    with connect(address, ssl=proxy.context, additional_headers=headers, compression=None) as session:
+        assert json.loads(session.recv(LIMIT_SECONDS))["type"] == "session.created"
 
 
 def test_large_file_with_a_wrong_key_gets_an_error(proxy: Proxy, large: bytes) -> None:

@@ -221,7 +221,8 @@ async def test_drain_transcribes_what_was_said_and_closes(tmp_path: Path, model:
             audio = base64.b64encode((samples / "hello.wav").read_bytes()[44:]).decode()
             await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
             assert (await event(socket))["type"] == "session.updated"
-            await eventually(lambda: running.service.sessions.has_audio())
+            while not (await event(socket))["type"].endswith(".delta"):
+                pass
             drain = asyncio.create_task(running.service.drain())
             types: list[str] = []
             while not types or types[-1] != "error":

@@ -39,6 +39,14 @@ def test_agreed_word_that_grows_is_continued() -> None:
     assert agreement.tokens == (0, 1, 2, 3)
 
 
+def test_last_guess_is_shown_as_a_whole() -> None:
+    agreement = Agreement()
+    agreement.add(words("the quick"))
+    agreement.add(words("the quick"))
+    assert agreement.finish(words("the quick brown fox")) == " brown fox"
+    assert agreement.finish(words("a quick brown fox")) == ""
+
+
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=5), max_size=8))
 def test_nothing_that_was_shown_is_taken_back(guesses: list[list[str]]) -> None:
     agreement, shown = Agreement(), ""

@@ -228,6 +228,24 @@ async def test_guesses_do_not_queue() -> None:
         assert len(model.guessed) == 1
 
 
+async def test_guesses_begin_anew_after_a_pause() -> None:
+    model = ScriptedModel(guesses=["long words"], texts=["long words short"])
+    async with session(model) as rig:
+        for part in ([speech(0.1)] * 70, [silence(0.3)], [speech(0.1)] * 30):
+            for samples in part:
+                rig.client.say(samples)
+                await eventually(rig.client.inbox.empty)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+        lengths = [length / RATE for length, _ in model.guessed]
+        assert max(lengths) == pytest.approx(7.3, abs=0.3)
+        assert lengths[-1] < 3.5
+        assert model.guessed[lengths.index(max(lengths)) + 1][1] == ()
+        rig.client.say(silence(1.0))
+        completed = await rig.client.until(COMPLETED)
+        assert rig.client.text(completed["item_id"]).startswith("long words")
+
+
 async def test_utterances_are_completed_in_order() -> None:
     model = ScriptedModel(guesses=["b"], texts=["a", "b"])
     model.may_end.clear()

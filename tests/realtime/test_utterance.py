@@ -67,6 +67,19 @@ def test_utterance_without_a_pause_is_divided_after_28_s() -> None:
     assert [window.samples / RATE for window in windows(spoken)] == [28.0, 28.0, 4.0]
 
 
+def test_window_knows_where_speech_went_on_after_a_pause() -> None:
+    spoken = utterance()
+    window = spoken.window
+    assert window is not None
+    say(spoken, 2.0, pause=0.1)
+    say(spoken, 1.0)
+    assert window.resumed_at == 0
+    spoken.add(silence(0.3), spoken_to=spoken.samples)
+    say(spoken, 1.0)
+    assert window.resumed_at == round(3.4 * RATE)
+    assert np.array_equal(window.audio_between(round(3.4 * RATE), window.end), speech(1.0))
+
+
 def test_only_windows_that_have_ended_wait() -> None:
     spoken = utterance()
     say(spoken, 30.0)
