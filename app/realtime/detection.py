@@ -1,4 +1,4 @@
-"""Where utterances begin and end, from the probability of speech in each frame of 32 ms.
+"""The beginnings and ends of utterances, from the probability of speech in each frame of 32 ms.
 
 Positions are samples at 16 kHz from the beginning of the session.
 """
