@@ -41,9 +41,9 @@ _MEDIA_TYPES: Final = {
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
 }
-#: Type comments of modules, a third of what would be sent. They stand on their own lines or before a cast.
-_TYPE_COMMENT: Final = re.compile(
-    r"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/[ \t]*\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE
+#: Comments on their own lines, and types before a cast: together a third of what would be sent.
+_COMMENT: Final = re.compile(
+    r"^[ \t]*(?:/\*(?:[^*]|\*(?!/))*\*/[ \t]*|//.*)\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE
 )
 #: Margins of lines. No string of a module or style sheet goes over several lines.
 _MARGIN: Final = re.compile(r"^[ \t]+", re.MULTILINE)
@@ -107,7 +107,7 @@ def _read_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, by
         if entry.is_dir():
             yield from _read_files(entry, f"{prefix}{entry.name}/")
         elif PurePosixPath(entry.name).suffix in {".css", ".js"}:
-            text = _TYPE_COMMENT.sub("", entry.read_text(encoding="utf-8"))
+            text = _COMMENT.sub("", entry.read_text(encoding="utf-8"))
             yield f"{prefix}{entry.name}", _MARGIN.sub("", text).encode()
         elif PurePosixPath(entry.name).suffix in _MEDIA_TYPES:
             yield f"{prefix}{entry.name}", entry.read_bytes()

@@ -80,13 +80,13 @@ async def test_page_has_the_version_of_the_service(running: Running) -> None:
     assert f'<body data-version="{version}">' in (await running.client.get("/")).text
 
 
-async def test_modules_are_sent_without_type_comments_and_margins(running: Running) -> None:
-    modules = [url for url in await references(running) if url.endswith(".js")]
-    assert modules
-    for url in modules:
+async def test_modules_and_styles_are_sent_without_comments_and_margins(running: Running) -> None:
+    sources = [url for url in await references(running) if url.endswith((".js", ".css"))]
+    assert sources
+    for url in sources:
         text = (await running.client.get(f"/{url}")).text
         assert "/**" not in text, url
-        assert not re.search(r"^[ \t]", text, re.MULTILINE), url
+        assert not re.search(r"^(?:[ \t]|//|/\*)", text, re.MULTILINE), url
 
 
 async def test_modules_that_the_page_starts_with_are_preloaded(running: Running) -> None:
