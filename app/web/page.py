@@ -45,8 +45,8 @@ _MEDIA_TYPES: Final = {
 _COMMENT: Final = re.compile(
     r"^[ \t]*(?:/\*(?:[^*]|\*(?!/))*\*/[ \t]*|//.*)\n|/\*\* @type (?:[^*]|\*(?!/))*\*/ ", re.MULTILINE
 )
-#: Margins of lines. No string of a module or style sheet goes over several lines.
-_MARGIN: Final = re.compile(r"^[ \t]+", re.MULTILINE)
+#: Margins of lines, and empty lines. No string of a module or style sheet goes over several lines.
+_MARGIN: Final = re.compile(r"^\s+", re.MULTILINE)
 _DIGEST_LENGTH: Final = 16
 #: ``gzip`` in the header Accept-Encoding, unless its weight is 0.
 _ACCEPTS_GZIP: Final = re.compile(r"(?:^|[\s,])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))(?=[\s,;]|$)", re.IGNORECASE)

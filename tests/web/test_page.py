@@ -86,7 +86,7 @@ async def test_modules_and_styles_are_sent_without_comments_and_margins(running:
     for url in sources:
         text = (await running.client.get(f"/{url}")).text
         assert "/**" not in text, url
-        assert not re.search(r"^(?:[ \t]|//|/\*)", text, re.MULTILINE), url
+        assert not re.search(r"^(?:\s|//|/\*)", text, re.MULTILINE), url
 
 
 async def test_modules_that_the_page_starts_with_are_preloaded(running: Running) -> None:
