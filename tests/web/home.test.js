@@ -29,6 +29,19 @@ test("the form asks for a stored result, the recording and word times", () => {
   });
 });
 
+test("speakers are told apart by their voices, or by channels, or not at all", () => {
+  const fieldsOf = (/** @type {object} */ options, features = { diarization: true }) => {
+    const fields = Object.fromEntries(formFields({ ...DEFAULTS, words: false, ...options }, server(features), { name: "a" }));
+    const names = ["diarize", "num_speakers", "multichannel", "word_timestamps"];
+    return Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
+  };
+  assert.deepEqual(fieldsOf({ speakerCount: "3" }), {});
+  assert.deepEqual(fieldsOf({ speakers: "voices" }), { diarize: "true", word_timestamps: "true" });
+  assert.deepEqual(fieldsOf({ speakers: "voices", speakerCount: "3" }), { diarize: "true", num_speakers: "3", word_timestamps: "true" });
+  assert.deepEqual(fieldsOf({ speakers: "channels", speakerCount: "3" }), { multichannel: "true" });
+  assert.deepEqual(fieldsOf({ speakers: "voices", speakerCount: "3" }, { diarization: false }), {});
+});
+
 test("keywords are sent one by one", () => {
   const fields = formFields({ ...DEFAULTS, keywords: "etcd, Grüneberg,, " }, server(), { name: "a" });
   assert.deepEqual(fields.filter(([name]) => name === "keywords[]").map(([, value]) => value), ["etcd", "Grüneberg"]);

@@ -6,7 +6,8 @@
  * @property {string} model An id, or "" for a day, if the server allows it.
  * @property {"transcribe" | "translate"} task
  * @property {boolean} words
- * @property {boolean} multichannel
+ * @property {"" | "voices" | "channels"} speakers What tells them apart, if anything.
+ * @property {string} speakerCount How many voices there are, or "" to find it out.
  * @property {string} prompt
  * @property {string} keywords Separated by commas.
  * @property {string} retention For how many seconds the result is kept, or "" for the server's default.
@@ -18,11 +19,12 @@ import { LANGUAGES, duration, languageName, modelName } from "../format.js";
 
 /** @type {Readonly<Options>} */
 export const DEFAULTS = {
-  ...{ language: "", model: "", task: "transcribe", words: true, multichannel: false },
+  ...{ language: "", model: "", task: "transcribe", words: true, speakers: "", speakerCount: "" },
   ...{ prompt: "", keywords: "", retention: "" },
 };
 const DAY = 86_400;
 const RETENTIONS = [3600, DAY, 7 * DAY, 30 * DAY];
+const MOST_SPEAKERS = 32;
 const KEY = "options";
 
 /**
@@ -80,8 +82,11 @@ export function formFields(options, server, { name, url }) {
   add("model", model && !model.is_default ? model.id : "");
   const speaksIt = !model?.languages || model.languages.includes(options.language);
   add("language", isTranslation(options, server) || !speaksIt ? "" : options.language);
-  if (options.words) add("word_timestamps", "true");
-  add("multichannel", options.multichannel ? "true" : "");
+  const speakers = speakersOf(options, server);
+  add("word_timestamps", options.words || speakers === "voices" ? "true" : ""); // a segment can have several voices
+  add("diarize", speakers === "voices" ? "true" : "");
+  add("num_speakers", speakers === "voices" ? options.speakerCount : "");
+  add("multichannel", speakers === "channels" ? "true" : "");
   add("prompt", options.prompt.trim());
   for (const keyword of options.keywords.split(",")) add("keywords[]", keyword.trim());
   const retention = retentionOf(options, server);
@@ -98,7 +103,7 @@ export function optionsForm(storage, store, signal) {
   const options = loadOptions(storage);
   const change = (/** @type {Partial<Options>} */ changes) => {
     storage.setItem(KEY, JSON.stringify(Object.assign(options, changes)));
-    if ("model" in changes) draw();
+    if ("model" in changes || "speakers" in changes) draw();
   };
   const choices = h("div.choices");
   const draw = () => {
@@ -107,6 +112,8 @@ export function optionsForm(storage, store, signal) {
       choices,
       languageChoice(options, store.server, change),
       taskChoice(options, store.server, change),
+      speakersChoice(options, store.server, change),
+      countChoice(options, store.server, change),
       modelChoice(options, store.server, change),
       retentionChoice(options, store.server, change),
     );
@@ -123,9 +130,6 @@ export function optionsForm(storage, store, signal) {
       "div.switches",
       {},
       toggle("Time every word", "To click, follow and search in the recording", options.words, (words) => change({ words })),
-      toggle("One speaker per channel", "For calls and interviews recorded in stereo", options.multichannel, (multichannel) =>
-        change({ multichannel }),
-      ),
     ),
     h(
       "details",
@@ -180,6 +184,42 @@ function taskChoice(options, server, change) {
     ["translate", "In English"],
   ]);
   return select("task", "Write it", tasks, options.task, (task) => change({ task: task === "translate" ? "translate" : "transcribe" }));
+}
+
+/**
+ * Return what tells speakers apart: as chosen, if the server can do it.
+ *
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ */
+function speakersOf({ speakers }, server) {
+  return speakers === "voices" && !server?.features["diarization"] ? "" : speakers;
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function speakersChoice(options, server, change) {
+  const ways = /** @type {[Options["speakers"], string][]} */ ([
+    ["", "No"],
+    ["voices", "By their voices"],
+    ["channels", "One per channel"],
+  ]);
+  const offered = ways.filter(([way]) => way !== "voices" || server?.features["diarization"]);
+  return select("speakers", "Tell speakers apart", offered, speakersOf(options, server), (way) => change({ speakers: /** @type {Options["speakers"]} */ (way) }));
+}
+
+/**
+ * @param {Options} options
+ * @param {ServerDescription | null} server
+ * @param {(changes: Partial<Options>) => void} change
+ */
+function countChoice(options, server, change) {
+  if (speakersOf(options, server) !== "voices") return null;
+  const counts = Array.from({ length: MOST_SPEAKERS }, (_, i) => /** @type {[string, string]} */ ([`${i + 1}`, `${i + 1}`]));
+  return select("speaker-count", "How many speakers", [["", "Find out"], ...counts], options.speakerCount, (speakerCount) => change({ speakerCount }));
 }
 
 /**
