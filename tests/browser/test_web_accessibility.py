@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from tests.browser.web_page import WebPage
 from tests.clients.conftest import node_packages
@@ -88,7 +89,27 @@ def visit_job(page: WebPage, audit: Audit, samples: Path) -> None:
     audit.check("job")
 
 
-@pytest.mark.parametrize("visit", [visit_start, visit_dialogs, visit_job], ids=["start", "dialogs", "job"])
+def visit_speakers(page: WebPage, audit: Audit, samples: Path) -> None:
+    page.open()
+    page.wait(lambda: page.all("#speakers option[value=voices]"))
+    page.one("#speakers").send_keys("By their voices")
+    page.one("#speaker-count")
+    audit.check("options of speakers")
+    page.choose(samples / "two_speakers_stereo.flac")
+    page.button("Transcribe").click()
+    page.button("Download")
+    audit.check("speakers")
+    page.one(".speaker").click()
+    page.wait(lambda: page.all("#speaker-name:focus"))
+    audit.check("naming")
+    page.press("Zoë", Keys.ENTER)
+    page.one(".badge")
+    audit.check("named")
+
+
+@pytest.mark.parametrize(
+    "visit", [visit_start, visit_dialogs, visit_job, visit_speakers], ids=["start", "dialogs", "job", "speakers"]
+)
 async def test_views_have_no_findings(
     browser: Chrome,
     tmp_path: Path,

@@ -39,6 +39,7 @@ FORMATS: Final = {
     "Subtitles": "srt",
     "Web subtitles": "vtt",
     "Table": "tsv",
+    "Turns of speakers": "rttm",
     "As OpenAI's API": "verbose_json",
     "Everything": "document",
 }
@@ -301,7 +302,7 @@ async def test_every_download_has_the_bytes_of_the_api(
     for label, response_format in FORMATS.items():
         assert downloads[label] == await result(running, job_id, response_format), label
     assert {path.name for path in folder.iterdir()} == {
-        f"two_speakers_stereo.{extension}" for extension in ("txt", "srt", "vtt", "tsv", "json", "document.json")
+        f"two_speakers_stereo.{extension}" for extension in ("txt", "srt", "vtt", "tsv", "rttm", "json", "document.json")
     }
 
 
@@ -320,7 +321,7 @@ async def test_every_download_has_the_correction(
 
     downloads = await read(browser, running, job_id, reader)
     for label, response_format in FORMATS.items():
-        assert b"Viktor" in downloads[label], label
+        assert b"Viktor" in downloads[label] or response_format == "rttm", label
         assert downloads[label] == await result(running, job_id, response_format), label
 
 

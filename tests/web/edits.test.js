@@ -11,8 +11,10 @@ class Server {
   failures = [];
 
   answer() {
-    const segments = [...this.corrections].map(([id, text]) => ({ id, text, start: 0, end: 1 }));
-    return { etag: `"${this.version}"`, transcript: { segments } };
+    const entries = [...this.corrections];
+    const segments = entries.filter(([id]) => typeof id === "number").map(([id, text]) => ({ id, text, start: 0, end: 1 }));
+    const speakers = Object.fromEntries(entries.filter(([id]) => typeof id === "string"));
+    return { etag: `"${this.version}"`, transcript: { segments, speakers } };
   }
   async load() {
     return this.answer();
@@ -49,6 +51,7 @@ beforeEach(async () => {
   edits.onState = () => states.push(edits.state);
   edits.onSaved = (transcript, isAll) => saves.push([transcript.segments.length, isAll]);
   await edits.load();
+  states = [];
 });
 
 test("typing is saved after a pause, once", async () => {
@@ -206,4 +209,74 @@ test("unsaved texts are those that the server doesn't have", async () => {
   assert.deepEqual([...edits.unsaved()], [[2, "b"], [1, "x"]]);
   await pass(800);
   assert.deepEqual([...edits.unsaved()], []);
+});
+
+test("names of speakers are sent with all texts, and texts with all names", async () => {
+  edits.set(1, "a", "x");
+  edits.name(["A", "C"], "Zoë");
+  await pass(0);
+  edits.set(2, "b", "y");
+  await pass(800);
+  assert.deepEqual(server.requests.at(-1), [[1, "a"], ["A", "Zoë"], ["C", "Zoë"], [2, "b"]]);
+  assert.deepEqual([...edits.names], [["A", "Zoë"], ["C", "Zoë"]]);
+  assert.deepEqual(saves, [[1, false], [2, true]]);
+});
+
+test("a name can be undone, and an empty one restores the letter", async () => {
+  edits.name(["A"], "Zoë");
+  await pass(0);
+  edits.undo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], []);
+  edits.redo();
+  edits.name(["A"], "");
+  await pass(0);
+  assert.deepEqual([...server.corrections], []);
+  edits.undo();
+  await pass(0);
+  assert.deepEqual([...server.corrections], [["A", "Zoë"]]);
+});
+
+test("a name that is the present one is no change", async () => {
+  edits.name(["A"], "A");
+  edits.name(["A"], "");
+  await pass(0);
+  assert.deepEqual([edits.canUndo, server.requests.length], [false, 0]);
+});
+
+test("new names are those that the server doesn't have, by those that it has", async () => {
+  edits.name(["A"], "Zoë");
+  assert.deepEqual([...edits.newNames], [["A", "Zoë"]]);
+  await pass(0);
+  assert.deepEqual([...edits.newNames], []);
+  edits.name(["A", "B"], "Noor");
+  assert.deepEqual([...edits.newNames], [["Zoë", "Noor"], ["B", "Noor"]]);
+  edits.restoreOriginal();
+  assert.deepEqual([...edits.newNames], [["Zoë", "A"]]);
+});
+
+test("two names of one speaker wait for a decision, and names of others are merged", async () => {
+  server.change([["A", "Theirs"], ["C", "Noor"]]);
+  edits.name(["A"], "Mine");
+  edits.name(["B"], "Zoë");
+  await pass(0);
+  assert.deepEqual([edits.state, edits.conflicts], ["conflict", ["A"]]);
+  edits.resolve("theirs");
+  await pass(0);
+  assert.deepEqual(Object.fromEntries(server.corrections), { A: "Theirs", B: "Zoë", C: "Noor" });
+});
+
+test("corrections of others are loaded again, unless some are not saved yet", async () => {
+  edits.name(["A"], "Zoë");
+  await pass(0);
+  server.change([["A", "Noor"]]);
+  edits.set(1, "a", "x");
+  await edits.refresh();
+  assert.deepEqual([...edits.names], [["A", "Zoë"]]);
+  edits.undo();
+  await edits.refresh();
+  assert.deepEqual([[...edits.names], edits.canUndo], [[["A", "Noor"]], false]);
+  edits.name(["A"], "Ida");
+  await pass(0);
+  assert.deepEqual([...server.corrections], [["A", "Ida"]]);
 });

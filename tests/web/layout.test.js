@@ -42,6 +42,76 @@ test("turns of two channels alternate at pauses", () => {
   assert.equal(layout.plainText(result.paragraphs), "Speaker A: One two\n\nSpeaker B: Yes indeed.\n\nSpeaker A: three four");
 });
 
+/** Give words speakers: `A2 B1` for two words of A and one of B. */
+function voiced(one, pattern) {
+  const speakers = pattern.split(" ").flatMap((run) => Array(Number(run.slice(1))).fill(run[0]));
+  one.words.forEach((word, i) => Object.assign(word, speakers[i] && speakers[i] !== "-" && { speaker: speakers[i] }));
+  one.segment.speaker = speakers[0];
+  return one;
+}
+const turns = ({ paragraphs }) => paragraphs.map(({ newSpeaker, text }) => `${newSpeaker}: ${text}`);
+
+test("a paragraph begins where another voice does, also inside a segment", () => {
+  const result = laidOut(voiced(spoken(0, 0, " Is it ready? Yes. Good."), "A3 B1 A1"), voiced(spoken(1, 2, " Send it. Bye."), "A2 B1"));
+  assert.deepEqual(turns(result), ["A: Is it ready?", "B: Yes.", "A: Good. Send it.", "B: Bye."]);
+  assert.deepEqual(result.paragraphs.map(({ voice }) => voice), [0, 1, 0, 1]);
+  assert.deepEqual(result.words.words.map((word) => wordOf(result, word)), "Is it ready? Yes. Good. Send it. Bye.".split(" "));
+  assert.equal(layout.textOfSegment(result.paragraphs, result.paragraphs[0].pieces[0].segment), " Is it ready? Yes. Good.");
+});
+
+test("a word without a speaker is the last one's, and text without words its segment's", () => {
+  const silent = { id: 1, start: 9, end: 10, text: " Without words.", speaker: "B" };
+  const { segment, words } = voiced(spoken(0, 0, " One two three"), "A1 -1 A1");
+  assert.deepEqual(turns(layout.layOut([segment, silent], words)), ["A: One two three", "B: Without words."]);
+});
+
+test("a speaker has no badge again after a long paragraph", () => {
+  const result = laidOut(voiced(spoken(0, 0, " One."), "A1"), voiced(spoken(1, 9, " Two."), "A1"));
+  assert.deepEqual(turns(result), ["A: One.", ": Two."]);
+});
+
+test("speakers with one name are one, and names are shown before the server has them", () => {
+  const all = [voiced(spoken(0, 0, " One two three"), "A1 B1 C1")];
+  const words = all[0].words, before = layout.layOut([all[0].segment], words);
+  const named = layout.layOut([all[0].segment], words, before, new Map([["B", "A"], ["C", "Zoë"]]));
+  assert.deepEqual(turns(named), ["A: One", ": two", "Zoë: three"]);
+  assert.deepEqual(named.paragraphs.map(({ voice }) => voice), [0, 0, 1]);
+  assert.equal(layout.plainText(named.paragraphs), "Speaker A: One\n\ntwo\n\nZoë: three");
+  assert.deepEqual(turns(layout.layOut([all[0].segment], words, named)), ["A: One", "B: two", "C: three"]);
+});
+
+test("named channels keep the colours of their channels", () => {
+  const result = laidOut(
+    spoken(0, 0, " One", { segment: { channel: 1, speaker: "Zoë" }, word: { speaker: "Zoë" } }),
+    spoken(1, 3, " Two", { segment: { channel: 0, speaker: "A" }, word: { speaker: "A" } }),
+  );
+  assert.deepEqual(result.paragraphs.map(({ speaker, voice }) => [speaker, voice]), [["Zoë", 1], ["A", 0]]);
+});
+
+test("a segment that is being corrected stays in the paragraphs of its speakers", () => {
+  const { segment, words } = voiced(spoken(0, 0, " Is it ready? Yes."), "A3 B1");
+  const before = layout.layOut([segment], words);
+  layout.changeText(before.paragraphs[0], "Is it really ready?");
+  const text = layout.textOfSegment(before.paragraphs, segment);
+  assert.equal(text, " Is it really ready? Yes.");
+  const unsaved = layout.layOut([{ ...segment, text }], [], before);
+  assert.deepEqual(turns(unsaved), ["A: Is it really ready?", "B: Yes."]);
+  assert.deepEqual(unsaved.paragraphs.map(({ key }) => key), before.paragraphs.map(({ key }) => key));
+  assert.deepEqual(turns(layout.layOut([{ ...segment, text: " Other." }], [], before)), ["A: Other."]);
+});
+
+test("only letters of the first 32 speakers are shown as such", () => {
+  const titles = ["A", "Z", "AF", "AL", "Zoë", "a"].map(layout.speakerTitle);
+  assert.deepEqual(titles, ["Speaker A", "Speaker Z", "Speaker AF", "AL", "Zoë", "a"]);
+});
+
+test("search finds names of speakers where they begin to speak", () => {
+  const paragraphs = [{ text: "zoe is here", newSpeaker: "Zoë Kranz" }, { text: "Yes.", newSpeaker: "" }, { text: "Zoë!", newSpeaker: "B" }];
+  const found = occurrences(paragraphs, "zoe").map(({ paragraph, from, to, isName }) => [paragraph, from, to, isName ?? false]);
+  assert.deepEqual(found, [[0, 0, 9, true], [0, 0, 3, false], [2, 0, 3, false]]);
+  assert.deepEqual(occurrences(paragraphs, "b"), []);
+});
+
 test("every word of the index is where the text has it", () => {
   const result = laidOut(spoken(0, 0, " Grüße 👋🏽 an 𝒜lle."), spoken(1, 2, " Und Tschüs!"));
   const words = result.words.words.map((word) => wordOf(result, word));
@@ -129,7 +199,7 @@ test("an edited text stays in the same paragraphs", () => {
   for (const one of all) one.segment.end = one.segment.start + 4;
   const before = laidOut(...all);
   const shorter = all.map(({ segment }) => ({ ...segment, text: " Short." }));
-  const after = layout.layOut(shorter, [], layout.paragraphStarts(before));
+  const after = layout.layOut(shorter, [], before);
   assert.deepEqual(after.paragraphs.map(({ key }) => key), before.paragraphs.map(({ key }) => key));
 });
 

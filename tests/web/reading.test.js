@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { curlCommand, factsOf, fileName } from "../../app/web/assets/js/reading/actions.js";
+import { curlCommand, factsOf, fileName, workPhrases } from "../../app/web/assets/js/reading/actions.js";
 import { bars } from "../../app/web/assets/js/reading/player.js";
 import { continued } from "../../app/web/assets/js/reading/view.js";
 
@@ -33,6 +33,15 @@ test("the facts of a job leave out what is not known", () => {
   const job = { start_time: 0, model: "openai/whisper-base", audio_duration: 100, processing_time: 20, language: "german", task: "translate" };
   assert.match(factsOf(job), /^1:40 · German · in English · whisper-base · 5\.0× real time · /);
   assert.match(factsOf({ start_time: 0, model: "tiny" }), /^tiny · /);
+});
+
+test("a job says what is being done with it", () => {
+  const job = { status: "processing", progress: "Transcribing", progress_percent: 10 };
+  assert.deepEqual(workPhrases(job), ["Transcribing", "the text appears here while it is written"]);
+  assert.deepEqual(workPhrases({ ...job, progress: "Telling speakers apart" }), ["Telling speakers apart", ""]);
+  const left = { eta_seconds: 540, seen: performance.now() };
+  assert.deepEqual(workPhrases({ ...job, ...left, progress: "Telling speakers apart" }), ["Telling speakers apart", "about 9 min left"]);
+  assert.deepEqual(workPhrases({ status: "queued", queue_position: 1 }), ["Next in line", ""]);
 });
 
 /** A running job: responses of `/partial`, and from where they were asked for. */

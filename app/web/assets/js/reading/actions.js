@@ -13,6 +13,7 @@ const FORMATS = [
   { format: "srt", label: "Subtitles", extension: "srt" },
   { format: "vtt", label: "Web subtitles", extension: "vtt" },
   { format: "tsv", label: "Table", extension: "tsv" },
+  { format: "rttm", label: "Turns of speakers", extension: "rttm" },
   { format: "verbose_json", label: "As OpenAI's API returns it", extension: "json" },
   { format: "document", label: "Everything", extension: "document.json" },
 ];
@@ -52,13 +53,14 @@ export class Actions {
 
   /**
    * @param {{api: import("../api.js").Api, store: import("../store.js").Store, go: (hash: string) => void,
-   *   plainText: () => string, restoreOriginal: () => void}} parts
+   *   plainText: () => string, hasSpeakers: () => boolean, restoreOriginal: () => void}} parts
    */
-  constructor({ api, store, go, plainText, restoreOriginal }) {
+  constructor({ api, store, go, plainText, hasSpeakers, restoreOriginal }) {
     this.api = api;
     this.store = store;
     this.go = go;
     this.plainText = plainText;
+    this.hasSpeakers = hasSpeakers;
     this.restoreOriginal = restoreOriginal;
     this.title = h("h1", { dir: "auto" });
     this.renameButton = iconButton("edit", "Rename", { onclick: () => this.rename() });
@@ -82,7 +84,7 @@ export class Actions {
     const isEnded = !isActive(job);
     return [
       job.result_available && { icon: "code", label: "Copy as curl", run: () => this.#copyCommand() },
-      job.edited_at && { icon: "undo", label: "Restore the original text", run: this.restoreOriginal },
+      job.edited_at && { icon: "undo", label: "Restore the original", run: this.restoreOriginal },
       job.delivery && isEnded && job.result_available && { icon: "send", label: "Deliver again", run: () => this.#redeliver() },
       isEnded
         ? { icon: "trash", label: "Delete…", isDangerous: true, run: () => this.#delete() }
@@ -92,7 +94,7 @@ export class Actions {
 
   #formats() {
     const known = this.store.server?.result_formats;
-    const formats = FORMATS.filter(({ format }) => !known || known.includes(format));
+    const formats = FORMATS.filter(({ format }) => (!known || known.includes(format)) && (format !== "rttm" || this.hasSpeakers()));
     return formats.map(({ format, label, extension }) => ({ label, hint: `.${extension}`, run: () => this.#download(format, extension) }));
   }
 
@@ -266,6 +268,14 @@ export function outcomeOf(job) {
   return notices;
 }
 
+/** Return what is being done with a job that is not finished, and for how long or what comes of it.
+ * @param {Job} job @returns {[string, string]} */
+export function workPhrases(job) {
+  if (job.status === "queued") return [jobPhrase(job), timeLeft(job)];
+  if (job.progress === "Telling speakers apart") return [job.progress, timeLeft(job)];
+  return ["Transcribing", timeLeft(job) || "the text appears here while it is written"];
+}
+
 export class Progress {
   constructor() {
     this.phrase = h("b");
@@ -281,8 +291,9 @@ export class Progress {
     this.element.hidden = !isActive(job) || job.result_available;
     if (this.element.hidden) return;
     const isQueued = job.status === "queued", percent = shownPercent(job), isWaiting = isQueued || percent < 1;
-    setText(this.phrase, isQueued ? jobPhrase(job) : "Transcribing");
-    setText(this.left, timeLeft(job) || (isQueued ? "" : "the text appears here while it is written"));
+    const [phrase, left] = workPhrases(job);
+    setText(this.phrase, phrase);
+    setText(this.left, left);
     setText(this.percent, isWaiting ? "" : `${Math.floor(percent)} %`);
     this.bar.classList.toggle("waiting", isWaiting);
     if (isWaiting) this.bar.removeAttribute("aria-valuenow");

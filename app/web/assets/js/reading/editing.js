@@ -1,5 +1,6 @@
 /**
- * Correcting the transcript in place: paragraphs that can be typed in, and what became of the changes.
+ * Correcting the transcript in place: paragraphs that can be typed in, speakers that get names, and what became of the
+ * changes.
  *
  * @typedef {import("./edits.js").SavedTranscript} SavedTranscript
  */
@@ -7,7 +8,7 @@ import { sentence } from "../api.js";
 import { h, icon, iconButton, replace, toast } from "../dom.js";
 import { notice } from "./actions.js";
 import { Edits } from "./edits.js";
-import { changeText, textOfSegment } from "./layout.js";
+import { changeText, isLetter, speakerTitle, textOfSegment } from "./layout.js";
 
 /** Corrections that are still being saved although their view was closed, by job. @type {Map<string, Edits>} */
 const unfinished = new Map();
@@ -29,8 +30,9 @@ function serverOf(api, job_id) {
   return {
     load: async () => read(await api.request(path)),
     save: async (corrections, etag) => {
-      const segments = [...corrections].map(([id, text]) => ({ id, text }));
-      return read(await api.request(path, { method: "PUT", json: { segments }, headers: { "If-Match": etag } }));
+      const segments = [...corrections].filter(([id]) => typeof id === "number").map(([id, text]) => ({ id, text }));
+      const speakers = Object.fromEntries([...corrections].filter(([id]) => typeof id === "string"));
+      return read(await api.request(path, { method: "PUT", json: { segments, speakers }, headers: { "If-Match": etag } }));
     },
   };
 }
@@ -46,13 +48,14 @@ export class Editing {
   /**
    * @param {{api: import("../api.js").Api, job_id: string, transcript: import("./transcript.js").Transcript,
    *   button: HTMLButtonElement, notice: HTMLElement,
-   *   onSaved: (transcript: SavedTranscript, isAll: boolean) => void, onLeave: () => void, onPlay: () => void}} parts
-   *   `button` starts and stops it, and `notice` shows what went wrong. `onLeave` is called when a paragraph was left,
-   *   `onPlay` for the shortcut that works while typing.
+   *   onSaved: (transcript: SavedTranscript, isAll: boolean) => void, onChanged: () => void, onPlay: () => void}} parts
+   *   `button` starts and stops it, and `notice` shows what went wrong. `onChanged` is called when a paragraph was left or a
+   *   speaker named, `onPlay` for the shortcut that works while typing.
    */
-  constructor({ api, job_id, transcript, button, notice, onSaved, onLeave, onPlay }) {
+  constructor({ api, job_id, transcript, button, notice, onSaved, onChanged, onPlay }) {
+    this.api = api;
     this.transcript = transcript;
-    this.onLeave = onLeave;
+    this.onChanged = onChanged;
     this.onPlay = onPlay;
     this.#edits = unfinished.get(job_id) ?? new Edits(serverOf(api, job_id));
     this.#edits.onState = () => this.#showState();
@@ -88,6 +91,44 @@ export class Editing {
   /** Texts that the server doesn't have yet, by segment. */
   get unsaved() {
     return this.#edits.unsaved();
+  }
+
+  /** Names of speakers that the server doesn't have yet, by those that it has. */
+  get newNames() {
+    return this.#edits.newNames;
+  }
+
+  /** Name speakers alike, or restore their letters with an empty name.
+   * @param {string[]} labels @param {string} name */
+  name(labels, name) {
+    this.#edits.name(labels, name);
+    this.onChanged();
+  }
+
+  /** Return the labels of all speakers that are shown as one. If there are none, say why.
+   * @param {string} speaker The label or the name that they share. */
+  async labelsOf(speaker) {
+    try {
+      await this.#edits.refresh();
+      const labels = await this.#labelsOf(speaker);
+      if (!labels.length) toast("Someone else has just renamed this speaker.");
+      return labels;
+    } catch (error) {
+      toast(sentence(error), { isError: true });
+      return [];
+    }
+  }
+
+  /** @param {string} speaker */
+  async #labelsOf(speaker) {
+    const { names } = this.#edits;
+    const named = [...names.keys()].filter((label) => names.get(label) === speaker);
+    if (names.has(speaker)) return named;
+    if (!names.size || (!named.length && isLetter(speaker))) return [speaker];
+    // The name of one may be the label of another.
+    const { segments } = await this.api.json(`v1/jobs/${this.job_id}/result?response_format=diarized_json&version=original`);
+    const isLabel = segments.some((/** @type {{speaker: string}} */ segment) => segment.speaker === speaker);
+    return isLabel ? [...named, speaker] : named;
   }
 
   /** Start or stop correcting. @param {number} [paragraph] The one to start with. */
@@ -153,7 +194,7 @@ export class Editing {
     if (paragraph && this.isTyping) this.#change(paragraph, paragraph.text.trim());
     this.isTyping = false;
     this.#edits.commit();
-    this.onLeave();
+    this.onChanged();
   }
 
   #onKey = (/** @type {KeyboardEvent} */ event) => {
@@ -205,15 +246,19 @@ export class Editing {
     else {
       const [title, action] = state === "refused" ? ["The correction was not saved", "Try again"] : ["Not saved yet, trying again", "Try now"];
       const retry = h("button.button", { type: "button", onclick: () => this.#edits.retry() }, action);
-      replace(this.notice, notice("warning", title, `${message} Your text stays here.`, retry));
+      replace(this.notice, notice("warning", title, `${message} Your correction stays here.`, retry));
     }
   }
 
   #conflictNotice() {
     const { conflicts, theirs } = this.#edits;
-    const texts = conflicts.map((id) => h("li", {}, theirs.get(id) === undefined ? "(the original text)" : theirs.get(id)?.trim() || "(nothing)"));
+    const texts = conflicts.map((id) => {
+      if (typeof id === "string") return h("li", {}, `${speakerTitle(id)}: ${theirs.get(id) ?? "(no name)"}`);
+      return h("li", {}, theirs.get(id) === undefined ? "(the original text)" : theirs.get(id)?.trim() || "(nothing)");
+    });
     const choose = (/** @type {"mine" | "theirs"} */ version) => () => this.#edits.resolve(version);
-    return notice("warning", "Someone else corrected the same text", "Your text is still on this page, but not saved. Theirs:", h("ul", {}, texts),
+    const title = conflicts.every((id) => typeof id === "string") ? "Someone else named the same speaker" : "Someone else corrected the same text";
+    return notice("warning", title, "Yours is still on this page, but not saved. Theirs:", h("ul", {}, texts),
       h("button.button.primary", { type: "button", onclick: choose("mine") }, "Keep mine"),
       h("button.button", { type: "button", onclick: choose("theirs") }, "Use theirs"));
   }

@@ -1,13 +1,14 @@
 /**
  * The corrections of one transcript: what the user typed, what the server has, and the way from one to the other.
  *
- * The server keeps a complete set of corrected segments, with an ETag. A change is saved after a pause in typing, retried
+ * The server keeps a complete set of corrected segments and named speakers, with an ETag. A change is saved after a pause in typing, retried
  * while the server can't be reached, and merged when someone else saved in between. No DOM here.
  *
  * @typedef {import("./layout.js").Segment} Segment
  * @typedef {import("./layout.js").Word} Word
- * @typedef {Map<number, string>} Corrections Texts by the id of their segment.
- * @typedef {{edited_at?: number, segments: Segment[], words?: Word[]}} SavedTranscript
+ * @typedef {Map<number | string, string>} Corrections Texts by the id of their segment, a number, and names of speakers by
+ *   their label, a string.
+ * @typedef {{edited_at?: number, segments: Segment[], words?: Word[], speakers?: Record<string, string>}} SavedTranscript
  * @typedef {"saved" | "unsaved" | "saving" | "retrying" | "refused" | "conflict"} State
  * @typedef {{status: number, message: string, retryAfter?: number | null}} Failure
  * @typedef {{load: () => Promise<{etag: string, transcript: SavedTranscript}>,
@@ -24,7 +25,7 @@ const LONGEST_WAIT = 30_000; // milliseconds between attempts
  * @param {Corrections} base
  * @param {Corrections} theirs
  * @param {Corrections} mine
- * @returns {{merged: Corrections, conflicts: number[]}} Where both changed a segment differently, mine is in the result.
+ * @returns {{merged: Corrections, conflicts: (number | string)[]}} Where both changed the same differently, mine is in the result.
  */
 export function merge(base, theirs, mine) {
   const merged = new Map(theirs), conflicts = [];
@@ -38,17 +39,21 @@ export function merge(base, theirs, mine) {
   return { merged, conflicts };
 }
 
+/** @param {Corrections} corrections */
+const namesIn = (corrections) => new Map(/** @type {[string, string][]} */ ([...corrections].filter(([id]) => typeof id === "string")));
+
 /** @param {Corrections} a @param {Corrections} b */
 const same = (a, b) => a.size === b.size && [...a].every(([id, text]) => b.get(id) === text);
 
 /** @param {SavedTranscript} transcript @returns {Corrections} */
-const correctionsOf = (transcript) => new Map(transcript.segments.map(({ id, text }) => [id, text]));
+const correctionsOf = ({ segments, speakers }) =>
+  new Map(/** @type {[number | string, string][]} */ ([...segments.map(({ id, text }) => [id, text]), ...Object.entries(speakers ?? {})]));
 
 export class Edits {
   /** @type {State} */ state = "saved";
   /** The reason why the server refused a change. */
   message = "";
-  /** Segments that someone else also changed. @type {number[]} */ conflicts = [];
+  /** Segments and speakers that someone else also changed. @type {(number | string)[]} */ conflicts = [];
   /** @type {Corrections} */ theirs = new Map();
   /** @type {Corrections} */ #saved = new Map();
   /** @type {Corrections} */ #current = new Map();
@@ -65,8 +70,8 @@ export class Edits {
 
   onState = () => {};
   /**
-   * Called with the corrected segments. They are not all that changed if a segment has its original text again or if
-   * someone else changed one: then the whole transcript must be loaded.
+   * Called with the corrected segments. They are not all that changed if a segment has its original text again, a speaker
+   * another name, or if someone else changed one: then the whole transcript must be loaded.
    * @type {(transcript: SavedTranscript, isAll: boolean) => void}
    */
   onSaved = () => {};
@@ -91,14 +96,23 @@ export class Edits {
 
   /** Load the corrections made so far, once. Wait for it before the first change. */
   async load() {
-    if (this.#etag) return;
+    if (!this.#etag) await this.refresh();
+  }
+
+  /** Load the corrections again, which someone else may have changed, unless some are not saved yet. */
+  async refresh() {
+    if (!this.isClean) return;
     const { etag, transcript } = await this.server.load();
+    if (etag === this.#etag || !this.isClean) return;
     this.#etag = etag;
     this.#saved = correctionsOf(transcript);
     this.#current = new Map(this.#saved);
+    this.#undo = [];
+    this.#redo = [];
+    this.onState();
   }
 
-  /** Return the texts that the server doesn't have yet, also those that are as they were before all corrections.
+  /** Return the texts and names that the server doesn't have yet, also texts that are as they were before all corrections.
    * @returns {Corrections} */
   unsaved() {
     const texts = new Map([...this.#current].filter(([id, text]) => this.#saved.get(id) !== text));
@@ -107,6 +121,36 @@ export class Edits {
       if (original !== undefined) texts.set(id, original);
     }
     return texts;
+  }
+
+  /** The names of speakers, by their labels.
+   * @returns {Map<string, string>} */
+  get names() {
+    return namesIn(this.#current);
+  }
+
+  /** Names that the server doesn't have yet, by the names or labels that it has.
+   * @returns {Map<string, string>} */
+  get newNames() {
+    const saved = namesIn(this.#saved), names = this.names;
+    const labels = [...new Set([...saved.keys(), ...names.keys()])];
+    const changes = labels.map((label) => /** @type {[string, string]} */ ([saved.get(label) ?? label, names.get(label) ?? label]));
+    return new Map(changes.filter(([before, name]) => before !== name));
+  }
+
+  /** Name speakers, all of them alike, or restore their labels with an empty name.
+   * @param {Iterable<string>} labels @param {string} name */
+  name(labels, name) {
+    const renamed = new Map(this.#current);
+    for (const label of labels) {
+      if (name && name !== label) renamed.set(label, name);
+      else renamed.delete(label);
+    }
+    if (same(renamed, this.#current)) return;
+    this.#remember();
+    this.#current = renamed;
+    this.#isTyping = false;
+    this.#changed(0);
   }
 
   /** Correct a segment. `before` is its text until now.
@@ -198,7 +242,7 @@ export class Edits {
     const sent = new Map(this.#current);
     try {
       const { etag, transcript } = await this.server.save(sent, this.#etag);
-      const isAll = !this.#isOutdated && [...this.#saved.keys()].every((id) => sent.has(id));
+      const isAll = !this.#isOutdated && !this.newNames.size && [...this.#saved.keys()].every((id) => sent.has(id));
       this.#isOutdated = false;
       this.#etag = etag;
       this.#saved = sent;

@@ -1,19 +1,21 @@
 /** Finding one's way in the text: search with a count, and the words that are worth a second look. */
 import { announce, h, icon, iconButton, replace } from "../dom.js";
+import { isLetter } from "./layout.js";
 
 /** A single letter occurs tens of thousands of times in ten hours; this many are highlighted. */
 const MOST_HIGHLIGHTS = 3000;
 const PAUSE_BEFORE_ANNOUNCEMENT = 700; // milliseconds
 
 /**
- * @typedef {{paragraph: number, from: number, to: number}} Place Offsets in the text of a paragraph.
+ * @typedef {{paragraph: number, from: number, to: number, isName?: boolean}} Place Offsets in the text of a paragraph, or in
+ *   the name of its speaker.
  * @typedef {import("./layout.js").IndexedWord} IndexedWord
  */
 
 /**
- * Return where a text occurs, regardless of case and accents.
+ * Return where a text occurs, also in the names of speakers, regardless of case and accents.
  *
- * @param {{text: string}[]} paragraphs
+ * @param {{text: string, newSpeaker?: string}[]} paragraphs
  * @param {string} sought
  * @returns {Place[]}
  */
@@ -22,7 +24,9 @@ export function occurrences(paragraphs, sought) {
   if (!needle) return [];
   return paragraphs.flatMap((paragraph, number) => {
     const { text, offsets } = folded(paragraph);
-    const places = /** @type {Place[]} */ ([]);
+    const { newSpeaker = "" } = paragraph, places = /** @type {Place[]} */ ([]);
+    if (!isLetter(newSpeaker) && folded({ text: newSpeaker }).text.includes(needle))
+      places.push({ paragraph: number, from: 0, to: newSpeaker.length, isName: true });
     for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length)) {
       const to = at + needle.length;
       places.push({ paragraph: number, from: offsets?.[at] ?? at, to: offsets?.[to] ?? to });

@@ -2,16 +2,28 @@
  * A transcript as paragraphs of plain text, with an index of its words. No DOM here.
  *
  * The server's word has the id of its segment and its offset in the segment's text. A *piece* is the part of a segment
- * that one paragraph shows: the whole segment, or with several channels the part between two pauses, so that turns
- * alternate. A paragraph is a list of pieces of one channel.
+ * that one paragraph shows: the part of one speaker, and with several channels the part between two pauses, so that turns
+ * alternate. A paragraph is a list of pieces of one speaker.
  *
- * @typedef {{id: number, start: number, end: number, text: string, channel?: number}} Segment
- * @typedef {{word: string, start: number, end: number, probability?: number, segment: number, offset: number}} Word
- * @typedef {{key: string, segment: Segment, lead: string, text: string, start: number, end: number}} Piece
+ * @typedef {{id: number, start: number, end: number, text: string, channel?: number, speaker?: string}} Segment
+ * @typedef {{word: string, start: number, end: number, probability?: number, segment: number, offset: number,
+ *   speaker?: string}} Word
+ * @typedef {{key: string, segment: Segment, speaker: string, lead: string, text: string, start: number, end: number}} Piece
  *   `lead` is the white space before `text` that is not shown because a paragraph begins with it.
- * @typedef {{key: string, channel?: number | undefined, start: number, end: number, text: string, pieces: Piece[]}} Paragraph
+ * @typedef {object} Paragraph
+ * @property {string} key
+ * @property {string} speaker A label or a name, or "" if speakers were not told apart.
+ * @property {number} voice The number of the speaker's colour: that of the channel, or else of the order of their first words.
+ * @property {string} newSpeaker The speaker, if it is another one than before, or "".
+ * @property {number} start
+ * @property {number} end
+ * @property {string} text
+ * @property {Piece[]} pieces
+ *
  * @typedef {{paragraphs: Paragraph[], words: WordIndex}} Layout
  */
+/** Colours of speakers in the style sheet. From the ninth speaker on they are used again. */
+export const VOICES = 8;
 const PAUSE_BETWEEN_PARAGRAPHS = 2.0; // seconds
 const PAUSE_IN_A_TURN = 0.9; // seconds
 const LONG_PARAGRAPH = 420; // characters
@@ -22,35 +34,59 @@ const SENTENCE_END = /[.?!…。？！]["”»')\]]*\s*$/u;
  *
  * @param {Segment[]} segments
  * @param {Word[]} words
- * @param {Set<string>} [starts] Keys of the pieces that begin a paragraph; by default, pauses and lengths decide.
+ * @param {Layout | null} [previous] Of the same text before it was edited: its paragraphs stay, and its pieces where words
+ *   are not known yet. By default, pauses and lengths decide where paragraphs begin.
+ * @param {Map<string, string>} [names] New names of speakers, by those that segments and words have.
  * @returns {Layout}
  */
-export function layOut(segments, words, starts) {
-  const ofSegment = wordsBySegment(words);
-  const pieces = segments.flatMap((segment) => piecesOf(segment, ofSegment.get(segment.id) ?? []));
+export function layOut(segments, words, previous = null, names = new Map()) {
+  const ofSegment = grouped(words, (word) => word.segment);
+  const before = grouped(previous?.paragraphs.flatMap((paragraph) => paragraph.pieces) ?? [], (piece) => piece.segment.id);
+  const starts = new Set(previous?.paragraphs.map((paragraph) => paragraph.key));
+  const pieces = segments.flatMap((segment) => {
+    const own = ofSegment.get(segment.id);
+    return (!own && keptPieces(segment, before.get(segment.id) ?? [])) || piecesOf(segment, own ?? []);
+  });
   if (segments.some((segment) => segment.channel !== undefined)) pieces.sort((a, b) => a.start - b.start);
   const paragraphs = /** @type {Paragraph[]} */ ([]);
   for (const { piece } of pieces) {
     const last = paragraphs.at(-1);
-    if (last && !(starts ? starts.has(piece.key) : breaksBefore(piece, last))) extend(last, piece);
+    piece.speaker = names.get(piece.speaker) ?? piece.speaker;
+    if (last && last.speaker === piece.speaker && !(previous ? starts.has(piece.key) : breaksBefore(piece, last))) extend(last, piece);
     else paragraphs.push(begin(piece));
   }
+  tellSpeakersApart(paragraphs);
   return { paragraphs, words: indexed(paragraphs, pieces.map(({ placed }) => placed)) };
 }
 
-/** Return the keys of the pieces with which paragraphs begin, to lay out an edited text in the same paragraphs.
- * @param {Layout} layout */
-export const paragraphStarts = ({ paragraphs }) => new Set(paragraphs.map((paragraph) => paragraph.key));
-
-/** @param {Word[]} words */
-function wordsBySegment(words) {
-  const groups = /** @type {Map<number, Word[]>} */ (new Map());
-  for (const word of words) {
-    const group = groups.get(word.segment);
-    if (group) group.push(word);
-    else groups.set(word.segment, [word]);
+/**
+ * @template T
+ * @param {T[]} elements
+ * @param {(element: T) => number} keyOf
+ * @returns {Map<number, T[]>}
+ */
+function grouped(elements, keyOf) {
+  const groups = /** @type {Map<number, T[]>} */ (new Map());
+  for (const element of elements) {
+    const key = keyOf(element), group = groups.get(key);
+    if (group) group.push(element);
+    else groups.set(key, [element]);
   }
   return groups;
+}
+
+/** Number the voices of paragraphs, and find where another one begins.
+ * @param {Paragraph[]} paragraphs */
+function tellSpeakersApart(paragraphs) {
+  const voices = /** @type {Map<string, number>} */ (new Map());
+  let last = "";
+  for (const paragraph of paragraphs) {
+    const { speaker, pieces } = paragraph;
+    if (!voices.has(speaker)) voices.set(speaker, pieces[0]?.segment.channel ?? voices.size);
+    paragraph.voice = voices.get(speaker) ?? 0;
+    paragraph.newSpeaker = speaker === last ? "" : speaker;
+    last = speaker;
+  }
 }
 
 /** A word's place in its piece. @typedef {{word: Word, from: number, to: number}} Placed */
@@ -63,21 +99,33 @@ function wordsBySegment(words) {
  * @returns {{piece: Piece, placed: Placed[], start: number}[]}
  */
 function piecesOf(segment, words) {
-  if (!segment.text) return [];
-  const placed = placedIn(segment.text, words);
+  const { id, text, channel } = segment;
+  if (!text) return [];
+  const placed = placedIn(text, words);
+  const speakers = [placed[0]?.word.speaker ?? segment.speaker ?? (channel === undefined ? "" : speakerLetter(channel))];
   const cuts = [0];
   placed.forEach(({ word }, i) => {
-    const previous = placed[i - 1];
-    if (segment.channel !== undefined && previous && word.start - previous.word.end > PAUSE_IN_A_TURN) cuts.push(previous.to);
+    const previous = placed[i - 1], last = speakers.at(-1), speaker = word.speaker ?? last ?? "";
+    if (!previous || (speaker === last && (channel === undefined || word.start - previous.word.end <= PAUSE_IN_A_TURN))) return;
+    cuts.push(previous.to);
+    speakers.push(speaker);
   });
   return cuts.map((from, i) => {
-    const to = cuts[i + 1] ?? segment.text.length;
+    const to = cuts[i + 1] ?? text.length;
     const own = placed.filter((one) => one.from >= from && one.from < to);
     const start = own[0]?.word.start ?? segment.start;
     const end = cuts.length > 1 ? own.at(-1)?.word.end ?? segment.end : segment.end;
-    const piece = { key: `${segment.id}.${i}`, segment, lead: "", text: segment.text.slice(from, to), start, end };
+    const piece = { key: `${id}.${i}`, segment, speaker: speakers[i] ?? "", lead: "", text: text.slice(from, to), start, end };
     return { piece, start, placed: own.map((one) => ({ ...one, from: one.from - from, to: one.to - from })) };
   });
+}
+
+/** Return the pieces that a segment had before, if there were several and its text is theirs.
+ * @param {Segment} segment @param {Piece[]} before */
+function keptPieces(segment, before) {
+  const pieces = before.map((piece) => ({ ...piece, segment, lead: "", text: piece.lead + piece.text }));
+  if (pieces.length < 2 || pieces.map(({ text }) => text).join("") !== segment.text) return null;
+  return pieces.map((piece) => ({ piece, start: piece.start, placed: /** @type {Placed[]} */ ([]) }));
 }
 
 /** Convert offsets in code points into JavaScript's, which count UTF-16 units.
@@ -99,11 +147,7 @@ function unitOffsets(text) {
 
 /** @param {Piece} piece @param {Paragraph} last */
 function breaksBefore(piece, last) {
-  return (
-    piece.segment.channel !== last.channel ||
-    piece.start - last.end > PAUSE_BETWEEN_PARAGRAPHS ||
-    (last.text.length > LONG_PARAGRAPH && SENTENCE_END.test(last.text))
-  );
+  return piece.start - last.end > PAUSE_BETWEEN_PARAGRAPHS || (last.text.length > LONG_PARAGRAPH && SENTENCE_END.test(last.text));
 }
 
 /** @param {Piece} piece @returns {Paragraph} */
@@ -111,8 +155,8 @@ function begin(piece) {
   const text = piece.text.trimStart();
   piece.lead = piece.text.slice(0, piece.text.length - text.length);
   piece.text = text;
-  const { key, start, end } = piece;
-  return { key, channel: piece.segment.channel, start, end, text, pieces: [piece] };
+  const { key, speaker, start, end } = piece;
+  return { key, speaker, voice: 0, newSpeaker: "", start, end, text, pieces: [piece] };
 }
 
 /** @param {Paragraph} paragraph @param {Piece} piece */
@@ -192,16 +236,18 @@ export function speakerLetter(channel) {
   return channel < 26 ? letter : speakerLetter(Math.floor(channel / 26) - 1) + letter;
 }
 
+/** Return true for a speaker without a name: a letter, or two of them up to the 32nd.
+ * @param {string} speaker */
+export const isLetter = (speaker) => /^([A-Z]|A[A-F])$/.test(speaker);
+
+/** Return a speaker as people read it.
+ * @param {string} speaker */
+export const speakerTitle = (speaker) => (isLetter(speaker) ? `Speaker ${speaker}` : speaker);
+
 /** Return the text with a blank line between paragraphs, and speakers where they change.
  * @param {Paragraph[]} paragraphs */
-export function plainText(paragraphs) {
-  return paragraphs
-    .map(({ channel, text }, i) => {
-      const changes = channel !== undefined && channel !== paragraphs[i - 1]?.channel;
-      return `${changes ? `Speaker ${speakerLetter(channel)}: ` : ""}${text.trim()}`;
-    })
-    .join("\n\n");
-}
+export const plainText = (paragraphs) =>
+  paragraphs.map(({ newSpeaker, text }) => `${newSpeaker && `${speakerTitle(newSpeaker)}: `}${text.trim()}`).join("\n\n");
 
 /**
  * @typedef {object} IndexedWord

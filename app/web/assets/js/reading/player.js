@@ -1,6 +1,7 @@
 /** The recording: a media element that gets its address from a ticket, and the bar to control it, with the waveform. */
 import { h, icon, iconButton, replace, styled } from "../dom.js";
 import { clock } from "../format.js";
+import { VOICES } from "./layout.js";
 
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3];
 const STEP = 5; // seconds
@@ -9,7 +10,6 @@ const WAITS = [0, 1000, 4000, 10_000];
 /** Milliseconds without a failure after which the next one is the first again. */
 const CALM = 20_000;
 const BAR = 4; // pixels, with the gap
-const VOICES = 6;
 const LARGE_STEP = 30;
 
 /**
@@ -239,6 +239,7 @@ export class Waveform {
   #time = 0;
   #channels = /** @type {number[][]} */ ([]);
   #colours = /** @type {Colours | null} */ (null);
+  #voiceAt = /** @type {((seconds: number) => number) | null} */ (null);
   #bars = /** @type {{level: number, channel: number}[]} */ ([]);
   #drawn = "";
   #observer;
@@ -264,6 +265,13 @@ export class Waveform {
   /** @param {number[][]} channels */
   setPeaks(channels) {
     this.#channels = channels;
+    this.draw();
+  }
+
+  /** Colour the bars by who speaks. Channels have their own colours.
+   * @param {(seconds: number) => number} voiceAt Returns the number of a voice. */
+  setVoices(voiceAt) {
+    this.#voiceAt = voiceAt;
     this.draw();
   }
 
@@ -297,6 +305,8 @@ export class Waveform {
       this.canvas.width = Math.round(width * scale);
       this.canvas.height = Math.round(height * scale);
       this.#bars = bars(this.#channels, Math.floor(width / BAR));
+      const voiceAt = this.#channels.length === 1 && this.#voiceAt;
+      if (voiceAt) this.#bars.forEach((bar, i) => (bar.channel = voiceAt(((i * BAR) / width) * this.duration)));
       this.#colours = this.#readColours();
     }
     const context = this.canvas.getContext("2d");
@@ -309,7 +319,7 @@ export class Waveform {
   /** @param {CanvasRenderingContext2D} context @param {number} x Of the position. @param {number} height */
   #paint(context, x, height) {
     const { played, rest, ink, voices } = /** @type {Colours} */ (this.#colours);
-    const hasVoices = this.#channels.length > 1;
+    const hasVoices = this.#channels.length > 1 || this.#voiceAt;
     this.#bars.forEach(({ level, channel }, i) => {
       const left = i * BAR, isPlayed = left <= x, tall = Math.max(2, level ** 0.8 * (height - 6));
       context.globalAlpha = hasVoices && !isPlayed ? 0.38 : 1;

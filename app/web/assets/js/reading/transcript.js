@@ -7,21 +7,24 @@
  *
  * @typedef {import("./layout.js").Layout} Layout
  * @typedef {import("./layout.js").Paragraph} Paragraph
- * @typedef {{section: HTMLElement, stamp: HTMLElement, speaker: HTMLElement | null, text: HTMLElement}} Shown
+ * @typedef {{section: HTMLElement, stamp: HTMLElement, speaker: HTMLButtonElement | null, text: HTMLElement}} Shown
  * @typedef {"spoken" | "match" | "found" | "doubt"} Mark
  */
-import { h } from "../dom.js";
+import { h, setText, styled } from "../dom.js";
 import { clock } from "../format.js";
-import { layOut, speakerLetter } from "./layout.js";
+import { VOICES, isLetter, layOut, speakerTitle } from "./layout.js";
 
 /** Later ones are painted above earlier ones. @type {Mark[]} */
 const MARKS = ["doubt", "match", "spoken", "found"];
 const CAN_HIGHLIGHT = typeof Highlight === "function" && "highlights" in CSS;
-const VOICES = 6;
+/** What the arrow keys move between: buttons of one kind. */
+const BUTTONS = [".stamp", ".speaker"];
 
 export class Transcript {
   /** @type {Layout} */ layout = layOut([], []);
   canSeek = false;
+  /** If speakers can get names: the transcript is finished. */
+  canName = false;
   isFollowing = true;
   #shown = /** @type {Map<string, Shown>} */ (new Map());
   #marks = /** @type {Map<Mark, Highlight>} */ (new Map());
@@ -30,11 +33,13 @@ export class Transcript {
 
   /**
    * @param {HTMLElement} scroller What the transcript scrolls in.
-   * @param {{onSeek: (seconds: number, plays: boolean) => void}} listeners `plays` is true for an order to play from there.
+   * @param {{onSeek: (seconds: number, plays: boolean) => void, onSpeaker: (button: HTMLButtonElement, speaker: string) => void}}
+   *   listeners `plays` is true for an order to play from there. `onSpeaker` is called when a speaker was chosen.
    */
-  constructor(scroller, { onSeek }) {
+  constructor(scroller, { onSeek, onSpeaker }) {
     this.scroller = scroller;
     this.onSeek = onSeek;
+    this.onSpeaker = onSpeaker;
     this.element = h("div.transcript", { tabindex: "-1", onclick: this.#onClick, ondblclick: this.#onClick, onkeydown: this.#onKey });
     for (const [priority, name] of CAN_HIGHLIGHT ? MARKS.entries() : []) {
       const highlight = new Highlight();
@@ -59,7 +64,7 @@ export class Transcript {
       const shown = before.get(paragraph.key) ?? newParagraph();
       before.delete(paragraph.key);
       this.#shown.set(paragraph.key, shown);
-      fill(shown, paragraph, number, layout.paragraphs[number - 1]);
+      fill(shown, paragraph, number, this.canName);
       if (shown.section === next) next = next.nextElementSibling;
       else this.element.insertBefore(shown.section, next);
     });
@@ -104,16 +109,19 @@ export class Transcript {
     if (!this.element.contains(document.activeElement)) this.#keepOneTabStop();
   }
 
-  /** Thousands of buttons are one stop of the Tab key; the arrow keys move between them. */
-  #keepOneTabStop(stamp = this.#current?.querySelector(".stamp") ?? this.element.querySelector(".stamp")) {
-    this.element.querySelector('.stamp[tabindex="0"]')?.setAttribute("tabindex", "-1");
-    stamp?.setAttribute("tabindex", "0");
+  /** Thousands of times are one stop of the Tab key, and so are speakers; the arrow keys move between them. */
+  #keepOneTabStop(section = /** @type {Element | null} */ (this.#current)) {
+    for (const kind of BUTTONS) {
+      const button = section?.querySelector(kind) ?? this.element.querySelector(kind);
+      this.element.querySelector(`${kind}[tabindex="0"]`)?.setAttribute("tabindex", "-1");
+      button?.setAttribute("tabindex", "0");
+    }
   }
 
-  /** Return the range of a place in the text, or null if its paragraph is empty.
-   * @param {{paragraph: number, from: number, to: number}} place */
-  range({ paragraph, from, to }) {
-    const node = this.textElement(paragraph)?.firstChild;
+  /** Return the range of a place in the text or in the name of a speaker, or null if its paragraph is empty.
+   * @param {import("./finding.js").Place} place */
+  range({ paragraph, from, to, isName }) {
+    const text = this.textElement(paragraph), node = (isName ? text?.previousElementSibling?.lastChild : text)?.firstChild;
     if (!(node instanceof Text)) return null;
     const limit = /** @param {number} offset */ (offset) => Math.min(offset, node.length);
     return new StaticRange({ startContainer: node, startOffset: limit(from), endContainer: node, endOffset: limit(to) });
@@ -151,6 +159,8 @@ export class Transcript {
   #onClick = (/** @type {MouseEvent} */ event) => {
     const number = this.numberOf(event.target);
     const paragraph = this.layout.paragraphs[number];
+    const speaker = event.target instanceof Element && event.target.closest("button.speaker");
+    if (paragraph && speaker instanceof HTMLButtonElement) return void (event.type === "click" && this.onSpeaker(speaker, paragraph.speaker));
     if (!paragraph || !this.canSeek) return;
     if (/** @type {Element} */ (event.target).closest(".stamp")) return this.onSeek(paragraph.start, true);
     const isDouble = event.type === "dblclick"; // its first click has selected the word
@@ -172,14 +182,14 @@ export class Transcript {
   }
 
   #onKey = (/** @type {KeyboardEvent} */ event) => {
-    const stamp = event.target instanceof Element ? event.target.closest(".stamp") : null;
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!stamp || !step) return;
+    const { target } = event, step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const kind = target instanceof Element && BUTTONS.find((selector) => target.closest(selector));
+    if (!kind || !step) return;
     event.preventDefault();
-    const key = this.layout.paragraphs[this.numberOf(stamp) + step]?.key;
-    const next = key && this.#shown.get(key)?.stamp;
+    const buttons = /** @type {HTMLElement[]} */ ([...this.element.querySelectorAll(kind)]);
+    const next = buttons[buttons.findIndex((button) => button.contains(/** @type {Node} */ (target))) + step];
     if (!next) return;
-    this.#keepOneTabStop(next);
+    this.#keepOneTabStop(next.closest(".paragraph"));
     next.focus();
   };
 }
@@ -191,8 +201,8 @@ function newParagraph() {
   return { section: h("section.paragraph", {}, stamp, h("div.said", {}, text)), stamp, speaker: null, text };
 }
 
-/** @param {Shown} shown @param {Paragraph} paragraph @param {number} number @param {Paragraph | undefined} previous */
-function fill(shown, { start, text, channel }, number, previous) {
+/** @param {Shown} shown @param {Paragraph} paragraph @param {number} number @param {boolean} canName */
+function fill(shown, { start, text, voice, newSpeaker }, number, canName) {
   shown.section.setAttribute("data-number", String(number));
   const time = clock(start);
   if (shown.stamp.textContent !== time) {
@@ -200,13 +210,14 @@ function fill(shown, { start, text, channel }, number, previous) {
     shown.stamp.setAttribute("aria-label", `Play from ${time}`);
   }
   if (shown.text.textContent !== text || shown.text.childNodes.length > 1) shown.text.textContent = text;
-  const letter = channel !== undefined && channel !== previous?.channel ? speakerLetter(channel) : null;
-  if (channel !== undefined) shown.section.setAttribute("data-voice", String(channel % VOICES));
-  if (letter !== (shown.speaker?.firstChild?.textContent ?? null)) {
-    shown.speaker?.remove();
-    shown.speaker = letter === null ? null : h("div.speaker", {}, h("i", { "aria-hidden": "true" }, letter), `Speaker ${letter}`);
-    if (shown.speaker) shown.text.before(shown.speaker);
-  }
+  if (!newSpeaker) return shown.speaker?.remove();
+  const button = (shown.speaker ??= h("button.speaker", { type: "button", tabindex: "-1", "aria-haspopup": "dialog" }, h("i", { "aria-hidden": "true" }), h("span", { dir: "auto" })));
+  if (!button.parentNode) shown.text.before(button);
+  styled(button, { "--voice": `var(--voice-${voice % VOICES})` });
+  button.disabled = !canName;
+  button.title = canName ? "Name this speaker" : "";
+  setText(/** @type {Element} */ (button.firstChild), isLetter(newSpeaker) ? newSpeaker : [...newSpeaker][0] ?? "");
+  setText(/** @type {Element} */ (button.lastChild), speakerTitle(newSpeaker));
 }
 
 /** Return the boxes of a static range, one per line.

@@ -4,7 +4,7 @@ import { h, icon, redraw, replace } from "../dom.js";
 import { isActive, jobTitle } from "../format.js";
 import { Actions, Progress, factsOf, notice, outcomeOf } from "./actions.js";
 import { Finding } from "./finding.js";
-import { layOut, paragraphStarts, plainText } from "./layout.js";
+import { layOut, plainText } from "./layout.js";
 import { Player } from "./player.js";
 import { Transcript } from "./transcript.js";
 
@@ -91,9 +91,9 @@ class Reading {
     this.go = go;
     this.job = /** @type {Job} */ (store.jobs.get(job_id));
     this.scroller = h("div.scroller");
-    this.transcript = new Transcript(this.scroller, { onSeek: (seconds, plays) => this.#seek(seconds, plays) });
+    this.transcript = new Transcript(this.scroller, { onSeek: (seconds, plays) => this.#seek(seconds, plays), onSpeaker: (button, speaker) => this.#name(button, speaker) });
     this.finding = new Finding(this.transcript, { onFound: (word) => this.#onFound(word) });
-    this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), restoreOriginal: async () => (await this.loadEditing()).restoreOriginal() });
+    this.actions = new Actions({ api, store, go, plainText: () => plainText(this.transcript.layout.paragraphs), hasSpeakers: () => this.#hasSpeakers, restoreOriginal: async () => (await this.loadEditing()).restoreOriginal() });
     this.facts = h("p.about");
     this.progress = new Progress();
     this.editButton = h("button.chip", { type: "button", "aria-keyshortcuts": "e", title: "Correct the text (E)", onclick: () => this.#edit() }, icon("edit", 18), "Edit");
@@ -228,6 +228,7 @@ class Reading {
     this.#shownEdit = edit;
     this.#segments = result.segments;
     this.#words = result.words ?? [];
+    this.transcript.canName = true;
     this.#layOut(!isFirst);
     this.tools.hidden = false;
     this.#showOutcome();
@@ -245,7 +246,7 @@ class Reading {
     const { job_id } = this.job;
     const editing = new Editing({
       api: this.api, job_id, transcript: this.transcript, button: this.editButton, notice: this.problems,
-      onSaved: this.#onSaved, onLeave: () => this.#layOut(), onPlay: () => this.#player?.toggle(),
+      onSaved: this.#onSaved, onChanged: () => this.#layOut(), onPlay: () => this.#player?.toggle(),
     });
     if (this.#control.signal.aborted) editing.close();
     return (this.#editing = editing);
@@ -254,6 +255,18 @@ class Reading {
   /** Start or stop correcting. @param {number} [paragraph] The one to start with. */
   async #edit(paragraph = this.#paragraphToEdit(null)) {
     await (await this.loadEditing()).toggle(paragraph);
+  }
+
+  /** Let the user name a speaker.
+   * @param {HTMLButtonElement} button @param {string} speaker */
+  async #name(button, speaker) {
+    const [editing, { openNaming }] = await Promise.all([this.loadEditing(), import("./naming.js")]);
+    const labels = await editing.labelsOf(speaker);
+    if (labels.length) openNaming(button, speaker, this.transcript.layout.paragraphs, (name) => editing.name(labels, name));
+  }
+
+  get #hasSpeakers() {
+    return this.transcript.layout.paragraphs.some(({ speaker }) => speaker);
   }
 
   get #isClean() {
@@ -282,8 +295,9 @@ class Reading {
     const segments = unsaved.size ? this.#segments.map((segment) => ({ ...segment, text: unsaved.get(segment.id) ?? segment.text })) : this.#segments;
     const words = unsaved.size ? this.#words.filter((word) => !unsaved.has(word.segment)) : this.#words;
     const isEmpty = !this.transcript.layout.paragraphs.length; // a correction may be saved before there is any text
-    const starts = keepsParagraphs && !isEmpty ? paragraphStarts(this.transcript.layout) : undefined;
-    this.transcript.show(layOut(segments, words, starts));
+    const layout = layOut(segments, words, keepsParagraphs && !isEmpty ? this.transcript.layout : null, this.#editing?.newNames);
+    this.transcript.show(layout);
+    if (this.#hasSpeakers) this.#player?.waveform.setVoices((seconds) => layout.paragraphs[layout.words.atTime(seconds)?.paragraph ?? 0]?.voice ?? 0);
     if (this.#editing?.isOn) this.#editing.makeEditable();
     this.finding.refresh();
     if (this.#player) this.transcript.speak(this.#player.currentTime);
