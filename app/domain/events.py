@@ -46,6 +46,7 @@ class SessionEnd(StrEnum):
     IDLE = "idle"
     EXPIRED = "expired"
     INVALID = "invalid"
+    TOO_FAST = "too_fast"
     SLOW_READER = "slow_reader"
     DRAINED = "drained"
     FAILED = "failed"

@@ -39,7 +39,7 @@ def websocket_options(connections: Connections) -> dict[str, Any]:
     """Return uvicorn's options for WebSockets whose connections count towards ``connections``.
 
     Messages are not compressed: base64 of audio hardly gets smaller, and a small message could become a large one. An
-    answer to a ping is not awaited, because it waits behind audio while a client is held back.
+    answer to a ping is not awaited: it waits behind audio, and a client that has left is noticed by its silence.
     """
     return {
         "ws": partial(GuardedWebSocket, guard=connections),

@@ -1,8 +1,9 @@
 """One session: it reads the client's events, finds utterances in its audio, and sends the events that follow.
 
-Three tasks share the work. One reads a message, processes it completely, and only then reads the next, so a client that
-sends faster than its audio can be searched for speech, or transcribed, is held back by its connection. One transcribes
-utterances. One sends what is in the outbox, whose size is limited.
+Three tasks share the work. One reads a message, processes it completely, and only then reads the next. One transcribes
+utterances. One sends what is in the outbox. The audio that waits and the outbox are limited: a client that exceeds a
+limit learns why and is closed. Not to read from it instead would leave its pings unanswered behind its audio, and after
+20 s clients would end such a connection without a reason.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Audio that was said and is not transcribed yet, beyond which the client is held back: two minutes.
-_MAX_WAITING_SAMPLES: Final = 120 * RATE
+#: The most audio that was said and is not transcribed yet: five minutes, 10 MB.
+_MAX_WAITING_SECONDS: Final = 300
 #: Messages in a row that are no events of this protocol.
 _MAX_INVALID: Final = 20
 #: An utterance of less than 100 ms can't be committed, as in OpenAI's API.
@@ -91,6 +92,12 @@ _ENDS: Final = {
         "too_many_invalid_events",
         f"The session is closed after {_MAX_INVALID} messages in a row that are not events of this protocol.",
     ),
+    SessionEnd.TOO_FAST: (
+        1008,
+        "too_fast",
+        f"The session is closed, because more than {_MAX_WAITING_SECONDS} s of audio wait for the model: send audio as "
+        "it is spoken, or a file to /v1/audio/transcriptions. If you did, the server is too busy; retry later.",
+    ),
     SessionEnd.SLOW_READER: (
         1008,
         "slow_reader",
@@ -101,7 +108,7 @@ _ENDS: Final = {
 }
 _OF_SERVER: Final = (SessionEnd.DRAINED, SessionEnd.FAILED)
 #: Ends before which everything that was said is transcribed.
-_FINISHING: Final = (SessionEnd.IDLE, SessionEnd.EXPIRED, SessionEnd.DRAINED)
+_FINISHING: Final = (SessionEnd.IDLE, SessionEnd.EXPIRED, SessionEnd.TOO_FAST, SessionEnd.DRAINED)
 
 
 class Session:
@@ -196,7 +203,6 @@ class Session:
     async def _read(self) -> None:
         """Process the client's messages until it leaves, or goes too far."""
         while True:
-            await self._transcriber.wait_until(lambda: self._transcriber.waiting_samples <= _MAX_WAITING_SAMPLES)
             try:
                 message = await asyncio.wait_for(self._channel.receive(), self._limits.idle_seconds or None)
             except TimeoutError:
@@ -208,6 +214,9 @@ class Session:
             await self._process(message)
             if self._invalid >= _MAX_INVALID:
                 self.end(SessionEnd.INVALID)
+                return
+            if self._transcriber.waiting_samples > _MAX_WAITING_SECONDS * RATE:
+                self.end(SessionEnd.TOO_FAST)
                 return
 
     async def _process(self, message: str | bytes) -> None:

@@ -1,7 +1,7 @@
 """Live audio on the model: guesses at what is being said, and the text of what was said.
 
 Both go through the batches of all transcriptions, ahead of files. A guess is decoded greedily, without fallbacks, and
-continues the text that earlier guesses agree on, so that only new words take time. The text of what was said is
+continues the text that earlier guesses agree on, so that it never contradicts it. The text of what was said is
 transcribed like a short file.
 """
 
