@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _GUESS_SAMPLES: Final = RATE // 2
 #: The share of the time in which a session has a guess on the model is at most 1 over this.
 _REST: Final = 3
-#: A guess that covers more than this begins again after a pause: it takes as long as what it covers.
+#: A guess that covers more than this is followed, after a pause, by one that begins there.
 _LONG_GUESS_SAMPLES: Final = 6 * RATE
 
 

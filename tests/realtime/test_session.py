@@ -228,7 +228,7 @@ async def test_guesses_do_not_queue() -> None:
         assert len(model.guessed) == 1
 
 
-async def test_guesses_begin_anew_after_a_pause() -> None:
+async def test_guess_begins_after_a_pause() -> None:
     model = ScriptedModel(guesses=["long words"], texts=["long words short"])
     async with session(model) as rig:
         for part in ([speech(0.1)] * 70, [silence(0.3)], [speech(0.1)] * 30):
