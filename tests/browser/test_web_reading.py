@@ -302,7 +302,8 @@ async def test_every_download_has_the_bytes_of_the_api(
     for label, response_format in FORMATS.items():
         assert downloads[label] == await result(running, job_id, response_format), label
     assert {path.name for path in folder.iterdir()} == {
-        f"two_speakers_stereo.{extension}" for extension in ("txt", "srt", "vtt", "tsv", "rttm", "json", "document.json")
+        f"two_speakers_stereo.{extension}"
+        for extension in ("txt", "srt", "vtt", "tsv", "rttm", "json", "document.json")
     }
 
 
