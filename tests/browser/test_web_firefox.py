@@ -1,4 +1,4 @@
-"""The page in Firefox: from an upload to a correction that a reload keeps."""
+"""The page in Firefox: from an upload to a correction and to the name of a speaker, which a reload keeps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full(reason="starts a browser and a service")
 
 _TEXT = "return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent).join(' ')"
+_SPEAKERS = "[...document.querySelectorAll('.speaker span')].map((name) => name.textContent)"
 _BUTTON = "[...document.querySelectorAll('button')].find((button) => button.textContent === arguments[0])"
 
 
@@ -60,4 +61,31 @@ def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) ->
     assert last["start"] - 0.05 <= seconds  # it plays
     assert corrected == result.strip() == f"{text} Over"
     assert [url for url in loaded if not url.startswith((f"{address}/", f"blob:{address}/"))] == []
+    assert problems == []
+
+
+def test_speaker_is_named_and_the_focus_returns(tmp_path: Path, samples: Path) -> None:
+    installed = shutil.which("firefox-esr") or shutil.which("firefox")
+    if installed is None:
+        pytest.skip("firefox-esr is not installed")
+    profile = tmp_path / "firefox"
+    profile.mkdir()
+    with program(tmp_path) as service, firefox(installed, profile) as browser:
+        service.until_ready()
+        job_id = service.submit(samples / "two_speakers_stereo.flac", diarize="true", stored_output="true")
+        service.until(job_id, "completed")
+        browser.open(f"{str(service.client.base_url).rstrip('/')}/#/jobs/{job_id}")
+        browser.until(f"return {_SPEAKERS}.length === 6 && (document.querySelector('.speaker').click(), true)")
+        browser.until("return document.activeElement.id === 'speaker-name'")
+        browser.type("Zoë\ue007")
+        browser.until(f"return {_SPEAKERS}.filter((name) => name === 'Zoë').length === 3")
+        focused = browser.run("return document.activeElement.textContent")
+        browser.until("return document.querySelector('.badge') !== null")
+        problems = browser.run("return window.problems")
+        browser.reload()
+        browser.until(f"return {_SPEAKERS}.length === 6")
+        names = browser.run(f"return {_SPEAKERS}")
+        browser.open("about:blank")
+    assert focused == "ZZoë"
+    assert names == ["Zoë", "Speaker B"] * 3
     assert problems == []

@@ -44,6 +44,7 @@ export function openNaming(button, speaker, paragraphs, onName) {
     if (/** @type {ToggleEvent} */ (event).newState === "closed") editor.remove();
   });
   button.closest("main")?.append(editor);
+  button.focus({ preventScroll: true }); // not every browser does this on a click, and there the focus returns
   editor.showPopover();
   placeAt(button, editor);
   input.focus();
