@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--hour", action="store_true", help="build an hour with six speakers")
     parser.add_argument("--ten-hours", action="store_true", help="measure memory and clustering with made-up voices")
     arguments = parser.parse_args()
+    before = _peak_megabytes()
     models = VoiceModels.load()
+    print(f"The models take {_peak_megabytes() - before:.0f} MB.\n")
     print("| recordings | DER % | missed | false alarm | confused | DER, collar | confused | speakers | of real time |")
     print("|---|---|---|---|---|---|---|---|---|")
     if arguments.rttm:
@@ -68,9 +70,8 @@ def main() -> None:
             print(_row(name, models, built))
         if arguments.hour:
             print(_row("an hour, 6 speakers", models, [build(clips, Recipe(speakers=6, seconds=3600.0), seed=1)]))
-    print(f"\nPeak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB.")
     if arguments.ten_hours:
-        print(_long_conversation(hours=10.0, speakers=6))
+        print("\n" + _long_conversation(hours=10.0, speakers=6))
 
 
 def _annotated(rttm: Path, folder: Path) -> Iterator[Recording]:
@@ -134,11 +135,11 @@ def _long_conversation(*, hours: float, speakers: int) -> str:
     for _ in range(round(hours * 3600 * SAMPLE_RATE / HOP_SAMPLES)):
         conversation.hear(silence)
     conversation.hear(silence, is_last=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_megabytes()
     started = time.perf_counter()
     turns = conversation.turns()
     spent = time.perf_counter() - started
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = _peak_megabytes() - before
     found = len({turn.speaker for turn in turns})
     embeddings = len(conversation.voices()[0])
     kept = conversation.nbytes / 1e6
@@ -146,6 +147,10 @@ def _long_conversation(*, hours: float, speakers: int) -> str:
         f"{hours:g} h: {embeddings:,} embeddings, {kept:.0f} MB kept; the turns took {spent:.1f} s and {grown:.0f} MB "
         f"more ({found} of {speakers} speakers, {len(turns):,} turns)."
     )
+
+
+def _peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
