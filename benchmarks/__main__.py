@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import (
     answer_time,
+    beside_voices,
     durability,
     fairness,
     machine,
@@ -43,6 +44,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "scaling": lambda arguments: scaling.measure(arguments.target, rounds=arguments.rounds),
     "device": lambda arguments: simulated_device.measure(rounds=arguments.rounds),
     "fairness": lambda arguments: fairness.measure(arguments.target, clips=arguments.clips),
+    "voices": lambda arguments: beside_voices.measure(arguments.target, rounds=arguments.rounds),
     "memory": lambda _: memory.measure(),
     "durability": lambda arguments: durability.measure(rounds=arguments.rounds),
     "protection": lambda arguments: protection.measure(rounds=arguments.rounds),
