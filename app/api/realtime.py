@@ -47,11 +47,10 @@ async def create_client_secret(request: Request, parts: ServiceParts) -> dict[st
     """
     body = await read_small_body(request)
     sent = parse_json_object(body, example=_EXAMPLE) if body.strip() else {}
-    update = sent.get("session")
-    config = SessionConfig().updated({} if update is None else update)
+    config = SessionConfig().updated(sent.get("session", {}))
     parts.sessions.check(config)
     now = time.time()
-    expires_at = int(now) + _lifetime(sent.get("expires_after"))
+    expires_at = int(now) + _lifetime(sent.get("expires_after", {}))
     secret = ClientSecret(
         owner=request.state.owner,
         key_name=request.state.key_name,
@@ -67,8 +66,10 @@ async def create_client_secret(request: Request, parts: ServiceParts) -> dict[st
 
 def _lifetime(expires_after: Any) -> int:
     """Return the seconds for which a secret is valid."""
-    sent = {} if expires_after is None else expires_after
-    seconds = sent.get("seconds", _DEFAULT_SECONDS) if isinstance(sent, dict) else None
+    anchor = expires_after.get("anchor", "created_at") if isinstance(expires_after, dict) else "created_at"
+    if anchor != "created_at":
+        raise InvalidRequest("`expires_after.anchor` must be created_at.", param="expires_after.anchor")
+    seconds = expires_after.get("seconds", _DEFAULT_SECONDS) if isinstance(expires_after, dict) else None
     if not isinstance(seconds, int) or isinstance(seconds, bool) or not _MIN_SECONDS <= seconds <= _MAX_SECONDS:
         raise InvalidRequest(
             f"`expires_after.seconds` must be a whole number from {_MIN_SECONDS} to {_MAX_SECONDS}.",

@@ -498,6 +498,14 @@ class DetectedLanguage(TypedDict):
     ]
 
 
+class RealtimeClientSecret(TypedDict):
+    """A secret that opens realtime sessions."""
+
+    value: Annotated[str, Field(description="The secret: send it like an API key.", examples=["ek_68af…"])]
+    expires_at: Annotated[int, Field(description="Unix time.", examples=[1790000600])]
+    session: Annotated[dict[str, Any], Field(description="The configuration with which sessions begin.")]
+
+
 #: Every body that a route names. Bodies inside them follow by themselves.
 _AnyBody = (
     ErrorBody
@@ -517,6 +525,7 @@ _AnyBody = (
     | Model
     | ModelList
     | UsagePage
+    | RealtimeClientSecret
     | Server
     | HealthReport
     | Readiness
@@ -534,11 +543,3 @@ def json_schemas() -> dict[str, Any]:
 def reference(body: type) -> dict[str, str]:
     """Return the OpenAPI reference to a body's schema."""
     return {"$ref": _REF_TEMPLATE.format(model=body.__name__)}
-
-
-class RealtimeClientSecret(TypedDict):
-    """A secret that opens realtime sessions."""
-
-    value: Annotated[str, Field(description="The secret: send it like an API key.", examples=["ek_68af…"])]
-    expires_at: Annotated[int, Field(description="Unix time.", examples=[1790000600])]
-    session: Annotated[dict[str, Any], Field(description="The configuration with which sessions begin.")]

@@ -298,6 +298,7 @@ async def test_full_queue_says_when_to_try_again(
             assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.full(reason="waits for a deadline")
 async def test_request_is_cancelled_some_time_after_its_client_disconnects(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:

@@ -266,7 +266,9 @@ async def references(running: Running, job_id: str) -> list[bytes]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("keep_audio", ["false", "true"])
+@pytest.mark.parametrize(
+    "keep_audio", ["false", pytest.param("true", marks=pytest.mark.full(reason="starts two services"))]
+)
 async def test_references_are_there_until_the_audio_is_gone_also_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held, keep_audio: str
 ) -> None:

@@ -128,6 +128,20 @@ async def test_lifetime_of_a_client_secret_is_limited(guarded: Running, seconds:
     assert "from 10 to 7200" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"expires_after": {"anchor": "now"}}, "expires_after.anchor"),
+        ({"expires_after": None}, "expires_after.seconds"),
+        ({"session": None}, "session"),
+    ],
+)
+async def test_request_for_a_client_secret_is_checked(guarded: Running, body: dict[str, Any], param: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    response = await guarded.client.post("/v1/realtime/client_secrets", json=body, headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
 async def test_secrets_are_not_logged(guarded: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -263,6 +277,7 @@ async def test_message_in_many_fragments_closes_the_connection(shared: Running) 
     writer.close()
 
 
+@pytest.mark.full(reason="sends more than a connection takes")
 async def test_flood_of_small_messages_ends(shared: Running) -> None:
     reader, writer = await raw(shared)
     writer.write(EMPTY_TEXT * 100_000)
