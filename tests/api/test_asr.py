@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts services")]
 
 KEY = "sk-films-0123456789"
 #: The header of the part in which the library requests sends bytes without a name.
@@ -67,6 +67,7 @@ async def speakr(running: Running, audio: bytes, **params: Any) -> httpx.Respons
     )
 
 
+@pytest.mark.smoke
 async def test_bazarr_gets_subtitles_for_samples_without_a_header(shared: Running, pcm: bytes) -> None:
     response = await bazarr(shared.client, pcm, video_file="/films/A film (2001).mkv")
     assert response.status_code == 200
@@ -98,6 +99,7 @@ async def test_bazarr_translates_from_the_language_that_it_knows(
     assert recorder.detections == []
 
 
+@pytest.mark.smoke
 async def test_bazarr_detects_the_language(tmp_path: Path, model: WhisperModel, pcm: bytes) -> None:
     wrapped, _ = recording(model, languages=["de"])
     async with serving(tmp_path, lambda: wrapped) as running:
@@ -156,6 +158,7 @@ async def test_audio_without_a_file_name_says_so(shared: Running) -> None:
     assert response.json()["error"]["message"].startswith("The part `audio_file` has no file name")
 
 
+@pytest.mark.smoke
 async def test_speakr_gets_segments_with_labels_of_speakers(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
     async with serving(tmp_path, lambda: model) as running:
@@ -298,7 +301,6 @@ async def test_full_queue_says_when_to_try_again(
             assert int(response.headers["retry-after"]) >= 1
 
 
-@pytest.mark.full(reason="waits for a deadline")
 async def test_request_is_cancelled_some_time_after_its_client_disconnects(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:

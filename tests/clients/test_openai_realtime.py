@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts services")]
 
 INTENT: Final = {"intent": "transcription"}
 TEXTS: Final = ["hello this is a test", "the job is complete now"]
@@ -60,6 +60,7 @@ async def until(connection: AsyncRealtimeConnection, kind: str) -> list[Any]:
     return events
 
 
+@pytest.mark.smoke
 async def test_server_finds_the_utterances(client: AsyncOpenAI, samples: Path) -> None:
     async with client.realtime.connect(extra_query=INTENT) as connection:
         (created,) = await until(connection, "session.created")
@@ -90,6 +91,7 @@ async def test_server_finds_the_utterances(client: AsyncOpenAI, samples: Path) -
             assert completed.item_id in started
 
 
+@pytest.mark.smoke
 async def test_words_come_as_deltas(client: AsyncOpenAI, samples: Path) -> None:
     async with client.realtime.connect(extra_query=INTENT) as connection:
         await send(connection, spoken(samples).tobytes(), bytes_per_second=48_000)

@@ -87,6 +87,7 @@ def test_spectrogram_of_a_tone_peaks_in_its_band() -> None:
     assert log_mel(tone[:399]).shape == (0, 80)
 
 
+@pytest.mark.full(reason="starts a process")
 def test_models_store_no_telemetry(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"

@@ -119,6 +119,7 @@ async def test_openais_client_shows_the_id_of_responses_streams_and_errors(runni
         assert _ID.fullmatch(caught.value.request_id or "")
 
 
+@pytest.mark.full(reason="starts services")
 async def test_processing_time_is_that_of_a_transcript(running: Running, samples: Path, tmp_path: Path) -> None:
     (tmp_path / "song.mp3").write_text("These are no frames.\n" * 100)
     for file, status in ((samples / "hello.wav", 200), (tmp_path / "song.mp3", 400)):
@@ -152,6 +153,7 @@ def lines() -> Iterator[list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("fields", [{}, {"stored_output": "true"}])
+@pytest.mark.full(reason="starts services")
 async def test_lines_of_a_job_have_the_ids_of_its_request(
     running: Running, samples: Path, lines: list[dict[str, str]], fields: dict[str, str]
 ) -> None:

@@ -276,6 +276,7 @@ def put_reference(spool: Spool, job_id: str) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.full(reason="waits for space")
 async def test_downloads_without_room_for_both_run_one_after_another(tmp_path: Path) -> None:
     """Each has half of its audio when the budget is used up: neither keeps the other from its end.
 

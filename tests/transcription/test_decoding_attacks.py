@@ -275,6 +275,7 @@ async def test_small_file_with_a_day_of_silence_is_too_long(
 
 
 @pytest.mark.parametrize("between", [b"", b"x"], ids=["one group", "many links"])
+@pytest.mark.full(reason="reads large files")
 async def test_ogg_of_first_pages_alone_is_refused(between: bytes, decoder: Decoder, tmp_path: Path) -> None:
     page = b"OggS\0\2" + bytes(20) + b"\1\0"
     source = tmp_path / "source"

@@ -56,6 +56,7 @@ async def test_certain_language_ends_the_transcription_with_the_first_window(
     assert [path.name for path in long.parent.iterdir()] == ["audio"]
 
 
+@pytest.mark.full(reason="transcribes a long recording")
 async def test_uncertain_windows_are_followed_by_others(model: WhisperModel, decoder: Decoder, long: Path) -> None:
     wrapped, recorder = recording(model, languages=[{"nn": 0.3, "la": 0.2}, "de"])
     transcript = await transcribe(wrapped, decoder, long)
@@ -101,6 +102,7 @@ async def test_speech_after_a_long_silence_is_found(
     assert (await transcribe(wrapped, decoder, source)).language == "french"
 
 
+@pytest.mark.full(reason="transcribes a long recording")
 async def test_other_transcriptions_report_the_probability_too(
     model: WhisperModel, decoder: Decoder, long: Path
 ) -> None:
@@ -111,6 +113,7 @@ async def test_other_transcriptions_report_the_probability_too(
     assert round(transcript.duration, 2) == LONG_SECONDS
 
 
+@pytest.mark.full(reason="transcribes a long recording")
 async def test_language_that_was_given_has_no_probability(model: WhisperModel, decoder: Decoder, long: Path) -> None:
     transcript = await transcribe(model, decoder, long, TranscriptionOptions(language="de"))
     assert (transcript.language, transcript.language_probability) == ("german", None)

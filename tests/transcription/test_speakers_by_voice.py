@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from app.transcription.engine import WhisperTranscriber
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="loads the models of voices")]
 
 BY_VOICES = TranscriptionOptions(diarization=Diarization(), word_timestamps=True)
 
@@ -67,6 +67,7 @@ def said(transcript: Transcript) -> list[tuple[str, str | None]]:
     return [(word.word.strip(" .,?").lower(), word.speaker) for word in transcript.words]
 
 
+@pytest.mark.smoke
 async def test_words_and_turns_are_those_of_their_speakers(
     transcriber: WhisperTranscriber, mixed: Path, reference: list[dict[str, Any]]
 ) -> None:
@@ -134,6 +135,7 @@ class Told(Listener):
         self.text_done.set()
 
 
+@pytest.mark.smoke
 async def test_request_can_be_cancelled_while_it_is_only_heard(
     transcriber: WhisperTranscriber, mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
