@@ -328,6 +328,7 @@ def every_case(left: Left, target: str, hook: str) -> Iterator[Case]:
         yield Case(job=job, audio=audio, result=result)
 
 
+@pytest.mark.full(reason="starts many services")
 async def test_every_state_on_disk_comes_to_its_end(left: Left) -> None:
     """Every state in the journal, with and without each of the files."""
     async with fault_server(answer(200)) as target, fault_server(answer(200)) as hook:

@@ -384,6 +384,7 @@ async def test_file_whose_rest_is_not_searched_has_a_warning(model: WhisperModel
     assert warning.startswith("After 5.0 s of audio the file goes on with so much that is no audio")
 
 
+@pytest.mark.full(reason="decodes a long recording")
 async def test_first_window_of_a_long_file_precedes_the_end_of_its_decoding(
     model: WhisperModel, samples: Path, tmp_path: Path
 ) -> None:
