@@ -1,15 +1,23 @@
-"""Protection from cancellation, and the errors of task groups."""
+"""Work in threads, protection from cancellation, and the errors of task groups."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+    from concurrent.futures import Executor
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def in_executor(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    """Run a blocking function in a thread of ``executor`` and return its future result."""
+    return asyncio.get_running_loop().run_in_executor(executor, partial(function, *args, **kwargs))
 
 
 async def shielded(work: Awaitable[T]) -> T:

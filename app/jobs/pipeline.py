@@ -158,7 +158,7 @@ class Pipeline:
             if job.options.tells_voices_apart:
                 work.enter_context(self._estimate.voices.at_work())
             work.enter_context(timed_step(self._emit, job.id, "transcribe"))
-            references = await asyncio.to_thread(self._references, job)
+            references = await asyncio.to_thread(self._references, job) if job.options.tells_voices_apart else ()
             async with self._spool.audio(job.id) as path:
                 return await self._transcriber.transcribe(
                     path, job.options, listener=listener, synchronous=job.synchronous, references=references
@@ -166,8 +166,6 @@ class Pipeline:
 
     def _references(self, job: Job) -> tuple[Path, ...]:
         """Return the references of the job's known speakers. Blocks."""
-        if not job.options.tells_voices_apart:
-            return ()
         references = self._spool.references(job.id)
         if len(references) < len(job.options.known_speakers):
             raise AudioLost("A reference of this job is no longer in DATA_DIR: submit it again.")

@@ -13,8 +13,9 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from app.domain.concurrency import in_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,11 +228,11 @@ class FrontEnd:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a blocking function in one of the threads and return its future result."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
+        return in_executor(self._executor, function, *args, **kwargs)
 
     def run_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a short function, after which a window is ready, without waiting behind the searches of all files."""
-        return asyncio.get_running_loop().run_in_executor(self._soon, partial(function, *args, **kwargs))
+        return in_executor(self._soon, function, *args, **kwargs)
 
     def close(self) -> None:
         """Stop the threads without waiting for what they compute now, and the decoder processes."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from app.diarization.conversation import BLOCK_SAMPLES, Conversation
 from app.diarization.models import VoiceModels
 from app.diarization.references import voice_of
+from app.domain.concurrency import in_executor
 from app.domain.errors import UndecodableAudio, UnusableReference
 from app.transcription.admission import PREVIEW_SECONDS
 from app.transcription.decoding import SAMPLE_RATE
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     #: The voice of a speaker, as :func:`app.diarization.references.voice_of` returns it.
     Voice = npt.NDArray[np.float32]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 #: The lengths of a reference, in seconds, as OpenAI documents them, and how far an encoder may miss them.
 _SHORTEST_REFERENCE: Final = 2.0
@@ -76,18 +73,19 @@ class Diarizer:
             ModelUnavailable: the models can't be loaded.
         """
         await recording.wait_beyond(_SHORT_SAMPLES)
-        run = self._run_soon if recording.samples <= _SHORT_SAMPLES else self._run
-        conversation = Conversation(await run(self._load))
+        executor = self._soon if recording.samples <= _SHORT_SAMPLES else self._executor
+        conversation = Conversation(await in_executor(executor, self._load))
         position = 0
         ended = False
         while not ended:
             available = await recording.wait_beyond(position + BLOCK_SAMPLES - 1)
             end = min(available, position + BLOCK_SAMPLES)
             ended = recording.is_complete and end == available
-            await run(_hear, conversation, recording, position, end, is_last=ended)
+            await in_executor(executor, _hear, conversation, recording, position, end, is_last=ended)
             position = end
             on_heard(position / SAMPLE_RATE)
-        return await run(
+        return await in_executor(
+            executor,
             conversation.turns,
             min_speakers=diarization.min_speakers,
             max_speakers=diarization.max_speakers,
@@ -121,7 +119,7 @@ class Diarizer:
             if not decoded.is_complete or not _SHORTEST_REFERENCE - _TOLERANCE <= decoded.duration <= longest:
                 length = f"{decoded.duration:.1f} s" if decoded.is_complete else "more"
                 raise _unusable(number, f"must be 2 to 10 s long, got {length}")
-            return await self._run_soon(self._voice_of, recording, decoded.samples)
+            return await in_executor(self._soon, self._voice_of, recording, decoded.samples)
         except UndecodableAudio as exc:
             raise _unusable(number, f"can't be decoded ({str(exc).rstrip('.')})") from exc
         except ValueError as exc:
@@ -139,12 +137,6 @@ class Diarizer:
                 with ThreadPoolExecutor(1, initializer=lower_thread_priority, initargs=(_NICENESS,)) as loader:
                     self._models = loader.submit(VoiceModels.load, self._folder, threads=self._threads).result()
             return self._models
-
-    def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
-
-    def _run_soon(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._soon, partial(function, *args, **kwargs))
 
 
 def _hear(conversation: Conversation, recording: Recording, start: int, end: int, *, is_last: bool) -> None:

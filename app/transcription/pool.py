@@ -21,6 +21,7 @@ from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from app.domain.concurrency import in_executor
 from app.domain.errors import ModelLoading, ModelUnavailable
 from app.domain.events import ModelLoaded, ModelUnloaded, UnloadReason, discard_event
 from app.transcription.admission import FrontEnd
@@ -413,6 +414,6 @@ async def _run_in_model_thread(function: Callable[P, T], *args: P.args, **kwargs
     """Run a blocking function in a thread of low priority, which the threads that the model starts inherit."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=lower_thread_priority)
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, partial(function, *args, **kwargs))
+        return await in_executor(executor, function, *args, **kwargs)
     finally:
         executor.shutdown(wait=False)
