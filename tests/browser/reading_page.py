@@ -1,8 +1,9 @@
-"""The view of a job in a browser. All methods block."""
+"""The view of a job in a browser, whose methods block, and how tests in the event loop of a service read it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
@@ -10,7 +11,13 @@ from selenium.webdriver.common.keys import Keys
 from tests.browser.web_page import WebPage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from tests.support.service import Running
+
+T = TypeVar("T")
+Page = TypeVar("Page", bound="ReadingPage")
 
 #: The middle of a word, in pixels of the window.
 MIDDLE_OF_WORD = """
@@ -115,3 +122,23 @@ class ReadingPage(WebPage):
 
     def leave_editing(self) -> None:
         self.press(Keys.ESCAPE)
+
+
+async def read_job(page: Page, job_id: str, reader: Callable[[Page], T]) -> T:
+    """Return what a reader, who blocks, brings from the view of a job. Check that the console shows no errors."""
+
+    def visit() -> tuple[T, list[str]]:
+        page.open()
+        page.show_job(job_id)
+        return reader(page), page.console_errors()
+
+    seen, errors = await asyncio.to_thread(visit)
+    assert errors == []
+    return seen
+
+
+async def result(running: Running, job_id: str, response_format: str = "document") -> bytes:
+    """Return the stored result of a job."""
+    response = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": response_format})
+    assert response.status_code == 200, response.text
+    return response.content

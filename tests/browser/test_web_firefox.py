@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,11 @@ from tests.browser.reading_page import HIGHLIGHTED, MIDDLE_OF_WORD
 from tests.support.program import program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.browser.firefox import Firefox
+    from tests.support.program import Program
 
 pytestmark = pytest.mark.full(reason="starts a browser and a service")
 
@@ -21,14 +26,21 @@ _SPEAKERS = "[...document.querySelectorAll('.speaker span')].map((name) => name.
 _BUTTON = "[...document.querySelectorAll('button')].find((button) => button.textContent === arguments[0])"
 
 
-def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) -> None:
+@contextmanager
+def in_firefox(folder: Path) -> Iterator[tuple[Program, Firefox]]:
+    """Run the service and a browser, or skip the test if there is none."""
     installed = shutil.which("firefox-esr") or shutil.which("firefox")
     if installed is None:
         pytest.skip("firefox-esr is not installed")
-    profile = tmp_path / "firefox"
+    profile = folder / "firefox"
     profile.mkdir()
-    with program(tmp_path) as service, firefox(installed, profile) as browser:
+    with program(folder) as service, firefox(installed, profile) as browser:
         service.until_ready()
+        yield service, browser
+
+
+def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) -> None:
+    with in_firefox(tmp_path) as (service, browser):
         address = str(service.client.base_url).rstrip("/")
         browser.open(f"{address}/")
         browser.until("return document.querySelector('h1') !== null")
@@ -65,13 +77,7 @@ def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) ->
 
 
 def test_speaker_is_named_and_the_focus_returns(tmp_path: Path, samples: Path) -> None:
-    installed = shutil.which("firefox-esr") or shutil.which("firefox")
-    if installed is None:
-        pytest.skip("firefox-esr is not installed")
-    profile = tmp_path / "firefox"
-    profile.mkdir()
-    with program(tmp_path) as service, firefox(installed, profile) as browser:
-        service.until_ready()
+    with in_firefox(tmp_path) as (service, browser):
         job_id = service.submit(samples / "two_speakers_stereo.flac", diarize="true", stored_output="true")
         service.until(job_id, "completed")
         browser.open(f"{str(service.client.base_url).rstrip('/')}/#/jobs/{job_id}")

@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.api.conftest import held
-from tests.browser.reading_page import ReadingPage
+from tests.browser.reading_page import ReadingPage, read_job, result
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -61,22 +61,7 @@ async def job_id(running: Running, samples: Path) -> str:
 
 async def read(browser: Chrome, running: Running, job_id: str, reader: Callable[[ReadingPage], Any]) -> Any:
     """Return what a reader, who blocks, brings from the view of a job. Check that the console shows no errors."""
-    page = ReadingPage(browser, running.address)
-
-    def visit() -> tuple[Any, list[str]]:
-        page.open()
-        page.show_job(job_id)
-        return reader(page), page.console_errors()
-
-    seen, errors = await asyncio.to_thread(visit)
-    assert errors == []
-    return seen
-
-
-async def result(running: Running, job_id: str, response_format: str = "document") -> bytes:
-    response = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": response_format})
-    assert response.status_code == 200, response.text
-    return response.content
+    return await read_job(ReadingPage(browser, running.address), job_id, reader)
 
 
 async def test_turns_have_speakers_and_times(browser: Chrome, running: Running, job_id: str) -> None:

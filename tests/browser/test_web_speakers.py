@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.reading_page import ReadingPage
+from tests.browser.reading_page import ReadingPage, read_job, result
 from tests.browser.web_page import WebPage
 from tests.support.service import serving
 
@@ -87,22 +86,7 @@ class SpeakersPage(ReadingPage):
 
 async def read(browser: Chrome, running: Running, job_id: str, reader: Callable[[SpeakersPage], Any]) -> Any:
     """Return what a reader, who blocks, brings from the view of a job. Check that the console shows no errors."""
-    page = SpeakersPage(browser, running.address)
-
-    def visit() -> tuple[Any, list[str]]:
-        page.open()
-        page.show_job(job_id)
-        return reader(page), page.console_errors()
-
-    seen, errors = await asyncio.to_thread(visit)
-    assert errors == []
-    return seen
-
-
-async def result(running: Running, job_id: str, response_format: str = "document") -> bytes:
-    response = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": response_format})
-    assert response.status_code == 200, response.text
-    return response.content
+    return await read_job(SpeakersPage(browser, running.address), job_id, reader)
 
 
 async def test_recording_is_sent_to_have_its_speakers_told_apart(
