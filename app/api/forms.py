@@ -32,12 +32,8 @@ from app.domain.transcript import SpeechDetection
 _MAX_JSON_BYTES: Final = 4096
 #: Far more than the 224 tokens that the model uses.
 _MAX_HINT_BYTES: Final = 16_384
-#: The formats of responses and uploads. Stored results have three more.
-_RESPONSE_FORMATS: Final = tuple(
-    chosen
-    for chosen in ResponseFormat
-    if chosen not in (ResponseFormat.DOCUMENT, ResponseFormat.TSV, ResponseFormat.RTTM)
-)
+#: The formats of responses. Uploads and stored results can also be documents.
+_RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen is not ResponseFormat.DOCUMENT)
 _MAX_SPEAKERS: Final = 32
 
 
@@ -99,8 +95,8 @@ PROMPT: Final = Text(
 RESPONSE_FORMAT: Final = Choice(
     "response_format",
     choices=_RESPONSE_FORMATS,
-    description="The format of the response. `diarized_json` tells speakers apart, as `diarize=true` does; with "
-    "`multichannel=true` each channel is one.",
+    description="The format of the response. `diarized_json` and `rttm` tell speakers apart, as `diarize=true` does; "
+    "with `multichannel=true` each channel is one.",
     default="`json`",
 )
 TIMESTAMP_GRANULARITIES: Final = ChoiceList(
@@ -172,7 +168,7 @@ DIARIZE: Final = Flag(
     aliases=("enable_diarization",),
     description="Tell speakers apart by their voices: segments and words have their `speaker`, A, B and so on. With "
     "`multichannel=true`, each channel is a speaker. `enable_diarization` is an alias.",
-    default="`true` with diarized_json, unless `multichannel=true`; else `false`",
+    default="`true` with diarized_json and rttm, unless `multichannel=true`; else `false`",
 )
 NUM_SPEAKERS: Final = WholeNumber(
     "num_speakers",
@@ -237,6 +233,11 @@ MAX_LINE_COUNT: Final = WholeNumber(
 HIGHLIGHT_WORDS: Final = Flag(
     "highlight_words", description="Underline each word in srt and vtt while it is spoken.", default="`false`"
 )
+ALWAYS_INCLUDE_HOURS: Final = Flag(
+    "always_include_hours",
+    description="Write the hours of all times in vtt, also in the first one. srt always has them.",
+    default="`false`",
+)
 NAME: Final = Text(
     "name",
     description="A name for the job, shown in lists. Control characters are removed, and all but 255 characters.",
@@ -285,7 +286,7 @@ UPLOAD_FORMAT: Final = Choice(
     "upload_format",
     choices=(ResponseFormat.DOCUMENT, *_RESPONSE_FORMATS),
     description="The format of the uploaded result.",
-    default="`response_format` if that is text, srt or vtt, else `document`",
+    default="`response_format` if that is not JSON, else `document`",
 )
 UPLOAD_HEADERS: Final = StringObject(
     "upload_headers",
@@ -323,6 +324,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     MAX_LINE_WIDTH,
     MAX_LINE_COUNT,
     HIGHLIGHT_WORDS,
+    ALWAYS_INCLUDE_HOURS,
     NAME,
     METADATA,
     STORED_OUTPUT,
@@ -353,7 +355,7 @@ UNSUPPORTED: Final = (
 #: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
 URL_NAMES: Final = frozenset(name for field in TRANSCRIPTION_FIELDS if isinstance(field, Url) for name in field.names)
 
-#: The format in which to read the stored result of a job: a query parameter, like the three of subtitles.
+#: The format in which to read the stored result of a job: a query parameter, like those of subtitles.
 RESULT_FORMAT: Final = Choice("response_format", choices=tuple(ResponseFormat))
 
 

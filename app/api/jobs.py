@@ -131,11 +131,15 @@ async def get_result(
     parts: ServiceParts,
     job_id: str,
     response_format: Annotated[
-        str, Query(description="json, text, srt, vtt, tsv, rttm, verbose_json, diarized_json or document, as uploaded.")
+        str,
+        Query(
+            description="json, text, srt, vtt, lrc, tsv, rttm, verbose_json, diarized_json or document, as uploaded."
+        ),
     ] = "json",
     max_line_width: Annotated[str | None, Query(description="The most characters in a line of srt and vtt.")] = None,
     max_line_count: Annotated[str | None, Query(description="The most lines in a cue of srt and vtt.")] = None,
     highlight_words: Annotated[str | None, Query(description="Underline each word in srt and vtt.")] = None,
+    always_include_hours: Annotated[str | None, Query(description="Write the hours of all times in vtt.")] = None,
     version: Annotated[
         Literal["edited", "original"], Query(description="`original` is the transcript without its corrections.")
     ] = "edited",
@@ -147,6 +151,7 @@ async def get_result(
         "max_line_width": max_line_width,
         "max_line_count": max_line_count,
         "highlight_words": highlight_words,
+        "always_include_hours": always_include_hours,
     }
     rendering = result_rendering(Form({name: [value] for name, value in query.items() if value}), live.job)
     if not live.job.has_result:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi.responses import Response
 
 from app.api.forms import (
+    ALWAYS_INCLUDE_HOURS,
     HIGHLIGHT_WORDS,
     INCLUDE,
     MAX_LINE_COUNT,
@@ -20,7 +21,7 @@ from app.api.forms import (
     WORD_TIMESTAMPS,
 )
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat
+from app.domain.formats import MEDIA_TYPES, OF_SPEAKERS, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
 from app.jobs.serializers import stored_body, to_json
 
@@ -30,11 +31,8 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
 
 
-_PLAIN: Final = frozenset({ResponseFormat.TEXT, ResponseFormat.SRT, ResponseFormat.VTT})
 _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
-_LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS)
-#: The formats that are about speakers.
-_OF_SPEAKERS: Final = frozenset({ResponseFormat.DIARIZED_JSON, ResponseFormat.RTTM})
+_LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS, ALWAYS_INCLUDE_HOURS)
 #: With ``highlight_words`` a cue is repeated for each of its words, so its size grows with the square of this.
 _MAX_HIGHLIGHTED_CHARACTERS: Final = 1000
 
@@ -67,7 +65,8 @@ def upload_rendering(form: Form, rendering: Rendering, *, has_speakers: bool) ->
 
 def default_upload(rendering: Rendering) -> Rendering:
     """Return the rendering of an upload without ``upload_format``."""
-    return rendering if rendering.format in _PLAIN else replace(rendering, format=ResponseFormat.DOCUMENT)
+    is_json = MEDIA_TYPES[rendering.format] == "application/json"
+    return replace(rendering, format=ResponseFormat.DOCUMENT) if is_json else rendering
 
 
 def result_rendering(query: Form, job: Job) -> Rendering:
@@ -77,7 +76,7 @@ def result_rendering(query: Form, job: Job) -> Rendering:
         InvalidRequest: a value is not allowed, or needs word times or speakers that the job does not have.
     """
     chosen = query[RESULT_FORMAT] or ResponseFormat.JSON
-    if chosen in _OF_SPEAKERS and not (job.options.multichannel or job.options.diarization):
+    if chosen in OF_SPEAKERS and not (job.options.multichannel or job.options.diarization):
         raise InvalidRequest(
             f"`{RESULT_FORMAT.name}` {chosen.value} needs speakers, which this job was submitted without: use "
             "verbose_json, or submit a new job with `diarize=true`.",
@@ -110,6 +109,9 @@ def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
         max_line_width=default.max_line_width if width is None else width,
         max_line_count=default.max_line_count if count is None else count,
         highlight_words=form[HIGHLIGHT_WORDS] if form.has(HIGHLIGHT_WORDS) else default.highlight_words,
+        always_include_hours=(
+            form[ALWAYS_INCLUDE_HOURS] if form.has(ALWAYS_INCLUDE_HOURS) else default.always_include_hours
+        ),
     )
     characters = (layout.max_line_width or 0) * (layout.max_line_count or 0)  # 0: cues end with their segments
     if layout.highlight_words and characters > _MAX_HIGHLIGHTED_CHARACTERS:
@@ -123,9 +125,9 @@ def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
 
 
 def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, has_speakers: bool) -> None:
-    if chosen is ResponseFormat.DIARIZED_JSON and not has_speakers:
+    if chosen in OF_SPEAKERS and not has_speakers:
         raise InvalidRequest(
-            f"`{field.name}` diarized_json requires `multichannel=true` on this server, which has "
+            f"`{field.name}` {chosen.value} requires `multichannel=true` on this server, which has "
             "DIARIZATION_MODEL=none: record each speaker on a channel, or use verbose_json.",
             param=field.name,
         )

@@ -14,13 +14,14 @@ from app.api.forms import (
     NUM_SPEAKERS,
 )
 from app.domain.errors import InvalidRequest
-from app.domain.formats import ResponseFormat
+from app.domain.formats import OF_SPEAKERS
 from app.domain.transcript import Diarization
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from app.api.fields import Field, Form
+    from app.domain.formats import ResponseFormat
 
 #: The fields that limit the number of voices.
 _COUNTS: Final[tuple[Field[Any], ...]] = (NUM_SPEAKERS, MIN_SPEAKERS, MAX_SPEAKERS)
@@ -52,7 +53,7 @@ def requested_speakers(
     """
     diarize, names = form[DIARIZE], form[KNOWN_SPEAKER_NAMES]
     limits = _limits(form)
-    is_implied = ResponseFormat.DIARIZED_JSON in formats and not (multichannel and not names)
+    is_implied = not OF_SPEAKERS.isdisjoint(formats) and not (multichannel and not names)
     if obstacle is not None or not (diarize or is_implied):
         asked = form.names_of(DIARIZE) if diarize else []
         reason = obstacle or "it needs `diarize=true` or `response_format=diarized_json`"

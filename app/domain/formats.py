@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.diarized import diarized_segments, rttm, script
+from app.domain.speakers import one_line, parts
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ class ResponseFormat(StrEnum):
     TEXT = "text"
     SRT = "srt"
     VTT = "vtt"
+    LRC = "lrc"
     TSV = "tsv"
     VERBOSE_JSON = "verbose_json"
     DIARIZED_JSON = "diarized_json"
     RTTM = "rttm"
     DOCUMENT = "document"
+
+
+#: The formats that are about speakers.
+OF_SPEAKERS: Final = frozenset({ResponseFormat.DIARIZED_JSON, ResponseFormat.RTTM})
 
 
 class Include(StrEnum):
@@ -54,6 +60,8 @@ class Rendering:
 
 #: What separates the columns and rows of a table, and what some programs take for it.
 _SEPARATORS: Final = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
+#: Brackets, which LRC has for its times and has no escape for, become round ones.
+_ROUND_BRACKETS: Final = str.maketrans("[]", "()")
 #: The media type of responses that are not JSON.
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 #: The media type of each format when it is uploaded.
@@ -64,6 +72,7 @@ MEDIA_TYPES: Final = {
     ResponseFormat.DOCUMENT: "application/json",
     ResponseFormat.TEXT: PLAIN_TEXT,
     ResponseFormat.SRT: PLAIN_TEXT,
+    ResponseFormat.LRC: PLAIN_TEXT,
     ResponseFormat.RTTM: PLAIN_TEXT,
     ResponseFormat.VTT: "text/vtt; charset=utf-8",
     ResponseFormat.TSV: "text/tab-separated-values; charset=utf-8",
@@ -79,25 +88,32 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
         ValueError: The format is ``document``.
     """
     match rendering.format:
-        case ResponseFormat.JSON:
-            return {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering), **extras}
-        case ResponseFormat.VERBOSE_JSON:
-            body = verbose(transcript, rendering.granularities)
-            return {**body, **logprobs(transcript, rendering), **extras}
-        case ResponseFormat.DIARIZED_JSON:
-            return {**diarized(transcript), **extras}
         case ResponseFormat.TEXT:
             return script(transcript) + "\n"
         case ResponseFormat.SRT:
             return srt(transcript, rendering.subtitles)
         case ResponseFormat.VTT:
             return vtt(transcript, rendering.subtitles)
+        case ResponseFormat.LRC:
+            return lrc(transcript)
         case ResponseFormat.TSV:
             return tsv(transcript)
         case ResponseFormat.RTTM:
             return rttm(transcript)
         case ResponseFormat.DOCUMENT:
             raise ValueError("A document needs the job as well as its transcript.")
+        case _:
+            return {**_json_body(transcript, rendering), **extras}
+
+
+def _json_body(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
+    match rendering.format:
+        case ResponseFormat.VERBOSE_JSON:
+            return verbose(transcript, rendering.granularities) | logprobs(transcript, rendering)
+        case ResponseFormat.DIARIZED_JSON:
+            return diarized(transcript)
+        case _:
+            return {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering)}
 
 
 def tsv(transcript: Transcript) -> str:
@@ -110,6 +126,25 @@ def tsv(transcript: Transcript) -> str:
         for segment in transcript.segments
     )
     return "start\tend\ttext\n" + "".join(rows)
+
+
+def lrc(transcript: Transcript) -> str:
+    """Return a line ``[mm:ss.xx]text`` for each segment that has text, and for each speaker in it.
+
+    Minutes go on beyond 99. A line with a speaker begins with ``A: ``.
+    """
+    spoken = (part for segment in transcript.segments for part in parts(segment) if part.text.strip())
+    return "".join(f"[{_minutes(part.start)}]{_lyrics(part)}\n" for part in spoken)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, hundredths = divmod(round(100 * max(seconds, 0.0)), 6000)
+    return f"{minutes:02d}:{hundredths // 100:02d}.{hundredths % 100:02d}"
+
+
+def _lyrics(part: Segment) -> str:
+    text = one_line(part.text if part.speaker is None else f"{part.speaker}: {part.text}")
+    return text.translate(_ROUND_BRACKETS)
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:

@@ -34,12 +34,13 @@ class SubtitleLayout:
 
     ``max_line_width`` is in columns (see :func:`~app.domain.characters.display_width`); a wider word has its own line.
     ``max_line_count`` is the number of lines in a cue. Each segment starts a new cue unless both are set.
-    ``highlight_words`` underlines each word while it is spoken.
+    ``highlight_words`` underlines each word while it is spoken. ``always_include_hours`` is about WebVTT.
     """
 
     max_line_width: int | None = None
     max_line_count: int | None = None
     highlight_words: bool = False
+    always_include_hours: bool = False
 
     @property
     def needs_words(self) -> bool:
@@ -93,11 +94,13 @@ def srt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str
 def vtt(transcript: Transcript, layout: SubtitleLayout = CUE_PER_SEGMENT) -> str:
     """Return the transcript in WebVTT format, with tags and character references in the text escaped.
 
-    Times only include hours from the first hour on. A cue with a speaker is a voice span, without the end tag that it
-    doesn't need.
+    Times only include hours from the first hour on, unless the layout always has them. A cue with a speaker is a voice
+    span, without the end tag that it doesn't need.
     """
+    hours = layout.always_include_hours
     cues = (
-        f"{timestamp(cue.start, point='.')} --> {timestamp(cue.end, point='.')}\n{cue.text}\n\n"
+        f"{timestamp(cue.start, point='.', hours_always=hours)} --> "
+        f"{timestamp(cue.end, point='.', hours_always=hours)}\n{cue.text}\n\n"
         for cue in _cues(transcript, layout, _VTT)
     )
     return "WEBVTT\n\n" + "".join(cues)

@@ -328,7 +328,7 @@ async def test_stored_result_is_available_in_every_format(running: Running, samp
     granularities = {"timestamp_granularities[]": "word,segment"}
     job_id = await running.submit(samples / "hello.wav", stored_output="true", **granularities)
     await running.finished(job_id)
-    for name in ("json", "verbose_json", "text", "srt", "vtt"):
+    for name in ("json", "verbose_json", "text", "srt", "vtt", "lrc", "tsv"):
         later = await running.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": name})
         waited = await running.transcribe(samples / "hello.wav", response_format=name, **granularities)
         assert later.status_code == 200

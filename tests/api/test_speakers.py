@@ -61,6 +61,7 @@ def rejection(fields: Mapping[str, Values], *, references: int = 0, available: b
         {"response_format": "text", "diarize": "yes"},
         {"stored_output": "true", "diarize": "true"},
         {"upload_presigned_url": URL, "upload_format": "diarized_json"},
+        {"response_format": "rttm"},
         {**DIARIZED, "stream": "true"},
         {**DIARIZED, "diarize": "false"},
     ],
@@ -239,13 +240,13 @@ def test_speakers_are_not_told_apart_if_they_have_no_place(fields: dict[str, Val
 # A server without a model for voices.
 
 
-@pytest.mark.parametrize("fields", [DIARIZED, {"upload_presigned_url": URL, "upload_format": "diarized_json"}])
-def test_diarized_json_needs_channels_where_voices_cannot_be_told_apart(fields: dict[str, Values]) -> None:
-    name = "upload_format" if "upload_format" in fields else "response_format"
-    assert rejection(fields, available=False) == (
+@pytest.mark.parametrize("chosen", OF_SPEAKERS)
+@pytest.mark.parametrize("name", ["response_format", "upload_format"])
+def test_formats_of_speakers_need_channels_where_voices_cannot_be_told_apart(name: str, chosen: ResponseFormat) -> None:
+    assert rejection({"upload_presigned_url": URL, name: chosen.value}, available=False) == (
         name,
-        f"`{name}` diarized_json requires `multichannel=true` on this server, which has DIARIZATION_MODEL=none: record "
-        "each speaker on a channel, or use verbose_json.",
+        f"`{name}` {chosen.value} requires `multichannel=true` on this server, which has DIARIZATION_MODEL=none: "
+        "record each speaker on a channel, or use verbose_json.",
     )
 
 
@@ -288,5 +289,5 @@ def test_result_without_speakers_has_no_format_of_speakers(chosen: ResponseForma
         assert result_rendering(query, job).format is chosen
 
 
-def test_formats_of_stored_results_are_not_those_of_responses() -> None:
-    assert rejection({"response_format": "rttm"})[1].startswith("`response_format` must be one of json, text, srt")
+def test_document_is_no_format_of_responses() -> None:
+    assert rejection({"response_format": "document"})[1].startswith("`response_format` must be one of json, text, srt")

@@ -146,12 +146,14 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
         (
             {"response_format": "xml"},
             "response_format",
-            "`response_format` must be one of json, text, srt, vtt, verbose_json, diarized_json, got xml.",
+            "`response_format` must be one of json, text, srt, vtt, lrc, tsv, verbose_json, diarized_json, rttm, "
+            "got xml.",
         ),
         (
             {"response_format": "document"},
             "response_format",
-            "`response_format` must be one of json, text, srt, vtt, verbose_json, diarized_json, got document.",
+            "`response_format` must be one of json, text, srt, vtt, lrc, tsv, verbose_json, diarized_json, rttm, "
+            "got document.",
         ),
         (
             {"timestamp_granularities[]": "sentence"},
@@ -234,7 +236,8 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
         (
             {"upload_format": "xml", "upload_presigned_url": URL},
             "upload_format",
-            "`upload_format` must be one of document, json, text, srt, vtt, verbose_json, diarized_json, got xml.",
+            "`upload_format` must be one of document, json, text, srt, vtt, lrc, tsv, verbose_json, diarized_json, "
+            "rttm, got xml.",
         ),
         (
             {"language": ["de", "en"]},
@@ -331,7 +334,8 @@ def test_upload_url_makes_a_job_that_uploads_a_document() -> None:
 
 @pytest.mark.parametrize(
     ("response_format", "uploaded"),
-    [("json", "document"), ("verbose_json", "document"), ("text", "text"), ("srt", "srt"), ("vtt", "vtt")],
+    [("json", "document"), ("verbose_json", "document"), ("diarized_json", "document")]
+    + [(plain, plain) for plain in ("text", "srt", "vtt", "lrc", "tsv", "rttm")],
 )
 def test_upload_has_the_response_format_if_that_is_plain_text(response_format: str, uploaded: str) -> None:
     upload = read(upload_presigned_url=URL, response_format=response_format).upload
@@ -339,7 +343,7 @@ def test_upload_has_the_response_format_if_that_is_plain_text(response_format: s
     assert upload.rendering.format == uploaded
 
 
-@pytest.mark.parametrize("upload_format", sorted(set(ResponseFormat) - {ResponseFormat.TSV, ResponseFormat.RTTM}))
+@pytest.mark.parametrize("upload_format", sorted(ResponseFormat))
 def test_upload_format_overrides_the_response_format(upload_format: ResponseFormat) -> None:
     form = {"upload_presigned_url": URL, "response_format": "srt", "upload_format": upload_format.value}
     upload = read_form({**form, "multichannel": "true"}).upload
@@ -581,6 +585,8 @@ def test_fields_of_other_servers_are_accepted(fields: Mapping[str, Values], chan
         ({"languages": ["de", "fr"]}, ["`languages` has more than one item and was ignored: send one language."]),
         ({"highlight_words": "1"}, ["`highlight_words` requires srt or vtt and was ignored."]),
         ({"highlight_words": "1", "response_format": "vtt"}, []),
+        ({"always_include_hours": "1"}, ["`always_include_hours` requires srt or vtt and was ignored."]),
+        ({"always_include_hours": "1", "response_format": "srt"}, []),
         (
             {"timestamp_granularities": "word"},
             ["`timestamp_granularities` requires `response_format=verbose_json` and was ignored."],

@@ -110,6 +110,12 @@ def test_lines_of_the_text_have_the_words_of_each_speaker(transcript: Transcript
     assert rendered(transcript, ResponseFormat.TEXT) == ("".join(lines) or "\n")
 
 
+def test_lrc_has_a_line_for_each_speaker_of_a_segment() -> None:
+    assert rendered(TALK, ResponseFormat.LRC) == (
+        "[00:00.90]A: Hello.\n[00:02.00]Ben: Oh, hi!\n[00:04.00]Ben: Well.\n[00:06.00]A: Bye.\n"
+    )
+
+
 def test_rttm_has_the_turns() -> None:
     turns = (
         Turn(start=0.25, end=2.0, speaker="A"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -139,6 +140,33 @@ def test_tsv_body() -> None:
     )
 
 
+def test_lrc_body() -> None:
+    assert rendered(ResponseFormat.LRC, warnings=["unheard"]).decode() == "[00:00.50]Grüße,\n[00:02.00]你好.\n"
+
+
+def test_lrc_has_minutes_beyond_99_and_rounds_to_whole_ones() -> None:
+    late = a_transcript(a_segment(" Late.", 7384.096, 7390.0), a_segment(" Later.", 7439.996, 7450.0, number=1))
+    assert rendered(ResponseFormat.LRC, transcript=late).decode() == "[123:04.10]Late.\n[124:00.00]Later.\n"
+
+
+def test_lrc_has_no_brackets_and_breaks_inside_its_lines() -> None:
+    text = a_transcript(
+        a_segment(" [00:01.00] [Music]\nla\u2028la\x0b ", 0.0, 1.0), a_segment(" \n", 2.0, 3.0, number=1)
+    )
+    assert rendered(ResponseFormat.LRC, transcript=text).decode() == "[00:00.00](00:01.00) (Music) la la\n"
+
+
+@unhurried
+@given(transcripts())
+def test_lrc_has_a_line_with_its_time_for_each_segment_with_text(transcript: Transcript) -> None:
+    lines = rendered(ResponseFormat.LRC, transcript=transcript).decode().splitlines()
+    for line, segment in zip(lines, (each for each in transcript.segments if each.text.strip()), strict=True):
+        match = re.fullmatch(r"\[(\d{2,}):([0-5]\d\.\d\d)]([^\[\]]+)", line)
+        assert match is not None
+        assert 60 * int(match[1]) + float(match[2]) == pytest.approx(segment.start, abs=0.0051)
+        assert match[3].split() == segment.text.replace("[", "(").replace("]", ")").split()
+
+
 @unhurried
 @given(transcripts())
 def test_tsv_has_three_columns_in_each_row(transcript: Transcript) -> None:
@@ -162,6 +190,7 @@ def test_transcript_without_speech_is_empty_in_every_format() -> None:
     assert rendered(ResponseFormat.TEXT, transcript=silent) == b"\n"
     assert rendered(ResponseFormat.SRT, transcript=silent) == b""
     assert rendered(ResponseFormat.VTT, transcript=silent) == b"WEBVTT\n\n"
+    assert rendered(ResponseFormat.LRC, transcript=silent) == b""
     assert rendered(ResponseFormat.TSV, transcript=silent) == b"start\tend\ttext\n"
     assert json.loads(rendered(ResponseFormat.JSON, transcript=silent))["text"] == ""
     assert json.loads(rendered(ResponseFormat.VERBOSE_JSON, SEGMENT, WORD, transcript=silent))["segments"] == []

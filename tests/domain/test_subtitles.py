@@ -419,6 +419,15 @@ def test_hours_are_optional_only_in_webvtt() -> None:
     assert vtt(transcript).split("\n")[2] == "59:59.000 --> 01:00:00.000"
 
 
+def test_webvtt_has_all_hours_on_request() -> None:
+    layout = SubtitleLayout(always_include_hours=True)
+    assert vtt(ORIGIN, layout).split("\n")[2].startswith("00:00:")
+    assert vtt(ORIGIN, replace(layout, max_line_width=10)).count(" --> 00:00:") == len(
+        both(ORIGIN, SubtitleLayout(max_line_width=10))
+    )
+    assert srt(ORIGIN, layout) == srt(ORIGIN)
+
+
 def test_cue_never_ends_before_its_start() -> None:
     backwards = Word(word=" x", start=2.0, end=1.5, probability=0.9)
     segment = a_segment(" x", 2.0, 1.5, words=(backwards,))
