@@ -35,6 +35,7 @@ _MAX_HINT_BYTES: Final = 16_384
 #: The formats of responses. Uploads and stored results can also be documents.
 _RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen is not ResponseFormat.DOCUMENT)
 _MAX_SPEAKERS: Final = 32
+_MAX_RULES_BYTES: Final = 16_384
 
 
 class ChunkingStrategy(Field[SpeechDetection]):
@@ -207,6 +208,15 @@ KNOWN_SPEAKER_REFERENCES: Final = DataUrls(
     default="none",
     example="data:audio/wav;base64,UklGR…",
 )
+REPLACE: Final = StringObject(
+    "replace",
+    max_bytes=_MAX_RULES_BYTES,
+    description="Words and phrases to replace in the transcript, such as names that the model spells wrong: a JSON "
+    "object, or `replace[words]` fields, of up to 500 rules. Whole words in any case match, and of several matches the "
+    "longest.",
+    default="none",
+    example='{"Cooper Netties": "Kubernetes"}',
+)
 CONDITION_ON_PREVIOUS_TEXT: Final = Flag(
     "condition_on_previous_text",
     description="Continue each 30 s window from the text of the previous one. The text is slightly more consistent, "
@@ -320,6 +330,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     MAX_SPEAKERS,
     KNOWN_SPEAKER_NAMES,
     KNOWN_SPEAKER_REFERENCES,
+    REPLACE,
     CONDITION_ON_PREVIOUS_TEXT,
     MAX_LINE_WIDTH,
     MAX_LINE_COUNT,

@@ -23,6 +23,7 @@ from app.api.forms import (
     NAME,
     NOT_IN_TRANSLATIONS,
     PROMPT,
+    REPLACE,
     RETENTION_SECONDS,
     SOURCE_URL,
     STORED_OUTPUT,
@@ -45,6 +46,7 @@ from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import chinese_script, language_code
 from app.domain.names import clean_name, name_of_file, name_of_url
+from app.domain.replacements import checked_rules
 from app.domain.transcript import Task, TranscriptionOptions
 
 if TYPE_CHECKING:
@@ -363,10 +365,16 @@ def _options(form: Form, rendering: Rendering, *, needs_words: bool) -> Transcri
         audio_track=form[AUDIO_TRACK],
         word_timestamps=needs_words or Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
         token_logprobs=rendering.logprobs,
+        replacements=_replacements(form),
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],
         vad_filter=form[VAD_FILTER],
         speech_detection=form[CHUNKING_STRATEGY],
     )
+
+
+def _replacements(form: Form) -> tuple[tuple[str, str], ...]:
+    rules = form[REPLACE]
+    return checked_rules(rules) if rules else ()
 
 
 def _hotwords(form: Form) -> str | None:

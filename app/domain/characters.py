@@ -48,6 +48,11 @@ def continues_character(before: str, text: str) -> bool:
     return joins or unicodedata.category(text[0]).startswith("M")
 
 
+def is_unspaced(character: str) -> bool:
+    """Return True if a character is of a script without spaces between words."""
+    return _UNSPACED.match(character) is not None
+
+
 def continues_word(before: str, character: str) -> bool:
     """Return True if a character after a word, without a space, is a part of it."""
     category = unicodedata.category(character)

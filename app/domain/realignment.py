@@ -61,10 +61,11 @@ class _Run:
     kept: list[Word]
 
 
-def realigned(segment: Segment, text: str) -> tuple[Word, ...]:
+def realigned(segment: Segment, text: str, *, is_certain: bool = True) -> tuple[Word, ...]:
     """Return the words of ``text``, which replaces that of the segment.
 
-    A new word has the speaker of the words that it replaces, or else of the word before it.
+    A new word has the speaker of the words that it replaces, or else of the word before it. It has the probability 1 if
+    the text ``is_certain``, or else the lowest of the same words.
 
     They are in order and within the segment, and each has a length if the segment has one.
     """
@@ -80,7 +81,7 @@ def realigned(segment: Segment, text: str) -> tuple[Word, ...]:
                     word=added,
                     start=start,
                     end=end,
-                    probability=_CERTAIN,
+                    probability=_CERTAIN if is_certain else min((word.probability for word in near), default=_CERTAIN),
                     channel=segment.channel,
                     speaker=_speaker((start + end) / 2, near) or segment.speaker,
                 )

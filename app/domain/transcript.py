@@ -53,7 +53,8 @@ class TranscriptionOptions:
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
     several, else a voice. ``known_speakers`` are the names of the first channels, or of the voices of reference
-    recordings. With ``only_language`` the transcript ends where the language of the recording is known.
+    recordings. ``replacements`` are phrases and what is written in their place (see :mod:`app.domain.replacements`).
+    With ``only_language`` the transcript ends where the language of the recording is known.
     """
 
     model: str | None = None
@@ -70,6 +71,7 @@ class TranscriptionOptions:
     multichannel: bool = False
     diarization: Diarization | None = None
     known_speakers: tuple[str, ...] = ()
+    replacements: tuple[tuple[str, str], ...] = ()
     audio_track: int | None = None
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()

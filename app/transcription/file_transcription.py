@@ -112,6 +112,7 @@ class FileTranscription(Transcription):
                 mark_channels=self._options.multichannel,
                 script=self._options.script,
                 prompt=self._options.prompt,
+                replacements=self._options.replacements,
             )
             group.create_task(self._submit_windows(channels, group))
             await self.wait_until_ended()

@@ -12,12 +12,13 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from app.domain.replacements import Replacements
 from app.domain.transcript import TokenLogprob
 from app.transcription.chinese_script import ChineseScript
 from app.transcription.vad import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from app.domain.transcript import Script, Segment
 
@@ -161,14 +162,22 @@ class Assembly:
     """The segments of one transcription, put in order as its windows finish.
 
     With ``mark_channels`` each segment and word states its channel. Segments in Chinese are all in one ``script``.
+    ``replacements`` are rules for the text of each segment.
     """
 
     def __init__(
-        self, channels: int, *, mark_channels: bool = False, script: Script | None = None, prompt: str | None = None
+        self,
+        channels: int,
+        *,
+        mark_channels: bool = False,
+        script: Script | None = None,
+        prompt: str | None = None,
+        replacements: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._channels = [_Channel() for _ in range(channels)]
         self._mark_channels = mark_channels
         self._chinese = ChineseScript(script, prompt=prompt)
+        self._replacements = Replacements(replacements)
         self._pending: list[_Unnumbered] = []
         self.segments: list[Segment] = []
 
@@ -211,7 +220,7 @@ class Assembly:
         first = len(self.segments)
         for unnumbered in final:
             segment = self._chinese.unify(unnumbered.segment) if unnumbered.is_chinese else unnumbered.segment
-            self.segments.append(replace(segment, id=len(self.segments)))
+            self.segments.append(replace(self._replacements.apply(segment), id=len(self.segments)))
         return tuple(self.segments[first:])
 
 

@@ -58,6 +58,7 @@ async def test_same_form_with_the_same_key_returns_the_first_job(
         ("numbers.mp3", "transcriptions", {}),
         ("hello.wav", "translations", {}),
         ("hello.wav", "transcriptions", {"prompt": "other"}),
+        ("hello.wav", "transcriptions", {"replace[hello]": "other"}),
         ("hello.wav", "transcriptions", {"timestamp_granularities[]": "word"}),
     ],
 )

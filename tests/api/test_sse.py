@@ -48,6 +48,22 @@ async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, sam
     assert not running.service.jobs.segments.count
 
 
+async def test_replacements_are_in_deltas_text_words_and_subtitles(running: Running, samples: Path) -> None:
+    fields = {"replace[good  Morning]": "Guten Tag", "replace[Welcome]": "willkommen"}
+    plain = (await running.transcribe(samples / "long.opus")).json()["text"]
+    expected = plain.replace("good morning", "Guten Tag").replace("welcome", "willkommen")
+    *deltas, done = await events_of(running, samples / "long.opus", **fields)
+    assert "".join(event["delta"] for event in deltas) == done["text"] == expected
+    verbose = await running.transcribe(
+        samples / "long.opus", response_format="verbose_json", word_timestamps="true", **fields
+    )
+    body = verbose.json()
+    assert body["text"] == "".join(segment["text"] for segment in body["segments"]).strip() == expected
+    assert [word["word"] for word in body["words"]] == expected.split()
+    srt = await running.transcribe(samples / "long.opus", response_format="srt", max_line_width="20", **fields)
+    assert "Guten Tag and" in srt.text
+
+
 async def test_segments_of_voices_come_after_all_deltas(running: Running, samples: Path) -> None:
     *events, done = await events_of(running, samples / "long.opus", response_format="diarized_json")
     waited = (await running.transcribe(samples / "long.opus", response_format="diarized_json")).json()

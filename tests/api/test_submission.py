@@ -203,6 +203,8 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
             "`include` must be one of logprobs, got usage.",
         ),
         ({"metadata": "{"}, "metadata", "`metadata` must be valid JSON: send a JSON object."),
+        ({"replace": "a=b"}, "replace", "`replace` must be valid JSON: send a JSON object."),
+        ({"replace[a]": ""}, "replace", "`replace` must replace a with 1 to 200 characters, got 0."),
         (
             {"metadata": '{"a": 1}'},
             "metadata",
@@ -571,6 +573,9 @@ def test_unsupported_field_gives_a_warning(name: str) -> None:
         ({"task": "transcribe"}, {}),
         ({"word_timestamps": "true"}, {"word_timestamps": True}),
         ({"max_line_width": "20"}, {"word_timestamps": True}),
+        ({"replace": '{"Kubernets": "Kubernetes"}'}, {"replacements": (("Kubernets", "Kubernetes"),)}),
+        ({"replace[a b]": " c "}, {"replacements": (("a b", "c"),)}),
+        ({"replace": ""}, {}),
         ({"include[]": "logprobs"}, {"token_logprobs": True}),
         ({"include": '["logprobs"]'}, {"token_logprobs": True}),
     ],

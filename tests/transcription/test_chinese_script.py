@@ -82,6 +82,13 @@ def test_other_languages_keep_their_characters() -> None:
     assert [unified.text for unified in assembly.take_all()] == ["検査と品質を視覚的に"]
 
 
+def test_replacements_are_found_in_the_script_of_the_transcript() -> None:
+    assembly = Assembly(1, script=Script.TRADITIONAL, replacements=[("發展", "進步")])
+    assembly.add_window(0, 0, start=0)
+    assembly.finish_window(0, 0, [segment("头发和发展")], is_chinese=True)
+    assert [unified.text for unified in assembly.take_all()] == ["頭髮和進步"]
+
+
 def test_text_without_chinese_has_no_script() -> None:
     assert traditional_lead("Hello, 2026") == 0
     assert convert("Hello, 2026", Script.TRADITIONAL) == "Hello, 2026"

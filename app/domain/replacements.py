@@ -1,0 +1,154 @@
+"""Replacement of words and phrases in a transcript, such as names that the model spells wrong each time.
+
+Rules match whole words, in any case. Where several match, the longest does, and what it puts in is not matched again.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from app.domain.characters import continues_character, is_unspaced
+from app.domain.errors import InvalidRequest
+from app.domain.names import clean_name
+from app.domain.realignment import realigned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from app.domain.transcript import Segment
+
+#: The most rules of a request.
+MAX_RULES: Final = 500
+#: The most characters of a replacement.
+MAX_LENGTH: Final = 200
+_PARAM: Final = "replace"
+_MAX_SHOWN: Final = 60
+_APOSTROPHES: Final = str.maketrans("’", "'")
+#: What keeps letters of Persian and Indic words apart without ending the word.
+_NON_JOINER: Final = "\u200c"
+
+#: A phrase as rules compare it: its words, signs and, as one space each, what is between them.
+_Phrase = tuple[str, ...]
+
+
+class Replacements:
+    """Rules for the texts of segments: phrases and what to write in their place."""
+
+    def __init__(self, rules: Iterable[tuple[str, str]] = ()) -> None:
+        self._replacements = {_phrase(old): new for old, new in rules}
+        self._by_first: dict[str, list[_Phrase]] = {}
+        for phrase in sorted(self._replacements, key=len, reverse=True):
+            self._by_first.setdefault(phrase[0], []).append(phrase)
+
+    def apply(self, segment: Segment) -> Segment:
+        """Return the segment with its phrases replaced in the text and the words. The tokens remain the model's."""
+        text = self.replaced(segment.text)
+        if text == segment.text:
+            return segment
+        words = realigned(segment, text, is_certain=False) if segment.words else ()
+        return replace(segment, text=text, words=words)
+
+    def replaced(self, text: str) -> str:
+        """Return a text with its phrases replaced."""
+        if not self._by_first:
+            return text
+        pieces = list(_pieces(text))
+        compared = tuple(map(_compared, pieces))
+        written: list[str] = []
+        index = 0
+        while index < len(pieces):
+            phrase = self._phrase_at(compared, index)
+            written.append(self._replacements[phrase] if phrase else pieces[index])
+            index += len(phrase) or 1
+        return "".join(written)
+
+    def _phrase_at(self, compared: _Phrase, index: int) -> _Phrase:
+        """Return the longest phrase that begins at an index, or an empty one."""
+        phrases = self._by_first.get(compared[index], ())
+        return next((phrase for phrase in phrases if compared[index : index + len(phrase)] == phrase), ())
+
+
+def checked_rules(rules: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the rules of a request, each replacement on one line.
+
+    Raises:
+        InvalidRequest: there are too many, or one can't be used.
+    """
+    if len(rules) > MAX_RULES:
+        raise InvalidRequest(
+            f"`{_PARAM}` must have at most {MAX_RULES} rules, got {len(rules)}: leave some out.", param=_PARAM
+        )
+    checked: dict[_Phrase, tuple[str, str]] = {}
+    for old, new in rules.items():
+        phrase = _phrase(old)
+        if not phrase:
+            raise InvalidRequest(
+                f"`{_PARAM}` has a rule without words: write what to replace as its key.", param=_PARAM
+            )
+        rule = " ".join(old.split()), _checked_replacement(old, new)
+        if checked.setdefault(phrase, rule)[1] != rule[1]:
+            raise InvalidRequest(
+                f"`{_PARAM}` has two rules for {_shown(old)}, and case makes no difference: send one of them.",
+                param=_PARAM,
+            )
+    return tuple(checked.values())
+
+
+def _checked_replacement(old: str, new: str) -> str:
+    """Return a replacement on one line."""
+    text = " ".join(new.split())
+    if not 1 <= len(text) <= MAX_LENGTH:
+        raise InvalidRequest(
+            f"`{_PARAM}` must replace {_shown(old)} with 1 to {MAX_LENGTH} characters, got {len(text)}.", param=_PARAM
+        )
+    if clean_name(text) != text:
+        raise InvalidRequest(
+            f"`{_PARAM}` must replace {_shown(old)} with text that can be shown: send it without control characters.",
+            param=_PARAM,
+        )
+    return text
+
+
+def _shown(old: str) -> str:
+    return " ".join(old.split())[:_MAX_SHOWN]
+
+
+def _phrase(text: str) -> _Phrase:
+    return tuple(map(_compared, _pieces(text.strip())))
+
+
+def _compared(piece: str) -> str:
+    if piece.isspace():
+        return " "
+    return unicodedata.normalize("NFC", piece.translate(_APOSTROPHES)).casefold()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the words, the spaces between them and each other sign; joined, they are the text.
+
+    In scripts without spaces, each character is a word.
+    """
+    start = 0
+    for position in range(1, len(text)):
+        if not _continues(text[position - 1], text[position]):
+            yield text[start:position]
+            start = position
+    if text:
+        yield text[start:]
+
+
+def _continues(before: str, character: str) -> bool:
+    if before.isspace() or character.isspace():
+        return before.isspace() and character.isspace()
+    return continues_character(before, character) or (_is_letter(before) and _is_letter(character))
+
+
+@cache
+def _is_letter(character: str) -> bool:
+    """Return True for letters, digits and marks of scripts with spaces between words."""
+    if is_unspaced(character):
+        return False
+    return character.isalnum() or character in ("_", _NON_JOINER) or unicodedata.category(character).startswith("M")
