@@ -107,6 +107,12 @@ TIMESTAMP_GRANULARITIES: Final = ChoiceList(
     default="`segment`",
     example="word",
 )
+UTTERANCES: Final = Flag(
+    "utterances",
+    description="Add `utterances` to `verbose_json`, `diarized_json` and documents: paragraphs of one speaker each, "
+    "with their sentences and times.",
+    default="`false`",
+)
 TEMPERATURE: Final = Number(
     "temperature",
     minimum=0,
@@ -315,6 +321,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     PROMPT,
     RESPONSE_FORMAT,
     TIMESTAMP_GRANULARITIES,
+    UTTERANCES,
     TEMPERATURE,
     STREAM,
     INCLUDE,
@@ -366,7 +373,8 @@ UNSUPPORTED: Final = (
 #: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
 URL_NAMES: Final = frozenset(name for field in TRANSCRIPTION_FIELDS if isinstance(field, Url) for name in field.names)
 
-#: The format in which to read the stored result of a job: a query parameter, like those of subtitles.
+#: The format in which to read the stored result of a job: a query parameter, like
+#: ``utterances`` and those of subtitles.
 RESULT_FORMAT: Final = Choice("response_format", choices=tuple(ResponseFormat))
 
 

@@ -140,6 +140,10 @@ async def get_result(
     max_line_count: Annotated[str | None, Query(description="The most lines in a cue of srt and vtt.")] = None,
     highlight_words: Annotated[str | None, Query(description="Underline each word in srt and vtt.")] = None,
     always_include_hours: Annotated[str | None, Query(description="Write the hours of all times in vtt.")] = None,
+    utterances: Annotated[
+        str | None,
+        Query(description="Add paragraphs with their sentences to verbose_json, diarized_json and document."),
+    ] = None,
     version: Annotated[
         Literal["edited", "original"], Query(description="`original` is the transcript without its corrections.")
     ] = "edited",
@@ -152,6 +156,7 @@ async def get_result(
         "max_line_count": max_line_count,
         "highlight_words": highlight_words,
         "always_include_hours": always_include_hours,
+        "utterances": utterances,
     }
     rendering = result_rendering(Form({name: [value] for name, value in query.items() if value}), live.job)
     if not live.job.has_result:
@@ -321,7 +326,7 @@ def _new_name(body: bytes) -> str | None:
 
 def _document(jobs: JobParts, job: Job) -> dict[str, Any]:
     transcript, processing_time = jobs.spool.result(job.id)
-    return success_document(job, transcript, processing_time=processing_time)
+    return success_document(job, job.rendering, transcript, processing_time=processing_time)
 
 
 def _no_result(live: LiveJob) -> InvalidRequest:

@@ -18,10 +18,20 @@ from app.api.forms import (
     RESULT_FORMAT,
     TIMESTAMP_GRANULARITIES,
     UPLOAD_FORMAT,
+    UTTERANCES,
     WORD_TIMESTAMPS,
 )
 from app.domain.errors import InvalidRequest
-from app.domain.formats import MEDIA_TYPES, OF_SPEAKERS, PLAIN_TEXT, Granularity, Include, Rendering, ResponseFormat
+from app.domain.formats import (
+    MEDIA_TYPES,
+    OF_SPEAKERS,
+    PLAIN_TEXT,
+    WITH_UTTERANCES,
+    Granularity,
+    Include,
+    Rendering,
+    ResponseFormat,
+)
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout
 from app.jobs.serializers import stored_body, to_json
 
@@ -51,6 +61,7 @@ def requested_rendering(form: Form, *, has_speakers: bool) -> Rendering:
         granularities=granularities or frozenset({Granularity.SEGMENT}),
         subtitles=_layout(form, CUE_PER_SEGMENT),
         logprobs=Include.LOGPROBS in form[INCLUDE],
+        utterances=form[UTTERANCES],
     )
     _check_speakers(rendering.format, RESPONSE_FORMAT, has_speakers=has_speakers)
     return rendering
@@ -90,14 +101,17 @@ def result_rendering(query: Form, job: Job) -> Rendering:
             "job with `timestamp_granularities[]=word`.",
             param=sent.name,
         )
-    return replace(job.rendering, format=chosen, subtitles=layout)
+    utterances = _flag(query, UTTERANCES, default=job.rendering.utterances)
+    return replace(job.rendering, format=chosen, subtitles=layout, utterances=utterances)
 
 
-def rendering_warnings(form: Form, rendering: Rendering) -> tuple[str, ...]:
+def rendering_warnings(form: Form, rendering: Rendering, *, streamed: bool) -> tuple[str, ...]:
     """Return a sentence for each field that has no effect on this response."""
     warnings = []
     if form.has(TIMESTAMP_GRANULARITIES) and rendering.format is not ResponseFormat.VERBOSE_JSON:
         warnings.append("`timestamp_granularities` requires `response_format=verbose_json` and was ignored.")
+    if rendering.utterances and (streamed or rendering.format not in WITH_UTTERANCES):
+        warnings.append("`utterances` requires verbose_json, or diarized_json without `stream`, and was ignored.")
     if rendering.format not in _SUBTITLES:
         warnings += [f"`{field.name}` requires srt or vtt and was ignored." for field in _LAYOUT if form.has(field)]
     return tuple(warnings)
@@ -108,10 +122,8 @@ def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
     layout = SubtitleLayout(
         max_line_width=default.max_line_width if width is None else width,
         max_line_count=default.max_line_count if count is None else count,
-        highlight_words=form[HIGHLIGHT_WORDS] if form.has(HIGHLIGHT_WORDS) else default.highlight_words,
-        always_include_hours=(
-            form[ALWAYS_INCLUDE_HOURS] if form.has(ALWAYS_INCLUDE_HOURS) else default.always_include_hours
-        ),
+        highlight_words=_flag(form, HIGHLIGHT_WORDS, default=default.highlight_words),
+        always_include_hours=_flag(form, ALWAYS_INCLUDE_HOURS, default=default.always_include_hours),
     )
     characters = (layout.max_line_width or 0) * (layout.max_line_count or 0)  # 0: cues end with their segments
     if layout.highlight_words and characters > _MAX_HIGHLIGHTED_CHARACTERS:
@@ -122,6 +134,10 @@ def _layout(form: Form, default: SubtitleLayout) -> SubtitleLayout:
             param=HIGHLIGHT_WORDS.name,
         )
     return layout
+
+
+def _flag(form: Form, field: Field[bool], *, default: bool) -> bool:
+    return form[field] if form.has(field) else default
 
 
 def _check_speakers(chosen: ResponseFormat, field: Field[Any], *, has_speakers: bool) -> None:

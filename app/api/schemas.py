@@ -116,6 +116,26 @@ Words = Annotated[list[Word], Field(description="Present with `timestamp_granula
 PlacedWords = Annotated[list[PlacedWord], Field(description="Present with `timestamp_granularities[]=word`.")]
 
 
+class Sentence(TypedDict):
+    start: Seconds
+    end: Seconds
+    text: Annotated[str, Field(examples=["Hello, this is a test."])]
+
+
+class Utterance(TypedDict):
+    """A paragraph of one speaker. It ends with the speaker, with a pause, or with a sentence after 30 s."""
+
+    start: Seconds
+    end: Seconds
+    text: Annotated[str, Field(examples=["Hello, this is a test. Can you hear me?"])]
+    channel: NotRequired[Channel]
+    speaker: NotRequired[Speaker]
+    sentences: list[Sentence]
+
+
+Utterances = Annotated[list[Utterance], Field(description="Present with `utterances=true`.")]
+
+
 class Transcription(TypedDict):
     """The response with `response_format=json`."""
 
@@ -137,6 +157,7 @@ class VerboseTranscription(TypedDict):
     words: NotRequired[Words]
     usage: Usage
     logprobs: NotRequired[Logprobs]
+    utterances: NotRequired[Utterances]
     metadata: NotRequired[Metadata]
     warnings: NotRequired[Warnings]
 
@@ -170,6 +191,7 @@ class DiarizedTranscription(TypedDict):
     text: Text
     segments: list[DiarizedSegment]
     usage: Usage
+    utterances: NotRequired[Utterances]
     metadata: NotRequired[Metadata]
     warnings: NotRequired[Warnings]
 
@@ -187,6 +209,7 @@ class Document(TypedDict):
     words: NotRequired[PlacedWords]
     usage: Usage
     logprobs: NotRequired[Logprobs]
+    utterances: NotRequired[Utterances]
     model: Annotated[str, Field(examples=["large-v3-turbo"])]
     processing_time: Annotated[float, Field(description="Seconds since the job first had a GPU slot.", examples=[1.2])]
     metadata: NotRequired[Metadata]

@@ -42,7 +42,7 @@ from app.api.requests import parse_json_object
 from app.api.speakers import requested_speakers
 from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
-from app.domain.formats import Granularity, Rendering, ResponseFormat
+from app.domain.formats import Rendering, ResponseFormat
 from app.domain.job import Upload
 from app.domain.languages import chinese_script, language_code
 from app.domain.names import clean_name, name_of_file, name_of_url
@@ -206,7 +206,7 @@ class SubmissionReader:
                     for field in operation.ignored
                     if sent.has(field)
                 ),
-                *(rendering_warnings(form, rendering) if synchronous else ()),
+                *(rendering_warnings(form, rendering, streamed=streamed) if synchronous else ()),
             ),
         )
 
@@ -363,7 +363,7 @@ def _options(form: Form, rendering: Rendering, *, needs_words: bool) -> Transcri
         temperature=form[TEMPERATURE] or 0.0,
         beam_size=form[BEAM_SIZE],
         audio_track=form[AUDIO_TRACK],
-        word_timestamps=needs_words or Granularity.WORD in rendering.granularities or rendering.subtitles.needs_words,
+        word_timestamps=needs_words or rendering.needs_words,
         token_logprobs=rendering.logprobs,
         replacements=_replacements(form),
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],

@@ -13,12 +13,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.diarized import diarized_segments, rttm, script
-from app.domain.speakers import one_line, parts
+from app.domain.paragraphs import paragraphs
+from app.domain.speakers import one_line, parts, speakers_of, with_channels
 from app.domain.subtitles import CUE_PER_SEGMENT, SubtitleLayout, srt, vtt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from app.domain.paragraphs import Paragraph, Sentence
     from app.domain.transcript import Segment, TokenLogprob, Transcript, Word
 
 
@@ -35,6 +37,8 @@ class ResponseFormat(StrEnum):
     DOCUMENT = "document"
 
 
+#: The formats that can have ``utterances``.
+WITH_UTTERANCES: Final = (ResponseFormat.VERBOSE_JSON, ResponseFormat.DIARIZED_JSON, ResponseFormat.DOCUMENT)
 #: The formats that are about speakers.
 OF_SPEAKERS: Final = frozenset({ResponseFormat.DIARIZED_JSON, ResponseFormat.RTTM})
 
@@ -50,12 +54,21 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """A response format with its options; ``logprobs`` adds the log probability of each token to JSON bodies."""
+    """A response format with its options; ``logprobs`` adds the log probability of each token to JSON bodies.
+
+    ``utterances`` adds paragraphs with their sentences to the formats in :data:`WITH_UTTERANCES`.
+    """
 
     format: ResponseFormat = ResponseFormat.JSON
     granularities: frozenset[Granularity] = frozenset({Granularity.SEGMENT})
     subtitles: SubtitleLayout = CUE_PER_SEGMENT
     logprobs: bool = False
+    utterances: bool = False
+
+    @property
+    def needs_words(self) -> bool:
+        """True if a format depends on the times of words."""
+        return Granularity.WORD in self.granularities or self.subtitles.needs_words or self.utterances
 
 
 #: What separates the columns and rows of a table, and what some programs take for it.
@@ -109,9 +122,11 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
 def _json_body(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
     match rendering.format:
         case ResponseFormat.VERBOSE_JSON:
-            return verbose(transcript, rendering.granularities) | logprobs(transcript, rendering)
+            body = verbose(transcript, rendering.granularities)
+            return body | logprobs(transcript, rendering) | utterances(transcript, rendering)
         case ResponseFormat.DIARIZED_JSON:
-            return diarized(transcript)
+            spoken = transcript if speakers_of(transcript) else with_channels(transcript)
+            return diarized(transcript) | utterances(spoken, rendering)
         case _:
             return {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering)}
 
@@ -183,6 +198,26 @@ def logprobs(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
     return {"logprobs": [logprob_object(logprob) for logprob in transcript.logprobs]} if rendering.logprobs else {}
 
 
+def utterances(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
+    """Return the ``utterances`` of a JSON body, or no field if they were not requested."""
+    if not rendering.utterances:
+        return {}
+    return {"utterances": [utterance_object(paragraph) for paragraph in paragraphs(transcript)]}
+
+
+def utterance_object(paragraph: Paragraph) -> dict[str, Any]:
+    """Return the object of a paragraph. Its texts have no surrounding space."""
+    return {
+        **_timed_text(paragraph),
+        **_source(paragraph),
+        "sentences": [_timed_text(sentence) for sentence in paragraph.sentences],
+    }
+
+
+def _timed_text(spoken: Paragraph | Sentence) -> dict[str, Any]:
+    return {"start": spoken.start, "end": spoken.end, "text": spoken.text.strip()}
+
+
 def logprob_object(logprob: TokenLogprob) -> dict[str, Any]:
     return {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.bytes)}
 
@@ -227,7 +262,7 @@ def placed_words(segments: Iterable[Segment]) -> list[dict[str, Any]]:
     ]
 
 
-def _source(spoken: Segment | Word) -> dict[str, Any]:
+def _source(spoken: Segment | Word | Paragraph) -> dict[str, Any]:
     """Return the channel and the speaker, as far as they are known."""
     source = {"channel": spoken.channel, "speaker": spoken.speaker}
     return {name: value for name, value in source.items() if value is not None}

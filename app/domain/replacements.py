@@ -1,4 +1,4 @@
-"""Replacement of words and phrases in a transcript, such as names that the model spells wrong each time.
+"""Replacement of terms in a transcript, such as names that the model spells wrong each time.
 
 Rules match whole words, in any case. Where several match, the longest does, and what it puts in is not matched again.
 """
@@ -30,21 +30,21 @@ _APOSTROPHES: Final = str.maketrans("’", "'")
 #: What keeps letters of Persian and Indic words apart without ending the word.
 _NON_JOINER: Final = "\u200c"
 
-#: A phrase as rules compare it: its words, signs and, as one space each, what is between them.
-_Phrase = tuple[str, ...]
+#: A term as rules compare it: its words, signs and, as one space each, what is between them.
+_Term = tuple[str, ...]
 
 
 class Replacements:
-    """Rules for the texts of segments: phrases and what to write in their place."""
+    """Rules for the texts of segments: terms and what to write in their place."""
 
     def __init__(self, rules: Iterable[tuple[str, str]] = ()) -> None:
-        self._replacements = {_phrase(old): new for old, new in rules}
-        self._by_first: dict[str, list[_Phrase]] = {}
-        for phrase in sorted(self._replacements, key=len, reverse=True):
-            self._by_first.setdefault(phrase[0], []).append(phrase)
+        self._replacements = {_term(old): new for old, new in rules}
+        self._by_first: dict[str, list[_Term]] = {}
+        for term in sorted(self._replacements, key=len, reverse=True):
+            self._by_first.setdefault(term[0], []).append(term)
 
     def apply(self, segment: Segment) -> Segment:
-        """Return the segment with its phrases replaced in the text and the words. The tokens remain the model's."""
+        """Return the segment with its terms replaced in the text and the words. The tokens remain the model's."""
         text = self.replaced(segment.text)
         if text == segment.text:
             return segment
@@ -52,7 +52,7 @@ class Replacements:
         return replace(segment, text=text, words=words)
 
     def replaced(self, text: str) -> str:
-        """Return a text with its phrases replaced."""
+        """Return a text with its terms replaced."""
         if not self._by_first:
             return text
         pieces = list(_pieces(text))
@@ -60,15 +60,15 @@ class Replacements:
         written: list[str] = []
         index = 0
         while index < len(pieces):
-            phrase = self._phrase_at(compared, index)
-            written.append(self._replacements[phrase] if phrase else pieces[index])
-            index += len(phrase) or 1
+            term = self._term_at(compared, index)
+            written.append(self._replacements[term] if term else pieces[index])
+            index += len(term) or 1
         return "".join(written)
 
-    def _phrase_at(self, compared: _Phrase, index: int) -> _Phrase:
-        """Return the longest phrase that begins at an index, or an empty one."""
-        phrases = self._by_first.get(compared[index], ())
-        return next((phrase for phrase in phrases if compared[index : index + len(phrase)] == phrase), ())
+    def _term_at(self, compared: _Term, index: int) -> _Term:
+        """Return the longest term that begins at an index, or an empty one."""
+        terms = self._by_first.get(compared[index], ())
+        return next((term for term in terms if compared[index : index + len(term)] == term), ())
 
 
 def checked_rules(rules: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -81,15 +81,15 @@ def checked_rules(rules: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         raise InvalidRequest(
             f"`{_PARAM}` must have at most {MAX_RULES} rules, got {len(rules)}: leave some out.", param=_PARAM
         )
-    checked: dict[_Phrase, tuple[str, str]] = {}
+    checked: dict[_Term, tuple[str, str]] = {}
     for old, new in rules.items():
-        phrase = _phrase(old)
-        if not phrase:
+        term = _term(old)
+        if not term:
             raise InvalidRequest(
                 f"`{_PARAM}` has a rule without words: write what to replace as its key.", param=_PARAM
             )
         rule = " ".join(old.split()), _checked_replacement(old, new)
-        if checked.setdefault(phrase, rule)[1] != rule[1]:
+        if checked.setdefault(term, rule)[1] != rule[1]:
             raise InvalidRequest(
                 f"`{_PARAM}` has two rules for {_shown(old)}, and case makes no difference: send one of them.",
                 param=_PARAM,
@@ -116,7 +116,7 @@ def _shown(old: str) -> str:
     return " ".join(old.split())[:_MAX_SHOWN]
 
 
-def _phrase(text: str) -> _Phrase:
+def _term(text: str) -> _Term:
     return tuple(map(_compared, _pieces(text.strip())))
 
 

@@ -10,6 +10,7 @@ from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Final
 
 from app.domain.characters import continues_character, continues_word
+from app.domain.sentences import CLOSING, TERMINATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 #: A word outside of all turns belongs to the nearest one that is at most this far away.
 _NEAR_SECONDS: Final = 1.0
 #: The end of a sentence, also before quotation marks and brackets.
-_SENTENCE_END: Final = re.compile(r"[.!?…。！？؟۔।][\"'”’»›)\]」』）]*$")
+_SENTENCE_END: Final = re.compile(f"[{TERMINATORS}][{CLOSING}]*$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class TranscriptionOptions:
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
     several, else a voice. ``known_speakers`` are the names of the first channels, or of the voices of reference
-    recordings. ``replacements`` are phrases and what is written in their place (see :mod:`app.domain.replacements`).
+    recordings. ``replacements`` are terms and what is written in their place (see :mod:`app.domain.replacements`).
     With ``only_language`` the transcript ends where the language of the recording is known.
     """
 

@@ -15,6 +15,7 @@ from app.domain.formats import (
     render,
     segment_object,
     usage,
+    utterances,
 )
 from app.domain.job import DeliveryKind, JobStatus
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 _JSON: Final = TypeAdapter(dict[str, Any], config=ConfigDict(ser_json_inf_nan="constants"))
 
 
-def success_document(job: Job, transcript: Transcript, *, processing_time: float) -> dict[str, Any]:
+def success_document(
+    job: Job, rendering: Rendering, transcript: Transcript, *, processing_time: float
+) -> dict[str, Any]:
     """Return the document of a completed job. ``processing_time`` is in seconds."""
     document: dict[str, Any] = {
         "job_id": job.id,
@@ -46,7 +49,8 @@ def success_document(job: Job, transcript: Transcript, *, processing_time: float
         **transcribed(job, transcript.segments),
     }
     document["usage"] = usage(transcript)
-    document.update(logprobs(transcript, job.rendering))
+    document.update(logprobs(transcript, rendering))
+    document.update(utterances(transcript, rendering))
     document["model"] = job.model
     document["processing_time"] = round(processing_time, 3)
     return {**document, **extras(job)}
@@ -92,7 +96,7 @@ def stored_body(spool: Spool, job: Job, rendering: Rendering, *, original: bool 
 def body(job: Job, rendering: Rendering, transcript: Transcript, *, processing_time: float) -> bytes:
     """Return a transcript in any format, with the members of its job."""
     if rendering.format is ResponseFormat.DOCUMENT:
-        return to_json(success_document(job, transcript, processing_time=processing_time))
+        return to_json(success_document(job, rendering, transcript, processing_time=processing_time))
     content = render(transcript, rendering, extras=extras(job))
     return content.encode() if isinstance(content, str) else to_json(content)
 

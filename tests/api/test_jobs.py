@@ -349,6 +349,35 @@ async def test_stored_result_is_available_in_every_format(running: Running, samp
     assert document.json()["words"][0]["word"] == "hello"
 
 
+async def test_results_have_utterances_and_hours_on_request(running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true")
+    await running.finished(job_id)
+
+    async def result(**params: str) -> httpx.Response:
+        return await running.client.get(f"/v1/jobs/{job_id}/result", params=params)
+
+    plain = (await result(response_format="document")).json()
+    with_utterances = (await result(response_format="document", utterances="true")).json()
+    (utterance,) = with_utterances.pop("utterances")
+    assert with_utterances == plain
+    assert [sentence["text"] for sentence in utterance["sentences"]] == [utterance["text"]] == [plain["text"]]
+    assert (utterance["start"], utterance["end"]) == (plain["segments"][0]["start"], plain["segments"][-1]["end"])
+    assert " --> 00:00:0" not in (await result(response_format="vtt")).text
+    assert " --> 00:00:0" in (await result(response_format="vtt", always_include_hours="true")).text
+
+
+async def test_document_has_the_utterances_of_the_form(running: Running, samples: Path) -> None:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true", utterances="true")
+    await running.finished(job_id)
+    job = await running.job(job_id, include_result="true")
+    assert "words" not in job["result"]
+    assert len(job["result"]["utterances"]) == 1
+    without = await running.client.get(
+        f"/v1/jobs/{job_id}/result", params={"response_format": "document", "utterances": "false"}
+    )
+    assert without.json() == {name: value for name, value in job["result"].items() if name != "utterances"}
+
+
 async def test_missing_result_is_400_with_the_state(running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "long.opus", stored_output="true")
     early = await running.client.get(f"/v1/jobs/{job_id}/result")

@@ -573,6 +573,7 @@ def test_unsupported_field_gives_a_warning(name: str) -> None:
         ({"task": "transcribe"}, {}),
         ({"word_timestamps": "true"}, {"word_timestamps": True}),
         ({"max_line_width": "20"}, {"word_timestamps": True}),
+        ({"utterances": "true"}, {"word_timestamps": True}),
         ({"replace": '{"Kubernets": "Kubernetes"}'}, {"replacements": (("Kubernets", "Kubernetes"),)}),
         ({"replace[a b]": " c "}, {"replacements": (("a b", "c"),)}),
         ({"replace": ""}, {}),
@@ -597,6 +598,17 @@ def test_fields_of_other_servers_are_accepted(fields: Mapping[str, Values], chan
             ["`timestamp_granularities` requires `response_format=verbose_json` and was ignored."],
         ),
         ({"timestamp_granularities": "word", "stored_output": "true"}, []),
+        (
+            {"utterances": "true", "response_format": "srt"},
+            ["`utterances` requires verbose_json, or diarized_json without `stream`, and was ignored."],
+        ),
+        (
+            {"utterances": "true", "response_format": "diarized_json", "stream": "true"},
+            ["`utterances` requires verbose_json, or diarized_json without `stream`, and was ignored."],
+        ),
+        ({"utterances": "true", "response_format": "diarized_json"}, []),
+        ({"utterances": "true", "stored_output": "true"}, []),
+        ({"utterances": "false"}, []),
         ({"best_of": "3"}, ["`best_of` is not supported and was ignored."]),
     ],
 )

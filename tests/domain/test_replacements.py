@@ -1,4 +1,4 @@
-"""Rules that replace phrases of a transcript: what they match, and the times of the words that they write."""
+"""Rules that replace terms of a transcript: what they match, and the times of the words that they write."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_rules_match_whole_words_in_any_case(text: str, expected: str) -> None:
     assert Replacements(rules.items()).replaced(text) == expected
 
 
-def test_longest_phrase_wins_and_nothing_is_replaced_twice() -> None:
+def test_longest_term_wins_and_nothing_is_replaced_twice() -> None:
     rules = {"new york": "NYC", "new": "old", "NYC": "wrong", "new york city": "the city"}
     assert replaced(" New York City, New York and new NYC", **rules) == " the city, NYC and old wrong"
     assert replaced(" a b", a="b", b="a") == " b a"
@@ -104,7 +104,7 @@ texts = st.text(st.sampled_from("aAbé 你ก\u0e33.'’,\u0301\u200d\n"), max_s
 
 @unhurried
 @given(texts, st.dictionaries(texts.filter(str.strip), st.just("Ω"), max_size=4))
-def test_only_phrases_of_the_rules_are_replaced(text: str, rules: dict[str, str]) -> None:
+def test_only_terms_of_the_rules_are_replaced(text: str, rules: dict[str, str]) -> None:
     """The text between replacements is that of the original, in order, and a text that is a rule is replaced."""
     position = 0
     for kept in Replacements(rules.items()).replaced(text).split("Ω"):

@@ -139,7 +139,7 @@ async def test_uploaded_document_equals_the_stored_result(rig: Rig) -> None:
     assert (put.method, put.target) == ("PUT", "/key?a=b")
     assert put.headers["content-type"] == "application/json"
     transcript, seconds = await asyncio.to_thread(rig.spool.result, job.id)
-    assert json.loads(put.body) == success_document(job, transcript, processing_time=seconds)
+    assert json.loads(put.body) == success_document(job, job.rendering, transcript, processing_time=seconds)
 
 
 @pytest.mark.parametrize(

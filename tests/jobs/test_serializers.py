@@ -36,7 +36,7 @@ def failed(*, at: float) -> Job:
 
 def test_success_document_has_exactly_the_keys_of_the_contract() -> None:
     job = a_job()
-    document = success_document(job, GREETING, processing_time=1.23456)
+    document = success_document(job, job.rendering, GREETING, processing_time=1.23456)
     assert list(document) == SUCCESS
     assert document | {"segments": len(document["segments"])} == {
         "job_id": job.id,
@@ -57,7 +57,7 @@ def test_words_metadata_and_warnings_are_added_if_present() -> None:
     job = a_job(
         rendering=Rendering(granularities=frozenset({WORD})), metadata={"call": "17"}, warnings=("It was late.",)
     )
-    document = success_document(job, GREETING, processing_time=1.0)
+    document = success_document(job, job.rendering, GREETING, processing_time=1.0)
     assert document.keys() - set(SUCCESS) == {"words", "metadata", "warnings"}
     place = {"segment": 0, "offset": 1}
     assert document["words"][0] == {"word": "Grüße", "start": 0.5, "end": 4.0, "probability": 0.9, **place}
@@ -92,7 +92,7 @@ def test_empty_metadata_is_returned_but_absent_metadata_is_not() -> None:
 def test_document_is_unescaped_json() -> None:
     job = a_job(metadata={"who": "Zoë"})
     content = body(job, Rendering(format=ResponseFormat.DOCUMENT), GREETING, processing_time=1.0)
-    assert json.loads(content) == success_document(job, GREETING, processing_time=1.0)
+    assert json.loads(content) == success_document(job, job.rendering, GREETING, processing_time=1.0)
     assert "Grüße" in content.decode()
     assert "Zoë" in content.decode()
 
