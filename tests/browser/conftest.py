@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.waiting import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _FLAGS: Final = (
     "--headless=new",
@@ -36,10 +38,26 @@ _FLAGS: Final = (
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """Chromium. Its methods block, so call them in a thread while a service runs in the test's event loop."""
+    with _chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def speaking_browser(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Iterator[Chrome]:
+    """Chromium with a microphone into which ``hello.wav`` is spoken, again and again."""
+    with _chromium(
+        tmp_path_factory.mktemp("chromium"), f"--use-file-for-fake-audio-capture={samples / 'hello.wav'}"
+    ) as driver:
+        yield driver
+
+
+@contextmanager
+def _chromium(profile: Path, *flags: str) -> Iterator[Chrome]:
+    """Run Chromium with further flags, or skip the test if there is none."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
         pytest.skip("chromium and chromedriver are not installed")
-    options = _options(chromium, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options = _options(chromium, f"--user-data-dir={profile}", *flags)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("no_proxy", "*")
         driver = Chrome(options=options, service=Service(chromedriver))  # without a path, Selenium downloads one

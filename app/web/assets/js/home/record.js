@@ -1,15 +1,25 @@
-/** Recording with the microphone: a dialog with the level, the time, and a pause. */
+/**
+ * Recording with the microphone: a dialog with the level, the time, a pause, and the text of what is said.
+ *
+ * @typedef {{file: File, text: HTMLElement}} Recorded `text` is a preview that may change for some seconds.
+ */
 import { confirmed, h, icon, openDialog, toast } from "../dom.js";
 import { clock, dateTime } from "../format.js";
 
 const TYPES = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg;codecs=opus"];
 const BITS_PER_SECOND = 64000;
 const SLICE_MS = 1000;
+const PREVIEW = "a preview: the whole recording is transcribed once you send it.";
 
-/** Record until the user stops. Resolve to a file, or to null if there is none; a message says why. */
-export async function openRecorder() {
+/**
+ * Record until the user stops. Resolve to what was recorded, or to null if there is nothing; a message says why.
+ *
+ * @param {import("../main.js").Context} context
+ * @param {[string, string][]} fields Form fields of the transcription.
+ */
+export async function openRecorder(context, fields) {
   const stream = await openMicrophone();
-  return stream && new Recorder(stream).file;
+  return stream && new Recorder(stream, context, fields).recorded;
 }
 
 /** @returns {Promise<MediaStream | null>} */
@@ -38,8 +48,8 @@ function refusal(error) {
 }
 
 class Recorder {
-  /** @type {Promise<File | null>} */
-  file;
+  /** @type {Promise<Recorded | null>} */
+  recorded;
   #stream;
   #recorder;
   #parts = /** @type {Blob[]} */ ([]);
@@ -47,27 +57,49 @@ class Recorder {
   #seconds = 0;
   #runningSince = performance.now();
   #context = new AudioContext();
+  #source;
   #analyser = this.#context.createAnalyser();
   #meter = h("meter.level", { min: 0, max: 1, low: 0.02, high: 0.95, optimum: 0.3, "aria-label": "Level" });
   #time = h("div.time", { role: "timer" }, "0:00");
   #status = h("p.recording", { role: "status" }, "Recording");
   #pause = h("button.button", { type: "button", onclick: () => this.#togglePause() }, icon("pause"), "Pause");
+  #hint = h("p.hint", {}, `Text appears here while you speak. It is ${PREVIEW}`);
+  #text = h("div.live", { role: "log", "aria-label": "Live text", tabindex: 0 }, this.#hint);
+  #live = /** @type {import("../live/view.js").LiveText | null} */ (null);
   #dialog;
   #askBeforeUnload = (/** @type {BeforeUnloadEvent} */ event) => event.preventDefault();
 
-  /** @param {MediaStream} stream */
-  constructor(stream) {
+  /**
+   * @param {MediaStream} stream
+   * @param {import("../main.js").Context} context
+   * @param {[string, string][]} fields
+   */
+  constructor(stream, context, fields) {
     this.#stream = stream;
     const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type)) ?? "";
     this.#recorder = new MediaRecorder(stream, { mimeType, audioBitsPerSecond: BITS_PER_SECOND });
     this.#recorder.addEventListener("dataavailable", ({ data }) => this.#parts.push(data));
-    this.file = new Promise((resolve) => this.#recorder.addEventListener("stop", () => resolve(this.#finish())));
-    this.#context.createMediaStreamSource(stream).connect(this.#analyser);
+    this.recorded = new Promise((resolve) => this.#recorder.addEventListener("stop", () => resolve(this.#finish())));
+    this.#source = this.#context.createMediaStreamSource(stream);
+    this.#source.connect(this.#analyser);
     stream.getAudioTracks()[0]?.addEventListener("ended", () => this.#onUnplugged());
     this.#dialog = this.#openDialog();
     addEventListener("beforeunload", this.#askBeforeUnload);
     this.#recorder.start(SLICE_MS);
     requestAnimationFrame(() => this.#draw());
+    this.#openLiveText(context, fields);
+  }
+
+  /**
+   * @param {import("../main.js").Context} context
+   * @param {[string, string][]} fields
+   */
+  async #openLiveText(context, fields) {
+    const module = await import("../live/view.js").catch(() => null); // the server was updated, or is gone
+    if (this.#recorder.state === "inactive") return;
+    if (!module) return this.#text.append(h("p.note", {}, "The recording goes on without live text. This page could not load it."));
+    this.#live = new module.LiveText({ context, fields, source: this.#source, element: this.#text });
+    if (this.#recorder.state === "paused") this.#live.pause();
   }
 
   #openDialog() {
@@ -82,6 +114,7 @@ class Recorder {
         this.#pause,
         stop,
       ),
+      this.#text,
     );
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
@@ -96,9 +129,11 @@ class Recorder {
     if (isPausing) {
       this.#seconds = this.#elapsed();
       this.#recorder.pause();
+      this.#live?.pause();
     } else {
       this.#runningSince = performance.now();
       this.#recorder.resume();
+      this.#live?.resume();
     }
     this.#status.textContent = isPausing ? "Paused" : "Recording";
     this.#status.classList.toggle("paused", isPausing);
@@ -136,9 +171,14 @@ class Recorder {
     this.#context.close();
     this.#dialog.close();
     removeEventListener("beforeunload", this.#askBeforeUnload);
-    if (this.#isDiscarded || !this.#parts.length) return null;
+    this.#hint.textContent = `This is ${PREVIEW}`;
+    const hasRecorded = this.#parts.length > 0 && !this.#isDiscarded;
+    if (hasRecorded) this.#live?.finish();
+    else this.#live?.close();
+    if (!hasRecorded) return null;
     const type = this.#recorder.mimeType;
     const suffix = type.includes("mp4") ? "m4a" : type.includes("ogg") ? "ogg" : "webm";
-    return new File(this.#parts, `Recording of ${dateTime(Date.now() / 1000)}.${suffix}`, { type });
+    const file = new File(this.#parts, `Recording of ${dateTime(Date.now() / 1000)}.${suffix}`, { type });
+    return { file, text: this.#text };
   }
 }

@@ -8,6 +8,7 @@
  * @property {File} [file]
  * @property {string} [url] Instead of a file.
  * @property {boolean} [isRecorded] It exists in this tab only.
+ * @property {HTMLElement} [text] Shows what was understood while it was recorded.
  *
  * @typedef {object} Recording
  * @property {string} name
@@ -46,9 +47,10 @@ export class Staging {
    * Add what was recorded in this tab.
    *
    * @param {File} file
+   * @param {HTMLElement} text
    */
-  addRecording(file) {
-    this.items.push({ id: ++this.#count, name: file.name.replace(/\.\w+$/, ""), file, isRecorded: true });
+  addRecording(file, text) {
+    this.items.push({ id: ++this.#count, name: file.name.replace(/\.\w+$/, ""), file, isRecorded: true, text });
     this.onChange();
   }
 

@@ -18,7 +18,7 @@ export function openHome(context) {
   const { store, staging } = context;
   const control = new AbortController();
   const { element: options, options: chosen } = optionsForm(localStorage, store, control.signal);
-  const dropZone = openDropZone(context, control.signal);
+  const dropZone = openDropZone(context, chosen, control.signal);
   const choose = /** @type {HTMLElement} */ (dropZone.querySelector(".choose"));
   const tray = new Tray(context, () => sendStaged(context, chosen, control.signal));
   const draw = () => {
@@ -51,9 +51,11 @@ export function openHome(context) {
 
 /**
  * @param {Context} context
+ * @param {import("./options.js").Options} options
  * @param {AbortSignal} signal
  */
-function openDropZone({ store, staging }, signal) {
+function openDropZone(context, options, signal) {
+  const { store, staging } = context;
   const picker = h("input", { type: "file", multiple: true, hidden: true, accept: "audio/*,video/*,.amr,.caf,.flv,.gsm,.mkv,.opus,.sph,.voc,.wma" });
   picker.addEventListener("change", () => {
     staging.addFiles([...(picker.files ?? [])]);
@@ -79,7 +81,7 @@ function openDropZone({ store, staging }, signal) {
       "div.row",
       {},
       h("button.button.large.primary.choose", { type: "button", onclick: () => picker.click() }, icon("upload", 22), "Choose files"),
-      h("button.button.large", { type: "button", onclick: () => record(staging) }, icon("microphone", 22), "Record"),
+      h("button.button.large", { type: "button", onclick: () => record(context, options) }, icon("microphone", 22), "Record"),
     ),
     h("form.link", { onsubmit: addLink }, icon("link", 18), link, h("button.text-button", { type: "submit" }, "Add")),
     picker,
@@ -104,11 +106,17 @@ function decoration() {
   );
 }
 
-/** @param {import("./uploads.js").Staging} staging */
-async function record(staging) {
+/**
+ * Record, and show the text of what is said, in its own language.
+ *
+ * @param {Context} context
+ * @param {import("./options.js").Options} options
+ */
+async function record(context, options) {
   const { openRecorder } = await import("./record.js");
-  const file = await openRecorder();
-  if (file) staging.addRecording(file);
+  const fields = formFields({ ...options, task: "transcribe" }, context.store.server, { name: "" });
+  const recorded = await openRecorder(context, fields);
+  if (recorded) context.staging.addRecording(recorded.file, recorded.text);
 }
 
 /** What was chosen, with names that can be edited, and the button that sends it, which stands below the options. */
@@ -173,6 +181,7 @@ function stagedRow(item, staging) {
     name,
     h("small", { id }),
     iconButton("close", `Remove ${item.name}`, { onclick: () => staging.remove(item) }),
+    item.text,
   );
 }
 
