@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -24,6 +25,37 @@ pytestmark = pytest.mark.full(reason="starts a browser and a service")
 _TEXT = "return [...document.querySelectorAll('.paragraph p')].map((text) => text.textContent).join(' ')"
 _SPEAKERS = "[...document.querySelectorAll('.speaker span')].map((name) => name.textContent)"
 _BUTTON = "[...document.querySelectorAll('button')].find((button) => button.textContent === arguments[0])"
+
+#: Sends a recording through the modules of the live text, because without sound devices Firefox plays no other audio.
+_HEAR: Final = """
+window.texts = [];
+const folder = document.querySelector("script[type=module]").src.replace("main.js", "");
+const hear = async () => {
+  const [{ Api }, { Resampler, base64, capture }, { LiveSession, ...live }] = await Promise.all(
+    ["api.js", "live/audio.js", "live/session.js"].map((name) => import(folder + name)));
+  const context = new OfflineAudioContext(1, 6 * 44100, 44100);
+  const buffer = await context.decodeAudioData(Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)).buffer);
+  const source = new AudioBufferSourceNode(context, { buffer });
+  const api = new Api(document.baseURI, sessionStorage);
+  const session = new LiveSession({
+    connect: () => live.connect(api),
+    refusal: () => live.refusal(api),
+    config: live.configuration([["language", "en"]]),
+    onText: (id, text, isFinal) => isFinal && window.texts.push(text),
+    onLeftOut: () => window.problems.push("left out"),
+    onEnd: (reason) => window.texts.push(`end${reason}`),
+  });
+  const resampler = new Resampler(context.sampleRate);
+  let pieces = 0;
+  await capture(source, (samples) => {
+    session.append(base64(resampler.push(samples)));
+    if (++pieces === 50) session.finish(); // after the last word
+  });
+  source.start();
+  await context.startRendering();
+};
+hear().catch((error) => window.problems.push(String(error)));
+"""
 
 
 @contextmanager
@@ -95,3 +127,15 @@ def test_speaker_is_named_and_the_focus_returns(tmp_path: Path, samples: Path) -
     assert focused == "ZZoë"
     assert names == ["Zoë", "Speaker B"] * 3
     assert problems == []
+
+
+def test_what_is_heard_becomes_text(tmp_path: Path, samples: Path) -> None:
+    with in_firefox(tmp_path) as (service, browser):
+        browser.open(f"{str(service.client.base_url).rstrip('/')}/")
+        browser.until("return document.querySelector('h1') !== null")
+        browser.run(_HEAR, base64.b64encode((samples / "hello.wav").read_bytes()).decode())
+        browser.until("return window.problems.length > 0 || window.texts.at(-1)?.startsWith('end')")
+        texts, problems = browser.run("return [window.texts, window.problems]")
+        browser.open("about:blank")
+    assert problems == []
+    assert texts == ["hello this is a test", "the job is complete now", "end"]

@@ -43,6 +43,7 @@ window.WebSocket = class extends WebSocket {
 _WATCH_LOG: Final = """
 const log = document.querySelector(".live");
 log.style.height = "50px";
+log.scrollTop = log.scrollHeight;
 window.spoken = [];
 new MutationObserver((changes) => {
   for (const { target, addedNodes } of changes)

@@ -234,7 +234,7 @@ test("a rejected configuration ends the session", async () => {
 test("a discarded recording closes its session, also while that opens", async () => {
   const { session, servers, log } = open();
   session.append("AAAA");
-  session.close();
+  session.end();
   await settled();
   assert.equal(servers[0]?.isClosed, true);
   assert.deepEqual(log, ["end "]);

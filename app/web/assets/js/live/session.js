@@ -101,7 +101,7 @@ export class LiveSession {
    * @param {object} options.config
    * @param {(id: string, text: string, isFinal: boolean) => void} options.onText Called with the text of an item so far.
    * @param {() => void} options.onLeftOut Called once, if audio is left out because the connection is too slow.
-   * @param {(reason: string) => void} options.onEnd Called once, with a sentence, or "" if it was finished or closed.
+   * @param {(reason: string) => void} options.onEnd Called once, with a sentence, or "" if that was intended.
    */
   constructor({ connect, refusal, config, ...listeners }) {
     this.#connect = connect;
@@ -135,12 +135,7 @@ export class LiveSession {
     this.commit();
     this.#isFinishing = true;
     if (this.#isRunning) this.#update(); // its answer comes after what the commit causes
-    else this.#end("");
-  }
-
-  /** End the session now. */
-  close() {
-    this.#end("");
+    else this.end();
   }
 
   get #isRunning() {
@@ -162,7 +157,7 @@ export class LiveSession {
       this.#connection = connection;
       if (this.#state !== "opening") connection.close(); // it has ended meanwhile
     } catch (error) {
-      this.#end(error instanceof ApiError ? sentence(error) : "This browser can't open a WebSocket.");
+      this.end(error instanceof ApiError ? sentence(error) : "This browser can't open a WebSocket.");
     }
   }
 
@@ -170,8 +165,8 @@ export class LiveSession {
     const hasBegun = this.#state === "open";
     const { code, message } = this.#error;
     if (hasBegun && CONTINUED.has(code ?? "") && !this.#isFinishing) return this.#reset();
-    if (!hasBegun && this.#isRunning) return this.#end(await this.#refusal());
-    this.#end(this.#isFinishing ? "" : (SENTENCES[code ?? ""] ?? message ?? "The connection was lost."));
+    if (!hasBegun && this.#isRunning) return this.end(await this.#refusal());
+    this.end(this.#isFinishing ? "" : (SENTENCES[code ?? ""] ?? message ?? "The connection was lost."));
   }
 
   /** Be ready for another session. */
@@ -183,8 +178,12 @@ export class LiveSession {
     this.#error = {};
   }
 
-  /** @param {string} reason */
-  #end(reason) {
+  /**
+   * End the session now, for a reason of the page.
+   *
+   * @param {string} reason
+   */
+  end(reason = "") {
     if (this.#state === "ended") return;
     this.#state = "ended";
     this.#waiting = [];
@@ -220,7 +219,7 @@ export class LiveSession {
     else if (type === `${TRANSCRIPTION}.completed`) this.#set(id, transcript, true);
     else if (type === `${TRANSCRIPTION}.failed`) this.#set(id, shown, true);
     else if (type === "error") this.#failed(error);
-    if (this.#isFinishing && this.#state === "open" && !this.#updates && !this.#unfinished.size) this.#end("");
+    if (this.#isFinishing && this.#state === "open" && !this.#updates && !this.#unfinished.size) this.end();
   }
 
   /**
@@ -241,7 +240,7 @@ export class LiveSession {
    * @param {{code?: string | null, message: string, event_id?: string | null}} error
    */
   #failed(error) {
-    if (error.event_id === "update") this.#end(error.message);
+    if (error.event_id === "update") this.end(error.message);
     else if (!error.event_id) this.#error = error;
   }
 }

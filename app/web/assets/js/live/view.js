@@ -5,6 +5,9 @@ import { LiveSession, configuration, connect, refusal } from "./session.js";
 
 /** How long the last text may take after the end of a recording. */
 const FINISH_MS = 20_000;
+/** When it is certain that no audio comes: Firefox has none without a device that plays it. */
+const DEAF_MS = 15_000;
+const DEAF = "This browser lets the page hear nothing while it records.";
 const WITHOUT = "The recording goes on without live text.";
 /** How far from its end a text may be scrolled and still follow what is added, in pixels. */
 const END_PIXELS = 16;
@@ -13,6 +16,7 @@ export class LiveText {
   #element;
   #session;
   #resampler;
+  #hasHeard = false;
   #isPaused = false;
   /** Paragraphs by item. @type {Map<string, HTMLElement>} */
   #paragraphs = new Map();
@@ -35,11 +39,13 @@ export class LiveText {
       onLeftOut: () => this.#note("The connection is slow, so parts of the live text are missing. The recording is complete."),
       onEnd: (reason) => reason && this.#note(`${WITHOUT} ${reason}`),
     });
-    capture(source, (samples) => this.#hear(samples)).catch(() => this.#note(`${WITHOUT} This browser can't send audio while it records.`));
+    capture(source, (samples) => this.#hear(samples)).catch(() => this.#session.end(DEAF));
+    setTimeout(() => this.#hasHeard || this.#session.end(DEAF), DEAF_MS);
   }
 
   /** @param {Float32Array} samples */
   #hear(samples) {
+    this.#hasHeard = true;
     if (!this.#isPaused) this.#session.append(base64(this.#resampler.push(samples)));
   }
 
@@ -55,11 +61,11 @@ export class LiveText {
   /** Show the text of what was said until now, then end. */
   finish() {
     this.#session.finish();
-    setTimeout(() => this.#session.close(), FINISH_MS);
+    setTimeout(() => this.#session.end(), FINISH_MS);
   }
 
   close() {
-    this.#session.close();
+    this.#session.end();
   }
 
   /**
