@@ -193,7 +193,7 @@ async def test_key_opens_a_session_with_the_chosen_options(
 ) -> None:
     """The page itself never sends the key in a URL or as a subprotocol, only a secret in its place."""
 
-    def visitor(page: WebPage) -> tuple[list[str], list[str]]:
+    def visitor(page: WebPage) -> tuple[list[list[str]], list[str]]:
         page.open()
         page.log_in("sk-right")
         page.wait(lambda: not page.all("dialog"))
