@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, LiveJob, Upload
+from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, LiveJob, Target, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
 
@@ -50,14 +50,14 @@ def _url(number: int) -> str:
 
 
 def made_job(number: int, *, with_url: bool) -> Job:
-    rendering = Rendering(format=ResponseFormat.DOCUMENT)
+    upload = Upload(url=_url(number), format=ResponseFormat.DOCUMENT, expires_at=1.7e9 + number)
     return Job(
         id=str(uuid.uuid4()),
         accepted_at=1.7e9 + number,
         model="large-v3-turbo",
         options=TranscriptionOptions(),
         rendering=Rendering(),
-        upload=Upload(url=_url(number), rendering=rendering, expires_at=1.7e9 + number) if with_url else None,
+        uploads=(upload,) if with_url else (),
         delivery=Delivery() if with_url else None,
     )
 
@@ -73,13 +73,15 @@ def _stored(job: Job) -> Job:
 
 def _delivered(job: Job) -> Job:
     """Erase the URL, which is no longer needed."""
-    return replace(job.without_upload_url(), delivery=Delivery(status=DeliveryStatus.DELIVERED, attempts=1))
+    target = Target(status=DeliveryStatus.DELIVERED, attempts=1)
+    return replace(job.without_upload_urls(), delivery=Delivery(targets=(target,)))
 
 
 def _put_off(job: Job) -> Job:
     error = f"HTTP 503 (attempt 3/3) to {_url(0).partition('?')[0]}"
     at = job.accepted_at + 30
-    state = Delivery(attempts=3, rounds=1, next_round=30.0, next_attempt_at=at, last_error=error)
+    target = Target(attempts=3, last_error=error)
+    state = Delivery(targets=(target,), rounds=1, next_round=30.0, next_attempt_at=at)
     return replace(job, delivery=state)
 
 

@@ -382,6 +382,27 @@ class StringObject(Field[dict[str, str] | None]):
         return value
 
 
+@dataclass(frozen=True)
+class Repeated(Field[list[T]]):
+    """A field that can be sent up to ``maximum`` times, each time with a value of the kind ``item``."""
+
+    _: KW_ONLY
+    item: Field[T | None]
+    maximum: int
+
+    def parse(self, form: Form) -> list[T]:
+        values = form.values(self)
+        if len(values) > self.maximum:
+            raise self._invalid(f"be sent at most {self.maximum} times, got {len(values)}")
+        forms = [Form({self.name: [value]}) for value in values] or [form]
+        items = [form[self.item] for form in forms]
+        return [item for item in items if item is not None]
+
+    def _type(self) -> dict[str, Any]:
+        item = self.item._type()  # noqa: SLF001  # of the same class
+        return {"anyOf": [item, {"type": "array", "items": item, "maxItems": self.maximum}]}
+
+
 def parse_json(name: str, text: str) -> Any:
     """Return the value of a field that holds JSON."""
     try:

@@ -18,6 +18,7 @@ from app.api.fields import (
     Form,
     NameList,
     Number,
+    Repeated,
     StringObject,
     Text,
     TextList,
@@ -36,6 +37,7 @@ _MAX_HINT_BYTES: Final = 16_384
 _RESPONSE_FORMATS: Final = tuple(chosen for chosen in ResponseFormat if chosen is not ResponseFormat.DOCUMENT)
 _MAX_SPEAKERS: Final = 32
 _MAX_RULES_BYTES: Final = 16_384
+_MAX_UPLOADS: Final = 8
 
 
 class ChunkingStrategy(Field[SpeechDetection]):
@@ -285,9 +287,12 @@ RETENTION_SECONDS: Final = Number(
     default="the setting JOB_RETENTION_SECONDS",
     example="86400",
 )
-UPLOAD_URL: Final = Url(
+UPLOAD_URL: Final = Repeated(
     "upload_presigned_url",
-    description="Respond with a job id at once and PUT the result to this URL. Sign it for at least an hour.",
+    item=Url("upload_presigned_url"),
+    maximum=_MAX_UPLOADS,
+    description="Respond with a job id at once and PUT the result to this URL. Sign it for at least an hour. Send up "
+    f"to {_MAX_UPLOADS} different ones to have the result in several formats.",
     default="none",
     example="https://bucket.s3.amazonaws.com/call.json?X-Amz-Signature=…",
 )
@@ -298,16 +303,22 @@ WEBHOOK_URL: Final = Url(
     default="none",
     example="https://example.com/hooks/transcripts",
 )
-UPLOAD_FORMAT: Final = Choice(
+UPLOAD_FORMAT: Final = Repeated(
     "upload_format",
-    choices=(ResponseFormat.DOCUMENT, *_RESPONSE_FORMATS),
-    description="The format of the uploaded result.",
+    item=Choice("upload_format", choices=(ResponseFormat.DOCUMENT, *_RESPONSE_FORMATS)),
+    maximum=_MAX_UPLOADS,
+    description="The format of the uploaded result. With several URLs, send one format for all, or one for each in the "
+    "order of the URLs.",
     default="`response_format` if that is not JSON, else `document`",
 )
-UPLOAD_HEADERS: Final = StringObject(
-    "upload_headers",
-    max_bytes=_MAX_JSON_BYTES,
-    description="A JSON object of the headers that were signed into the upload URL.",
+#: The headers of one upload.
+SIGNED_HEADERS: Final = StringObject("upload_headers", max_bytes=_MAX_JSON_BYTES)
+UPLOAD_HEADERS: Final = Repeated(
+    SIGNED_HEADERS.name,
+    item=SIGNED_HEADERS,
+    maximum=_MAX_UPLOADS,
+    description="A JSON object of the headers that were signed into the upload URL. With several URLs, send one object "
+    "for all, or one for each in the order of the URLs.",
     default="none",
     example='{"x-amz-acl": "private"}',
 )
@@ -371,7 +382,12 @@ UNSUPPORTED: Final = (
     "suppress_tokens",
 )
 #: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
-URL_NAMES: Final = frozenset(name for field in TRANSCRIPTION_FIELDS if isinstance(field, Url) for name in field.names)
+URL_NAMES: Final = frozenset(
+    name
+    for field in TRANSCRIPTION_FIELDS
+    if isinstance(field.item if isinstance(field, Repeated) else field, Url)
+    for name in field.names
+)
 
 #: The format in which to read the stored result of a job: a query parameter, like
 #: ``utterances`` and those of subtitles.

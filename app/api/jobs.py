@@ -263,11 +263,12 @@ async def rename_job(request: Request, parts: ServiceParts, job_id: str) -> dict
 async def redeliver(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
     """Upload the stored result of an ended job again.
 
-    It goes to a new URL, or to the URL that the job was submitted with if that is still stored and has not expired.
+    It goes to a new URL, or to the URL that the job was submitted with if that is still stored and has not expired. A
+    job with several takes an array of as many, or has its result PUT where it has not arrived.
     """
     live = await _find(parts.jobs, request, job_id)
-    upload = parts.reader.fresh_upload(await read_small_body(request), live.job)
-    return parts.jobs.views.one(await parts.jobs.intake.redeliver(job_id, upload))
+    uploads = parts.reader.uploads.fresh(await read_small_body(request), live.job)
+    return parts.jobs.views.one(await parts.jobs.intake.redeliver(job_id, uploads))
 
 
 @router.delete(

@@ -205,6 +205,10 @@ def form_operation(form: str) -> dict[str, Any]:
     return {"parameters": _FORM_HEADERS, "requestBody": {"required": True, "content": content}}
 
 
+def _one_or_more(item: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [item, {"type": "array", "items": item, "maxItems": UPLOAD_URL.maximum}]}
+
+
 #: What FastAPI has to add to the operation of a redelivery.
 REDELIVERY_OPERATION: Final = {
     "requestBody": {
@@ -216,14 +220,15 @@ REDELIVERY_OPERATION: Final = {
                     "type": "object",
                     "properties": {
                         UPLOAD_URL.name: {
-                            "type": "string",
-                            "description": "A new URL. Default: the URL that the job was submitted with, if it is "
-                            "still stored and has not expired.",
+                            **_one_or_more({"type": "string"}),
+                            "description": "A new URL, or one for each upload of the job, in their order. Default: the "
+                            "URLs that the job was submitted with and whose uploads have not arrived, if they are "
+                            "still stored and have not expired.",
                         },
                         UPLOAD_HEADERS.name: {
-                            "type": "object",
-                            "additionalProperties": {"type": "string"},
-                            "description": "Headers that were signed into the new URL. Default: none.",
+                            **_one_or_more({"type": "object", "additionalProperties": {"type": "string"}}),
+                            "description": "Headers that were signed into the new URLs: one object for all, or one for "
+                            "each. Default: none.",
                         },
                     },
                 },

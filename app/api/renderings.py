@@ -67,17 +67,18 @@ def requested_rendering(form: Form, *, has_speakers: bool) -> Rendering:
     return rendering
 
 
-def upload_rendering(form: Form, rendering: Rendering, *, has_speakers: bool) -> Rendering:
-    """Return the rendering of the upload, given that of the response."""
-    chosen = form[UPLOAD_FORMAT] or default_upload(rendering).format
-    _check_speakers(chosen, UPLOAD_FORMAT, has_speakers=has_speakers)
-    return replace(rendering, format=chosen)
+def upload_formats(form: Form, rendering: Rendering, *, has_speakers: bool) -> list[ResponseFormat]:
+    """Return the formats of the uploads as they were sent, given the rendering of the response; at least one."""
+    formats = form[UPLOAD_FORMAT] or [default_upload_format(rendering)]
+    for chosen in formats:
+        _check_speakers(chosen, UPLOAD_FORMAT, has_speakers=has_speakers)
+    return formats
 
 
-def default_upload(rendering: Rendering) -> Rendering:
-    """Return the rendering of an upload without ``upload_format``."""
+def default_upload_format(rendering: Rendering) -> ResponseFormat:
+    """Return the format of an upload without ``upload_format``."""
     is_json = MEDIA_TYPES[rendering.format] == "application/json"
-    return replace(rendering, format=ResponseFormat.DOCUMENT) if is_json else rendering
+    return ResponseFormat.DOCUMENT if is_json else rendering.format
 
 
 def result_rendering(query: Form, job: Job) -> Rendering:

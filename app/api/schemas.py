@@ -226,8 +226,18 @@ class JobAccepted(TypedDict):
     warnings: NotRequired[Warnings]
 
 
+class UploadState(TypedDict):
+    """The state of one of several uploads."""
+
+    format: Annotated[str, Field(description="Its `upload_format`.", examples=["srt"])]
+    status: Literal["pending", "delivered", "failed"]
+    attempts: Annotated[int, Field(description="The number of attempts in all rounds.", examples=[1])]
+    last_error: NotRequired[Annotated[str, Field(examples=["HTTP 503 (attempt 1/3) to https://bucket.example/key"])]]
+    expires_at: NotRequired[Annotated[float, Field(description="When its URL expires, in Unix time.")]]
+
+
 class Delivery(TypedDict):
-    """The state of an upload or a webhook."""
+    """The state of the uploads or of a webhook."""
 
     status: Literal["pending", "delivered", "failed"]
     attempts: Annotated[int, Field(description="The number of attempts in all rounds.", examples=[1])]
@@ -235,7 +245,14 @@ class Delivery(TypedDict):
         Annotated[float, Field(description="When the next round of attempts begins, in Unix time.")]
     ]
     last_error: NotRequired[Annotated[str, Field(examples=["HTTP 503 (attempt 1/3) to https://bucket.example/key"])]]
-    expires_at: NotRequired[Annotated[float, Field(description="When the upload URL expires, in Unix time.")]]
+    expires_at: NotRequired[
+        Annotated[float, Field(description="When the upload URL, or the first of several, expires, in Unix time.")]
+    ]
+    uploads: NotRequired[
+        Annotated[
+            list[UploadState], Field(description="Each upload, if there are several, in the order of their URLs.")
+        ]
+    ]
 
 
 class Job(TypedDict):

@@ -31,19 +31,15 @@ from app.api.forms import (
     TASK,
     TEMPERATURE,
     UNSUPPORTED,
-    UPLOAD_FORMAT,
-    UPLOAD_HEADERS,
-    UPLOAD_URL,
     VAD_FILTER,
     WEBHOOK_URL,
 )
-from app.api.renderings import default_upload, rendering_warnings, requested_rendering, upload_rendering
-from app.api.requests import parse_json_object
+from app.api.renderings import rendering_warnings, requested_rendering
 from app.api.speakers import requested_speakers
+from app.api.uploads import UploadReader, upload_warnings
 from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Upload
 from app.domain.languages import chinese_script, language_code
 from app.domain.names import clean_name, name_of_file, name_of_url
 from app.domain.replacements import checked_rules
@@ -51,7 +47,7 @@ from app.domain.transcript import Task, TranscriptionOptions
 
 if TYPE_CHECKING:
     from app.delivery.url_rules import UrlRules
-    from app.domain.job import Job
+    from app.domain.job import Upload
     from app.transcription.models import ModelRegistry
 
 
@@ -89,7 +85,7 @@ class Submission:
     options: TranscriptionOptions
     rendering: Rendering
     source_url: str | None
-    upload: Upload | None
+    uploads: tuple[Upload, ...]
     webhook_url: str | None
     synchronous: bool
     streamed: bool
@@ -104,7 +100,8 @@ class SubmissionReader:
     """Validates forms by the rules of this server.
 
     Webhooks are available if ``has_webhook_secret``. A job can be kept for ``max_retention_seconds`` after its end.
-    Without ``diarization_available``, speakers can be told apart only by their channels.
+    Without ``diarization_available``, speakers can be told apart only by their channels. ``uploads`` reads the upload
+    URLs of forms and redeliveries.
     """
 
     def __init__(
@@ -115,6 +112,7 @@ class SubmissionReader:
         max_retention_seconds: float,
         diarization_available: bool = True,
     ) -> None:
+        self.uploads = UploadReader(rules)
         self._rules = rules
         self._diarization_available = diarization_available
         self._has_webhook_secret = has_webhook_secret
@@ -157,15 +155,15 @@ class SubmissionReader:
                 param="audio_file",
             )
         source_url = self._source_url(form, has_file=has_file, ignored_file=ignored_file)
-        upload = self._upload(form, rendering, has_speakers=has_speakers)
+        uploads = self.uploads.requested(form, rendering, has_speakers=has_speakers)
         webhook_url = self._webhook_url(form)
-        synchronous = not form[STORED_OUTPUT] and upload is None and webhook_url is None
+        synchronous = not form[STORED_OUTPUT] and not uploads and webhook_url is None
         streamed = _is_streamed(form, rendering, synchronous=synchronous)
         if synchronous:
             _check_kept(form)
         speakers = requested_speakers(
             form,
-            formats={rendering.format} if upload is None else {rendering.format, upload.rendering.format},
+            formats={rendering.format, *(upload.format for upload in uploads)},
             multichannel=multichannel,
             reference_count=reference_count,
             obstacle=self._obstacle_to_speakers(
@@ -188,7 +186,7 @@ class SubmissionReader:
             options=options,
             rendering=rendering,
             source_url=source_url,
-            upload=upload,
+            uploads=uploads,
             webhook_url=webhook_url,
             synchronous=synchronous,
             streamed=streamed,
@@ -200,7 +198,7 @@ class SubmissionReader:
                 *model_warnings,
                 *speakers.warnings,
                 *_unsupported(form),
-                *_unsigned(upload),
+                *upload_warnings(uploads),
                 *(
                     f"`{field.name}` does not apply to translations and was ignored."
                     for field in operation.ignored
@@ -209,25 +207,6 @@ class SubmissionReader:
                 *(rendering_warnings(form, rendering, streamed=streamed) if synchronous else ()),
             ),
         )
-
-    def fresh_upload(self, body: bytes, job: Job) -> Upload | None:
-        """Return the upload that the JSON body of a redelivery describes, or None if it has no URL.
-
-        Raises:
-            InvalidRequest: a member is not allowed; ``param`` names it.
-        """
-        if not body.strip():
-            return None
-        value = parse_json_object(body, example=f'{{"{UPLOAD_URL.name}": "https://…"}}, or empty')
-        url, headers = value.get(UPLOAD_URL.name), value.get(UPLOAD_HEADERS.name, {})
-        if url is None and not headers:
-            return None
-        if url is None:
-            raise _needs_upload_url(UPLOAD_HEADERS.name)
-        if not isinstance(url, str):
-            raise InvalidRequest(f"`{UPLOAD_URL.name}` must be a string.", param=UPLOAD_URL.name)
-        rendering = job.upload.rendering if job.upload else default_upload(job.rendering)
-        return self._checked_upload(url, UPLOAD_HEADERS.check(headers), rendering)
 
     def _source_url(self, form: Form, *, has_file: bool, ignored_file: str | None) -> str | None:
         names = form.names_of(SOURCE_URL)
@@ -262,22 +241,6 @@ class SubmissionReader:
             return f"{kind}{rendering.format.value} has no place for speakers, use `response_format=diarized_json`"
         return None
 
-    def _upload(self, form: Form, rendering: Rendering, *, has_speakers: bool) -> Upload | None:
-        url = form[UPLOAD_URL]
-        headers = form[UPLOAD_HEADERS] or {}
-        uploaded = upload_rendering(form, rendering, has_speakers=has_speakers)
-        if url is not None:
-            return self._checked_upload(url, headers, uploaded)
-        for field in (UPLOAD_HEADERS, UPLOAD_FORMAT):
-            if form.has(field):
-                raise _needs_upload_url(field.name)
-        return None
-
-    def _checked_upload(self, text: str, headers: dict[str, str], rendering: Rendering) -> Upload:
-        url = PresignedUrl.parse(self._rules.check(text, param=UPLOAD_URL.name), param=UPLOAD_URL.name)
-        url.check_upload(headers, now=time.time())
-        return Upload(url=url.url, headers=tuple(headers.items()), rendering=rendering, expires_at=url.expiry())
-
     def _retention_seconds(self, form: Form) -> float | None:
         seconds = form[RETENTION_SECONDS]
         if seconds is not None and seconds > self._max_retention_seconds:
@@ -301,20 +264,11 @@ class SubmissionReader:
         return self._rules.check(url, param=WEBHOOK_URL.name)
 
 
-def _needs_upload_url(name: str) -> InvalidRequest:
-    return InvalidRequest(f"`{name}` requires `{UPLOAD_URL.name}`: send both or neither.", param=name)
-
-
 def _unsupported(form: Form) -> list[str]:
     warnings = [f"`{name}` is not supported and was ignored." for name in UNSUPPORTED if form.requests(name)]
     if len(form[LANGUAGES]) > 1:
         warnings.append("`languages` has more than one item and was ignored: send one language.")
     return warnings
-
-
-def _unsigned(upload: Upload | None) -> list[str]:
-    warning = None if upload is None else PresignedUrl.parse(upload.url, param=UPLOAD_URL.name).upload_warning()
-    return [] if warning is None else [warning]
 
 
 def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool:

@@ -200,7 +200,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
             code="idempotency_key_reused",
         )
     replay.keep(admitted)
-    return (await jobs.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
+    return (await jobs.store.commit(admitted.id, transitions.uploads_replaced, uploads=job.uploads)).job
 
 
 def _complete_files(spool: Spool, job: Job) -> None:
@@ -245,7 +245,7 @@ async def _receive(request: Request, parts: Parts, job_id: str, operation: Opera
         await shielded(asyncio.to_thread(parts.jobs.spool.discard_references, job_id))
     if form.file_bytes is not None:
         parts.emit(AudioReceived(form.file_bytes))
-    upload = submission.upload
+    uploads = submission.uploads
     return Job(
         id=job_id,
         accepted_at=time.time(),
@@ -256,9 +256,9 @@ async def _receive(request: Request, parts: Parts, job_id: str, operation: Opera
         synchronous=submission.synchronous,
         streamed=submission.streamed,
         source_url=submission.source_url,
-        upload=upload,
+        uploads=uploads,
         webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
-        delivery=Delivery(expires_at=upload.expires_at) if upload else None,
+        delivery=Delivery(targets=transitions.new_targets(uploads)) if uploads else None,
         keep_audio=submission.keep_audio,
         retention_seconds=submission.retention_seconds,
         name=submission.name,
@@ -280,9 +280,10 @@ def _reject_encoded(headers: Headers) -> None:
 
 
 def _expiry_warning(submission: Submission, jobs: JobParts) -> tuple[str, ...]:
-    if submission.upload is None or submission.upload.expires_at is None:
+    ends = [upload.expires_at for upload in submission.uploads if upload.expires_at is not None]
+    if not ends:
         return ()
-    left_seconds = submission.upload.expires_at - time.time()
+    left_seconds = min(ends) - time.time()
     wait_seconds = jobs.estimate.wait_seconds(jobs.store.queued_count)
     if left_seconds > wait_seconds:
         return ()

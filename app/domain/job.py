@@ -5,14 +5,14 @@ Both are frozen: a change makes another value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping  # noqa: TC003  # the journal evaluates the annotations
+from collections.abc import Callable, Iterable, Mapping  # noqa: TC003  # the journal evaluates the annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Concatenate, Final, ParamSpec, Self
 
 from app.domain.errors import IllegalTransition
-from app.domain.formats import Rendering  # noqa: TC001  # likewise
+from app.domain.formats import Rendering, ResponseFormat  # noqa: TC001  # likewise
 from app.domain.transcript import TranscriptionOptions  # noqa: TC001  # likewise
 
 P = ParamSpec("P")
@@ -85,19 +85,23 @@ class DeliveryStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """The presigned URL to PUT the result to, with the headers that were signed into it.
+    """A presigned URL to PUT the result to, with the headers that were signed into it, and the format of the result.
 
-    Both are secrets, and empty once they have been erased.
+    URL and headers are secrets, and empty once they have been erased. ``expires_at`` is in Unix seconds, None if the
+    URL does not say.
     """
 
     url: str = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    rendering: Rendering
+    format: ResponseFormat
     expires_at: float | None = None
 
     @property
     def is_kept(self) -> bool:
         return bool(self.url)
+
+    def has_expired(self, *, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
     def erased(self) -> Self:
         return replace(self, url="", headers=())
@@ -116,28 +120,74 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """The state of a delivery.
-
-    ``rounds`` counts the rounds that failed for a passing reason. ``since`` is when the delivery became due and
-    ``next_round`` when the next round is, both in seconds of the service clock; ``next_attempt_at`` is the latter as
-    Unix time, as is ``expires_at``, the end of the URL.
-    """
+class Target:
+    """The state of one of the URLs of a delivery; ``attempts`` counts those of all rounds."""
 
     status: DeliveryStatus = DeliveryStatus.PENDING
     attempts: int = 0
+    last_error: str | None = None
+
+    def attempted(self, *, attempts: int, error: str | None) -> Self:
+        return replace(self, attempts=attempts, last_error=error)
+
+    def delivered(self) -> Self:
+        return replace(self, status=DeliveryStatus.DELIVERED, last_error=None)
+
+    def given_up(self, reason: str) -> Self:
+        return replace(self, status=DeliveryStatus.FAILED, last_error=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The state of a delivery, whose ``targets`` share their rounds.
+
+    An upload has a target for each of the job's uploads, in the same order, and a webhook has one. ``rounds`` counts
+    the rounds after which a target was left for a passing reason. ``since`` is when the delivery became due and
+    ``next_round`` when the next round is, both in seconds of the service clock; ``next_attempt_at`` is the latter as
+    Unix time.
+    """
+
+    targets: tuple[Target, ...] = (Target(),)
     rounds: int = 0
     since: float = 0.0
     next_round: float = 0.0
     next_attempt_at: float | None = None
-    last_error: str | None = None
-    expires_at: float | None = None
 
-    def delivered(self) -> Self:
-        return replace(self, status=DeliveryStatus.DELIVERED, last_error=None, next_attempt_at=None)
+    @property
+    def status(self) -> DeliveryStatus:
+        """Pending while any target is; then failed if any has failed."""
+        statuses = {target.status for target in self.targets}
+        for status in (DeliveryStatus.PENDING, DeliveryStatus.FAILED):
+            if status in statuses:
+                return status
+        return DeliveryStatus.DELIVERED
+
+    @property
+    def attempts(self) -> int:
+        return sum(target.attempts for target in self.targets)
+
+    @property
+    def last_error(self) -> str | None:
+        """The last error of each target that has one; once a round has ended, they name their URLs."""
+        errors = (target.last_error for target in self.targets if target.last_error is not None)
+        return "; ".join(dict.fromkeys(errors)) or None
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The numbers of the targets that nothing has arrived at and that are not given up, from 0."""
+        return tuple(number for number, target in enumerate(self.targets) if target.status is DeliveryStatus.PENDING)
+
+    def with_target(self, number: int, target: Target) -> Self:
+        """Return the state with another target ``number``; no next round is planned once none is pending."""
+        state = replace(self, targets=(*self.targets[:number], target, *self.targets[number + 1 :]))
+        return state if state.pending else replace(state, next_attempt_at=None)
 
     def given_up(self, reason: str) -> Self:
-        return replace(self, status=DeliveryStatus.FAILED, last_error=reason, next_attempt_at=None)
+        """Return the state with all targets given up that are pending."""
+        state = self
+        for number in self.pending:
+            state = state.with_target(number, self.targets[number].given_up(reason))
+        return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +204,7 @@ class Job:
     client asked for that.
 
     ``status`` is queued until the result is stored: being on the model doesn't survive a crash. ``starts`` counts how
-    often work on the audio was begun. ``delivery`` is the state of the upload, of the result or of the failure
+    often work on the audio was begun. ``delivery`` is the state of the uploads, of the result or of the failure
     document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
     and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
     ``processing_time`` comes with the result. ``revision`` is the number of the last change that was journalled.
@@ -172,7 +222,7 @@ class Job:
     synchronous: bool = False
     streamed: bool = False
     source_url: str | None = field(default=None, repr=False)
-    upload: Upload | None = None
+    uploads: tuple[Upload, ...] = ()
     webhook: Webhook | None = None
     name: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -248,10 +298,24 @@ class Job:
         if kind is DeliveryKind.WEBHOOK:
             return self.status.is_final
         has_document = self.status is JobStatus.FAILED or (self.status is JobStatus.PROCESSING and self.has_result)
-        return self.upload is not None and has_document
+        return bool(self.uploads) and has_document
 
-    def without_upload_url(self) -> Self:
-        return self if self.upload is None else replace(self, upload=self.upload.erased())
+    @property
+    def upload_expires_at(self) -> float | None:
+        """The earliest end, in Unix seconds, of the upload URLs that are still to be used, or of all if none is."""
+        pending = [self.uploads[number] for number in self.delivery.pending] if self.delivery and self.uploads else []
+        return min(
+            (upload.expires_at for upload in pending or self.uploads if upload.expires_at is not None), default=None
+        )
+
+    def rendering_of(self, upload: Upload) -> Rendering:
+        return replace(self.rendering, format=upload.format)
+
+    def without_upload_urls(self, numbers: Iterable[int] | None = None) -> Self:
+        """Return the job without the URLs of some uploads, by their numbers, or of all."""
+        erased = range(len(self.uploads)) if numbers is None else set(numbers)
+        uploads = (upload.erased() if n in erased else upload for n, upload in enumerate(self.uploads))
+        return replace(self, uploads=tuple(uploads)) if erased else self
 
     def without_source_url(self) -> Self:
         return self if self.source_url is None else replace(self, source_url="")
@@ -401,12 +465,13 @@ class LiveJob:
         progress = change(self.progress, *args, **kwargs)
         return self if progress is self.progress else self._with_progress(progress)
 
-    def attempted(self, kind: DeliveryKind, *, attempts: int, error: str | None) -> Self:
-        """Return the value after an attempt of the round under way; unchanged if the delivery is no longer due."""
+    def attempted(self, kind: DeliveryKind, number: int, *, attempts: int, error: str | None) -> Self:
+        """Return the value after an attempt at the target ``number``; unchanged if the delivery is no longer due."""
         state = self.due_delivery(kind)
         if state is None:
             return self
-        state = replace(state, attempts=attempts, last_error=error, next_attempt_at=None)
+        target = state.targets[number].attempted(attempts=attempts, error=error)
+        state = replace(state.with_target(number, target), next_attempt_at=None)
         return self._with_progress(self.progress.with_round(kind, state))
 
     def _with_progress(self, progress: Progress) -> Self:

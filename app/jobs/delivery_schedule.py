@@ -71,9 +71,8 @@ class DeliverySchedule:
         with suppress(UnknownJob):
             live = self._store.get(job_id)
             for kind in DeliveryKind:
-                if (state := live.due_delivery(kind)) is not None:
-                    due = _Due(self._rounds.begins_at(state), next(self._numbers), job_id, kind)
-                    heapq.heappush(self._queue, due)
+                if (begins_at := self._rounds.begins_at(live, kind)) is not None:
+                    heapq.heappush(self._queue, _Due(begins_at, next(self._numbers), job_id, kind))
                     self._changed.set()
 
     def is_running(self, job_id: str) -> bool:
@@ -85,9 +84,9 @@ class DeliverySchedule:
         if self._closed or not self._store.knows(job_id):
             return False
         live = self._store.get(job_id)
-        states = [live.due_delivery(kind) for kind in DeliveryKind]
+        due = [self._rounds.begins_at(live, kind) for kind in DeliveryKind]
         now = self._service_clock.seconds
-        return any(state is not None and self._rounds.begins_at(state) <= now for state in states)
+        return any(begins_at is not None and begins_at <= now for begins_at in due)
 
     @property
     def running(self) -> int:

@@ -26,8 +26,13 @@ async def caught(step: Awaitable[None]) -> Exception | None:
 
 def log_failure(job: Job, error: Exception, message: str) -> None:
     """Log one line, followed by the traceback: at ERROR if the exception was not expected, else at DEBUG."""
-    logger.error("❌ %s %s failed: %s: %s", kind_of(job), job.id, type(error).__name__, message)
+    log_end(job, type(error).__name__, message)
     log_cause(error)
+
+
+def log_end(job: Job, error_type: str | None, message: str | None) -> None:
+    """Log that a job failed, whose causes have been logged."""
+    logger.error("❌ %s %s failed: %s: %s", kind_of(job), job.id, error_type, message)
 
 
 def log_cause(error: Exception) -> None:

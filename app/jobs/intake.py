@@ -119,13 +119,13 @@ class Intake:
             await self._store.forget(job_id)
         await shielded(asyncio.to_thread(self._spool.discard, job_id))
 
-    async def redeliver(self, job_id: str, upload: Upload | None) -> LiveJob:
-        """Deliver the stored result of an ended job again: to ``upload``, or to the URL that it was submitted with.
+    async def redeliver(self, job_id: str, uploads: tuple[Upload, ...]) -> LiveJob:
+        """Deliver the stored result of an ended job again: to ``uploads``, or where it was submitted for.
 
         Raises:
-            InvalidRequest: the job has no result or has not ended, or there is no URL that can still be used.
+            InvalidRequest: the job has no result or has not ended, or there is a URL that can't be used any longer.
         """
-        return await shielded(self._redeliver(job_id, upload))
+        return await shielded(self._redeliver(job_id, uploads))
 
     async def rename(self, job_id: str, name: str | None) -> LiveJob:
         """Give a job another name, or none, and return it."""
@@ -137,8 +137,8 @@ class Intake:
             self._runner.start(job.id)
         return admitted
 
-    async def _redeliver(self, job_id: str, upload: Upload | None) -> LiveJob:
-        live = await self._store.commit(job_id, transitions.redelivered, upload=upload, now=self._service_clock.now())
+    async def _redeliver(self, job_id: str, uploads: tuple[Upload, ...]) -> LiveJob:
+        live = await self._store.commit(job_id, transitions.redelivered, uploads=uploads, now=self._service_clock.now())
         await self._deliveries.stop(job_id)  # a running round reports the end before
         self._deliveries.add(job_id)
         return live

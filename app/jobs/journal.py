@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = """
     CREATE TABLE jobs (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL) STRICT;
     CREATE TABLE service_clock (one INTEGER PRIMARY KEY CHECK (one = 1), seconds REAL NOT NULL) STRICT;
@@ -147,17 +147,21 @@ class Journal:
         if version == 0:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT")
             sync_folder(self._path.parent)
-        elif version == 1:
-            self._upgrade_from_1(connection)
+        elif version < _VERSION:
+            self._upgrade(connection, version)
         connection.execute(_USAGE_SCHEMA)
 
-    def _upgrade_from_1(self, connection: sqlite3.Connection) -> None:
-        """Rewrite a journal of version 1, in one transaction."""
+    def _upgrade(self, connection: sqlite3.Connection, version: int) -> None:
+        """Rewrite a journal of an earlier version, in one transaction."""
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.execute("ALTER TABLE uptime RENAME TO service_clock")
+            if version == 1:
+                connection.execute("ALTER TABLE uptime RENAME TO service_clock")
             for number, entry in connection.execute("SELECT number, job FROM jobs").fetchall():
-                job = self._jobs.validate_python(_upgraded_from_1(json.loads(entry)))
+                members = json.loads(entry)
+                for upgraded in (_upgraded_from_1, _upgraded_from_2)[version - 1 :]:
+                    members = upgraded(members)
+                job = self._jobs.validate_python(members)
                 connection.execute("UPDATE jobs SET job = ? WHERE number = ?", (self._written(job), number))
             connection.execute(f"PRAGMA user_version={_VERSION}")
             connection.execute("COMMIT")
@@ -304,6 +308,20 @@ def _upgraded_from_1(entry: Any) -> Any:
     if renamed.get("status") == "processing" and not renamed.get("has_result"):
         renamed |= {"status": "queued", "started_at": None, "progress_percent": 0.0}
     return renamed
+
+
+def _upgraded_from_2(entry: Any) -> Any:
+    """Return an entry of version 2 with the lists of version 3: its jobs had at most one upload, and no targets."""
+    if not isinstance(entry, dict):
+        return entry
+    upload, entry = entry.get("upload"), {name: value for name, value in entry.items() if name != "upload"}
+    if isinstance(upload, dict):
+        entry["uploads"] = [{**upload, "format": upload.get("rendering", {}).get("format")}]
+    for name in ("delivery", "webhook_delivery"):
+        if isinstance(state := entry.get(name), dict):
+            target = {member: state[member] for member in ("status", "attempts", "last_error") if member in state}
+            entry[name] = {**state, "targets": [target]}
+    return entry
 
 
 _RENAMED_SINCE_1: Final = {

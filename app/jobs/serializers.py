@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.formats import Rendering
-    from app.domain.job import Delivery, Job, LiveJob
+    from app.domain.job import Delivery, Job, LiveJob, Target
     from app.domain.transcript import Segment, Transcript
     from app.jobs.estimate import Estimate
     from app.jobs.retention import Retention
@@ -144,8 +144,8 @@ def job_view(
         "diarize": job.options.diarization is not None or None,
         "processing_time": _rounded(job.processing_time) if job.has_result else None,
         "attempts": job.starts or None,
-        "delivery": _delivery_view(live.delivery(DeliveryKind.UPLOAD)),
-        "webhook": _delivery_view(live.delivery(DeliveryKind.WEBHOOK)),
+        "delivery": _uploads_view(job, live.delivery(DeliveryKind.UPLOAD)),
+        "webhook": _webhook_view(live.delivery(DeliveryKind.WEBHOOK)),
         "error": job.error,
         "error_type": job.error_type,
         "audio_available": job.has_recording or None,
@@ -160,14 +160,34 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _delivery_view(delivery: Delivery | None) -> dict[str, Any] | None:
+def _uploads_view(job: Job, delivery: Delivery | None) -> dict[str, Any] | None:
+    """Return the uploads of a job as one; several are also listed."""
     if delivery is None:
         return None
-    view: dict[str, Any] = {"status": delivery.status.value, "attempts": delivery.attempts}
-    for name in ("next_attempt_at", "last_error", "expires_at"):
-        if (value := getattr(delivery, name)) is not None:
-            view[name] = value
+    view = _delivery_view(delivery, next_attempt_at=delivery.next_attempt_at, expires_at=job.upload_expires_at)
+    if len(job.uploads) > 1:
+        view["uploads"] = [
+            {"format": upload.format.value, **_delivery_view(target, expires_at=upload.expires_at)}
+            for upload, target in zip(job.uploads, delivery.targets, strict=True)
+        ]
     return view
+
+
+def _webhook_view(delivery: Delivery | None) -> dict[str, Any] | None:
+    return None if delivery is None else _delivery_view(delivery, next_attempt_at=delivery.next_attempt_at)
+
+
+def _delivery_view(
+    state: Delivery | Target, *, next_attempt_at: float | None = None, expires_at: float | None = None
+) -> dict[str, Any]:
+    view = {
+        "status": state.status.value,
+        "attempts": state.attempts,
+        "next_attempt_at": next_attempt_at,
+        "last_error": state.last_error,
+        "expires_at": expires_at,
+    }
+    return {name: value for name, value in view.items() if value is not None}
 
 
 class JobViews:

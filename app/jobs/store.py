@@ -143,10 +143,12 @@ class JobStore:
             before, after = self._registry.update(job_id, LiveJob.progressed, change, *args, **kwargs)
             self._announce(before, after)
 
-    def report_attempt(self, job_id: str, kind: DeliveryKind, *, attempts: int, error: str | None) -> None:
-        """Show the attempts of a delivery, including the round under way, in memory only."""
+    def report_attempt(self, job_id: str, kind: DeliveryKind, number: int, *, attempts: int, error: str | None) -> None:
+        """Show the attempts at a target of a delivery, including the round under way, in memory only."""
         with suppress(UnknownJob):
-            before, after = self._registry.update(job_id, LiveJob.attempted, kind, attempts=attempts, error=error)
+            before, after = self._registry.update(
+                job_id, LiveJob.attempted, kind, number, attempts=attempts, error=error
+            )
             self._announce(before, after)
 
     def release_key(self, job_id: str) -> None:

@@ -62,11 +62,8 @@ class Sweeper:
         if is_over and not self._runner.is_running(job.id):
             await self._intake.forget(job.id)
         elif _has_expired_url(job, now=time.time()):
-            await self._store.commit(job.id, transitions.upload_url_erased)
+            await self._store.commit(job.id, transitions.expired_urls_erased, now=time.time())
 
 
 def _has_expired_url(job: Job, *, now: float) -> bool:
-    upload = job.upload
-    if upload is None or not job.is_settled or not upload.is_kept:
-        return False
-    return upload.expires_at is not None and upload.expires_at <= now
+    return job.is_settled and any(upload.is_kept and upload.has_expired(now=now) for upload in job.uploads)

@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from app.domain.errors import InvalidRequest
-from app.domain.job import Delivery, DeliveryKind, JobStatus, LiveJob
+from app.domain.errors import DeliveryFailed, InvalidRequest
+from app.domain.job import Delivery, DeliveryKind, DeliveryStatus, JobStatus, LiveJob, Target
 from app.domain.redaction import without_queries
 from app.jobs.serializers import job_view, to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from app.domain.job import Job, Upload
     from app.domain.transcript import Transcript
     from app.jobs.retention import Retention
@@ -50,12 +52,10 @@ def model_replaced(live: LiveJob, *, name: str) -> Job:
     return replace(job, model=name, options=options, warnings=(*job.warnings, warning))
 
 
-def upload_replaced(live: LiveJob, *, upload: Upload | None) -> Job:
-    """Use the upload URL of a replayed request, unless the upload has begun."""
+def uploads_replaced(live: LiveJob, *, uploads: tuple[Upload, ...]) -> Job:
+    """Use the upload URLs of a replayed request, unless the upload has begun."""
     job = live.job
-    if upload is None or job.upload is None or job.upload_has_begun:
-        return job
-    return replace(job, upload=upload, delivery=Delivery(expires_at=upload.expires_at))
+    return job if not uploads or job.upload_has_begun else replace(job, uploads=uploads)
 
 
 def result_stored(
@@ -76,9 +76,9 @@ def result_stored(
         processing_time=processing_time,
         warnings=(*job.warnings, *transcript.warnings),
     )
-    if job.upload is None:
+    if not job.uploads:
         return _ended(job, JobStatus.COMPLETED, now=now, retention=retention)
-    return replace(job, delivery=_due(now, expires_at=job.upload.expires_at))
+    return replace(job, delivery=_due(now, targets=_targets_left(job)))
 
 
 # The end.
@@ -89,7 +89,7 @@ def cancelled(live: LiveJob, *, now: Moment, retention: Retention) -> Job:
     if not live.job.is_active:
         return live.job
     state = live.delivery(DeliveryKind.UPLOAD)
-    job = _with_progress(live).without_upload_url().without_source_url()
+    job = _with_progress(live).without_upload_urls().without_source_url()
     job = replace(job, delivery=state and state.given_up("The job was cancelled."))
     return _ended(job, JobStatus.CANCELLED, now=now, retention=retention)
 
@@ -99,8 +99,8 @@ def failed(live: LiveJob, error: Exception, *, now: Moment, retention: Retention
     if not live.job.is_active:
         return live.job
     job = _with_progress(live)
-    job = replace(job, delivery=job.delivery and _due(now, expires_at=job.delivery.expires_at))
-    return _failed(job, error, now=now, retention=retention)
+    job = replace(job, delivery=job.delivery and _due(now, targets=_targets_left(job)))
+    return _failed(job, message_of(error), type(error).__name__, now=now, retention=retention)
 
 
 # At any time.
@@ -114,55 +114,67 @@ def renamed(live: LiveJob, *, name: str | None) -> Job:
 # Deliveries.
 
 
-def round_postponed(live: LiveJob, kind: DeliveryKind, *, error: str, next_round: Moment, will_be_tried: bool) -> Job:
-    """Record a round that failed for a passing reason, and when the next one is due."""
+def round_postponed(
+    live: LiveJob, kind: DeliveryKind, *, errors: Mapping[int, str], next_round: Moment, will_be_tried: bool
+) -> Job:
+    """Record a round that failed at some targets for a passing reason, by their numbers, and when the next is due."""
     state = live.due_delivery(kind)
     if state is None:
         return live.job
+    for number, error in errors.items():
+        state = state.with_target(number, replace(state.targets[number], last_error=error))
     later = replace(
         state,
         rounds=state.rounds + 1,
         next_round=next_round.service_seconds,
         next_attempt_at=next_round.unix if will_be_tried else None,
-        last_error=error,
     )
     return live.job.with_delivery(kind, later)
 
 
-def delivered(live: LiveJob, kind: DeliveryKind, *, now: Moment, retention: Retention) -> Job:
-    """Record a delivery that arrived. A result that arrived completes its job."""
+def delivered(live: LiveJob, kind: DeliveryKind, number: int, *, now: Moment, retention: Retention) -> Job:
+    """Record that the target ``number`` has received its content. A result with no target left ends its job."""
     state = live.due_delivery(kind)
     if state is None:
         return live.job
-    job = live.job.with_delivery(kind, state.delivered())
+    job = live.job.with_delivery(kind, state.with_target(number, state.targets[number].delivered()))
     if kind is DeliveryKind.WEBHOOK:
         return _without_event(job)
-    job = job.without_upload_url()
-    return _ended(job, JobStatus.COMPLETED, now=now, retention=retention) if job.is_active else job
+    return _uploaded(job.without_upload_urls([number]), now=now, retention=retention)
 
 
 def delivery_given_up(
-    live: LiveJob, kind: DeliveryKind, error: Exception, *, url_expired: bool, now: Moment, retention: Retention
+    live: LiveJob,
+    kind: DeliveryKind,
+    number: int,
+    error: Exception,
+    *,
+    url_expired: bool,
+    now: Moment,
+    retention: Retention,
 ) -> Job:
-    """Record a delivery that will not be tried again. A result that can't be delivered fails its job."""
+    """Record that the target ``number`` will not be tried again. A result that can't be delivered fails its job."""
     state = live.due_delivery(kind)
     if state is None:
         return live.job
-    job = live.job.with_delivery(kind, state.given_up(message_of(error)))
+    job = live.job.with_delivery(kind, state.with_target(number, state.targets[number].given_up(message_of(error))))
     if kind is DeliveryKind.WEBHOOK:
         return _without_event(job)
     if url_expired or not job.has_result:  # nothing will be delivered there again
-        job = job.without_upload_url()
-    return _failed(job, error, now=now, retention=retention) if job.is_active else job
+        job = job.without_upload_urls([number])
+    return _uploaded(job, type(error).__name__, now=now, retention=retention)
 
 
-def redelivered(live: LiveJob, *, upload: Upload | None, now: Moment) -> Job:
-    """Make the stored result of an ended job due again: at ``upload``, or at the URL that it was submitted with.
+def redelivered(live: LiveJob, *, uploads: tuple[Upload, ...], now: Moment) -> Job:
+    """Make the stored result of an ended job due again.
+
+    It goes to all of ``uploads``. Without any, it goes to those URLs that it was submitted with and has not arrived
+    at, or to all of them if it has arrived everywhere.
 
     Raises:
-        InvalidRequest: the job has no result or has not ended, or there is no URL that can still be used.
+        InvalidRequest: the job has no result or has not ended, or there is a URL that can't be used any longer.
     """
-    job, chosen = live.job, upload or live.job.upload
+    job = live.job
     if job.is_active:
         raise InvalidRequest(
             f"Job {job.id} has not ended: wait until its status is completed or failed, then try again.",
@@ -172,14 +184,12 @@ def redelivered(live: LiveJob, *, upload: Upload | None, now: Moment) -> Job:
         raise InvalidRequest(f"Job {job.id} was cancelled: submit it again.", code="job_cancelled")
     if not job.has_result:
         raise InvalidRequest(f"Job {job.id} has no result to deliver: submit it again.", code="no_result")
-    if chosen is None or not chosen.is_kept or (chosen.expires_at is not None and chosen.expires_at <= now.unix):
-        raise InvalidRequest(
-            "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "
-            '{"upload_presigned_url": "https://…"}.',
-            param="upload_presigned_url",
-        )
-    job = job.moved_to(JobStatus.PROCESSING, at=now.unix)
-    return replace(job, upload=chosen, delivery=_due(now, expires_at=chosen.expires_at), webhook_delivery=None)
+    state = _due(now, targets=new_targets(uploads) if uploads else _targets_left(job))
+    job = replace(job, uploads=uploads or job.uploads, delivery=state, webhook_delivery=None)
+    due = [job.uploads[number] for number in state.pending] if job.uploads else []
+    if not due or any(not upload.is_kept or upload.has_expired(now=now.unix) for upload in due):
+        raise _needs_fresh_urls(len(job.uploads))
+    return job.moved_to(JobStatus.PROCESSING, at=now.unix)
 
 
 def edited(live: LiveJob, *, at: float | None) -> Job:
@@ -188,8 +198,10 @@ def edited(live: LiveJob, *, at: float | None) -> Job:
     return job if job.edited_at == at else replace(job, edited_at=at)
 
 
-def upload_url_erased(live: LiveJob) -> Job:
-    return live.job.without_upload_url()
+def expired_urls_erased(live: LiveJob, *, now: float) -> Job:
+    """Erase the upload URLs that have expired at Unix time ``now``."""
+    uploads = live.job.uploads
+    return live.job.without_upload_urls([n for n, upload in enumerate(uploads) if upload.has_expired(now=now)])
 
 
 def message_of(error: Exception) -> str:
@@ -208,8 +220,18 @@ def _with_progress(live: LiveJob) -> Job:
     )
 
 
-def _failed(job: Job, error: Exception, *, now: Moment, retention: Retention) -> Job:
-    job = replace(job.without_source_url(), error=message_of(error), error_type=type(error).__name__)
+def _uploaded(job: Job, error_type: str = DeliveryFailed.__name__, *, now: Moment, retention: Retention) -> Job:
+    """End a job whose result has arrived at its last target, or has been given up there; else change nothing."""
+    state = job.delivery
+    if not job.is_active or state is None or state.pending:
+        return job
+    if state.status is DeliveryStatus.DELIVERED:
+        return _ended(job, JobStatus.COMPLETED, now=now, retention=retention)
+    return _failed(job, state.last_error, error_type, now=now, retention=retention)
+
+
+def _failed(job: Job, error: str | None, error_type: str, *, now: Moment, retention: Retention) -> Job:
+    job = replace(job.without_source_url(), error=error, error_type=error_type)
     return _ended(job, JobStatus.FAILED, now=now, retention=retention)
 
 
@@ -225,8 +247,40 @@ def _ended(job: Job, status: JobStatus, *, now: Moment, retention: Retention) ->
     return replace(job, webhook=webhook, webhook_delivery=_due(now))
 
 
-def _due(now: Moment, *, expires_at: float | None = None) -> Delivery:
-    return Delivery(since=now.service_seconds, next_round=now.service_seconds, expires_at=expires_at)
+def new_targets(uploads: Sequence[Upload]) -> tuple[Target, ...]:
+    """Return the targets of uploads that have not been tried."""
+    return (Target(),) * len(uploads)
+
+
+def _targets_left(job: Job) -> tuple[Target, ...]:
+    """Return the targets of a job to be delivered from the start, except where its result has arrived before.
+
+    If it has arrived everywhere, it goes everywhere again.
+    """
+    before = new_targets(job.uploads) if job.delivery is None else job.delivery.targets
+    arrived = [target.status is DeliveryStatus.DELIVERED for target in before]
+    return tuple(
+        target if has_arrived and not all(arrived) else Target()
+        for target, has_arrived in zip(before, arrived, strict=True)
+    )
+
+
+def _needs_fresh_urls(number: int) -> InvalidRequest:
+    if number > 1:
+        message = (
+            "A URL that this job was submitted with is no longer kept or has expired: send fresh ones for all "
+            f'{number} uploads as {{"upload_presigned_url": ["https://…", …]}}, in the order of `delivery.uploads`.'
+        )
+    else:
+        message = (
+            "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "
+            '{"upload_presigned_url": "https://…"}.'
+        )
+    return InvalidRequest(message, param="upload_presigned_url")
+
+
+def _due(now: Moment, *, targets: tuple[Target, ...] = (Target(),)) -> Delivery:
+    return Delivery(targets=targets, since=now.service_seconds, next_round=now.service_seconds)
 
 
 def _without_event(job: Job) -> Job:

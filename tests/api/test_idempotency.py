@@ -114,8 +114,7 @@ async def test_replay_during_the_upload_changes_nothing(tmp_path: Path, model: W
         await submit(
             running, samples / "hello.wav", "one", upload_presigned_url=target.url("/bucket/key?Signature=second")
         )
-        upload = running.service.jobs.store.get(job_id).job.upload
-        assert upload is not None
+        (upload,) = running.service.jobs.store.get(job_id).job.uploads
         assert upload.url.endswith("first")
         await running.client.delete(f"/v1/jobs/{job_id}")
 

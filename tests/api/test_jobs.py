@@ -205,8 +205,7 @@ async def test_cancelled_job_uploads_nothing(running: Running, store: LocalS3, s
     assert job["delivery"].items() >= {"status": "failed", "last_error": "The job was cancelled."}.items()
     assert "next_attempt_at" not in job["delivery"]
     assert "error" not in job
-    upload = running.service.jobs.store.get(job_id).job.upload
-    assert upload is not None
+    (upload,) = running.service.jobs.store.get(job_id).job.uploads
     assert not upload.is_kept
 
 

@@ -119,7 +119,8 @@ async def test_invalid_body_is_rejected_and_changes_nothing(running: Running, sa
     job_id = await stored(running, samples)
     before = await running.job(job_id)
     url, headers = "upload_presigned_url", "upload_headers"
-    not_a_string = "`upload_presigned_url` must be a string."
+    not_a_string = "`upload_presigned_url` must be a string, or an array of strings."
+    not_one = "`upload_presigned_url` must have a URL for each upload of the job, 1 in all (document), got {}."
     not_strings = '`upload_headers` must be a JSON object of strings, such as {"key": "value"}.'
     allowed = "https://b.example/k"
     cases: list[tuple[Any, str, str | None]] = [
@@ -136,7 +137,9 @@ async def test_invalid_body_is_rejected_and_changes_nothing(running: Running, sa
         ({}, NEEDS_FRESH_URL, url),
         ({url: None}, NEEDS_FRESH_URL, url),
         ({url: 7}, not_a_string, url),
-        ({url: [allowed]}, not_a_string, url),
+        ({url: [allowed, 7]}, not_a_string, url),
+        ({url: []}, not_one.format(0), url),
+        ({url: [allowed, f"{allowed}2"]}, not_one.format(2), url),
         ({url: {"href": allowed}}, not_a_string, url),
         ({url: allowed, headers: "x-amz-meta-a: b"}, not_strings, headers),
         ({url: allowed, headers: ["x-amz-meta-a"]}, not_strings, headers),

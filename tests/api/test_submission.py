@@ -62,9 +62,9 @@ def test_file_alone_has_the_defaults() -> None:
     assert submission.rendering.format is ResponseFormat.JSON
     assert submission.rendering.granularities == {SEGMENT}
     assert submission.synchronous
-    assert (submission.source_url, submission.upload, submission.metadata, submission.warnings) == (
+    assert (submission.source_url, submission.uploads, submission.metadata, submission.warnings) == (
         None,
-        None,
+        (),
         None,
         (),
     )
@@ -283,8 +283,7 @@ def test_source_url_has_three_names(name: str) -> None:
 def test_json_escaped_url_is_decoded() -> None:
     escaped = URL.replace("&", "\\u0026").replace("/", "\\/")
     assert read(file=False, s3_presigned_url=escaped).source_url == URL
-    upload = read(upload_presigned_url=escaped).upload
-    assert upload is not None
+    (upload,) = read(upload_presigned_url=escaped).uploads
     assert upload.url == URL
 
 
@@ -326,12 +325,10 @@ def test_allowed_host_may_be_private_and_use_http() -> None:
 def test_upload_url_makes_a_job_that_uploads_a_document() -> None:
     submission = read(upload_presigned_url=URL, timestamp_granularities="word")
     assert not submission.synchronous
-    assert submission.upload is not None
-    assert submission.upload.url == URL
-    assert submission.upload.headers == ()
-    assert submission.upload.expires_at == 4102444800
-    assert submission.upload.rendering.format is ResponseFormat.DOCUMENT
-    assert submission.upload.rendering.granularities == {WORD}
+    (upload,) = submission.uploads
+    assert (upload.url, upload.headers, upload.expires_at) == (URL, (), 4102444800)
+    assert upload.format is ResponseFormat.DOCUMENT
+    assert submission.rendering.granularities == {WORD}
 
 
 @pytest.mark.parametrize(
@@ -340,17 +337,15 @@ def test_upload_url_makes_a_job_that_uploads_a_document() -> None:
     + [(plain, plain) for plain in ("text", "srt", "vtt", "lrc", "tsv", "rttm")],
 )
 def test_upload_has_the_response_format_if_that_is_plain_text(response_format: str, uploaded: str) -> None:
-    upload = read(upload_presigned_url=URL, response_format=response_format).upload
-    assert upload is not None
-    assert upload.rendering.format == uploaded
+    (upload,) = read(upload_presigned_url=URL, response_format=response_format).uploads
+    assert upload.format == uploaded
 
 
 @pytest.mark.parametrize("upload_format", sorted(ResponseFormat))
 def test_upload_format_overrides_the_response_format(upload_format: ResponseFormat) -> None:
     form = {"upload_presigned_url": URL, "response_format": "srt", "upload_format": upload_format.value}
-    upload = read_form({**form, "multichannel": "true"}).upload
-    assert upload is not None
-    assert upload.rendering.format is upload_format
+    (upload,) = read_form({**form, "multichannel": "true"}).uploads
+    assert upload.format is upload_format
 
 
 @pytest.mark.parametrize(
@@ -361,8 +356,7 @@ def test_upload_format_overrides_the_response_format(upload_format: ResponseForm
     ],
 )
 def test_upload_headers_are_parsed_in_either_spelling(fields: dict[str, Values]) -> None:
-    upload = read_form({"upload_presigned_url": URL, **fields}).upload
-    assert upload is not None
+    (upload,) = read_form({"upload_presigned_url": URL, **fields}).uploads
     assert upload.headers == (("Content-Type", "application/json"), ("x-a", "b"))
 
 
@@ -384,15 +378,14 @@ def test_upload_that_cannot_succeed_is_rejected(fields: dict[str, str], param: s
 
 def test_upload_expires_with_its_url() -> None:
     soon = round(time.time()) + 60
-    upload = read(upload_presigned_url=URL.replace("4102444800", str(soon))).upload
-    assert upload is not None
+    (upload,) = read(upload_presigned_url=URL.replace("4102444800", str(soon))).uploads
     assert upload.expires_at == soon
 
 
 def test_stored_output_makes_a_job_without_upload() -> None:
     submission = read(stored_output="true")
     assert not submission.synchronous
-    assert submission.upload is None
+    assert submission.uploads == ()
     assert read(stored_output="false").synchronous
 
 
@@ -401,10 +394,10 @@ def test_stored_output_makes_a_job_without_upload() -> None:
 
 def test_webhook_url_makes_a_job_with_or_without_upload() -> None:
     alone = read(webhook_url="https://a.example/hook?token=x")
-    assert (alone.synchronous, alone.upload, alone.webhook_url) == (False, None, "https://a.example/hook?token=x")
+    assert (alone.synchronous, alone.uploads, alone.webhook_url) == (False, (), "https://a.example/hook?token=x")
     both = read(webhook_url="http://minio.local:9000/hook", upload_presigned_url=URL)
     assert both.webhook_url == "http://minio.local:9000/hook"
-    assert both.upload is not None
+    assert len(both.uploads) == 1
     assert read(upload_presigned_url=URL).webhook_url is None
 
 
@@ -428,34 +421,29 @@ def test_webhook_url_follows_the_url_rules(url: str) -> None:
 # The URL of a redelivery.
 
 
-def fresh_upload(body: bytes, *, rendering: Rendering | None = None) -> Upload | None:
-    """Return the upload of a redelivery, for a job whose first upload, if any, had ``rendering``."""
-    upload = Upload(url="", rendering=rendering) if rendering else None
+def fresh_uploads(body: bytes, *formats: ResponseFormat) -> tuple[Upload, ...]:
+    """Return the uploads of a redelivery, for a job whose first uploads had ``formats``."""
     job = Job(
         id="4f0c",
         accepted_at=1.0,
         model="small",
         options=TranscriptionOptions(),
         rendering=Rendering(format=ResponseFormat.SRT),
-        upload=upload,
+        uploads=tuple(Upload(url="", format=chosen) for chosen in formats),
     )
-    return reader(signs=False).fresh_upload(body, job)
+    return reader(signs=False).uploads.fresh(body, job)
 
 
 @pytest.mark.parametrize("body", [b"", b" \n", b"{}", b'{"upload_presigned_url": null}', b'{"other": 1}'])
 def test_redelivery_without_a_url_uses_the_stored_one(body: bytes) -> None:
-    assert fresh_upload(body, rendering=Rendering()) is None
+    assert fresh_uploads(body, ResponseFormat.JSON) == ()
 
 
 def test_fresh_url_gets_the_format_of_the_first_upload() -> None:
     body = json.dumps({"upload_presigned_url": URL.replace("&", "\\u0026"), "upload_headers": {"x-a": "b"}}).encode()
-    rendering = Rendering(format=ResponseFormat.VTT)
-    assert fresh_upload(body, rendering=rendering) == Upload(
-        url=URL, headers=(("x-a", "b"),), rendering=rendering, expires_at=4102444800
-    )
-    without = fresh_upload(body)
-    assert without is not None
-    assert without.rendering.format is ResponseFormat.SRT
+    for formats, chosen in (((ResponseFormat.VTT,), ResponseFormat.VTT), ((), ResponseFormat.SRT)):
+        expected = Upload(url=URL, headers=(("x-a", "b"),), format=chosen, expires_at=4102444800)
+        assert fresh_uploads(body, *formats) == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -476,7 +464,7 @@ def test_fresh_url_gets_the_format_of_the_first_upload() -> None:
 )
 def test_redelivery_that_cannot_succeed_is_rejected(body: bytes, param: str | None) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        fresh_upload(body, rendering=Rendering())
+        fresh_uploads(body, ResponseFormat.JSON)
     assert caught.value.param == param
     assert "secret" not in str(caught.value)
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.errors import IllegalTransition
-from app.domain.formats import Rendering
-from app.domain.job import Delivery, DeliveryKind, Job, JobStatus, LiveJob, Phrase, Progress, Upload
+from app.domain.formats import Rendering, ResponseFormat
+from app.domain.job import Delivery, DeliveryKind, Job, JobStatus, LiveJob, Phrase, Progress, Target, Upload
 from app.domain.transcript import TranscriptionOptions
 from tests.domain.strategies import unhurried
 
@@ -42,10 +42,12 @@ def a_job(status: JobStatus = QUEUED) -> Job:
         options=TranscriptionOptions(),
         rendering=Rendering(),
         source_url="https://bucket.example/audio?X-Amz-Signature=secret",
-        upload=Upload(
-            url="https://bucket.example/key?X-Amz-Signature=secret",
-            headers=(("x-amz-meta-token", "secret"),),
-            rendering=Rendering(),
+        uploads=(
+            Upload(
+                url="https://bucket.example/key?X-Amz-Signature=secret",
+                headers=(("x-amz-meta-token", "secret"),),
+                format=ResponseFormat.JSON,
+            ),
         ),
         status=status,
     )
@@ -133,17 +135,22 @@ def test_progress_after_the_result_is_ignored() -> None:
 
 
 def test_attempts_of_the_round_under_way_are_shown_until_its_outcome_is_committed() -> None:
-    due = replace(a_job(PROCESSING), has_result=True, delivery=Delivery(attempts=3, rounds=1, next_attempt_at=5.0))
-    live = LiveJob(due).attempted(UPLOAD, attempts=4, error="HTTP 503")
-    assert live.delivery(UPLOAD) == Delivery(attempts=4, rounds=1, last_error="HTTP 503")
+    tried = Target(attempts=4, last_error="HTTP 503")
+    due = replace(
+        a_job(PROCESSING),
+        has_result=True,
+        delivery=Delivery(targets=(Target(attempts=3),), rounds=1, next_attempt_at=5.0),
+    )
+    live = LiveJob(due).attempted(UPLOAD, 0, attempts=4, error="HTTP 503")
+    assert live.delivery(UPLOAD) == Delivery(targets=(tried,), rounds=1)
     assert live.job == due
-    committed = live.with_job(due.with_delivery(UPLOAD, Delivery(attempts=4, rounds=2)))
-    assert committed.delivery(UPLOAD) == Delivery(attempts=4, rounds=2)
+    committed = live.with_job(due.with_delivery(UPLOAD, Delivery(targets=(tried,), rounds=2)))
+    assert committed.delivery(UPLOAD) == Delivery(targets=(tried,), rounds=2)
 
 
 def test_attempt_of_a_delivery_that_is_no_longer_due_is_ignored() -> None:
     live = LiveJob(a_job(CANCELLED))
-    assert live.attempted(UPLOAD, attempts=1, error=None) is live
+    assert live.attempted(UPLOAD, 0, attempts=1, error=None) is live
 
 
 def test_every_change_has_its_revision() -> None:

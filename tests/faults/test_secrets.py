@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from app.domain.errors import DiskFull
-from app.domain.formats import Rendering
+from app.domain.formats import ResponseFormat
 from app.domain.job import Upload
 from app.jobs.journal import Journal
 from app.jobs.service_clock import ServiceClock
@@ -163,7 +163,7 @@ def test_unreadable_journal_is_reported_without_its_secrets(tmp_path: Path, styl
     with in_journal(tmp_path / "data") as journal:
         asyncio.run(journal.write(a_job_with(secrets)))
     with closing(sqlite3.connect(tmp_path / "data" / "journal.sqlite3")) as database:
-        database.execute("UPDATE jobs SET job = json_remove(job, '$.upload.rendering')")
+        database.execute("UPDATE jobs SET job = json_remove(job, '$.uploads[0].format')")
         database.commit()
     assert secrets.hits_below(tmp_path / "data")
     output = refused_start(tmp_path, DATA_DIR="data", LOG_FORMAT=style, LOG_LEVEL="DEBUG")
@@ -188,11 +188,11 @@ def in_journal(folder: Path) -> Iterator[Journal]:
 def a_job_with(secrets: Secrets) -> Job:
     url = f"https://b.example/key?X-Amz-Signature={secrets.make('signature')}"
     headers = (("x-pass", secrets.make("header")),)
-    return a_job(upload=Upload(url=url, headers=headers, rendering=Rendering()))
+    return a_job(uploads=(Upload(url=url, headers=headers, format=ResponseFormat.JSON),))
 
 
 def without_upload(job: Job) -> Job:
-    return replace(job, upload=job.upload and job.upload.erased())
+    return job.without_upload_urls()
 
 
 def test_secrets_erased_before_a_crash_vanish_after_the_restart(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from app.delivery.client import open_client
 from app.delivery.retry import RetryPolicy, RoundSchedule
 from app.domain.access import AllowedHosts, WebhookSecret
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, Job, JobStatus, Upload
+from app.domain.job import Delivery, Job, JobStatus, Target, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
 from app.jobs.retention import Retention
@@ -65,7 +65,12 @@ SECRET: Final = WebhookSecret.parse("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhY
 
 def upload_to(url: str, response_format: ResponseFormat = ResponseFormat.DOCUMENT) -> dict[str, Any]:
     """Return the fields of a job whose result is to be uploaded to ``url``."""
-    return {"upload": Upload(url=url, rendering=Rendering(format=response_format)), "delivery": Delivery()}
+    return {"uploads": (Upload(url=url, format=response_format),), "delivery": Delivery()}
+
+
+def one_target(*, rounds: int = 0, next_attempt_at: float | None = None, **target: Any) -> Delivery:
+    """Return the state of a delivery to one URL, whose ``Target`` has the other values."""
+    return Delivery(targets=(Target(**target),), rounds=rounds, next_attempt_at=next_attempt_at)
 
 
 class RecordingRegistry(Registry):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from app.domain.errors import InvalidRequest, UndecodableAudio
-from app.domain.formats import Rendering, ResponseFormat
+from app.domain.formats import ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.jobs.journal import Journal
 from app.service import DELIVERIES
@@ -42,7 +42,7 @@ PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
 DAY: Final = 86_400.0
 #: The Unix time at which the service_clock of these tests is 0.
 START: Final = 1_790_000_000.0
-DOCUMENT: Final = Rendering(format=ResponseFormat.DOCUMENT)
+DOCUMENT: Final = ResponseFormat.DOCUMENT
 
 
 def a_days_rig(root: Path, **changes: Any) -> AbstractAsyncContextManager[Rig]:
@@ -59,7 +59,7 @@ def journalled(root: Path, service_clock: FakeServiceClock) -> Journal:
 
 def expiring(url: str, *, at: float) -> dict[str, Any]:
     """Return the fields of a job whose upload URL expires at ``at``."""
-    return {"upload": Upload(url=url, rendering=DOCUMENT, expires_at=at), "delivery": Delivery(expires_at=at)}
+    return {"uploads": (Upload(url=url, format=DOCUMENT, expires_at=at),), "delivery": Delivery()}
 
 
 def notifying(url: str) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def webhook_delivery_of(job: Job) -> Delivery:
 
 
 def url_of(job: Job) -> str:
-    assert job.upload is not None
-    return job.upload.url
+    (upload,) = job.uploads
+    return upload.url
 
 
 def held(event: asyncio.Event, status: int = 200) -> Behaviour:
@@ -371,7 +371,7 @@ async def test_second_end_during_a_webhook_round_is_sent_too(tmp_path: Path, sta
     ):
         job = await rig.submit(**upload_to(target.url()), **notifying(hook.url()))
         await eventually(lambda: len(hook.requests) == 1)
-        await rig.intake.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+        await rig.intake.redeliver(job.id, (Upload(url=target.url("/fresh"), format=DOCUMENT),))
         await eventually(lambda: rig.now(job).status is COMPLETED)
         heard.set()
         now = await rig.ended(job)
@@ -390,7 +390,7 @@ async def test_webhook_url_is_kept_while_the_job_may_end_again(tmp_path: Path) -
         assert (await rig.ended(job)).webhook == Webhook(
             url=hook.url(), event_id=hook.requests[0].headers["webhook-id"]
         )
-        await rig.intake.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, ())
         now = await rig.ended(job)
     assert now.webhook is not None
     assert (now.webhook.url, now.webhook.body) == ("", "")
@@ -577,7 +577,7 @@ async def test_result_can_be_redelivered_elsewhere_after_giving_up(tmp_path: Pat
             cause = f"HTTP 503 (attempt 1/1) to {target.url('/key')}"
             assert now.error == f"{cause}; given up after {attempts} attempts in {attempts} rounds"
             assert target.connections == attempts
-            again = await rig.intake.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            again = await rig.intake.redeliver(job.id, (Upload(url=other.url("/fresh"), format=DOCUMENT),))
             assert (again.status, again.phrase) == (PROCESSING, "Uploading results")
             now = await rig.ended(job)
             assert (now.status, now.error, now.error_type) == (COMPLETED, None, None)
@@ -600,9 +600,9 @@ async def test_url_that_expired_during_downtime_needs_a_fresh_one(tmp_path: Path
             assert (now.error or "").startswith("upload_presigned_url expired at 2026-09-21 16:13:20 UTC: sign a new ")
             assert target.connections == 1
             with pytest.raises(InvalidRequest, match="send a fresh one as"):
-                await rig.intake.redeliver(job.id, None)
+                await rig.intake.redeliver(job.id, ())
             assert rig.now(job) == now
-            await rig.intake.redeliver(job.id, Upload(url=other.url("/fresh"), rendering=DOCUMENT))
+            await rig.intake.redeliver(job.id, (Upload(url=other.url("/fresh"), format=DOCUMENT),))
             now = await rig.ended(job)
             assert (now.status, now.error, url_of(now)) == (COMPLETED, None, "")
             assert rig.transcriber.calls == []
@@ -625,9 +625,9 @@ async def test_failed_redelivery_can_be_repeated(tmp_path: Path) -> None:
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(403), answer(200)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         assert (await rig.ended(job)).status is FAILED
-        await rig.intake.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, ())
         assert (await rig.ended(job)).status is FAILED
-        await rig.intake.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, ())
         now = await rig.ended(job)
     assert (now.status, now.error, target.connections) == (COMPLETED, None, 3)
     assert rig.registry.statuses(job.id) == [QUEUED, PROCESSING, FAILED, PROCESSING, FAILED, PROCESSING, COMPLETED]
@@ -640,7 +640,7 @@ async def test_redelivery_has_its_own_maximum_age(tmp_path: Path) -> None:
         await rig.put_off(job, rounds=1)
         rig.service_clock.advance(DAY)
         assert (await rig.ended(job)).status is FAILED
-        await rig.intake.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, ())
         state = delivery_of(await rig.put_off(job, rounds=1))
         assert (state.status, state.attempts, state.next_attempt_at) == (PENDING, 1, START + DAY + 30)
 
@@ -649,10 +649,10 @@ async def test_redelivery_that_is_cancelled_stays_cancelled(tmp_path: Path) -> N
     async with a_days_rig(tmp_path) as rig, fault_server(answer(403), answer(503)) as target:
         job = await rig.submit(**upload_to(target.url("/key")))
         assert (await rig.ended(job)).status is FAILED
-        await rig.intake.redeliver(job.id, None)
+        await rig.intake.redeliver(job.id, ())
         await rig.put_off(job, rounds=1)
         assert (await rig.intake.cancel(job.id)).status is CANCELLED
         with pytest.raises(InvalidRequest, match="was cancelled: submit it again"):
-            await rig.intake.redeliver(job.id, Upload(url=target.url("/fresh"), rendering=DOCUMENT))
+            await rig.intake.redeliver(job.id, (Upload(url=target.url("/fresh"), format=DOCUMENT),))
         rig.service_clock.advance(DAY)
         await nothing_begins(rig)

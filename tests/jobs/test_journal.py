@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import DiskFull, JournalFailed, ServiceError
-from app.domain.formats import Rendering
+from app.domain.formats import ResponseFormat
 from app.domain.job import Delivery, Job, JobStatus, Upload, Webhook
 from app.domain.usage import Usage, UsageKey
 from app.jobs.journal import Journal
@@ -232,7 +232,7 @@ def test_deleted_job_is_gone_and_the_others_stay(path: Path) -> None:
 
 def test_acknowledged_changes_survive_a_crash(path: Path, tmp_path: Path) -> None:
     """The files as they are while the journal is open, without anything that closing does."""
-    jobs = [a_job(upload=Upload(url="https://b.example/k", rendering=Rendering())) for _ in range(20)]
+    jobs = [a_job(uploads=(Upload(url="https://b.example/k", format=ResponseFormat.JSON),)) for _ in range(20)]
     crashed = tmp_path / "crashed"
     with opened(path, FakeServiceClock(41.0)) as (journal, _):
         write(journal, *jobs)
@@ -325,14 +325,14 @@ def test_journal_of_a_later_version_is_left_alone(path: Path) -> None:
     with opened(path) as (journal, _):
         write(journal, job)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=3")
+        connection.execute("PRAGMA user_version=4")
     assert refusal(path) == (
         f"The journal {path} was written by a later version of this service: start that version, or use another "
         "DATA_DIR."
     )
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
-        connection.execute("PRAGMA user_version=2")
+        connection.execute("PRAGMA user_version=3")
     assert found_in(path) == [job]
 
 
@@ -445,14 +445,14 @@ def a_secretive_job(size: int) -> Job:
     secret = f"https://b.example/k?{SECRET * (1 + size // len(SECRET))}"
     return a_job(
         source_url=secret,
-        upload=Upload(url=secret, headers=(("x-amz-meta", secret),), rendering=Rendering()),
+        uploads=(Upload(url=secret, headers=(("x-amz-meta", secret),), format=ResponseFormat.JSON),),
         webhook=Webhook(url=secret),
         delivery=Delivery(),
     )
 
 
 def without_secrets(job: Job) -> Job:
-    return replace(job, source_url="", upload=job.upload and job.upload.erased(), webhook=Webhook(url=""))
+    return replace(job.without_upload_urls(), source_url="", webhook=Webhook(url=""))
 
 
 def test_erased_secret_is_soon_gone_from_all_files(path: Path, tmp_path: Path) -> None:

@@ -79,8 +79,7 @@ async def test_job_from_url_to_url_logs_the_documented_lines(rig: Rig, caplog: p
     ]
     assert "secret" not in caplog.text
     assert traces(caplog, level=logging.ERROR) == []
-    assert job.upload is not None
-    assert (job.source_url, job.upload.url) == ("", "")  # they are no longer needed
+    assert (job.source_url, job.uploads[0].url) == ("", "")  # they are no longer needed
 
 
 async def test_job_shows_the_documented_phrases_and_statuses(rig: Rig) -> None:
@@ -356,8 +355,7 @@ async def test_failure_document_is_put_to_the_upload_url(rig: Rig) -> None:
     }
     assert job.delivery is not None
     assert job.delivery.status is DeliveryStatus.DELIVERED
-    assert job.upload is not None
-    assert not job.upload.is_kept
+    assert not job.uploads[0].is_kept
     assert rig.registry.statuses(job.id) == [QUEUED, FAILED]
 
 
@@ -402,8 +400,7 @@ async def test_failed_delivery_fails_the_job_and_keeps_its_result(rig: Rig, capl
     assert job.has_result
     assert await rig.files(job) == ["result.json"]
     assert (await asyncio.to_thread(rig.spool.result, job.id))[0] == GREETING
-    assert job.upload is not None
-    assert job.upload.is_kept  # it may be delivered again
+    assert job.uploads[0].is_kept  # it may be delivered again
     retention = Retention(finished_seconds=1.0, undelivered_seconds=WEEK)
     assert retention.expires_at(job, now=rig.service_clock.now()) == (job.ended_at or 0) + WEEK
     assert lines(caplog, least=logging.ERROR) == [

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.errors import DiskFull, UndecodableAudio, UnknownJob
-from app.domain.formats import Rendering
+from app.domain.formats import ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.jobs.retention import Retention
 from app.jobs.sweeper import Sweeper
 from tests.domain.strategies import unhurried
-from tests.jobs.rig import a_job, open_rig, upload_to
+from tests.jobs.rig import a_job, one_target, open_rig, upload_to
 from tests.support.fault_server import answer, fault_server, never_answer
 from tests.support.scripted_journal import ScriptedJournal
 from tests.support.service_clock import FakeServiceClock
@@ -40,7 +40,7 @@ def ended(status: JobStatus = COMPLETED, *, at: float = 1000.0, service_seconds:
 
 
 def with_delivery(status: DeliveryStatus, *, has_result: bool = True, **changes: Any) -> Job:
-    return ended(FAILED, delivery=Delivery(status=status), has_result=has_result, **changes)
+    return ended(FAILED, delivery=one_target(status=status), has_result=has_result, **changes)
 
 
 def kept_seconds(job: Job, *, finished: float = HOUR, undelivered: float = WEEK) -> float:
@@ -117,10 +117,10 @@ def test_retention_waits_for_due_deliveries() -> None:
     for job in (reported, notified):
         assert not retention.is_over(job, service_seconds=service_clock.seconds)
     assert retention.is_over(
-        replace(reported, delivery=Delivery(status=DeliveryStatus.DELIVERED)), service_seconds=service_clock.seconds
+        replace(reported, delivery=one_target(status=DeliveryStatus.DELIVERED)), service_seconds=service_clock.seconds
     )
     assert retention.is_over(
-        replace(notified, webhook_delivery=Delivery(status=DeliveryStatus.FAILED)),
+        replace(notified, webhook_delivery=one_target(status=DeliveryStatus.FAILED)),
         service_seconds=service_clock.seconds,
     )
 
@@ -178,7 +178,11 @@ def test_retention_is_over_at_the_announced_expiry(
     service_clock = FakeServiceClock(end + later)
     retention = Retention(finished_seconds=finished, undelivered_seconds=undelivered)
     job = ended(
-        status, at=clock, service_seconds=end, has_result=True, delivery=Delivery(status=delivery) if delivery else None
+        status,
+        at=clock,
+        service_seconds=end,
+        has_result=True,
+        delivery=one_target(status=delivery) if delivery else None,
     )
     expires_at = retention.expires_at(job, now=service_clock.now())
     assert expires_at is not None
@@ -251,21 +255,21 @@ async def test_sweep_erases_expired_upload_urls(tmp_path: Path, expires_in: floa
     """Until then it serves to deliver the result again."""
     journal = ScriptedJournal()
     upload = Upload(
-        url="", headers=(("x-amz-acl", "secret"),), rendering=Rendering(), expires_at=time.time() + expires_in
+        url="", headers=(("x-amz-acl", "secret"),), format=ResponseFormat.JSON, expires_at=time.time() + expires_in
     )
     # For the delivery it is long ago, so that it is tried at all.
     async with (
         open_rig(tmp_path / "data", journal=journal, now=lambda: 0.0) as rig,
         fault_server(answer(403)) as target,
     ):
-        job = await rig.submit(upload=replace(upload, url=target.url()), delivery=Delivery())
+        job = await rig.submit(uploads=(replace(upload, url=target.url()),), delivery=Delivery())
         assert (await rig.ended(job)).status is FAILED
         await rig.sweeper.sweep()
         for known in (rig.now(job), journal.kept[job.id]):
-            assert known.upload is not None
+            (upload,) = known.uploads
             assert known.has_result
-            assert known.upload.is_kept == (expires_in > 0)
-            assert bool(known.upload.headers) == (expires_in > 0)
+            assert upload.is_kept == (expires_in > 0)
+            assert bool(upload.headers) == (expires_in > 0)
 
 
 def without_retention(rig: Rig) -> Sweeper:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.api import schemas
 from app.domain.formats import Granularity, Rendering, ResponseFormat
-from app.domain.job import Delivery, Job, JobStatus, LiveJob, Progress, Upload, Webhook
+from app.domain.job import Delivery, Job, JobStatus, LiveJob, Progress, Target, Upload, Webhook
 from app.domain.transcript import Diarization, TranscriptionOptions
 from app.jobs.estimate import Estimate
 from app.jobs.retention import Retention
@@ -116,8 +116,8 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
     """A field that is added to the view or to the schema alone fails here."""
     url = "https://b.example/key"
     values: dict[str, Any] = {
-        "upload": Upload(url=url, rendering=Rendering(), expires_at=9e9),
-        "delivery": Delivery(next_attempt_at=1.0, last_error="HTTP 503", expires_at=9e9),
+        "uploads": (Upload(url=url, format=ResponseFormat.JSON, expires_at=9e9),) * 2,
+        "delivery": Delivery(targets=(Target(last_error="HTTP 503"),) * 2, next_attempt_at=1.0),
         "webhook": Webhook(url=url),
         "webhook_delivery": Delivery(),
         "name": "call.mp3",
@@ -144,6 +144,8 @@ def test_job_view_has_exactly_the_documented_fields() -> None:
     )
     assert {*view, "result"} == schemas.Job.__annotations__.keys()
     assert view["delivery"].keys() == schemas.Delivery.__annotations__.keys()
+    for upload in view["delivery"]["uploads"]:
+        assert upload.keys() == schemas.UploadState.__annotations__.keys()
 
 
 def test_time_left_is_that_of_the_slower_work() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from app.domain.errors import DeliveryFailed, UndecodableAudio
-from app.domain.formats import Rendering
+from app.domain.formats import ResponseFormat
 from app.domain.job import (
     Delivery,
     DeliveryKind,
@@ -20,6 +20,7 @@ from app.domain.job import (
     LiveJob,
     Phrase,
     Progress,
+    Target,
     Upload,
     Webhook,
 )
@@ -28,11 +29,12 @@ from app.jobs.retention import Retention
 from app.jobs.serializers import job_view
 from app.jobs.service_clock import Moment
 from app.jobs.transitions import message_of
-from tests.jobs.rig import a_job
+from tests.jobs.rig import a_job, one_target
 from tests.support.fake_transcriber import GREETING
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PENDING, DELIVERED, GIVEN_UP = DeliveryStatus
+JSON: Final = ResponseFormat.JSON
 URL: Final = "https://b.example/k?X-Amz-Signature=secret"
 
 
@@ -42,11 +44,11 @@ UPLOAD, WEBHOOK = DeliveryKind
 REFUSED: Final = DeliveryFailed("HTTP 403", attempts=1, retryable=False)
 
 End = Callable[[LiveJob], Job]
-COMPLETE: Final[End] = partial(transitions.delivered, kind=UPLOAD, now=NOW, retention=RETENTION)
+COMPLETE: Final[End] = partial(transitions.delivered, kind=UPLOAD, number=0, now=NOW, retention=RETENTION)
 CANCEL: Final[End] = partial(transitions.cancelled, now=NOW, retention=RETENTION)
 FAIL: Final[End] = partial(transitions.failed, error=UndecodableAudio("No."), now=NOW, retention=RETENTION)
 GIVE_UP: Final[End] = partial(
-    transitions.delivery_given_up, kind=UPLOAD, error=REFUSED, url_expired=False, now=NOW, retention=RETENTION
+    transitions.delivery_given_up, kind=UPLOAD, number=0, error=REFUSED, url_expired=False, now=NOW, retention=RETENTION
 )
 #: Every way to end, with a job that can end this way.
 ENDS: Final[list[tuple[JobStatus, End, bool]]] = [
@@ -63,8 +65,8 @@ def running(**changes: Any) -> LiveJob:
     """Return a job on the model, with everything that a client can ask for."""
     values: dict[str, Any] = {
         "source_url": URL,
-        "upload": Upload(url=URL, headers=(("x-amz-meta", "secret"),), rendering=Rendering(), expires_at=9e9),
-        "delivery": Delivery(expires_at=9e9),
+        "uploads": (Upload(url=URL, headers=(("x-amz-meta", "secret"),), format=JSON, expires_at=9e9),),
+        "delivery": Delivery(),
         "webhook": Webhook(url=URL),
     }
     job = a_job(**values | changes)
@@ -130,11 +132,11 @@ def test_job_that_has_ended_stays_as_it_is(status: JobStatus, end: End, later: E
 
 
 def test_stored_result_is_due_for_upload() -> None:
-    live = running(delivery=Delivery(attempts=2, expires_at=9e9))
+    live = running(delivery=one_target(attempts=2))
     job = transitions.result_stored(live, GREETING, processing_time=2.5, now=NOW, retention=RETENTION)
     assert (job.status, job.has_result, job.started_at, job.progress_percent) == (PROCESSING, True, 1.0, 100.0)
     assert (job.language, job.audio_duration, job.processing_time) == (GREETING.language, GREETING.duration, 2.5)
-    assert job.delivery == Delivery(since=100.0, next_round=100.0, expires_at=9e9)
+    assert job.delivery == Delivery(since=100.0, next_round=100.0)
 
 
 def test_stored_result_without_an_upload_completes_the_job() -> None:
@@ -147,16 +149,15 @@ def test_completed_job_has_no_error_and_no_upload_url() -> None:
     job = COMPLETE(running(has_result=True, error="HTTP 503", error_type="DeliveryFailed"))
     assert (LiveJob(job).phrase, job.progress_percent) == (Phrase.DONE, 100.0)
     assert (job.error, job.error_type) == (None, None)
-    assert job.upload is not None
-    assert (job.upload.url, job.upload.headers) == ("", ())
+    (upload,) = job.uploads
+    assert (upload.url, upload.headers) == ("", ())
 
 
 def test_failure_document_is_due_at_once_and_the_source_url_erased() -> None:
-    job = FAIL(running(delivery=Delivery(attempts=2, expires_at=9e9)))
+    job = FAIL(running(delivery=one_target(attempts=2)))
     assert (job.error, job.error_type, LiveJob(job).phrase) == ("No.", "UndecodableAudio", Phrase.FAILED)
-    assert job.delivery == Delivery(since=100.0, next_round=100.0, expires_at=9e9)
-    assert job.upload is not None
-    assert (job.upload.url, job.source_url) == (URL, "")
+    assert job.delivery == Delivery(since=100.0, next_round=100.0)
+    assert (job.uploads[0].url, job.source_url) == (URL, "")
     assert job.due_delivery(UPLOAD) == job.delivery
     assert not job.is_settled
 
@@ -169,34 +170,33 @@ def test_failure_keeps_the_progress_that_was_shown() -> None:
 
 
 def test_failure_of_a_job_without_an_upload_is_settled() -> None:
-    job = FAIL(running(upload=None, delivery=None, webhook=None))
+    job = FAIL(running(uploads=(), delivery=None, webhook=None))
     assert (job.delivery, job.due_delivery(UPLOAD), job.is_settled) == (None, None, True)
 
 
 def test_result_that_can_not_be_delivered_keeps_its_attempts() -> None:
-    before = Delivery(attempts=6, rounds=2, next_attempt_at=5.0, last_error="HTTP 500")
-    live = running(has_result=True, delivery=before).attempted(UPLOAD, attempts=7, error="HTTP 403")
+    before = one_target(attempts=6, rounds=2, next_attempt_at=5.0, last_error="HTTP 500")
+    live = running(has_result=True, delivery=before).attempted(UPLOAD, 0, attempts=7, error="HTTP 403")
     job = GIVE_UP(live)
     assert (job.status, job.error, job.has_result) == (FAILED, "HTTP 403", True)
-    assert job.delivery == Delivery(status=GIVEN_UP, attempts=7, rounds=2, last_error="HTTP 403")
+    assert job.delivery == one_target(status=GIVEN_UP, attempts=7, rounds=2, last_error="HTTP 403")
     assert job.due_delivery(UPLOAD) is None
 
 
 @pytest.mark.parametrize("url_expired", [True, False])
 def test_upload_url_is_kept_for_another_delivery_unless_it_expired(*, url_expired: bool) -> None:
     job = transitions.delivery_given_up(
-        running(has_result=True), UPLOAD, REFUSED, url_expired=url_expired, now=NOW, retention=RETENTION
+        running(has_result=True), UPLOAD, 0, REFUSED, url_expired=url_expired, now=NOW, retention=RETENTION
     )
-    assert job.upload is not None
-    assert job.upload.is_kept is not url_expired
+    assert job.uploads[0].is_kept is not url_expired
 
 
 def test_cancelled_job_uploads_nothing_and_keeps_only_the_webhook_url() -> None:
     job = CANCEL(running())
-    assert job.upload is not None
-    assert (job.upload.url, job.upload.headers, job.source_url) == ("", (), "")
+    (upload,) = job.uploads
+    assert (upload.url, upload.headers, job.source_url) == ("", (), "")
     assert job.delivery is not None
-    assert (job.delivery.status, job.delivery.last_error) == (GIVEN_UP, "The job was cancelled.")
+    assert job.delivery.targets == (Target(status=GIVEN_UP, last_error="The job was cancelled."),)
     assert job.due_delivery(UPLOAD) is None
     assert job.due_delivery(WEBHOOK) is not None
     assert CANCEL(LiveJob(a_job())).source_url is None  # the audio was in the request
