@@ -45,7 +45,7 @@ class Client:
         self.text = references[self.sample]["text"]
         self.job_id: str | None = None
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> Mapping[str, str | list[str]]:
         return {
             "upload_presigned_url": self.receiver.url("/result"),
             "webhook_url": self.receiver.url("/event"),
@@ -92,11 +92,28 @@ class Client:
 class DownloadClient(Client):
     """A client that submits a URL of the audio."""
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> Mapping[str, str | list[str]]:
         return {**super().fields(), "s3_presigned_url": self.receiver.url(f"/audio/{self.sample}")}
 
     def files(self) -> dict[str, Any]:
         return {"": ("", b"")}
+
+
+class SeveralUploadsClient(Client):
+    """A client that has its result uploaded in three formats; the service crashes after the first has arrived."""
+
+    paths = ("/result", "/result.srt", "/result.txt")
+
+    def fields(self) -> Mapping[str, str | list[str]]:
+        urls = [self.receiver.url(path) for path in self.paths]
+        return {**super().fields(), "upload_presigned_url": urls, "upload_format": ["document", "srt", "text"]}
+
+    def check(self, jobs: dict[str, dict[str, Any]], outcome: Outcome) -> None:
+        super().check(jobs, outcome)
+        assert len(self.receiver.results("/result")) == 1
+        for path, beginning in zip(self.paths, ("{", "1\n00:00:0", self.text), strict=True):
+            (body,) = set(self.receiver.results(path))
+            assert body.decode().startswith(beginning)
 
 
 class InvalidAudioClient(Client):

@@ -114,6 +114,8 @@ STEPS: Final[dict[str, Step]] = {
     # It is delivered.
     "before the PUT begins": Step(_UPLOADER, "put", BEFORE),
     "the PUT has been answered": Step(_UPLOADER, "put", AFTER),
+    "before the second PUT begins": Step(_UPLOADER, "put", BEFORE, nth=2),
+    "the second PUT has been answered": Step(_UPLOADER, "put", AFTER, nth=2),
     "the delivery is committed": Step(_ROUNDS, "run", AFTER),
     "before the webhook is sent": Step(_SENDER, "post", BEFORE),
     "the webhook has answered": Step(_SENDER, "post", AFTER),

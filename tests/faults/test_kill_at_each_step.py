@@ -21,6 +21,7 @@ from tests.faults.crash_clients import (
     InvalidAudioClient,
     Outcome,
     RedeliveringClient,
+    SeveralUploadsClient,
     StoppingClient,
     UneditedClient,
     UnretainedClient,
@@ -123,6 +124,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "the download has its name",
         "the download is committed",
     ),
+    **each(SeveralUploadsClient, DELIVERED, "before the second PUT begins", "the second PUT has been answered"),
     **each(
         InvalidAudioClient,
         FAILED,
@@ -196,6 +198,7 @@ ALWAYS: Final = frozenset(
         "the result is written",
         "the result has its name",
         "the PUT has been answered",
+        "the second PUT has been answered",
         "the delivery is committed",
         "the webhook has answered",
         "the report of the failure has been answered",
