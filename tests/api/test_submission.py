@@ -376,6 +376,107 @@ def test_upload_that_cannot_succeed_is_rejected(fields: dict[str, str], param: s
     assert "secret" not in str(caught.value)
 
 
+def several(*numbers: int) -> list[str]:
+    """Return upload URLs of different objects."""
+    return [URL.replace("/key", f"/key-{number}") for number in numbers]
+
+
+def test_each_url_has_the_format_and_headers_of_the_same_place() -> None:
+    form: dict[str, Values] = {
+        "upload_presigned_url[]": several(1, 2, 3),
+        "upload_format[]": ["srt", "document", "srt"],
+        "upload_headers": ['{"x-a": "b"}', "{}", '{"x-c": "d"}'],
+    }
+    submission = read_form(form)
+    assert [upload.url for upload in submission.uploads] == several(1, 2, 3)
+    assert [upload.format.value for upload in submission.uploads] == ["srt", "document", "srt"]
+    assert [upload.headers for upload in submission.uploads] == [(("x-a", "b"),), (), (("x-c", "d"),)]
+    assert not submission.synchronous
+
+
+@pytest.mark.parametrize(
+    ("fields", "uploaded"),
+    [({}, "document"), ({"response_format": "vtt"}, "vtt"), ({"upload_format": "text"}, "text")],
+)
+@pytest.mark.parametrize("headers", [{"upload_headers": '{"x-a": "b"}'}, {"upload_headers[x-a]": "b"}])
+def test_one_format_and_one_object_of_headers_are_for_all_urls(
+    fields: dict[str, str], headers: dict[str, str], uploaded: str
+) -> None:
+    uploads = read_form({"upload_presigned_url": several(1, 2), **fields, **headers}).uploads
+    assert [(upload.format.value, upload.headers) for upload in uploads] == [(uploaded, (("x-a", "b"),))] * 2
+
+
+def test_format_may_be_repeated_for_one_url() -> None:
+    (upload,) = read_form({"upload_presigned_url": URL, "upload_format": ["srt", "srt"]}).uploads
+    assert upload.format is ResponseFormat.SRT
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        (
+            {"upload_presigned_url": several(1, 2, 3), "upload_format": ["srt", "vtt"]},
+            "upload_format",
+            "`upload_format` must be sent once for all uploads, or once for each `upload_presigned_url`, got 2 for 3 "
+            "of these.",
+        ),
+        (
+            {"upload_presigned_url": URL, "upload_format": ["srt", "vtt"]},
+            "upload_format",
+            "`upload_format` must be sent once for all uploads, or once for each `upload_presigned_url`, got 2 for 1 "
+            "of these.",
+        ),
+        (
+            {"upload_presigned_url": several(1, 2, 3), "upload_headers": ["{}", "{}"]},
+            "upload_headers",
+            "`upload_headers` must be sent once for all uploads, or once for each `upload_presigned_url`, got 2 for 3 "
+            "of these.",
+        ),
+        (
+            {"upload_presigned_url": several(*range(9))},
+            "upload_presigned_url",
+            "`upload_presigned_url` must be sent at most 8 times, got 9.",
+        ),
+        (
+            {"upload_presigned_url": [URL, f" {URL}"], "upload_format": ["srt", "vtt"]},
+            "upload_presigned_url",
+            "`upload_presigned_url` has the same URL twice, where one result would replace the other: send a different "
+            "URL for each format.",
+        ),
+        (
+            {"upload_presigned_url": [URL, EXPIRED]},
+            "upload_presigned_url",
+            "upload_presigned_url expired at 2001-09-09 01:46:40 UTC: sign a new URL that is valid for longer. This "
+            "is URL 2 of 2.",
+        ),
+        (
+            {"upload_presigned_url": several(1, 2), "upload_headers": ["{}", '{"Host": "a"}']},
+            "upload_headers",
+            "upload_headers has Host, which this service sets itself: leave it out, and sign the URL without it. This "
+            "is URL 2 of 2.",
+        ),
+        (
+            {"upload_presigned_url": several(1, 2), "upload_format": ["srt", "docx"]},
+            "upload_format",
+            "`upload_format` must be one of document, json, text, srt, vtt, verbose_json, diarized_json, got docx.",
+        ),
+    ],
+)
+def test_uploads_that_do_not_fit_together_are_rejected(fields: dict[str, Values], param: str, message: str) -> None:
+    assert rejection(fields) == (message, param)
+
+
+def test_unsigned_urls_of_one_store_get_one_warning() -> None:
+    urls = [url.partition("?")[0] for url in several(1, 2)]
+    (warning,) = read_form({"upload_presigned_url": urls}).warnings
+    assert warning.startswith("`upload_presigned_url` has no signature, so bucket.s3.amazonaws.com will probably")
+
+
+def test_each_upload_can_have_speakers() -> None:
+    form = {"upload_presigned_url": several(1, 2), "upload_format": ["srt", "diarized_json"]}
+    assert read_form(form).options.diarization is not None
+
+
 def test_upload_expires_with_its_url() -> None:
     soon = round(time.time()) + 60
     (upload,) = read(upload_presigned_url=URL.replace("4102444800", str(soon))).uploads
@@ -444,6 +545,25 @@ def test_fresh_url_gets_the_format_of_the_first_upload() -> None:
     for formats, chosen in (((ResponseFormat.VTT,), ResponseFormat.VTT), ((), ResponseFormat.SRT)):
         expected = Upload(url=URL, headers=(("x-a", "b"),), format=chosen, expires_at=4102444800)
         assert fresh_uploads(body, *formats) == (expected,)
+
+
+def test_fresh_urls_get_the_formats_of_the_uploads_in_their_order() -> None:
+    formats = (ResponseFormat.SRT, ResponseFormat.DOCUMENT)
+    for headers, expected in (({"x-a": "b"}, ["x-a", "x-a"]), ([{"x-a": "b"}, {"x-c": "d"}], ["x-a", "x-c"])):
+        body = json.dumps({"upload_presigned_url": several(1, 2), "upload_headers": headers}).encode()
+        uploads = fresh_uploads(body, *formats)
+        assert [(upload.url, upload.format) for upload in uploads] == list(zip(several(1, 2), formats, strict=True))
+        assert [name for upload in uploads for name, _ in upload.headers] == expected
+
+
+@pytest.mark.parametrize("urls", [several(1)[0], several(1), several(1, 2, 3), []])
+def test_redelivery_needs_a_fresh_url_for_each_upload(urls: Values) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        fresh_uploads(json.dumps({"upload_presigned_url": urls}).encode(), ResponseFormat.SRT, ResponseFormat.VTT)
+    got = 1 if isinstance(urls, str) else len(urls)
+    assert str(caught.value) == (
+        f"`upload_presigned_url` must have a URL for each upload of the job, 2 in all (srt, vtt), got {got}."
+    )
 
 
 @pytest.mark.parametrize(

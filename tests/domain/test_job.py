@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from app.domain.errors import IllegalTransition
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.job import Delivery, DeliveryKind, Job, JobStatus, LiveJob, Phrase, Progress, Target, Upload
+from app.domain.job import (
+    Delivery,
+    DeliveryKind,
+    DeliveryStatus,
+    Job,
+    JobStatus,
+    LiveJob,
+    Phrase,
+    Progress,
+    Target,
+    Upload,
+)
 from app.domain.transcript import TranscriptionOptions
 from tests.domain.strategies import unhurried
 
@@ -146,6 +157,57 @@ def test_attempts_of_the_round_under_way_are_shown_until_its_outcome_is_committe
     assert live.job == due
     committed = live.with_job(due.with_delivery(UPLOAD, Delivery(targets=(tried,), rounds=2)))
     assert committed.delivery(UPLOAD) == Delivery(targets=(tried,), rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status"),
+    [
+        ("pending", "pending"),
+        ("delivered failed pending", "pending"),
+        ("delivered failed delivered", "failed"),
+        ("delivered delivered", "delivered"),
+    ],
+)
+def test_delivery_is_pending_until_no_target_is(statuses: str, status: str) -> None:
+    state = Delivery(targets=tuple(Target(status=DeliveryStatus(each)) for each in statuses.split()))
+    assert state.status == status
+
+
+def test_delivery_sums_up_its_targets() -> None:
+    refused, busy = (Target(attempts=n, last_error=f"HTTP {status}") for n, status in ((1, 403), (2, 503)))
+    state = Delivery(targets=(refused, Target(attempts=3), busy, busy))
+    assert (state.attempts, state.last_error, state.pending) == (8, "HTTP 403; HTTP 503", (0, 1, 2, 3))
+
+
+def test_next_attempt_is_planned_until_no_target_is_pending() -> None:
+    state = Delivery(targets=(Target(), Target()), next_attempt_at=5.0)
+    state = state.with_target(1, state.targets[1].given_up("HTTP 403"))
+    assert (state.pending, state.next_attempt_at) == ((0,), 5.0)
+    state = state.with_target(0, state.targets[0].delivered())
+    assert (state.pending, state.next_attempt_at) == ((), None)
+
+
+def test_attempts_of_several_targets_are_shown_side_by_side() -> None:
+    due = replace(a_job(PROCESSING), has_result=True, delivery=Delivery(targets=(Target(), Target())))
+    due = replace(due, uploads=due.uploads * 2)
+    live = LiveJob(due).attempted(UPLOAD, 0, attempts=1, error="HTTP 503").attempted(UPLOAD, 1, attempts=1, error=None)
+    assert live.delivery(UPLOAD) == Delivery(targets=(Target(attempts=1, last_error="HTTP 503"), Target(attempts=1)))
+
+
+def test_earliest_end_of_the_urls_still_to_be_used_counts() -> None:
+    uploads = tuple(
+        Upload(url="https://b.example", format=ResponseFormat.JSON, expires_at=end) for end in (7.0, None, 5.0)
+    )
+    pending, arrived = Target(), Target().delivered()
+    for targets, end in (
+        ((pending, pending, pending), 5.0),
+        ((pending, pending, arrived), 7.0),
+        ((arrived, pending, arrived), None),
+        ((arrived, arrived, arrived), 5.0),
+    ):
+        job = replace(a_job(), uploads=uploads, delivery=Delivery(targets=targets))
+        assert job.upload_expires_at == end
+    assert a_job().upload_expires_at is None
 
 
 def test_attempt_of_a_delivery_that_is_no_longer_due_is_ignored() -> None:

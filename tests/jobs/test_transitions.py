@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ RETENTION: Final = Retention(finished_seconds=3600.0, undelivered_seconds=604_80
 UPLOAD, WEBHOOK = DeliveryKind
 REFUSED: Final = DeliveryFailed("HTTP 403", attempts=1, retryable=False)
 
-End = Callable[[LiveJob], Job]
+End = Callable[..., Job]
 COMPLETE: Final[End] = partial(transitions.delivered, kind=UPLOAD, number=0, now=NOW, retention=RETENTION)
 CANCEL: Final[End] = partial(transitions.cancelled, now=NOW, retention=RETENTION)
 FAIL: Final[End] = partial(transitions.failed, error=UndecodableAudio("No."), now=NOW, retention=RETENTION)
@@ -189,6 +190,77 @@ def test_upload_url_is_kept_for_another_delivery_unless_it_expired(*, url_expire
         running(has_result=True), UPLOAD, 0, REFUSED, url_expired=url_expired, now=NOW, retention=RETENTION
     )
     assert job.uploads[0].is_kept is not url_expired
+
+
+def with_two_uploads(**changes: Any) -> LiveJob:
+    """Return a job whose result is due at two URLs."""
+    upload = Upload(url=URL, format=JSON, expires_at=9e9)
+    uploads = (upload, replace(upload, url=f"{URL}-2", expires_at=8e9))
+    state = Delivery(targets=(Target(attempts=1), Target(attempts=1)), since=1.0, next_round=1.0)
+    return running(**{"has_result": True, "uploads": uploads, "delivery": state} | changes)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_result_completes_its_job_once_it_has_arrived_everywhere(first: int) -> None:
+    live = with_two_uploads()
+    job = COMPLETE(live, number=first)
+    assert (job.status, job.webhook_delivery) == (PROCESSING, None)
+    assert [upload.is_kept for upload in job.uploads] == [first == 1, first == 0]
+    job = COMPLETE(LiveJob(job), number=1 - first)
+    assert (job.status, [upload.is_kept for upload in job.uploads]) == (COMPLETED, [False, False])
+    assert event_of(job)["data"]["delivery"]["uploads"] == [
+        {"format": "json", "status": "delivered", "attempts": 1, "expires_at": 9e9},
+        {"format": "json", "status": "delivered", "attempts": 1, "expires_at": 8e9},
+    ]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_given_up_target_fails_the_job_once_the_other_has_its_result(first: int) -> None:
+    job = GIVE_UP(with_two_uploads(), number=first)
+    assert (job.status, job.error, job.webhook_delivery) == (PROCESSING, None, None)
+    job = COMPLETE(LiveJob(job), number=1 - first)
+    assert (job.status, job.error, job.error_type) == (FAILED, "HTTP 403", "DeliveryFailed")
+    assert [upload.is_kept for upload in job.uploads] == [first == 0, first == 1]
+
+
+def test_postponed_round_keeps_the_errors_of_its_targets() -> None:
+    later = NOW.later(30)
+    job = transitions.round_postponed(
+        with_two_uploads(), UPLOAD, errors={1: "HTTP 503"}, next_round=later, will_be_tried=True
+    )
+    assert job.delivery == Delivery(
+        targets=(Target(attempts=1), Target(attempts=1, last_error="HTTP 503")),
+        rounds=1,
+        since=1.0,
+        next_round=later.service_seconds,
+        next_attempt_at=later.unix,
+    )
+
+
+def test_redelivery_without_urls_is_for_the_targets_without_a_result() -> None:
+    live = with_two_uploads()
+    failed = GIVE_UP(LiveJob(COMPLETE(live, number=0)), number=1)
+    job = transitions.redelivered(LiveJob(failed), uploads=(), now=NOW)
+    assert job.delivery is not None
+    assert job.delivery.targets == (Target(status=DELIVERED, attempts=1), Target())
+    fresh = transitions.redelivered(LiveJob(failed), uploads=live.job.uploads, now=NOW)
+    assert fresh.delivery is not None
+    assert fresh.delivery.targets == (Target(), Target())
+    assert fresh.uploads == live.job.uploads
+
+
+def test_expired_urls_alone_are_erased() -> None:
+    job = transitions.expired_urls_erased(with_two_uploads(), now=8e9)
+    assert [upload.is_kept for upload in job.uploads] == [True, False]
+
+
+def test_urls_of_a_replay_are_used_until_the_upload_has_begun() -> None:
+    fresh = (Upload(url=f"{URL}-fresh", format=JSON),)
+    waiting = running()
+    assert transitions.uploads_replaced(waiting, uploads=fresh).uploads == fresh
+    for begun in (running(has_result=True), running(delivery=one_target(attempts=1))):
+        assert transitions.uploads_replaced(begun, uploads=fresh) is begun.job
+    assert transitions.uploads_replaced(waiting, uploads=()) is waiting.job
 
 
 def test_cancelled_job_uploads_nothing_and_keeps_only_the_webhook_url() -> None:
