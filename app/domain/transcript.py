@@ -46,7 +46,7 @@ class TranscriptionOptions:
     """The options of one transcription.
 
     ``model`` is the name of a served model, None for the default. ``language`` is a code of
-    :mod:`app.domain.languages`, None to detect it. Chinese is written in ``script``; None is that of the prompt or of
+    :mod:`app.domain.languages`, None to detect it, among the codes ``languages`` if there are any. Chinese is written in ``script``; None is that of the prompt or of
     the first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
     windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
     default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
@@ -60,6 +60,7 @@ class TranscriptionOptions:
     model: str | None = None
     task: Task = Task.TRANSCRIBE
     language: str | None = None
+    languages: tuple[str, ...] = ()
     script: Script | None = None
     prompt: str | None = None
     hotwords: str | None = None

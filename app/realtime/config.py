@@ -20,15 +20,11 @@ _MAX_PROMPT_CHARACTERS: Final = 16_384
 _MAX_KEYWORDS: Final = 1_000
 _MAX_KEYWORD_CHARACTERS: Final = 256
 _MAX_LANGUAGES: Final = 100
+_TRANSCRIPTION: Final = "session.audio.input.transcription"
 _LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 _NO_NOISE_REDUCTION: Final = (
     "`audio.input.noise_reduction` has no effect: this server transcribes the audio as it is sent."
 )
-_NO_CANDIDATES: Final = (
-    "`audio.input.transcription.languages` with several languages has no effect: the language of each item is detected "
-    "among all that the model knows."
-)
-_SEVERAL: Final = 2
 
 
 class _Part(BaseModel):
@@ -121,24 +117,26 @@ class SessionConfig(_Part):
 
     @property
     def options(self) -> TranscriptionOptions:
-        """The options of the transcription.
+        """The options of the transcription; several ``languages`` are the candidates for its detection.
 
         Raises:
-            InvalidRequest: a language is not known.
+            InvalidRequest: a language is not known, or ``language`` is none of ``languages``.
         """
         wanted = self.audio.input.transcription
-        language = wanted.language or (wanted.languages[0] if wanted.languages and len(wanted.languages) == 1 else None)
-        for name in (wanted.language, *(wanted.languages or ())):
-            if name and language_code(name) is None:
-                raise InvalidRequest(
-                    f"`session.audio.input.transcription.language` must be an ISO-639-1 code such as en, got {name}: "
-                    "correct it, or omit it to detect the language.",
-                    param="session.audio.input.transcription.language",
-                )
+        language = _codes("language", [wanted.language or ""])
+        candidates = _codes("languages", wanted.languages or [])
+        if language and candidates and not language.keys() <= candidates.keys():
+            raise InvalidRequest(
+                f"`{_TRANSCRIPTION}.language` must be one of `languages`, got {wanted.language}: leave one of the two "
+                "out.",
+                param=f"{_TRANSCRIPTION}.language",
+            )
+        codes = language or candidates
         return TranscriptionOptions(
             model=wanted.model,
-            language=language_code(language) if language else None,
-            script=chinese_script(language) if language else None,
+            language=next(iter(codes)) if len(codes) == 1 else None,
+            languages=tuple(codes) if len(codes) > 1 else (),
+            script=next((script for name in codes.values() if (script := chinese_script(name))), None),
             prompt=wanted.prompt,
             hotwords=", ".join(wanted.keywords) if wanted.keywords else None,
             token_logprobs=self.includes_logprobs,
@@ -148,12 +146,7 @@ class SessionConfig(_Part):
     @property
     def warnings(self) -> list[str]:
         """Sentences about what was asked for and has no effect."""
-        wanted = self.audio.input
-        several = len(wanted.transcription.languages or ()) >= _SEVERAL and not wanted.transcription.language
-        return [
-            *([_NO_NOISE_REDUCTION] if wanted.noise_reduction is not None else []),
-            *([_NO_CANDIDATES] if several else []),
-        ]
+        return [] if self.audio.input.noise_reduction is None else [_NO_NOISE_REDUCTION]
 
     def updated(self, update: Any) -> SessionConfig:
         """Return the configuration with what ``update``, a JSON value, changes.
@@ -168,6 +161,24 @@ class SessionConfig(_Part):
             return SessionConfig.model_validate(_merged(self.model_dump(), update))
         except ValidationError as exc:
             raise _invalid(exc) from None
+
+
+def _codes(member: str, names: list[str]) -> dict[str, str]:
+    """Return the codes of languages, each with the name that was sent for it; empty names are left out.
+
+    Raises:
+        InvalidRequest: a language is not known.
+    """
+    codes: dict[str, str] = {}
+    for name in filter(None, names):
+        if (code := language_code(name)) is None:
+            raise InvalidRequest(
+                f"`{_TRANSCRIPTION}.{member}` must be an ISO-639-1 code such as en, got {name}: correct it, or omit it "
+                "to detect the language.",
+                param=f"{_TRANSCRIPTION}.{member}",
+            )
+        codes.setdefault(code, name)
+    return codes
 
 
 def _refuse_what_is_missing(update: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from app.realtime.client_events import ClientEvent
     from app.realtime.config import SessionConfig
     from app.realtime.transcribing import LiveModels
-    from app.transcription.models import ModelRegistry
+    from app.transcription.models import ModelRegistry, ModelState
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Session:
 
     async def run(self) -> SessionEnd:
         """Serve the client until the session ends, and return the reason."""
-        self._outbox.put(server_events.session_created(self._session_object(), self._config.warnings))
+        self._outbox.put(server_events.session_created(self._session_object(), self._warnings(self._config)))
         tasks = [
             asyncio.create_task(work, name=f"{name} of {self.id}")
             for name, work in (
@@ -197,6 +197,15 @@ class Session:
             with suppress(TimeoutError):
                 await asyncio.wait_for(last, _FLUSH_SECONDS)
 
+    def _warnings(self, config: SessionConfig) -> list[str]:
+        """Return sentences about what a configuration asks for and does not get.
+
+        Raises:
+            InvalidRequest: its model is not served, or can't do this.
+        """
+        _, warnings = checked_model(self._models.model_registry, config)
+        return [*warnings, *config.warnings]
+
     def _session_object(self) -> dict[str, Any]:
         return server_events.session_object(self._config, session_id=self.id, expires_at=self._expires_at)
 
@@ -245,13 +254,13 @@ class Session:
 
     def _update(self, update: Any) -> None:
         before, config = self._config, self._config.updated(update)
-        check_model(self._models.model_registry, config)
+        warnings = self._warnings(config)
         self._config = config
         if config.format is not before.format:
             self._decoder = AudioDecoder(config.format)
         if config.turn_detection != before.turn_detection:
             self._detector = _utterance_detector(config, position=self._searched)
-        self._outbox.put(server_events.session_updated(self._session_object(), config.warnings))
+        self._outbox.put(server_events.session_updated(self._session_object(), warnings))
 
     async def _hear(self, samples: Samples) -> None:
         """Search further audio for speech, and add it to the utterance that it belongs to."""
@@ -356,11 +365,18 @@ def _utterance_detector(config: SessionConfig, *, position: int) -> UtteranceDet
     return UtteranceDetector(threshold=detection.threshold, silence_ms=detection.silence_duration_ms, position=position)
 
 
-def check_model(registry: ModelRegistry, config: SessionConfig) -> None:
-    """Raise InvalidRequest if the model of a configuration is not served, or can't do what it asks for."""
+def checked_model(registry: ModelRegistry, config: SessionConfig) -> tuple[ModelState, tuple[str, ...]]:
+    """Return the model of a configuration, and a warning if it is not the one with the requested name.
+
+    Raises:
+        InvalidRequest: the model is not served, or can't do what the configuration asks for.
+    """
     options = config.options
     try:
-        registry.find(options.model).require(task=options.task, language=options.language)
+        model, warnings = registry.choose(options.model)
+        for language in options.languages or (options.language,):
+            model.require(task=options.task, language=language)
     except InvalidRequest as exc:
         param = f"session.audio.input.transcription.{exc.param or 'model'}"
         raise type(exc)(str(exc), param=param, code=exc.code) from exc
+    return model, warnings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import Draining, TooManySessions
 from app.domain.events import SessionEnd
-from app.realtime.session import Session, check_model
+from app.realtime.session import Session, checked_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Sessions:
 
     def check(self, config: SessionConfig) -> None:
         """Raise InvalidRequest if a configuration can't be served."""
-        check_model(self._models.model_registry, config)
+        checked_model(self._models.model_registry, config)
 
     @contextmanager
     def reserved(self) -> Iterator[None]:

@@ -189,7 +189,7 @@ class ModelPool:
             ModelUnavailable: The model can't be loaded.
         """
         self.require_ready()
-        name = self.model_registry.find(options.model).name
+        name = self.model_registry.choose(options.model)[0].name
         async with self._engine(name) as engine:
             self.model_registry.find(name).require(task=options.task, language=options.language)
             yield engine.live

@@ -69,8 +69,6 @@ def test_unknown_members_are_ignored() -> None:
 def test_what_has_no_effect_is_named() -> None:
     (warning,) = configured(noise_reduction={"type": "near_field"}).warnings
     assert "noise_reduction" in warning
-    (warning,) = configured(transcription={"languages": ["en", "de"]}).warnings
-    assert "languages" in warning
     assert configured(noise_reduction=None).warnings == []
 
 
@@ -105,7 +103,36 @@ def test_what_is_not_valid_gets_a_sentence(update: Any, param: str | None, words
     assert caught.value.param == param or param is None
 
 
-def test_unknown_language_gets_a_sentence() -> None:
-    for transcription in ({"language": "klingon"}, {"languages": ["en", "klingon"]}):
-        with pytest.raises(InvalidRequest, match="got klingon"):
-            _ = configured(transcription=transcription).options
+@pytest.mark.parametrize(
+    ("transcription", "language", "languages"),
+    [
+        ({}, None, ()),
+        ({"languages": []}, None, ()),
+        ({"languages": ["de"]}, "de", ()),
+        ({"languages": ["en", "en-US"]}, "en", ()),
+        ({"languages": ["en", "German", "zh-TW"]}, None, ("en", "de", "zh")),
+        ({"language": "de", "languages": ["en", "de"]}, "de", ()),
+        ({"language": "", "languages": ["en", ""]}, "en", ()),
+    ],
+)
+def test_several_languages_are_candidates(
+    transcription: dict[str, Any], language: str | None, languages: tuple[str, ...]
+) -> None:
+    config = configured(transcription=transcription)
+    assert (config.options.language, config.options.languages) == (language, languages)
+    assert config.options.script is (Script.TRADITIONAL if "zh" in languages else None)
+    assert config.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("transcription", "param", "words"),
+    [
+        ({"language": "klingon"}, "language", "got klingon"),
+        ({"languages": ["en", "klingon"]}, "languages", "got klingon"),
+        ({"language": "fr", "languages": ["en", "de"]}, "language", "must be one of `languages`, got fr"),
+    ],
+)
+def test_language_that_is_not_valid_gets_a_sentence(transcription: dict[str, Any], param: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        _ = configured(transcription=transcription).options
+    assert caught.value.param == f"session.audio.input.transcription.{param}"

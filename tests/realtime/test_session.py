@@ -17,6 +17,7 @@ from app.domain.events import SessionEnd, SessionEnded, UtteranceTranscribed
 from app.realtime.audio import RATE
 from app.realtime.config import SessionConfig
 from app.realtime.session import Session, SessionLimits
+from app.transcription.models import ModelRegistry
 from tests.support.live_models import ScriptedModel, silence, speech
 from tests.support.realtime_events import checked
 from tests.support.waiting import LIMIT_SECONDS, eventually
@@ -331,6 +332,25 @@ async def test_unknown_model_is_refused() -> None:
         error = (await rig.client.until("error"))["error"]
         assert error["code"] == "model_not_found"
         assert error["param"] == "session.audio.input.transcription.model"
+
+
+async def test_any_model_is_served_with_a_warning_if_accepted() -> None:
+    model = ScriptedModel(texts=["hello"])
+    model.registry = ModelRegistry("demo", accepts_any=True)
+    async with session(model) as rig:
+        rig.client.update({"audio": {"input": {"transcription": {"model": "gpt-9"}, "turn_detection": None}}})
+        updated = await rig.client.until("session.updated")
+        assert updated["warnings"] == ["`model` 'gpt-9' is none of this server's names, so demo was used."]
+        assert updated["session"]["audio"]["input"]["transcription"]["model"] == "gpt-9"
+
+
+async def test_candidates_must_be_languages_of_the_model() -> None:
+    model = ScriptedModel()
+    model.registry = ModelRegistry("tiny.en")
+    async with session(model) as rig:
+        rig.client.update({"audio": {"input": {"transcription": {"languages": ["en", "de"]}}}})
+        error = (await rig.client.until("error"))["error"]
+        assert "the model tiny.en only knows English" in error["message"]
 
 
 async def test_formats_can_change() -> None:
