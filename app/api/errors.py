@@ -17,6 +17,7 @@ from app.domain.redaction import without_queries
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
+    from starlette.types import Receive, Scope, Send
 
 #: The status that web servers log when a client disconnects before the response. No client ever receives it.
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -117,6 +118,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _handle_framework_error)
     app.add_exception_handler(RequestValidationError, _handle_invalid_parameter)
     app.add_exception_handler(Exception, _handle_any)
+    app.router.default = _handle_unknown_path
 
 
 async def _handle_any(_: Request, exc: Exception) -> JSONResponse:
@@ -147,6 +149,14 @@ async def _handle_framework_error(request: Request, exc: Exception) -> JSONRespo
     response = envelope(exc.status_code, message)
     response.headers.update(headers)
     return response
+
+
+async def _handle_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket with a sentence, where the framework would send a bare 403."""
+    if scope["type"] != "websocket":
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    message = f"{scope['path']} is no WebSocket of this server: use /v1/realtime."
+    await envelope(HTTPStatus.NOT_FOUND, message)(scope, receive, send)
 
 
 def _hint(request: Request) -> str:

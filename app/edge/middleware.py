@@ -28,7 +28,7 @@ from app.domain.client_secrets import KEY_SUBPROTOCOL, PREFIX
 from app.domain.errors import BodyTooLarge, InvalidRequest, InvalidTicket, TooManyRequests, Unauthorized
 from app.domain.events import ResponseSent
 from app.edge.rate_limit import RateLimiter, duration, network_key
-from app.edge.request_ids import check_client_request_id
+from app.edge.request_ids import REQUESTS, RESPONSE_STARTS, check_client_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The kinds of connections that carry requests of clients.
-_REQUESTS: Final = ("http", "websocket")
 #: Paths of the API that can be asked before a key is known.
 _OPEN_PATHS: Final = frozenset({"/v1/server"})
 #: The beginning of paths for which the keys in METRICS_KEY are valid too.
@@ -95,7 +93,7 @@ class RequestLimits:
         self._rejections = RejectionLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in _REQUESTS or not is_limited(scope["path"]):
+        if scope["type"] not in REQUESTS or not is_limited(scope["path"]):
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
@@ -197,7 +195,7 @@ class RequestLimits:
 
 async def _send_with_allowance(send: Send, scope: Scope, message: Message) -> None:
     """Send what is left of the rate, in OpenAI's headers."""
-    if message["type"] == "http.response.start":
+    if message["type"] in RESPONSE_STARTS:
         allowance: Allowance = scope["state"]["allowance"]
         headers = MutableHeaders(scope=message)
         headers["x-ratelimit-limit-requests"] = str(allowance.limit)
@@ -280,7 +278,7 @@ class RequestTargets:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in _REQUESTS:
+        if scope["type"] in REQUESTS:
             path, deployment = canonical_path(scope["path"])
             if path != scope["path"]:
                 scope = {**scope, "path": path, "raw_path": quote(path).encode()}
@@ -378,7 +376,7 @@ class ResponseEvents:
         self._emit = emit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in _REQUESTS:
+        if scope["type"] not in REQUESTS:
             await self._app(scope, receive, send)
             return
         counted = _CountedResponse(scope, send, self._emit)

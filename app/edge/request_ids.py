@@ -1,5 +1,7 @@
 """The ids of requests: ``x-request-id`` of every response, and ``X-Client-Request-Id``, which a client can send.
 
+The opening of a WebSocket is a request; its response accepts or refuses it.
+
 Both are OpenAI's (API reference, "Debugging requests"): its SDKs show the first as ``_request_id``, and the second must
 be at most 512 ASCII characters.
 """
@@ -17,6 +19,9 @@ from app.domain.log_context import CurrentRequest, current_request
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+#: The kinds of connections that carry requests, and the messages that begin their responses.
+REQUESTS: Final = ("http", "websocket")
+RESPONSE_STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 REQUEST_ID: Final = "x-request-id"
 CLIENT_REQUEST_ID: Final = "X-Client-Request-Id"
 _MAX_CLIENT_ID_LENGTH: Final = 512
@@ -32,18 +37,18 @@ class RequestIds:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in REQUESTS:
             client_id = Headers(scope=scope).get(CLIENT_REQUEST_ID)
             request = CurrentRequest(client_id=client_id if client_id and _is_valid(client_id) else None)
             # Never reset, because the response to an unexpected exception is made outside of this middleware. The
-            # server runs each request in a task of its own, and so in a context of its own.
+            # server runs each of them in a task of its own, and so in a context of its own.
             current_request.set(request)
             send = partial(_send_with_ids, send, request)
         await self._app(scope, receive, send)
 
 
 async def _send_with_ids(send: Send, request: CurrentRequest, message: Message) -> None:
-    if message["type"] == "http.response.start":
+    if message["type"] in RESPONSE_STARTS:
         headers = MutableHeaders(scope=message)
         headers[REQUEST_ID] = request.id
         if request.client_id is not None:

@@ -218,6 +218,10 @@ async def test_headers_say_what_is_left_of_the_rate(tmp_path: Path, model: Whisp
         assert other["remaining-requests"] == "1"
         wrong = allowance(await running.client.get("/v1/models", headers=bearer("wrong")))
         assert wrong["remaining-requests"] == "1"  # of its address
+        asr = [
+            allowance(await running.client.post(path, headers=bearer("beta"))) for path in ("/asr", "/detect-language")
+        ]
+        assert [headers["remaining-requests"] for headers in asr] == ["0", "0"]
         assert allowance(await running.client.get("/health")) == {}
     async with serving(tmp_path / "other", lambda: model) as running:
         assert allowance(await running.client.get("/v1/models")) == {}

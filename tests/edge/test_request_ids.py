@@ -11,12 +11,14 @@ from uuid import uuid4
 
 import openai
 import pytest
+from websockets.asyncio.client import connect
 
 from app.api.errors import envelope
 from app.domain.log_context import CurrentRequest, current_request
 from app.logs import ConsoleFormatter, JsonFormatter
 from tests.api.test_keys_and_limits import bearer
 from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +176,18 @@ async def test_lines_of_a_job_have_the_ids_of_its_request(
     assert all(line in of_request for line in started)
     (accepted,) = [line["message"] for line in of_request if " accepted, " in line["message"]]
     assert accepted.endswith(f"{job_id} accepted, {response.headers['x-request-id']} (client's id {client_id})")
+
+
+async def test_lines_of_a_session_have_the_ids_of_its_handshake(running: Running, lines: list[dict[str, str]]) -> None:
+    address = running.address.replace("http", "ws") + "/v1/realtime?intent=transcription"
+    async with connect(address, additional_headers={"X-Client-Request-Id": "mine"}) as socket:
+        await socket.recv()
+        assert socket.response is not None
+        request_id = socket.response.headers["x-request-id"]
+    await eventually(lambda: not len(running.service.sessions))
+    of_session = [line for line in lines if "Realtime session" in line["message"]]
+    assert len(of_session) == 2
+    assert {(line["request_id"], line["client_request_id"]) for line in of_session} == {(request_id, "mine")}
 
 
 @pytest.mark.parametrize(

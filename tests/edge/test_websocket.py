@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import os
+import re
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -182,9 +183,11 @@ async def test_model_of_the_query_is_used(shared: Running) -> None:
 
 
 async def test_other_paths_have_no_websocket(shared: Running) -> None:
-    with pytest.raises(InvalidStatus) as caught:
-        await opening(shared, "/v1/jobs")
-    assert caught.value.response.status_code == 403
+    for path in ("/v1/jobs", "/v1/audio/transcriptions", "/nowhere"):
+        status, error, headers = await refusal(shared, path)
+        assert (status, error["message"].partition(" ")[0]) == (404, path)
+        assert error["message"].endswith("use /v1/realtime.")
+        assert headers["x-request-id"].startswith("req_")
 
 
 async def test_number_of_sessions_is_limited(tmp_path: Path, model: WhisperModel) -> None:
@@ -202,10 +205,31 @@ async def test_number_of_sessions_is_limited(tmp_path: Path, model: WhisperModel
 
 async def test_handshakes_count_towards_the_rate(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model, rate_limit="2/day") as running:
-        for _ in range(2):
-            async with opening(running):
-                pass
-        assert (await refusal(running))[0] == 429
+        for remaining in ("1", "0"):
+            async with opening(running) as socket:
+                assert socket.response is not None
+                headers = socket.response.headers
+                assert headers["x-ratelimit-limit-requests"] == "2"
+                assert headers["x-ratelimit-remaining-requests"] == remaining
+                assert re.fullmatch(r"(\d+h)?(\d+m)?[\d.]+s", headers["x-ratelimit-reset-requests"])
+        status, error, headers = await refusal(running)
+        assert (status, error["code"]) == (429, "rate_limit_exceeded")
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_accepted_and_refused_handshakes_have_their_ids(shared: Running) -> None:
+    ids = {"X-Client-Request-Id": "mine"}
+    async with opening(shared, additional_headers=ids) as socket:
+        assert socket.response is not None
+        accepted = socket.response.headers
+    status, _, refused = await refusal(shared, "/v1/realtime?intent=conversation", additional_headers=ids)
+    assert status == 400
+    assert accepted["x-request-id"] != refused["x-request-id"]
+    for headers in (accepted, refused):
+        assert re.fullmatch("req_[0-9a-f]{32}", headers["x-request-id"])
+        assert headers["x-client-request-id"] == "mine"
+    status, error, _ = await refusal(shared, additional_headers={"X-Client-Request-Id": "x" * 513})
+    assert (status, error["code"]) == (400, "invalid_client_request_id")
 
 
 async def test_connection_counts_until_it_is_closed(shared: Running) -> None:
