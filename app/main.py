@@ -26,7 +26,7 @@ from app.api import (
     transcriptions,
     usage,
 )
-from app.api.dependencies import JobParts, MetricsPage, Parts, ServerLimits, TransferTimeouts
+from app.api.dependencies import JobParts, MetricsPage, Parts, RealtimeLimits, ServerLimits, TransferTimeouts
 from app.api.events import EventFeed
 from app.api.submission import SubmissionReader
 from app.delivery.attempts import Clock
@@ -159,6 +159,16 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     app.add_middleware(RequestIds)
 
 
+def _realtime_limits(settings: Settings) -> RealtimeLimits | None:
+    if not settings.realtime_max_sessions:
+        return None
+    return RealtimeLimits(
+        max_sessions=settings.realtime_max_sessions,
+        session_seconds=settings.realtime_session_seconds,
+        idle_seconds=settings.realtime_idle_seconds,
+    )
+
+
 def _parts(service: Service) -> Parts:
     settings, jobs = service.settings, service.jobs
     return Parts(
@@ -207,6 +217,7 @@ def _parts(service: Service) -> Parts:
             max_retention_seconds=settings.longest_retention_seconds,
             has_webhooks=settings.webhook_secret is not None,
             has_diarization=settings.has_diarization,
+            realtime=_realtime_limits(settings),
         ),
         feed=EventFeed(changes=jobs.changes, store=jobs.store, views=jobs.views),
         slots=settings.max_concurrent_requests,

@@ -73,10 +73,19 @@ class MetricsPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RealtimeLimits:
+    """The number of realtime sessions at once, the longest one, and how long its client can send nothing (0: ever)."""
+
+    max_sessions: int
+    session_seconds: float
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
     """The limits of a server that its clients can read. Times are in seconds.
 
-    ``key_names`` has the names of API keys by their fingerprints.
+    ``key_names`` has the names of API keys by their fingerprints. ``realtime`` is None if there are no sessions.
     """
 
     requires_key: bool
@@ -87,6 +96,7 @@ class ServerLimits:
     max_retention_seconds: float
     has_webhooks: bool
     has_diarization: bool
+    realtime: RealtimeLimits | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -448,7 +448,16 @@ class Features(TypedDict):
     diarization: Annotated[bool, Field(description="Speakers can be told apart by their voices: `diarize=true`.")]
     edits: Annotated[Literal[True], Field(description="Transcripts can be corrected.")]
     keep_audio: Annotated[Literal[True], Field(description="Jobs can keep their recordings: `keep_audio=true`.")]
+    realtime: Annotated[bool, Field(description="Audio is transcribed while it is spoken: `/v1/realtime`.")]
     webhooks: Annotated[bool, Field(description="`webhook_url` is accepted.")]
+
+
+class Realtime(TypedDict):
+    max_sessions: Annotated[int, Field(description="Sessions at the same time.", examples=[8])]
+    session_seconds: Annotated[float, Field(description="The longest session.", examples=[3600.0])]
+    idle_seconds: Annotated[
+        float, Field(description="How long the client of a session can send nothing; 0 is no limit.", examples=[300.0])
+    ]
 
 
 class Server(TypedDict):
@@ -459,6 +468,7 @@ class Server(TypedDict):
     retention_seconds: RetentionSeconds
     models: Annotated[list[ServedModel], Field(description="The default model first.")]
     result_formats: Annotated[list[str], Field(description="The formats of results.", examples=[["json", "srt"]])]
+    realtime: NotRequired[Annotated[Realtime, Field(description="Limits of live transcription, if there is any.")]]
     features: Features
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -28,6 +29,7 @@ router = APIRouter(prefix="/v1", tags=["Health"])
 async def get_server(parts: ServiceParts) -> dict[str, Any]:
     """Return what a client can ask of this server. No API key is needed."""
     limits, registry = parts.limits, parts.pool.model_registry
+    realtime = limits.realtime
     return {
         "version": __version__,
         "requires_key": limits.requires_key,
@@ -36,10 +38,12 @@ async def get_server(parts: ServiceParts) -> dict[str, Any]:
         "retention_seconds": {"default": limits.retention_seconds, "max": limits.max_retention_seconds},
         "models": [_model(state, is_default=state is registry.default) for state in registry.states],
         "result_formats": [each.value for each in ResponseFormat],
+        **({} if realtime is None else {"realtime": asdict(realtime)}),
         "features": {
             "diarization": limits.has_diarization,
             "edits": True,
             "keep_audio": True,
+            "realtime": realtime is not None,
             "webhooks": limits.has_webhooks,
         },
     }

@@ -23,7 +23,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: WhisperModel) -> None:
     limits: dict[str, Any] = {"max_upload_bytes": 1000, "max_audio_seconds": 60, "job_retention_seconds": 90}
-    limits["max_retention_seconds"] = 900
+    limits |= {"max_retention_seconds": 900, "realtime_max_sessions": 2}
     async with serving(tmp_path / "data", lambda: model, **limits, webhook_secret=SECRET) as running:
         server = (await running.client.get("/v1/server")).json()
         version = (await running.client.get("/health")).json()["version"]
@@ -43,12 +43,14 @@ async def test_server_without_keys_describes_its_limits(tmp_path: Path, model: W
             }
         ],
         "result_formats": [each.value for each in ResponseFormat],
-        "features": {"diarization": True, "edits": True, "keep_audio": True, "webhooks": True},
+        "realtime": {"max_sessions": 2, "session_seconds": 3600.0, "idle_seconds": 300.0},
+        "features": {"diarization": True, "edits": True, "keep_audio": True, "realtime": True, "webhooks": True},
     }
 
 
 async def test_server_is_open_although_the_rest_needs_a_key(tmp_path: Path, model: WhisperModel) -> None:
-    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test", diarization_model="none") as running:
+    off: dict[str, Any] = {"diarization_model": "none", "realtime_max_sessions": 0}
+    async with serving(tmp_path / "data", lambda: model, api_keys="sk-test", **off) as running:
         server = await running.client.get("/v1/server")
         assert server.status_code == 200
         assert server.json()["requires_key"] is True
@@ -56,8 +58,10 @@ async def test_server_is_open_although_the_rest_needs_a_key(tmp_path: Path, mode
             "diarization": False,
             "edits": True,
             "keep_audio": True,
+            "realtime": False,
             "webhooks": False,
         }
+        assert "realtime" not in server.json()
         for path in ("/v1/jobs", "/v1/server/", "/v1/serverx", "/v1/server/x"):
             expected = 200 if path == "/v1/server/" else 401
             assert (await running.client.get(path)).status_code == expected, path
