@@ -19,7 +19,8 @@ from app.realtime.config import SessionConfig
 from app.realtime.server_events import new_id, session_object
 
 if TYPE_CHECKING:
-    from app.api.dependencies import Parts
+    from app.api.dependencies import JobParts, Parts
+    from app.domain.usage import Usage
 
 router = APIRouter(prefix="/v1/realtime", tags=["Realtime"])
 
@@ -86,9 +87,11 @@ async def open_session(websocket: WebSocket) -> None:
         parts.pool.require_ready()
         config = _first_config(websocket)
         parts.sessions.check(config)
+        account = _Account(parts.jobs, websocket.state.owner)
+        account.check()
         with parts.sessions.reserved():
             await websocket.accept(subprotocol=_subprotocol(websocket))
-            await parts.sessions.serve(_Channel(websocket), config, key_name=websocket.state.key_name)
+            await parts.sessions.serve(_Channel(websocket), config, account=account, key_name=websocket.state.key_name)
     except ServiceError as exc:
         if websocket.application_state is WebSocketState.CONNECTING:
             await websocket.send_denial_response(error_response(exc))
@@ -118,6 +121,20 @@ def _subprotocol(websocket: WebSocket) -> str | None:
     """Return the subprotocol to choose, which is never one that holds a key."""
     offered = [name for name in websocket.scope["subprotocols"] if not name.startswith(KEY_SUBPROTOCOL)]
     return _SUBPROTOCOL if _SUBPROTOCOL in offered else next(iter(offered), None)
+
+
+class _Account:
+    """The usage of an API key. See :class:`app.realtime.session.Account`."""
+
+    def __init__(self, jobs: JobParts, owner: str) -> None:
+        self._jobs = jobs
+        self._owner = owner
+
+    def add(self, model: str, usage: Usage) -> None:
+        self._jobs.store.add_usage(self._owner, model, usage)
+
+    def check(self) -> None:
+        self._jobs.quotas.check(self._owner)
 
 
 class _Channel:

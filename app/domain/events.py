@@ -48,6 +48,7 @@ class SessionEnd(StrEnum):
     INVALID = "invalid"
     TOO_FAST = "too_fast"
     SLOW_READER = "slow_reader"
+    QUOTA = "quota"
     DRAINED = "drained"
     FAILED = "failed"
 

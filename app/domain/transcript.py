@@ -46,9 +46,10 @@ class TranscriptionOptions:
     """The options of one transcription.
 
     ``model`` is the name of a served model, None for the default. ``language`` is a code of
-    :mod:`app.domain.languages`, None to detect it, among the codes ``languages`` if there are any. Chinese is written in ``script``; None is that of the prompt or of
-    the first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
-    windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
+    :mod:`app.domain.languages`, None to detect it, among the codes ``languages`` if there are any. Chinese is written
+    in ``script``; None is that of the prompt or of the first sentences. With ``temperature`` 0 the model uses beam
+    search, with fallbacks at higher temperatures for windows whose text is not acceptable; any other temperature is
+    used as it is. ``beam_size`` None is the server's
     default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are

@@ -131,6 +131,12 @@ class JobStore:
         """
         await shielded(self._forget(job_id))
 
+    def add_usage(self, owner: str, model: str, usage: Usage) -> None:
+        """Count what an API key has used without a job; it is lost if the process is killed in the next moment."""
+        key = _today(owner, model)
+        self._journal.add_usage(key, usage)
+        self.usage.add(key, usage)
+
     def report_progress(
         self, job_id: str, change: Callable[Concatenate[Progress, P], Progress], *args: P.args, **kwargs: P.kwargs
     ) -> None:
@@ -276,5 +282,8 @@ class JobStore:
 
 def _used(job: Job) -> tuple[UsageKey, Usage]:
     """Return what a job has used, now that it has a result."""
-    key = UsageKey(day=int(time.time()) // DAY_SECONDS, owner=job.owner, model=job.model)
-    return key, Usage(job.audio_duration or 0.0, 1)
+    return _today(job.owner, job.model), Usage(job.audio_duration or 0.0, 1)
+
+
+def _today(owner: str, model: str) -> UsageKey:
+    return UsageKey(day=int(time.time()) // DAY_SECONDS, owner=owner, model=model)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from app.domain.errors import InvalidRequest
+from app.domain.errors import InvalidRequest, QuotaExceeded
 from app.domain.events import SessionEnd, SessionEnded
+from app.domain.usage import Usage
 from app.realtime import server_events
 from app.realtime.audio import RATE, AudioDecoder
 from app.realtime.client_events import Append, Clear, Commit, Update, event_id_of, parse_event, parse_message
@@ -48,6 +49,8 @@ _MAX_INVALID: Final = 20
 _MIN_COMMIT_SAMPLES: Final = RATE // 10
 #: A large append is searched for speech in parts of this many bytes, a second of PCM.
 _PART_BYTES: Final = 48_000
+#: OpenAI's code, and type, for a quota.
+_INSUFFICIENT_QUOTA: Final = "insufficient_quota"
 #: The time for the last events to be sent.
 _FLUSH_SECONDS: Final = 5.0
 
@@ -72,6 +75,16 @@ class Channel(Protocol):
 
     async def close(self, code: int, reason: str) -> None:
         """Close the connection (RFC 6455, section 7.4)."""
+
+
+class Account(Protocol):
+    """The usage of the API key with which a session was opened."""
+
+    def add(self, model: str, usage: Usage) -> None:
+        """Count what was transcribed with a model."""
+
+    def check(self) -> None:
+        """Raise QuotaExceeded if the key has nothing left for today."""
 
 
 #: How a session ends that the client did not end: the code of the close frame, the code of the error, its message.
@@ -103,31 +116,56 @@ _ENDS: Final = {
         "slow_reader",
         "The session is closed, because its events are not read: read them while you send audio.",
     ),
+    SessionEnd.QUOTA: (
+        1000,
+        _INSUFFICIENT_QUOTA,
+        "The session is closed, because its API key has used all of its audio for today: connect again after 00:00 "
+        "UTC, or raise the quota in API_KEYS.",
+    ),
     SessionEnd.DRAINED: (1001, "draining", "The server is shutting down: connect again in a moment."),
     SessionEnd.FAILED: (1011, "internal_error", "Internal error: see the server's log for its cause."),
 }
-_OF_SERVER: Final = (SessionEnd.DRAINED, SessionEnd.FAILED)
+#: The types of these errors, if they are no invalid requests.
+_KINDS: Final = {
+    SessionEnd.QUOTA: _INSUFFICIENT_QUOTA,
+    SessionEnd.DRAINED: "server_error",
+    SessionEnd.FAILED: "server_error",
+}
 #: Ends before which everything that was said is transcribed.
-_FINISHING: Final = (SessionEnd.IDLE, SessionEnd.EXPIRED, SessionEnd.TOO_FAST, SessionEnd.DRAINED)
+_FINISHING: Final = (
+    SessionEnd.IDLE,
+    SessionEnd.EXPIRED,
+    SessionEnd.TOO_FAST,
+    SessionEnd.QUOTA,
+    SessionEnd.DRAINED,
+)
 
 
 class Session:
     """A session with the first configuration ``config``. Create it on a running event loop."""
 
     def __init__(
-        self, channel: Channel, models: LiveModels, config: SessionConfig, *, limits: SessionLimits, emit: EventSink
+        self,
+        channel: Channel,
+        models: LiveModels,
+        config: SessionConfig,
+        *,
+        account: Account,
+        limits: SessionLimits,
+        emit: EventSink,
     ) -> None:
         self.id = server_events.new_id("sess")
         self._channel = channel
         self._models = models
         self._config = config
+        self._account = account
         self._limits = limits
         self._emit = emit
         self._expires_at = int(time.time() + limits.session_seconds)
         self._end: asyncio.Future[SessionEnd] = asyncio.get_running_loop().create_future()
         self._outbox = Outbox(channel.send, on_full=lambda: self.end(SessionEnd.SLOW_READER))
         self._invalid = 0
-        self._transcriber = UtteranceTranscriber(models, send=self._outbox.put, emit=emit)
+        self._transcriber = UtteranceTranscriber(models, send=self._outbox.put, count=self._count, emit=emit)
         self._speech = models.live_detector()
         self._decoder = AudioDecoder(config.format)
         self._detector = _utterance_detector(config, position=0)
@@ -135,7 +173,7 @@ class Session:
         self._previous_item_id: str | None = None
         #: Audio that is not part of an utterance yet, which ends at the position ``_received``.
         self._recent: Samples = np.zeros(0, np.int16)
-        self._received = self._searched = self._committed = 0
+        self._received = self._searched = self._committed = self._counted = 0
 
     def end(self, reason: SessionEnd) -> None:
         """End the session, unless it is ending already."""
@@ -169,6 +207,8 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            for utterance in self._transcriber.unfinished:
+                self._count_shown(utterance)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
@@ -190,12 +230,33 @@ class Session:
         if reason is SessionEnd.SLOW_READER:
             self._outbox.clear()
         if message:
-            kind = "server_error" if reason in _OF_SERVER else "invalid_request_error"
+            kind = _KINDS.get(reason, "invalid_request_error")
             message = message.format(idle=self._limits.idle_seconds, session=self._limits.session_seconds)
             self._outbox.put(server_events.error(message, code=error_code, kind=kind))
         for last in (self._outbox.wait_until_empty(), self._channel.close(code, error_code)):
             with suppress(TimeoutError):
                 await asyncio.wait_for(last, _FLUSH_SECONDS)
+
+    def _count(self, utterance: Utterance, end: int) -> None:
+        """Count the audio of an utterance up to ``end``, and the utterance as one request.
+
+        Audio counts as soon as its text is final, so that nothing of it is lost if the process is killed later.
+        """
+        start = max(utterance.start, self._counted)
+        if end <= start:
+            return
+        self._counted = end
+        model, _ = self._models.model_registry.choose(utterance.options.model)
+        self._account.add(model.name, Usage((end - start) / RATE, int(start == utterance.start)))
+        try:
+            self._account.check()
+        except QuotaExceeded:
+            self.end(SessionEnd.QUOTA)
+
+    def _count_shown(self, utterance: Utterance) -> None:
+        """Count an utterance that ends without a final text, if the client has received words of it."""
+        if utterance.shown:
+            self._count(utterance, utterance.end)
 
     def _warnings(self, config: SessionConfig) -> list[str]:
         """Return sentences about what a configuration asks for and does not get.
@@ -331,7 +392,7 @@ class Session:
         for event in server_events.committed(utterance.item_id, self._previous_item_id):
             self._outbox.put(event)
         self._previous_item_id = utterance.item_id
-        self._committed = utterance.start + utterance.samples
+        self._committed = utterance.end
         utterance.finish()
 
     def _commit_by_client(self) -> None:
@@ -351,6 +412,7 @@ class Session:
 
     def _clear(self) -> None:
         if self._utterance is not None:
+            self._count_shown(self._utterance)
             self._utterance.discard()
             self._utterance = None
         self._recent = self._recent[:0]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.domain.events import EventSink
     from app.realtime.config import SessionConfig
-    from app.realtime.session import Channel, SessionLimits
+    from app.realtime.session import Account, Channel, SessionLimits
     from app.realtime.transcribing import LiveModels
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ class Sessions:
         finally:
             self._reserved -= 1
 
-    async def serve(self, channel: Channel, config: SessionConfig, *, key_name: str) -> None:
+    async def serve(self, channel: Channel, config: SessionConfig, *, account: Account, key_name: str) -> None:
         """Serve a client in a reserved session until that ends."""
-        session = Session(channel, self._models, config, limits=self._limits, emit=self._emit)
+        session = Session(channel, self._models, config, account=account, limits=self._limits, emit=self._emit)
         self._running[session] = ended = asyncio.Event()
         if self._is_draining:
             session.end(SessionEnd.DRAINED)

@@ -96,11 +96,22 @@ class _Result:
 
 
 class UtteranceTranscriber:
-    """Transcribes utterances in order and sends their events with ``send``."""
+    """Transcribes utterances in order and sends their events with ``send``.
 
-    def __init__(self, models: LiveModels, *, send: Callable[[ServerEvent], None], emit: EventSink) -> None:
+    ``count`` is called with an utterance and the position up to which its text is final.
+    """
+
+    def __init__(
+        self,
+        models: LiveModels,
+        *,
+        send: Callable[[ServerEvent], None],
+        count: Callable[[Utterance, int], None],
+        emit: EventSink,
+    ) -> None:
         self._models = models
         self._send = send
+        self._count = count
         self._emit = emit
         self._utterances: list[Utterance] = []
         self._changed = asyncio.Event()
@@ -109,6 +120,11 @@ class UtteranceTranscriber:
     def waiting_samples(self) -> int:
         """The samples that were said and are not transcribed yet."""
         return sum(utterance.waiting_samples for utterance in self._utterances)
+
+    @property
+    def unfinished(self) -> tuple[Utterance, ...]:
+        """The utterances that are not completed, the oldest first."""
+        return tuple(self._utterances)
 
     def add(self, utterance: Utterance) -> None:
         """Take an utterance at its beginning."""
@@ -170,6 +186,7 @@ class UtteranceTranscriber:
                 began = time.monotonic()
                 transcript = await model.transcribe(window.audio, utterance.options)
                 self._emit(UtteranceTranscribed(transcript.duration, time.monotonic() - began))
+                self._count(utterance, window.end)
                 self._show(utterance, text_after(shown, result.add(transcript)))
                 utterance.forget(window)
                 self._changed.set()

@@ -94,6 +94,10 @@ class Utterance:
         return self._end - self.start
 
     @property
+    def end(self) -> int:
+        return self._end
+
+    @property
     def window(self) -> LiveWindow | None:
         """The first window that is not transcribed yet; None after the last one of an utterance that has ended."""
         return self._windows[0] if self._windows else None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from app.domain.errors import QuotaExceeded
 from app.domain.usage import DAY_SECONDS, Usage, UsageKey
@@ -170,6 +175,43 @@ async def test_key_with_a_quota_is_refused_when_it_is_used_up(
         await create("beta-0123456789")
         jobs = await running.client.get("/v1/jobs", headers=bearer("alpha-0123456789"))
         assert jobs.status_code == 200
+
+
+async def test_session_counts_and_ends_when_the_quota_is_used_up(
+    tmp_path: Path, model: WhisperModel, samples: Path
+) -> None:
+    start = int(time.time())
+    audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
+    async with serving(tmp_path / "data", lambda: model, api_keys="ann:alpha-0123456789:1") as running:
+        url = f"{running.address}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="alpha-0123456789", max_retries=0) as client:
+            secret = await client.realtime.client_secrets.create(session={"type": "transcription"})
+            async with client.realtime.connect(extra_query={"intent": "transcription"}) as session:
+                await session.session.update(
+                    session={"type": "transcription", "audio": {"input": {"turn_detection": None}}}
+                )
+                await session.input_audio_buffer.append(audio=base64.b64encode(audio[44:]).decode())
+                await session.input_audio_buffer.commit()
+                events = [event async for event in session]
+            completed, error = events[-2:]
+            assert completed.type == "conversation.item.input_audio_transcription.completed"
+            assert completed.usage.type == "duration"
+            assert error.type == "error"
+            assert (error.error.type, error.error.code) == ("insufficient_quota", "insufficient_quota")
+            for key in ("alpha-0123456789", secret.value):
+                with pytest.raises(InvalidStatus) as caught:
+                    await connect(
+                        url.replace("http", "ws") + "/realtime?intent=transcription",
+                        additional_headers={"Authorization": f"Bearer {key}"},
+                    )
+                response = caught.value.response
+                assert response.status_code == 429
+                assert json.loads(bytes(response.body or b""))["error"]["code"] == "insufficient_quota"
+                assert response.headers["x-should-retry"] == "false"
+        async with usage_of(running, "alpha-0123456789") as usage:
+            page = await usage(start_time=start, group_by=["api_key_id", "model"])
+        results = [result for bucket in counted(page) for result in bucket]
+        assert results == [("ann", "demo", round(completed.usage.seconds), 1)]
 
 
 def test_quota_begins_again_with_each_day() -> None:

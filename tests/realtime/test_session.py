@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pytest
 
-from app.domain.errors import TranscriptionFailed
+from app.domain.errors import QuotaExceeded, TranscriptionFailed
 from app.domain.events import SessionEnd, SessionEnded, UtteranceTranscribed
+from app.domain.usage import Usage
 from app.realtime.audio import RATE
 from app.realtime.config import SessionConfig
 from app.realtime.session import Session, SessionLimits
@@ -93,16 +94,40 @@ class Client:
         )
 
 
+class Account:
+    """The usage of a key with a quota."""
+
+    def __init__(self) -> None:
+        self.quota_seconds = 3600.0
+        self.used = Usage()
+        self.models: set[str] = set()
+
+    def add(self, model: str, usage: Usage) -> None:
+        self.models.add(model)
+        self.used += usage
+
+    @property
+    def counted(self) -> tuple[float, int]:
+        """The seconds and the requests."""
+        return self.used.seconds, self.used.requests
+
+    def check(self) -> None:
+        if self.used.seconds >= self.quota_seconds:
+            raise QuotaExceeded("This API key has used its audio for today.")
+
+
 class Rig:
     """A session with its client."""
 
     def __init__(self, model: ScriptedModel, **limits: float) -> None:
         self.client = Client()
+        self.account = Account()
         self.emitted: list[Event] = []
         self.session = Session(
             self.client,
             model,
             SessionConfig(),
+            account=self.account,
             limits=SessionLimits(**{"session_seconds": 3600, "idle_seconds": 0, "finish_seconds": 60, **limits}),
             emit=self.emitted.append,
         )
@@ -285,6 +310,75 @@ async def test_clear_drops_the_utterance() -> None:
         assert (await rig.client.until(COMPLETED))["transcript"] == "kept"
         assert rig.client.types().count(COMMITTED) == 1
     assert sum(map(len, model.transcribed)) == pytest.approx(0.5 * RATE, abs=100)
+
+
+async def test_final_texts_count_as_usage() -> None:
+    model = ScriptedModel(texts=["first part", "second part", "short"])
+    async with session(model) as rig:
+        rig.client.say(*[speech(0.5)] * 60, silence(1.0))
+        long = await rig.client.until(COMPLETED)
+        assert rig.account.counted == pytest.approx((long["usage"]["seconds"], 1), abs=0.01)
+        rig.client.say(speech(1.0), silence(1.0))
+        short = await rig.client.until(COMPLETED)
+        seconds = long["usage"]["seconds"] + short["usage"]["seconds"]
+        assert rig.account.counted == pytest.approx((seconds, 2), abs=0.01)
+        assert rig.account.models == {"demo"}
+        rig.client.say(silence(20.0))
+        rig.client.update({})
+        await rig.client.until("session.updated")
+        assert rig.account.used.requests == 2
+
+
+async def test_window_counts_when_its_text_is_final() -> None:
+    model = ScriptedModel(texts=["first part", "second part"])
+    async with session(model) as rig:
+        rig.client.say(*[speech(0.5)] * 58)
+        await rig.client.until(DELTA)
+        assert rig.account.counted == pytest.approx((28.0, 1), abs=0.1)
+
+
+@pytest.mark.parametrize("is_cleared", [True, False], ids=["cleared", "left"])
+async def test_words_that_were_shown_count_without_a_final_text(*, is_cleared: bool) -> None:
+    model = ScriptedModel(guesses=["the quick"])
+    async with session(model) as rig:
+        while DELTA not in rig.client.types():
+            rig.client.say(speech(0.1))
+            await asyncio.sleep(0)
+        if is_cleared:
+            rig.client.put("input_audio_buffer.clear")
+            await rig.client.until("input_audio_buffer.cleared")
+        rig.client.inbox.put_nowait(None)
+        assert await rig.ended() is SessionEnd.CLIENT_LEFT
+    assert rig.account.used.requests == 1
+    assert rig.account.used.seconds >= 1.0
+
+
+async def test_audio_without_words_does_not_count() -> None:
+    async with session(ScriptedModel()) as rig:
+        rig.client.update(MANUAL)
+        rig.client.say(speech(5.0))
+        rig.client.put("input_audio_buffer.clear")
+        await rig.client.until("input_audio_buffer.cleared")
+        assert rig.account.used == Usage()
+
+
+async def test_session_that_uses_its_quota_up_is_finished_and_closed() -> None:
+    model = ScriptedModel(texts=["one", "two"])
+    model.may_end.clear()
+    async with session(model) as rig:
+        rig.account.quota_seconds = 1.0
+        rig.client.say(speech(1.0), silence(1.0), speech(1.0))
+        await rig.client.until(STARTED)
+        await rig.client.until(STARTED)
+        model.may_end.set()
+        assert await rig.ended() is SessionEnd.QUOTA
+        completed = [event["transcript"] for event in rig.client.events if event["type"] == COMPLETED]
+        assert completed == ["one", "two"]
+        error = rig.client.events[-1]["error"]
+        assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+        assert "connect again after 00:00 UTC" in error["message"]
+        assert rig.client.closed == (1000, "insufficient_quota")
+        assert rig.account.used.requests == 2
 
 
 async def test_commit_needs_audio() -> None:
