@@ -21,6 +21,8 @@ _MAX_KEYWORDS: Final = 1_000
 _MAX_KEYWORD_CHARACTERS: Final = 256
 _MAX_LANGUAGES: Final = 100
 _TRANSCRIPTION: Final = "session.audio.input.transcription"
+#: Models of OpenAI that leave it to the client to commit. Clients that name them send nothing about turn detection.
+_WITHOUT_TURN_DETECTION: Final = ("gpt-live-transcribe", "gpt-realtime-whisper")
 _LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 _NO_NOISE_REDUCTION: Final = (
     "`audio.input.noise_reduction` has no effect: this server transcribes the audio as it is sent."
@@ -158,7 +160,7 @@ class SessionConfig(_Part):
             raise InvalidRequest('`session` must be a JSON object such as {"type": "transcription"}.', param="session")
         _refuse_what_is_missing(update)
         try:
-            return SessionConfig.model_validate(_merged(self.model_dump(), update))
+            return SessionConfig.model_validate(_merged(self.model_dump(), _with_turn_detection(update)))
         except ValidationError as exc:
             raise _invalid(exc) from None
 
@@ -196,6 +198,15 @@ def _refuse_what_is_missing(update: dict[str, Any]) -> None:
                 "yourself: this server has no semantic_vad.",
                 param="session.audio.input.turn_detection.type",
             )
+
+
+def _with_turn_detection(update: dict[str, Any]) -> dict[str, Any]:
+    """Return an update, without turn detection if its model has none and it says nothing about that."""
+    match update:
+        case {"audio": {"input": {"transcription": {"model": str(model)}, **others}}}:
+            if model in _WITHOUT_TURN_DETECTION and "turn_detection" not in others:
+                return _merged(update, {"audio": {"input": {"turn_detection": None}}})
+    return update
 
 
 def _merged(current: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,15 @@ def test_update_changes_only_what_it_names() -> None:
     assert config.updated({"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}).turn_detection is not None
 
 
+def test_client_commits_with_models_that_have_no_turn_detection() -> None:
+    config = configured(transcription={"model": "gpt-live-transcribe", "languages": ["en"]})
+    assert config.turn_detection is None
+    assert config.updated({"audio": {"input": {"transcription": {"prompt": "a"}}}}).turn_detection is None
+    named = configured(transcription={"model": "gpt-live-transcribe"}, turn_detection={"type": "server_vad"})
+    assert named.turn_detection is not None
+    assert configured(transcription={"model": "gpt-transcribe"}).turn_detection is not None
+
+
 @pytest.mark.parametrize("name", ["audio/pcm", "audio/pcmu", "audio/pcma"])
 def test_formats(name: str) -> None:
     config = configured(format={"type": name})
