@@ -14,7 +14,7 @@ from typing import Any, Final
 import document_settings
 import pytest
 
-from app.api.forms import LANGUAGES, TASK, TRANSCRIPTION_FIELDS, UNSUPPORTED, WORD_TIMESTAMPS
+from app.api.forms import TASK, TRANSCRIPTION_FIELDS, UNSUPPORTED, WORD_TIMESTAMPS
 from app.delivery.retry import RoundSchedule
 from app.domain.job import TRANSITIONS
 from app.main import create_app
@@ -214,7 +214,7 @@ def test_timeout_document_lists_the_waits_between_rounds() -> None:
 
 
 def test_api_document_lists_every_form_field_and_alias() -> None:
-    fields = (*TRANSCRIPTION_FIELDS, LANGUAGES, TASK, WORD_TIMESTAMPS)
+    fields = (*TRANSCRIPTION_FIELDS, TASK, WORD_TIMESTAMPS)
     names = {name for field in fields for name in field.names} | set(UNSUPPORTED)
     documented = {span.removesuffix("[]") for span in _SPAN.findall(section(text_of(API), "Form fields"))}
     assert names - documented == set()

@@ -86,6 +86,14 @@ LANGUAGE: Final = Text(
     default="detected",
     example="en",
 )
+LANGUAGES: Final = TextList(
+    "languages",
+    max_bytes=_MAX_JSON_BYTES,
+    description="The languages that can be spoken, as ISO-639-1 codes or English names. If there are several, each "
+    "window of up to 30 s of speech is transcribed in the likeliest of them. One is the same as `language`.",
+    default="all that the model knows, one of them for the whole recording",
+    example="en",
+)
 PROMPT: Final = Text(
     "prompt",
     aliases=("initial_prompt",),
@@ -329,6 +337,7 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     SOURCE_URL,
     MODEL,
     LANGUAGE,
+    LANGUAGES,
     PROMPT,
     RESPONSE_FORMAT,
     TIMESTAMP_GRANULARITIES,
@@ -369,7 +378,6 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
 AUDIO_FILE: Final = File("audio_file", description="The audio, in any common format, or samples with `encode=false`.")
 
 # Fields of other servers, accepted for compatibility and not published.
-LANGUAGES: Final = TextList("languages")
 TASK: Final = Text("task")
 WORD_TIMESTAMPS: Final = Flag("word_timestamps")
 

@@ -25,6 +25,7 @@ Text = Annotated[str, Field(description="The whole transcript.", examples=["hell
 LanguageName = Annotated[
     str, Field(description="The language's full English name in lower case.", examples=["english"])
 ]
+LanguageCode = Annotated[str, Field(description="The code of the language.", examples=["en"])]
 Duration = Annotated[float, Field(description="The length of the audio in seconds.", examples=[5.22])]
 TaskName = Annotated[
     Literal["transcribe", "translate"], Field(description="`translate` for a translation into English.")
@@ -49,6 +50,19 @@ class Usage(TypedDict):
     seconds: Annotated[
         int, Field(description="The length of the audio in seconds, rounded up to a whole number.", examples=[6])
     ]
+
+
+class SpokenLanguage(TypedDict):
+    code: LanguageCode
+
+
+SpokenLanguages = Annotated[
+    list[SpokenLanguage],
+    Field(
+        description="The languages that are spoken, the most spoken first. Present if the request has `languages[]`, "
+        "or if there are several; empty if nobody speaks."
+    ),
+]
 
 
 class TokenLogprob(TypedDict):
@@ -110,6 +124,9 @@ class Segment(TypedDict):
             bool, Field(description="True if the model found every text for this part improbable.", examples=[True])
         ]
     ]
+    language: NotRequired[
+        Annotated[str, Field(description="The code of the spoken language, if several are spoken.", examples=["en"])]
+    ]
 
 
 Words = Annotated[list[Word], Field(description="Present with `timestamp_granularities[]=word`.")]
@@ -140,6 +157,7 @@ class Transcription(TypedDict):
     """The response with `response_format=json`."""
 
     text: Text
+    languages: NotRequired[SpokenLanguages]
     usage: Usage
     logprobs: NotRequired[Logprobs]
     metadata: NotRequired[Metadata]
@@ -155,6 +173,7 @@ class VerboseTranscription(TypedDict):
     text: Text
     segments: NotRequired[list[Segment]]
     words: NotRequired[Words]
+    languages: NotRequired[SpokenLanguages]
     usage: Usage
     logprobs: NotRequired[Logprobs]
     utterances: NotRequired[Utterances]
@@ -203,6 +222,7 @@ class Document(TypedDict):
     status: Literal["completed"]
     task: TaskName
     language: LanguageName
+    languages: NotRequired[SpokenLanguages]
     duration: Duration
     text: Text
     segments: list[Segment]

@@ -40,7 +40,7 @@ from app.api.uploads import UploadReader, upload_warnings
 from app.delivery.presigned_urls import PresignedUrl
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Rendering, ResponseFormat
-from app.domain.languages import chinese_script, language_code
+from app.domain.languages import CHINESE, chinese_script, language_code
 from app.domain.names import clean_name, name_of_file, name_of_url
 from app.domain.replacements import checked_rules
 from app.domain.transcript import Task, TranscriptionOptions
@@ -48,6 +48,7 @@ from app.domain.transcript import Task, TranscriptionOptions
 if TYPE_CHECKING:
     from app.delivery.url_rules import UrlRules
     from app.domain.job import Upload
+    from app.domain.transcript import Script
     from app.transcription.models import ModelRegistry
 
 
@@ -142,9 +143,8 @@ class SubmissionReader:
         task = operation.task
         _check_task(form, task)
         model, model_warnings = models.choose(form[MODEL])
-        spoken = _spoken_language(form)
-        language = None if spoken is None else _language(spoken)
-        model.require(task=task, language=language)
+        spoken = _spoken_languages(form)
+        model.require(task=task, language=spoken.language, languages=spoken.languages)
         multichannel = form[MULTICHANNEL]
         has_speakers = multichannel or self._diarization_available
         rendering = requested_rendering(form, has_speakers=has_speakers)
@@ -176,8 +176,9 @@ class SubmissionReader:
             known_speakers=speakers.names,
             model=model.name,
             task=task,
-            language=language,
-            script=None if spoken is None else chinese_script(spoken),
+            language=spoken.language,
+            languages=spoken.languages,
+            script=spoken.script,
             multichannel=multichannel,
             only_language=operation.only_language,
         )
@@ -265,10 +266,7 @@ class SubmissionReader:
 
 
 def _unsupported(form: Form) -> list[str]:
-    warnings = [f"`{name}` is not supported and was ignored." for name in UNSUPPORTED if form.requests(name)]
-    if len(form[LANGUAGES]) > 1:
-        warnings.append("`languages` has more than one item and was ignored: send one language.")
-    return warnings
+    return [f"`{name}` is not supported and was ignored." for name in UNSUPPORTED if form.requests(name)]
 
 
 def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool:
@@ -336,21 +334,52 @@ def _hotwords(form: Form) -> str | None:
     return ", ".join(keywords) if keywords else None
 
 
-def _spoken_language(form: Form) -> str | None:
-    """Return the language as it was sent, or None to detect it."""
-    value = form[LANGUAGE]
-    languages = form[LANGUAGES]
-    if value is None and len(languages) == 1:
-        value = languages[0]
-    return None if value is None or value.strip().lower() in _DETECT else value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SpokenLanguages:
+    """The code of the spoken language, those of the candidates, and the script of Chinese, as far as they are named."""
+
+    language: str | None
+    languages: tuple[str, ...]
+    script: Script | None
 
 
-def _language(value: str) -> str:
+def _spoken_languages(form: Form) -> _SpokenLanguages:
+    named, candidates = _without_detection([form[LANGUAGE] or ""]), _without_detection(form[LANGUAGES])
+    codes, languages = _codes(named, LANGUAGE), _codes(candidates, LANGUAGES)
+    if codes and languages and codes != languages:
+        raise InvalidRequest(
+            f"`{LANGUAGES.name}` can't be combined with another `{LANGUAGE.name}`: send `{LANGUAGE.name}` if one "
+            f"language is spoken, or `{LANGUAGES.name}` to choose among several.",
+            param=LANGUAGES.name,
+        )
+    known = codes or languages
+    return _SpokenLanguages(
+        language=known[0] if len(known) == 1 else None,
+        languages=languages,
+        script=next(filter(None, map(_script, (*named, *candidates))), None),
+    )
+
+
+def _script(value: str) -> Script | None:
+    return chinese_script(value) if language_code(value) in CHINESE else None
+
+
+def _without_detection(values: list[str]) -> list[str]:
+    """Return the values that name a language."""
+    return [value for value in values if value.strip() and value.strip().lower() not in _DETECT]
+
+
+def _codes(values: list[str], field: Field[Any]) -> tuple[str, ...]:
+    """Return the codes of languages, each once."""
+    return tuple(dict.fromkeys(_code(value, field) for value in values))
+
+
+def _code(value: str, field: Field[Any]) -> str:
     code = language_code(value)
     if code is None:
         raise InvalidRequest(
-            f"`language` must be an ISO-639-1 code such as en or de, got {quoted(value)}. Leave it out to detect the "
-            "language.",
-            param=LANGUAGE.name,
+            f"`{field.name}` must be an ISO-639-1 code such as en or de, got {quoted(value)}. Leave it out to detect "
+            "the language.",
+            param=field.name,
         )
     return code

@@ -122,13 +122,18 @@ def render(transcript: Transcript, rendering: Rendering, *, extras: Mapping[str,
 def _json_body(transcript: Transcript, rendering: Rendering) -> dict[str, Any]:
     match rendering.format:
         case ResponseFormat.VERBOSE_JSON:
-            body = verbose(transcript, rendering.granularities)
+            body = verbose(transcript, rendering.granularities) | languages(transcript)
             return body | logprobs(transcript, rendering) | utterances(transcript, rendering)
         case ResponseFormat.DIARIZED_JSON:
             spoken = transcript if speakers_of(transcript) else with_channels(transcript)
             return diarized(transcript) | utterances(spoken, rendering)
         case _:
-            return {"text": transcript.text, "usage": usage(transcript), **logprobs(transcript, rendering)}
+            return {
+                "text": transcript.text,
+                **languages(transcript),
+                "usage": usage(transcript),
+                **logprobs(transcript, rendering),
+            }
 
 
 def tsv(transcript: Transcript) -> str:
@@ -165,6 +170,13 @@ def _lyrics(part: Segment) -> str:
 def usage(transcript: Transcript) -> dict[str, Any]:
     """Return the ``usage`` object: the duration in whole seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def languages(transcript: Transcript) -> dict[str, Any]:
+    """Return the ``languages`` of a JSON body as ``gpt-transcribe`` does, or no field if the language is one."""
+    if transcript.languages is None:
+        return {}
+    return {"languages": [{"code": code} for code in transcript.languages]}
 
 
 def verbose(transcript: Transcript, granularities: frozenset[Granularity]) -> dict[str, Any]:
@@ -236,6 +248,7 @@ def segment_object(segment: Segment) -> dict[str, Any]:
         "no_speech_prob": segment.no_speech_prob,
         **_source(segment),
         **({"uncertain": True} if segment.uncertain else {}),
+        **({"language": segment.language} if segment.language is not None else {}),
     }
 
 

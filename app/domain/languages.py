@@ -67,6 +67,8 @@ def language_code(language: str) -> str | None:
     return primary if primary in LANGUAGES else None
 
 
+#: The codes of the languages that are written in either script: Chinese and Cantonese.
+CHINESE: Final = frozenset({"zh", "yue"})
 #: The scripts that subtags name (ISO 15924), and those of the regions where Chinese is written.
 _SCRIPTS: Final = MappingProxyType(
     {

@@ -46,10 +46,10 @@ class TranscriptionOptions:
     """The options of one transcription.
 
     ``model`` is the name of a served model, None for the default. ``language`` is a code of
-    :mod:`app.domain.languages`, None to detect it, among the codes ``languages`` if there are any. Chinese is written
-    in ``script``; None is that of the prompt or of the first sentences. With ``temperature`` 0 the model uses beam
-    search, with fallbacks at higher temperatures for windows whose text is not acceptable; any other temperature is
-    used as it is. ``beam_size`` None is the server's
+    :mod:`app.domain.languages`, None to detect it. ``languages`` are the codes among which it is detected, in each
+    window if there are several; empty means all. Chinese is written in ``script``; None is that of the prompt or of
+    the first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
+    windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
     default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
@@ -78,6 +78,11 @@ class TranscriptionOptions:
     vad_filter: bool = True
     speech_detection: SpeechDetection = SpeechDetection()
     only_language: bool = False
+
+    @property
+    def known_language(self) -> str | None:
+        """The code of the spoken language, None if it has to be detected."""
+        return self.languages[0] if len(self.languages) == 1 else self.language
 
     @property
     def tells_voices_apart(self) -> bool:
@@ -120,7 +125,8 @@ class Segment:
 
     ``seek`` is where its decoding began, in units of 10 ms. ``temperature``, ``avg_logprob``, ``compression_ratio`` and
     ``no_speech_prob`` are those of the whole decoding (see :mod:`app.transcription.fallback`). ``uncertain`` text was
-    not acceptable at any temperature. ``speaker`` is the one who speaks most of it.
+    not acceptable at any temperature. ``speaker`` is the one who speaks most of it. ``language`` is the code of the
+    spoken language, None if that is the same in the whole transcript.
     """
 
     id: int
@@ -138,6 +144,7 @@ class Segment:
     channel: int | None = None
     speaker: str | None = None
     uncertain: bool = False
+    language: str | None = None
 
     @property
     def word_offsets(self) -> tuple[int, ...]:
@@ -166,10 +173,11 @@ class Turn:
 class Transcript:
     """A complete transcript.
 
-    ``language`` is the spoken language as a full lowercase English name, and ``language_probability`` (0 to 1) what the
-    model gave to it; None if it was not detected. ``duration`` is that of the audio in seconds. ``warnings`` are
-    sentences for the client about what could not be done as usual. ``turns`` are those of the voices that diarization
-    tells apart, in order.
+    ``language`` is the language that is spoken most, as a full lowercase English name, and ``language_probability`` (0
+    to 1) what the model gave to it; None if it was not detected. ``languages`` are the codes of all that are spoken,
+    the most spoken first; None if it is only one and the request named no candidates. ``duration`` is that of the
+    audio in seconds. ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are
+    those of the voices that diarization tells apart, in order.
     """
 
     task: Task
@@ -179,6 +187,7 @@ class Transcript:
     warnings: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
     language_probability: float | None = None
+    languages: tuple[str, ...] | None = None
 
     @property
     def text(self) -> str:

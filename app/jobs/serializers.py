@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter
 from app.domain.formats import (
     Granularity,
     ResponseFormat,
+    languages,
     logprobs,
     placed_words,
     render,
@@ -44,6 +45,7 @@ def success_document(
         "status": "completed",
         "task": transcript.task.value,
         "language": transcript.written_language,
+        **languages(transcript),
         "duration": transcript.duration,
         "text": transcript.text,
         **transcribed(job, transcript.segments),

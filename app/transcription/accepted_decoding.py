@@ -104,6 +104,7 @@ class AcceptedDecoding:
                     words=words,
                     logprobs=logprobs,
                     uncertain=self.uncertain,
+                    language=self.tokenizer.language_code,
                 )
             )
         return tuple(segments)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import Segment
 
-#: Whisper's codes of the languages that are written in either script: Chinese and Cantonese.
-CHINESE: Final = frozenset({"zh", "yue"})
 #: OpenCC's names of the conversions to each script, which choose no other words. Whisper writes Taiwan's characters.
 _CONVERSIONS: Final[dict[Script, str]] = {Script.SIMPLIFIED: "tw2s", Script.TRADITIONAL: "s2tw"}
 #: By this many characters one script must outnumber the other. A sentence has about as many that differ.

@@ -7,15 +7,17 @@ few of them and then waits.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from app.domain.languages import language_name
+from app.domain.languages import CHINESE, language_name
 from app.domain.transcript import Task, Transcript
 from app.transcription.admission import PREVIEW_SECONDS
-from app.transcription.chinese_script import CHINESE, load_dictionaries
+from app.transcription.chinese_script import load_dictionaries
 from app.transcription.features import HOP_SAMPLES
 from app.transcription.loudness import Loudness
 from app.transcription.peaks import Peaks
@@ -121,14 +123,23 @@ class FileTranscription(Transcription):
         samples = self._assembly.samples_done if self._options.only_language else self._recording.samples
         if rest := self._assembly.take_all():
             self._report(rest, samples)
-        language = self._options.language or self._any_language()
+        return self._transcript(samples)
+
+    def _transcript(self, samples: int) -> Transcript:
+        segments = tuple(self._assembly.segments)
+        spoken = _spoken_languages(segments)
+        is_mixed = len(spoken) > 1
+        language = self._options.known_language or self._any_language()
+        if spoken and (is_mixed or self._options.languages):
+            language = spoken[0]
         return Transcript(
             task=self._options.task,
             language=language_name(language),
             duration=samples / SAMPLE_RATE,
-            segments=tuple(self._assembly.segments),
+            segments=segments if is_mixed else _without_languages(segments),
             warnings=tuple(self._warnings()),
             language_probability=self._language_probabilities.get(language),
+            languages=spoken if is_mixed or self._options.languages else None,
         )
 
     def _warnings(self) -> Iterator[str]:
@@ -196,7 +207,10 @@ class FileTranscription(Transcription):
         """
         options = self._options
         finder = await self._front_end.run(  # the first use loads Silero
-            WindowFinder, options.speech_detection, only_speech=options.vad_filter
+            WindowFinder,
+            options.speech_detection,
+            only_speech=options.vad_filter,
+            several_languages=len(options.languages) > 1,
         )
         position = number = 0
         ended = False
@@ -253,7 +267,8 @@ class FileTranscription(Transcription):
             word_timestamps=self._options.word_timestamps,
             token_logprobs=self._options.token_logprobs,
             only_language=self._options.only_language,
-            language=self._options.language,
+            language=self._options.known_language,
+            candidates=self._options.languages,
         )
         self._preparing -= 1
         self._batcher.submit(self, window)
@@ -300,7 +315,7 @@ class FileTranscription(Transcription):
     def _report(self, segments: tuple[Segment, ...], samples_done: int, language: str | None = None) -> None:
         self._listener.on_window(
             FinishedWindow(
-                segments=segments,
+                segments=segments if len(self._options.languages) > 1 else _without_languages(segments),
                 seconds_done=samples_done / SAMPLE_RATE,
                 duration=self._recording.duration,
                 language=language_name(language or self._any_language()),
@@ -311,6 +326,19 @@ class FileTranscription(Transcription):
         """Return the language of the first channel that has one."""
         known = (self.languages[channel].best for channel in sorted(self.languages))
         return next((code for code in known if code is not None), _NO_LANGUAGE)
+
+
+def _spoken_languages(segments: Sequence[Segment]) -> tuple[str, ...]:
+    """Return the codes of the languages of segments, the one that is spoken for the longest time first."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for segment in segments:
+        if segment.language is not None:
+            seconds[segment.language] += segment.end - segment.start
+    return tuple(sorted(seconds, key=seconds.__getitem__, reverse=True))
+
+
+def _without_languages(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    return tuple(replace(segment, language=None) for segment in segments)
 
 
 def _segments(window: Window) -> tuple[Segment, ...]:

@@ -2,7 +2,8 @@
 
 Whisper ranks languages by the first token that it would write. If no language is probable enough, the window is
 decoded in the first few side by side, and the text that the model finds the most probable decides. The language of a
-channel is the first certain one, or the one that several uncertain windows agree on.
+channel is the first certain one, or the one that several uncertain windows agree on. If a request names several
+languages, each window has its own among these.
 """
 
 from __future__ import annotations
@@ -39,16 +40,28 @@ class LanguageGuess:
     probability: float
 
 
-def plausible_languages(ranking: Sequence[tuple[str, float]]) -> tuple[LanguageGuess, ...]:
+def plausible_languages(
+    ranking: Sequence[tuple[str, float]], candidates: Sequence[str] = ()
+) -> tuple[LanguageGuess, ...]:
     """Return the languages to decode a window in: only one if it is certain.
 
-    ``ranking`` is CTranslate2's: tokens such as ``<|en|>`` and probabilities, the highest first.
+    ``ranking`` is CTranslate2's: tokens such as ``<|en|>`` and probabilities, the highest first. If there are
+    ``candidates``, the language is one of these codes, and their probabilities add up to 1.
     """
-    guesses = [LanguageGuess(token.strip("<|>"), probability) for token, probability in ranking[:_MAX_GUESSES]]
+    guesses = [LanguageGuess(token.strip("<|>"), probability) for token, probability in ranking]
+    if candidates:
+        guesses = _only(candidates, guesses)
     first = guesses[0]
     if first.probability >= _CERTAIN:
         return (first,)
-    return tuple(guess for guess in guesses if guess.probability >= first.probability * _MIN_SHARE)
+    return tuple(guess for guess in guesses[:_MAX_GUESSES] if guess.probability >= first.probability * _MIN_SHARE)
+
+
+def _only(candidates: Sequence[str], guesses: Sequence[LanguageGuess]) -> list[LanguageGuess]:
+    """Return the guesses among the candidates, with the probabilities that they have if it is one of these."""
+    allowed = [guess for guess in guesses if guess.code in candidates]
+    total = sum(guess.probability for guess in allowed) or 1.0
+    return [LanguageGuess(guess.code, guess.probability / total) for guess in allowed]
 
 
 def likeliest(guesses: Sequence[LanguageGuess], decodings: Sequence[Decoding], thresholds: Thresholds) -> int:

@@ -92,7 +92,8 @@ class LiveTranscriber:
             prompt=self._model.prompt(options),
             guess=True,
             beginning=tuple(beginning),
-            language=options.language,
+            language=options.known_language,
+            candidates=options.languages,
         )
         transcription = _Guess(synchronous=True)
         self._batcher.open(transcription)

@@ -55,25 +55,31 @@ class ModelState:
         """True if the model was trained to translate into English: .en, turbo and distil models were not."""
         return self.is_multilingual and not _CANNOT_TRANSLATE.search(self.name.lower())
 
-    def require(self, *, task: Task, language: str | None) -> None:
-        """Raise InvalidRequest if the model was not trained for this task or ``language``, which is a code."""
+    def require(self, *, task: Task, language: str | None, languages: Sequence[str] = ()) -> None:
+        """Raise InvalidRequest if the model was not trained for this task, or for one of these languages (codes)."""
         if task is Task.TRANSLATE and not self.can_translate:
             raise InvalidRequest(
                 f"The model {self.name} can't translate: set WHISPER_MODEL to a multilingual model that can, such as "
                 "medium or large-v3 (turbo, distil and .en models can't).",
                 param="model",
             )
-        if language not in (None, "en") and not self.is_multilingual:
+        for candidate in languages:
+            self._require_language(candidate, param="languages")
+        if language is not None:
+            self._require_language(language, param="language")
+
+    def _require_language(self, code: str, *, param: str) -> None:
+        if code != "en" and not self.is_multilingual:
             raise InvalidRequest(
-                f"`language` must be en or absent, got {language}: the model {self.name} only knows English. Set "
+                f"`{param}` must be en or absent, got {code}: the model {self.name} only knows English. Set "
                 "WHISPER_MODEL to a multilingual model for other languages.",
-                param="language",
+                param=param,
             )
-        if language is not None and language not in self.languages and self.is_multilingual:
+        if code not in self.languages and self.is_multilingual:
             raise InvalidRequest(
-                f"`language` must be one that the model {self.name} knows, got {language}: omit it to detect the "
+                f"`{param}` must be one that the model {self.name} knows, got {code}: omit it to detect the "
                 "language, or set WHISPER_MODEL to a newer model.",
-                param="language",
+                param=param,
             )
 
 

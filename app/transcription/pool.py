@@ -174,7 +174,9 @@ class ModelPool:
         name = self.model_registry.find(options.model).name
         async with self._engine(name) as engine:
             # The abilities of a model may be known only now that it is loaded.
-            self.model_registry.find(name).require(task=options.task, language=options.language)
+            self.model_registry.find(name).require(
+                task=options.task, language=options.language, languages=options.languages
+            )
             return await engine.transcribe(
                 source, options, listener=listener, synchronous=synchronous, references=references
             )
@@ -191,7 +193,9 @@ class ModelPool:
         self.require_ready()
         name = self.model_registry.choose(options.model)[0].name
         async with self._engine(name) as engine:
-            self.model_registry.find(name).require(task=options.task, language=options.language)
+            self.model_registry.find(name).require(
+                task=options.task, language=options.language, languages=options.languages
+            )
             yield engine.live
 
     def live_detector(self) -> LiveDetector:

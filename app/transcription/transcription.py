@@ -92,14 +92,15 @@ class Transcription:
         """Yield the windows that can go onto the model now, in order; with ``key`` only those that share it.
 
         While the language of a channel is not settled, its windows go one by one: the others take on what is detected.
+        Windows with languages of their own don't wait for it.
         """
-        undetected = {window.channel for window in self.in_flight if window.language is None}
+        undetected = {window.channel for window in self.in_flight if window.shares_language}
         for window in self.ready:
             if window.channel in undetected:
                 continue
-            if window.language is None:
+            if window.shares_language:
                 window.language = self.languages[window.channel].code
-            if window.language is None:
+            if window.shares_language:
                 undetected.add(window.channel)
             if key is None or window.key == key:
                 yield window

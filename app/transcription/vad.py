@@ -9,6 +9,7 @@ the pauses that are left inside windows.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,8 @@ _CLEAR: Final = 0.3
 _CERTAIN: Final = 0.95
 #: The shortest pause, 98 ms, in which speech that is longer than a window is split.
 _PAUSE_SAMPLES: Final = SAMPLE_RATE * 98 // 1000
+#: A pause after which another language can be spoken: 1 s.
+_LANGUAGE_PAUSE_SAMPLES: Final = SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +101,19 @@ class WindowFinder:
     """Divides a recording (16 kHz, one channel) into windows of at most 30 s, in silence if possible.
 
     With ``only_speech`` silence is left out, between windows and within them. Otherwise the windows cover the whole
-    recording. The methods block while Silero computes.
+    recording. With ``several_languages`` a window ends where at least 1 s of silence is left out, so that few windows
+    hold two of them. The methods block while Silero computes.
     """
 
-    def __init__(self, detection: SpeechDetection, *, only_speech: bool) -> None:
+    def __init__(self, detection: SpeechDetection, *, only_speech: bool, several_languages: bool = False) -> None:
         self._padding = SAMPLE_RATE * detection.padding_ms // 1000
         self._detector = SpeechDetector()
         self._clear_speech = ClearSpeech(detection)
         self._segmenter = SpeechSegmenter(detection, max_samples=WINDOW_SAMPLES - FRAME_SAMPLES - 2 * self._padding)
         self._padder = SpanPadder(self._padding)
         self._gap_filler = None if only_speech else GapFiller()
-        self._packer = WindowPacker()
+        longest_pause = _LANGUAGE_PAUSE_SAMPLES - 2 * self._padding if several_languages else None
+        self._packer = WindowPacker(longest_pause)
         self._pauses = PauseFinder(detection)
         self._total = 0
 
@@ -402,9 +407,13 @@ def _split_gap(gap: Span) -> Iterator[WindowSpan]:
 
 
 class WindowPacker:
-    """Puts as many consecutive spans, each as a window of its own, into each window as fit."""
+    """Puts as many consecutive spans, each as a window of its own, into each window as fit.
 
-    def __init__(self) -> None:
+    If ``longest_pause`` is given, a window ends where this many samples or more are left out between two spans.
+    """
+
+    def __init__(self, longest_pause: int | None = None) -> None:
+        self._longest_pause = math.inf if longest_pause is None else max(1, longest_pause)
         self._window: WindowSpan | None = None
 
     @property
@@ -416,7 +425,8 @@ class WindowPacker:
             window, self._window = self._window, piece
             if window is None:
                 continue
-            if window.samples + piece.samples <= WINDOW_SAMPLES:
+            pause = piece.start - window.end
+            if window.samples + piece.samples <= WINDOW_SAMPLES and pause < self._longest_pause:
                 self._window = window.joined(piece)
             else:
                 yield window

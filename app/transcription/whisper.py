@@ -259,8 +259,8 @@ class WhisperModel:
             return
         rows = output if len(unknown) == len(windows) else _storage(_to_array(output)[unknown])
         for index, ranking in zip(unknown, self._model.detect_language(rows), strict=True):
-            window, guesses = windows[index], plausible_languages(ranking)
-            window.guesses = guesses
+            window = windows[index]
+            window.guesses = guesses = plausible_languages(ranking, window.candidates)
             if len(guesses) == 1 or window.guess:
                 window.language = guesses[0].code
 

@@ -122,8 +122,9 @@ class Window:
     ``features`` is the log-mel spectrogram, shape ``(n_mels, frames)``, from frame ``seek`` of the window on;
     everything before it has been decoded as ``accepted``. ``encoded`` is the encoder's output for it, shape
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
-    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. With
-    ``only_language`` nothing else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures``
+    that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. If
+    there are ``candidates``, it is one of these, whatever is spoken in other windows. With ``only_language`` nothing
+    else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures``
     for the present one. The text of a ``guess`` begins with the tokens ``beginning``; it is decoded once, as a whole,
     and only its tokens are kept. Only one owner at a time changes a window: the front end, the scheduler, or the thread
     of the device that it is on.
@@ -145,6 +146,7 @@ class Window:
     token_logprobs: bool = False
     only_language: bool = False
     language: str | None = None
+    candidates: tuple[str, ...] = ()
     guesses: tuple[LanguageGuess, ...] = ()
     seek: int = 0
     encoded: Array | None = None
@@ -169,6 +171,11 @@ class Window:
     def is_heard(self) -> bool:
         """True if nothing but the language counts, and the encoder has told it."""
         return self.only_language and self.language is not None
+
+    @property
+    def shares_language(self) -> bool:
+        """True while its language is that of its channel, and not known."""
+        return self.language is None and not self.candidates
 
     @property
     def uncertain_language(self) -> LanguageGuess | None:

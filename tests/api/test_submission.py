@@ -14,7 +14,7 @@ from app.domain.access import AllowedHosts
 from app.domain.errors import InvalidRequest, RefusedUrl, UnknownModel
 from app.domain.formats import Granularity, Rendering, ResponseFormat
 from app.domain.job import Job, Upload
-from app.domain.transcript import SpeechDetection, Task, TranscriptionOptions
+from app.domain.transcript import Script, SpeechDetection, Task, TranscriptionOptions
 from app.transcription.models import MODEL_ALIASES, ModelRegistry
 
 SEGMENT, WORD = Granularity
@@ -268,6 +268,28 @@ def test_english_model_rejects_other_languages() -> None:
         "multilingual model for other languages.",
         "language",
     )
+
+
+def test_candidates_must_be_known_to_the_model() -> None:
+    assert rejection({"languages[]": ["en", "de"]}, models=ENGLISH) == (
+        "`languages` must be en or absent, got de: the model small.en only knows English. Set WHISPER_MODEL to a "
+        "multilingual model for other languages.",
+        "languages",
+    )
+    assert rejection({"languages[]": ["en", "klingon"]}) == (
+        "`languages` must be an ISO-639-1 code such as en or de, got klingon. Leave it out to detect the language.",
+        "languages",
+    )
+
+
+@pytest.mark.parametrize("languages", ["fr", "de,fr"])
+def test_candidates_with_another_language_are_rejected(languages: str) -> None:
+    message, param = rejection({"language": "de", "languages": languages})
+    assert message == (
+        "`languages` can't be combined with another `language`: send `language` if one language is spoken, or "
+        "`languages` to choose among several."
+    )
+    assert param == "languages"
 
 
 # The audio: a file or a URL.
@@ -672,9 +694,16 @@ def test_unsupported_field_gives_a_warning(name: str) -> None:
         ({"hotwords": "etcd, gRPC"}, {"hotwords": "etcd, gRPC"}),
         ({"keywords": '["etcd", "a, b"]'}, {"hotwords": "etcd, a, b"}),
         ({"initial_prompt": "Names."}, {"prompt": "Names."}),
-        ({"languages[]": "de"}, {"language": "de"}),
+        ({"languages[]": "de"}, {"language": "de", "languages": ("de",)}),
+        ({"languages[]": ["de-AT", "French", "de"]}, {"languages": ("de", "fr")}),
+        ({"languages": "de, french"}, {"languages": ("de", "fr")}),
+        ({"languages": '["de", "fr"]'}, {"languages": ("de", "fr")}),
+        ({"languages": ["zh-TW", "en"]}, {"languages": ("zh", "en"), "script": Script.TRADITIONAL}),
+        ({"languages": ["en-SG", "ja"]}, {"languages": ("en", "ja")}),
+        ({"languages": "auto"}, {}),
+        ({"language": "de", "languages": "German"}, {"language": "de", "languages": ("de",)}),
         ({"language": "auto"}, {}),
-        ({"language": "detect", "languages": ["de", "fr"]}, {}),
+        ({"language": "detect", "languages": ["de", "fr"]}, {"languages": ("de", "fr")}),
         ({"language": "jv"}, {"language": "jw"}),
         ({"language": "nb-NO"}, {"language": "no"}),
         ({"language": "Mandarin"}, {"language": "zh"}),
@@ -696,7 +725,6 @@ def test_fields_of_other_servers_are_accepted(fields: Mapping[str, Values], chan
 @pytest.mark.parametrize(
     ("fields", "warnings"),
     [
-        ({"languages": ["de", "fr"]}, ["`languages` has more than one item and was ignored: send one language."]),
         ({"highlight_words": "1"}, ["`highlight_words` requires srt or vtt and was ignored."]),
         ({"highlight_words": "1", "response_format": "vtt"}, []),
         ({"always_include_hours": "1"}, ["`always_include_hours` requires srt or vtt and was ignored."]),

@@ -345,10 +345,13 @@ async def test_fields_are_parsed_as_the_client_encodes_them(client: Client, hell
         client.transcribe(hello, chunking_strategy=vad, extra_body=own),
         client.transcribe(hello, languages=["en", "de"], extra_body={"metadata": {"ticket": "42"}}, **names),
     )
-    assert strictly(first) == strictly(second) == HELLO_JSON
+    assert strictly(first) == {**HELLO_JSON, "languages": [{"code": "en"}]}
+    assert strictly(second) == HELLO_JSON
+    assert [language.code for language in third.languages] == ["en"]
     warnings = strictly(third)["warnings"]
-    assert strictly(third) == {**HELLO_JSON, "metadata": {"ticket": "42"}, "warnings": warnings}
-    assert [warning.partition(" ")[0].strip("`") for warning in warnings] == [*names, "languages"]
+    extras = {"languages": [{"code": "en"}], "metadata": {"ticket": "42"}, "warnings": warnings}
+    assert strictly(third) == HELLO_JSON | extras
+    assert [warning.partition(" ")[0].strip("`") for warning in warnings] == list(names)
 
 
 async def test_channels_become_speakers(client: Client, samples: Path, references: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -261,6 +262,17 @@ def test_each_channel_has_its_own_language() -> None:
             scheduler.submit(transcription, window(number, language=None, channel=channel))
     batch = next_batch(scheduler)
     assert [(item.channel, item.number) for item in batch.windows] == [(0, 0), (1, 0)]
+
+
+def test_windows_with_candidates_share_a_batch_from_the_beginning() -> None:
+    scheduler = gpu_scheduler()
+    transcription = Transcription()
+    scheduler.add(transcription)
+    for number in range(3):
+        scheduler.submit(transcription, replace(window(number, language=None), candidates=("de", "en")))
+    transcription.languages[0].settle("fr")
+    batch = next_batch(scheduler)
+    assert [(item.number, item.language) for item in batch.windows] == [(0, None), (1, None), (2, None)]
 
 
 def test_windows_with_another_key_wait_for_their_own_batch() -> None:

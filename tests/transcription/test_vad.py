@@ -365,6 +365,24 @@ def test_windows_do_not_depend_on_block_size(*, only_speech: bool) -> None:
     assert windows_of(pcm, DEFAULT, only_speech=only_speech, size=7 * SAMPLE_RATE + 11) == whole
 
 
+def test_window_of_several_languages_ends_at_a_pause_of_a_second() -> None:
+    hello = sample("hello.wav")
+    pcm = np.concatenate([hello, np.zeros(SAMPLE_RATE * 3 // 2, np.int16), hello])
+    (both,) = windows_of(pcm, DEFAULT, only_speech=True)
+    finder = WindowFinder(DEFAULT, only_speech=True, several_languages=True)
+    alone = [*finder.feed(pcm), *finder.finish()]
+    assert len(both.spans) > 2
+    assert [window.spans for window in alone] == [(span,) for span in both.spans]
+
+
+def test_window_of_several_languages_has_short_pauses() -> None:
+    spans = [Span(0, 16_000), Span(24_000, 32_000), Span(41_600, 48_000)]
+    packer = WindowPacker(9_600)
+    pieces = [WindowSpan((span,)) for span in spans]
+    windows = [*packer.add(pieces), *packer.finish()]
+    assert [window.spans for window in windows] == [tuple(spans[:2]), tuple(spans[2:])]
+
+
 def test_window_is_returned_long_before_the_recording_ends() -> None:
     pcm = np.tile(sample("hello.wav"), 20)
     finder = WindowFinder(DEFAULT, only_speech=True)
