@@ -92,6 +92,20 @@ class Form:
             if name.startswith(prefix) and name.endswith("]")
         }
 
+    def object(self, field: Field[Any]) -> dict[str, str]:
+        """Return the members of an object that was sent as JSON or as ``name[key]`` fields, without nulls.
+
+        Raises:
+            InvalidRequest: it is neither.
+        """
+        text = self.text(field)
+        if text is None:
+            return self.members(field)
+        value = parse_json(field.name, text)
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"`{field.name}` must be a JSON object, got {quoted(text)}.", param=field.name)
+        return {key: str(item) for key, item in value.items() if item is not None}
+
     def _has(self, name: str) -> bool:
         return any(
             (key == name or key.startswith(f"{name}[")) and any(value.strip() for value in values)

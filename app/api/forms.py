@@ -25,6 +25,7 @@ from app.api.fields import (
     Url,
     WholeNumber,
     parse_json,
+    quoted,
 )
 from app.domain.errors import InvalidRequest
 from app.domain.formats import Granularity, Include, ResponseFormat
@@ -63,6 +64,51 @@ class ChunkingStrategy(Field[SpeechDetection]):
             padding_ms=default.padding_ms if padding is None else padding,
             min_silence_ms=default.min_silence_ms if silence is None else silence,
         )
+
+
+#: faster-whisper's parameters of voice activity detection that have a counterpart here.
+_VAD_PARAMETERS: Final = (
+    "threshold",
+    "neg_threshold",
+    "min_speech_duration_ms",
+    "min_silence_duration_ms",
+    "speech_pad_ms",
+)
+
+
+class VadParameters(Field[SpeechDetection | None]):
+    """Parameters of faster-whisper's ``VadOptions``, as JSON or as ``vad_parameters[key]`` fields; None if absent."""
+
+    def parse(self, form: Form) -> SpeechDetection | None:
+        if not form.has(self):
+            return None
+        self._check_size(form.text(self) or "", _MAX_JSON_BYTES)
+        tuning = Form({f"{self.name}[{key}]": [item] for key, item in form.object(self).items()})
+        threshold = tuning[Number(f"{self.name}[threshold]", minimum=0, maximum=1)]
+        end_threshold = tuning[Number(f"{self.name}[neg_threshold]", minimum=0, maximum=1)]
+        min_speech = tuning[WholeNumber(f"{self.name}[min_speech_duration_ms]", minimum=0, maximum=30_000)]
+        min_silence = tuning[WholeNumber(f"{self.name}[min_silence_duration_ms]", minimum=0, maximum=30_000)]
+        padding = tuning[WholeNumber(f"{self.name}[speech_pad_ms]", minimum=0, maximum=5000)]
+        default = SpeechDetection()
+        detection = SpeechDetection(
+            threshold=default.threshold if threshold is None else threshold,
+            end_threshold=end_threshold,
+            min_speech_ms=default.min_speech_ms if min_speech is None else min_speech,
+            min_silence_ms=default.min_silence_ms if min_silence is None else min_silence,
+            padding_ms=default.padding_ms if padding is None else padding,
+        )
+        if end_threshold is not None and end_threshold > detection.threshold:
+            raise InvalidRequest(
+                f"`{self.name}[neg_threshold]` must be at most the threshold, {detection.threshold:g}, got "
+                f"{end_threshold:g}.",
+                param=f"{self.name}[neg_threshold]",
+            )
+        return detection
+
+    def ignored(self, form: Form) -> list[str]:
+        """Return the names of the parameters that have no effect here."""
+        members = form.object(self) if form.has(self) else {}
+        return [f"{self.name}[{quoted(key)}]" for key in members if key not in _VAD_PARAMETERS]
 
 
 FILE: Final = File(
@@ -134,7 +180,8 @@ TEMPERATURE: Final = Number(
 STREAM: Final = Flag(
     "stream",
     description="Respond with server-sent events: `transcript.text.delta` for each finished window and "
-    "`transcript.text.done` at the end. Requires `response_format` json, text or diarized_json.",
+    "`transcript.text.done` at the end. Ignored with other values of `response_format` than json, text and "
+    "diarized_json.",
     default="`false`",
 )
 INCLUDE: Final = ChoiceList(
@@ -159,6 +206,36 @@ CHUNKING_STRATEGY: Final = ChunkingStrategy(
 )
 VAD_FILTER: Final = Flag(
     "vad_filter", value_if_absent=True, description="Leave out parts without speech.", default="`true`"
+)
+VAD_PARAMETERS: Final = VadParameters(
+    "vad_parameters",
+    description="faster-whisper's parameters of voice activity detection, as a JSON object or as `vad_parameters[key]` "
+    "fields: `threshold`, `neg_threshold`, `min_speech_duration_ms`, `min_silence_duration_ms`, `speech_pad_ms`.",
+    default="a threshold of 0.5, which is 0.15 lower at the end of speech, 500 ms of silence, and 400 ms around speech",
+    example='{"min_silence_duration_ms": 1000}',
+)
+NO_SPEECH_THRESHOLD: Final = Number(
+    "no_speech_threshold",
+    minimum=0,
+    maximum=1,
+    description="The probability of no speech above which an improbable text is taken for silence and left out.",
+    default="`0.6`, unless the model has its own",
+)
+LOG_PROB_THRESHOLD: Final = Number(
+    "log_prob_threshold",
+    minimum=-1000,
+    maximum=0,
+    description="The mean log probability of tokens below which a text is improbable. It is decoded again at a higher "
+    "temperature then.",
+    default="`-1`, unless the model has its own",
+)
+COMPRESSION_RATIO_THRESHOLD: Final = Number(
+    "compression_ratio_threshold",
+    minimum=0,
+    maximum=1000,
+    description="The compression ratio above which a text repeats itself too much. It is decoded again at a higher "
+    "temperature then.",
+    default="`2.4`, unless the model has its own",
 )
 BEAM_SIZE: Final = WholeNumber(
     "beam_size",
@@ -348,6 +425,10 @@ TRANSCRIPTION_FIELDS: Final[tuple[Field[Any], ...]] = (
     KEYWORDS,
     CHUNKING_STRATEGY,
     VAD_FILTER,
+    VAD_PARAMETERS,
+    NO_SPEECH_THRESHOLD,
+    LOG_PROB_THRESHOLD,
+    COMPRESSION_RATIO_THRESHOLD,
     BEAM_SIZE,
     AUDIO_TRACK,
     MULTICHANNEL,
@@ -386,8 +467,7 @@ NOT_IN_TRANSLATIONS: Final[tuple[Field[Any], ...]] = (LANGUAGE, LANGUAGES, TIMES
 #: Names of fields of OpenAI and other servers that are ignored with a warning. None of them changes the transcript.
 UNSUPPORTED: Final = (
     *("return_speaker_embeddings", "without_timestamps", "output", "best_of", "patience", "length_penalty"),
-    *("chunk_length", "vad_parameters", "no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold"),
-    "suppress_tokens",
+    *("chunk_length", "suppress_tokens"),
 )
 #: Names of fields that hold URLs. Clients sign these again for each attempt, which changes their queries.
 URL_NAMES: Final = frozenset(

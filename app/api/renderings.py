@@ -16,6 +16,7 @@ from app.api.forms import (
     MAX_LINE_WIDTH,
     RESPONSE_FORMAT,
     RESULT_FORMAT,
+    STREAM,
     TIMESTAMP_GRANULARITIES,
     UPLOAD_FORMAT,
     UTTERANCES,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from app.jobs.spool import Spool
 
 
+#: The formats that can be streamed.
+STREAMED: Final = frozenset({ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON})
 _SUBTITLES: Final = frozenset({ResponseFormat.SRT, ResponseFormat.VTT})
 _LAYOUT: Final[tuple[Field[Any], ...]] = (MAX_LINE_WIDTH, MAX_LINE_COUNT, HIGHLIGHT_WORDS, ALWAYS_INCLUDE_HOURS)
 #: With ``highlight_words`` a cue is repeated for each of its words, so its size grows with the square of this.
@@ -113,6 +116,8 @@ def rendering_warnings(form: Form, rendering: Rendering, *, streamed: bool) -> t
         warnings.append("`timestamp_granularities` requires `response_format=verbose_json` and was ignored.")
     if rendering.utterances and (streamed or rendering.format not in WITH_UTTERANCES):
         warnings.append("`utterances` requires verbose_json, or diarized_json without `stream`, and was ignored.")
+    if form[STREAM] and rendering.format not in STREAMED:
+        warnings.append("`stream` requires `response_format` json, text or diarized_json and was ignored.")
     if rendering.format not in _SUBTITLES:
         warnings += [f"`{field.name}` requires srt or vtt and was ignored." for field in _LAYOUT if form.has(field)]
     return tuple(warnings)

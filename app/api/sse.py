@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from app.api.errors import CLIENT_CLOSED_REQUEST, error_response
 from app.api.requests import wait_for_disconnect
 from app.domain.diarized import diarized_segments, segment_id
-from app.domain.formats import ResponseFormat, diarized, languages, logprob_object, logprobs, usage
+from app.domain.formats import ResponseFormat, diarized, languages, logprob_object, logprobs, token_usage
 from app.domain.speakers import segment_of_channel
 from app.jobs.serializers import extras, to_json
 
@@ -191,6 +191,6 @@ def _last_events(spool: Spool, job: Job) -> list[bytes]:
     transcript, _ = spool.result(job.id)
     by_voices = job.rendering.format is ResponseFormat.DIARIZED_JSON and not job.options.multichannel
     segments = diarized(transcript)["segments"] if by_voices else []
-    done = {"type": "transcript.text.done", "text": transcript.text, "usage": usage(transcript)}
+    done = {"type": "transcript.text.done", "text": transcript.text, "usage": token_usage(transcript)}
     done |= languages(transcript) | logprobs(transcript, job.rendering) | extras(job)
     return [event(content) for content in (*segments, done)]

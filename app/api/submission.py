@@ -11,16 +11,19 @@ from app.api.forms import (
     AUDIO_TRACK,
     BEAM_SIZE,
     CHUNKING_STRATEGY,
+    COMPRESSION_RATIO_THRESHOLD,
     CONDITION_ON_PREVIOUS_TEXT,
     FILE,
     KEEP_AUDIO,
     KEYWORDS,
     LANGUAGE,
     LANGUAGES,
+    LOG_PROB_THRESHOLD,
     METADATA,
     MODEL,
     MULTICHANNEL,
     NAME,
+    NO_SPEECH_THRESHOLD,
     NOT_IN_TRANSLATIONS,
     PROMPT,
     REPLACE,
@@ -32,9 +35,10 @@ from app.api.forms import (
     TEMPERATURE,
     UNSUPPORTED,
     VAD_FILTER,
+    VAD_PARAMETERS,
     WEBHOOK_URL,
 )
-from app.api.renderings import rendering_warnings, requested_rendering
+from app.api.renderings import STREAMED, rendering_warnings, requested_rendering
 from app.api.speakers import requested_speakers
 from app.api.uploads import UploadReader, upload_warnings
 from app.delivery.presigned_urls import PresignedUrl
@@ -48,11 +52,10 @@ from app.domain.transcript import Task, TranscriptionOptions
 if TYPE_CHECKING:
     from app.delivery.url_rules import UrlRules
     from app.domain.job import Upload
-    from app.domain.transcript import Script
+    from app.domain.transcript import Script, SpeechDetection
     from app.transcription.models import ModelRegistry
 
 
-_STREAMED: Final = (ResponseFormat.JSON, ResponseFormat.TEXT, ResponseFormat.DIARIZED_JSON)
 #: Values of ``language`` with which other servers ask for detection.
 _DETECT: Final = frozenset({"auto", "detect"})
 
@@ -266,7 +269,8 @@ class SubmissionReader:
 
 
 def _unsupported(form: Form) -> list[str]:
-    return [f"`{name}` is not supported and was ignored." for name in UNSUPPORTED if form.requests(name)]
+    names = [*(name for name in UNSUPPORTED if form.requests(name)), *VAD_PARAMETERS.ignored(form)]
+    return [f"`{name}` is not supported and was ignored." for name in names]
 
 
 def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool:
@@ -278,12 +282,7 @@ def _is_streamed(form: Form, rendering: Rendering, *, synchronous: bool) -> bool
             "`stored_output`, or leave out `stream` and follow the job at /v1/jobs/<id>/events.",
             param=STREAM.name,
         )
-    if rendering.format not in _STREAMED:
-        raise InvalidRequest(
-            f"`stream` requires `response_format` json, text or diarized_json, got {rendering.format.value}.",
-            param=STREAM.name,
-        )
-    return True
+    return rendering.format in STREAMED
 
 
 def _check_kept(form: Form) -> None:
@@ -320,13 +319,29 @@ def _options(form: Form, rendering: Rendering, *, needs_words: bool) -> Transcri
         replacements=_replacements(form),
         condition_on_previous_text=form[CONDITION_ON_PREVIOUS_TEXT],
         vad_filter=form[VAD_FILTER],
-        speech_detection=form[CHUNKING_STRATEGY],
+        no_speech_threshold=form[NO_SPEECH_THRESHOLD],
+        log_prob_threshold=form[LOG_PROB_THRESHOLD],
+        compression_ratio_threshold=form[COMPRESSION_RATIO_THRESHOLD],
+        speech_detection=_speech_detection(form),
     )
 
 
 def _replacements(form: Form) -> tuple[tuple[str, str], ...]:
     rules = form[REPLACE]
     return checked_rules(rules) if rules else ()
+
+
+def _speech_detection(form: Form) -> SpeechDetection:
+    strategy, parameters = form[CHUNKING_STRATEGY], form[VAD_PARAMETERS]
+    if parameters is None:
+        return strategy
+    if form.members(CHUNKING_STRATEGY) or (form.text(CHUNKING_STRATEGY) or "auto").strip() != "auto":
+        raise InvalidRequest(
+            f"`{VAD_PARAMETERS.name}` can't be combined with a `{CHUNKING_STRATEGY.name}` other than auto: both tune "
+            "voice activity detection, so send one of them.",
+            param=VAD_PARAMETERS.name,
+        )
+    return parameters
 
 
 def _hotwords(form: Form) -> str | None:

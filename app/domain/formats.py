@@ -75,6 +75,8 @@ class Rendering:
 _SEPARATORS: Final = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 #: Brackets, which LRC has for its times and has no escape for, become round ones.
 _ROUND_BRACKETS: Final = str.maketrans("[]", "()")
+#: See :func:`token_usage`.
+_AUDIO_TOKENS_PER_SECOND: Final = 10
 #: The media type of responses that are not JSON.
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 #: The media type of each format when it is uploaded.
@@ -170,6 +172,23 @@ def _lyrics(part: Segment) -> str:
 def usage(transcript: Transcript) -> dict[str, Any]:
     """Return the ``usage`` object: the duration in whole seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def token_usage(transcript: Transcript) -> dict[str, Any]:
+    """Return the ``usage`` object of streams, which OpenAI counts in tokens.
+
+    A token of audio is 100 ms, as in OpenAI's models (https://developers.openai.com/api/docs/guides/realtime-costs);
+    tokens of text are the model's own.
+    """
+    audio_tokens = math.ceil(transcript.duration * _AUDIO_TOKENS_PER_SECOND)
+    input_tokens = audio_tokens + transcript.prompt_tokens
+    return {
+        "type": "tokens",
+        "input_tokens": input_tokens,
+        "input_token_details": {"audio_tokens": audio_tokens, "text_tokens": transcript.prompt_tokens},
+        "output_tokens": transcript.output_tokens,
+        "total_tokens": input_tokens + transcript.output_tokens,
+    }
 
 
 def languages(transcript: Transcript) -> dict[str, Any]:

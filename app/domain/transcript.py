@@ -24,13 +24,16 @@ class Script(StrEnum):
 class SpeechDetection:
     """Parameters of voice activity detection, with the defaults of this service.
 
-    ``threshold`` is the probability (0 to 1) above which a frame counts as speech. ``padding_ms`` of silence is kept
-    around speech, and a silence ends it after ``min_silence_ms``.
+    ``threshold`` is the probability (0 to 1) above which a frame counts as speech, which ends below ``end_threshold``;
+    None is 0.15 less. ``padding_ms`` of silence is kept around speech, and a silence ends it after ``min_silence_ms``.
+    Speech shorter than ``min_speech_ms`` is left out.
     """
 
     threshold: float = 0.5
     padding_ms: int = 400
     min_silence_ms: int = 500
+    end_threshold: float | None = None
+    min_speech_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +50,12 @@ class TranscriptionOptions:
 
     ``model`` is the name of a served model, None for the default. ``language`` is a code of
     :mod:`app.domain.languages`, None to detect it. ``languages`` are the codes among which it is detected, in each
-    window if there are several; empty means all. Chinese is written in ``script``; None is that of the prompt or of
-    the first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
-    windows whose text is not acceptable; any other temperature is used as it is. ``beam_size`` None is the server's
-    default. ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
+    window if there are several; empty means all. Chinese is written in ``script``; None is that of the prompt or of the
+    first sentences. With ``temperature`` 0 the model uses beam search, with fallbacks at higher temperatures for
+    windows whose text is not acceptable; any other temperature is used as it is. ``no_speech_threshold``,
+    ``log_prob_threshold`` and ``compression_ratio_threshold`` say what is acceptable (see
+    :mod:`app.transcription.fallback`); None is the model's. ``beam_size`` None is the server's default.
+    ``condition_on_previous_text`` puts the text of each window into the prompt of the next. ``multichannel``
     transcribes each channel separately instead of their mix. ``audio_track`` is that of a file with several, from 1;
     None is the default one. With ``diarization`` every segment and word has its speaker: a channel if there are
     several, else a voice. ``known_speakers`` are the names of the first channels, or of the voices of reference
@@ -66,6 +71,9 @@ class TranscriptionOptions:
     prompt: str | None = None
     hotwords: str | None = None
     temperature: float = 0.0
+    no_speech_threshold: float | None = None
+    log_prob_threshold: float | None = None
+    compression_ratio_threshold: float | None = None
     beam_size: int | None = None
     word_timestamps: bool = False
     token_logprobs: bool = False
@@ -173,11 +181,13 @@ class Turn:
 class Transcript:
     """A complete transcript.
 
-    ``language`` is the language that is spoken most, as a full lowercase English name, and ``language_probability`` (0
-    to 1) what the model gave to it; None if it was not detected. ``languages`` are the codes of all that are spoken,
-    the most spoken first; None if it is only one and the request named no candidates. ``duration`` is that of the
-    audio in seconds. ``warnings`` are sentences for the client about what could not be done as usual. ``turns`` are
-    those of the voices that diarization tells apart, in order.
+    ``language`` is the language that is spoken most, or in the first channel if the request named no candidates, as a
+    full lowercase English name, and ``language_probability`` (0 to 1) what the model gave to it; None if it was not
+    detected. ``languages`` are the codes of all that are spoken, the most spoken first; None if it is only one and the
+    request named no candidates. ``duration`` is that of the audio in seconds. ``prompt_tokens`` are those of the
+    request's prompt and hotwords, ``output_tokens`` those of the text without timestamps. ``warnings`` are sentences
+    for the client about what could not be done as usual. ``turns`` are those of the voices that diarization tells
+    apart, in order.
     """
 
     task: Task
@@ -188,6 +198,8 @@ class Transcript:
     turns: tuple[Turn, ...] = ()
     language_probability: float | None = None
     languages: tuple[str, ...] | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
 
     @property
     def text(self) -> str:

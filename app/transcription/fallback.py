@@ -10,11 +10,13 @@ temperature, where the model hears no speech, is silence as well.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from app.domain.transcript import TranscriptionOptions
 
 #: The first decoding and its fallbacks.
 TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -28,12 +30,17 @@ BEST_OF: Final = 5
 class Thresholds:
     """Limits between acceptable and unacceptable decodings, by default those of ``transcribe.py``.
 
-    A model can bring its own (see :mod:`app.transcription.loading`).
+    A model can bring its own (see :mod:`app.transcription.loading`), and so can a request.
     """
 
     log_prob_threshold: float = -1.0
     compression_ratio_threshold: float = 2.4
     no_speech_threshold: float = 0.6
+
+    def of(self, options: TranscriptionOptions) -> Thresholds:
+        """Return these limits with those of a request in their place."""
+        requested = {limit.name: getattr(options, limit.name) for limit in fields(self)}
+        return replace(self, **{name: value for name, value in requested.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,7 +130,7 @@ class FileTranscription(Transcription):
         spoken = _spoken_languages(segments)
         is_mixed = len(spoken) > 1
         language = self._options.known_language or self._any_language()
-        if spoken and (is_mixed or self._options.languages):
+        if spoken and self._options.languages:
             language = spoken[0]
         return Transcript(
             task=self._options.task,
@@ -140,6 +140,8 @@ class FileTranscription(Transcription):
             warnings=tuple(self._warnings()),
             language_probability=self._language_probabilities.get(language),
             languages=spoken if is_mixed or self._options.languages else None,
+            prompt_tokens=max(0, len(self._prompt) - 1),  # without the one that starts it
+            output_tokens=sum(token < self._model.first_timestamp for segment in segments for token in segment.tokens),
         )
 
     def _warnings(self) -> Iterator[str]:
@@ -262,6 +264,7 @@ class FileTranscription(Transcription):
             task=self._options.task,
             beam_size=self._options.beam_size or self._model.beam_size,
             temperatures=temperatures(self._options, has_speech=window_span.has_speech),
+            thresholds=self._model.thresholds.of(self._options),
             has_speech=window_span.has_speech,
             prompt=self._next_prompt(),
             word_timestamps=self._options.word_timestamps,

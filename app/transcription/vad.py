@@ -243,7 +243,7 @@ class SpeechSegmenter:
 
 
 def _end_threshold(detection: SpeechDetection) -> float:
-    return max(detection.threshold - _HYSTERESIS, 0.01)
+    return max(detection.threshold - _HYSTERESIS, 0.01) if detection.end_threshold is None else detection.end_threshold
 
 
 class PauseFinder:
@@ -330,11 +330,13 @@ class ClearSpeech:
     """Leaves out spans of speech that are very short and at no time much more probable than the threshold.
 
     Where nobody speaks, Silero finds such spans: of 334 in real recordings, the 8 that are left out include all 4 in
-    those without speech. Silero's own programs leave out everything that is shorter than 250 ms, also short words.
+    those without speech. Silero's own programs leave out everything that is shorter than 250 ms, also short words. What
+    is shorter than the ``min_speech_ms`` of the detection is left out in any case.
     """
 
     def __init__(self, detection: SpeechDetection) -> None:
         self._clear = min(detection.threshold + _CLEAR, _CERTAIN)
+        self._min_samples = SAMPLE_RATE * detection.min_speech_ms // 1000
         self._probabilities: list[float] = []
         self._first_frame = 0
 
@@ -344,7 +346,12 @@ class ClearSpeech:
 
     def only(self, spans: Iterable[Span]) -> Iterator[Span]:
         """Yield the spans of clear speech."""
-        return (span for span in spans if span.samples >= _MIN_SPEECH_SAMPLES or self._peak(span) >= self._clear)
+        return (
+            span
+            for span in spans
+            if span.samples >= self._min_samples
+            and (span.samples >= _MIN_SPEECH_SAMPLES or self._peak(span) >= self._clear)
+        )
 
     def forget(self, *, before: int | None) -> None:
         """Drop the probabilities before a sample, from which on speech may follow, or all."""

@@ -97,12 +97,12 @@ class WhisperModel:
         self.name = name
         self.device = device
         self.beam_size = beam_size
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._model = model.model
         self._aligner = model.model
         self._hf_tokenizer = model.hf_tokenizer
         self._log_mel = LogMel(model.feature_extractor.mel_filters)
-        self._first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+        self.first_timestamp: int = model.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
         #: The input of the encoder, which is used again: the first access to 24 MB of new memory takes 40 ms.
         self._stacked = np.empty((0, 0, 0), np.float32)
         self._tokenizer = lru_cache(_TOKENIZERS)(self._make_tokenizer)
@@ -282,7 +282,7 @@ class WhisperModel:
                 texts[index].append(decoding)
         for index, candidates in texts.items():
             window = windows[index]
-            best = likeliest(window.guesses, candidates, self._thresholds)
+            best = likeliest(window.guesses, candidates, self._thresholds(window))
             window.language = window.guesses[best].code
             decodings[index] = candidates[best]
 
@@ -311,8 +311,8 @@ class WhisperModel:
                     decodings[index],
                     tokens[len(phrase) :],
                     result.scores[0] * len(tokens),
-                    first_timestamp=self._first_timestamp,
-                    thresholds=self._thresholds,
+                    first_timestamp=self.first_timestamp,
+                    thresholds=self._thresholds(windows[index]),
                     decode=self._tokenizer(windows[index].language, windows[index].task.value).decode,
                 )
                 if decoding is None:
@@ -321,7 +321,12 @@ class WhisperModel:
                     decodings[index] = decoding
 
     def _unfinished(self, window: Window, decoding: Decoding) -> tuple[int, ...] | None:
-        return unfinished_phrase(window, decoding, first_timestamp=self._first_timestamp, thresholds=self._thresholds)
+        return unfinished_phrase(
+            window, decoding, first_timestamp=self.first_timestamp, thresholds=self._thresholds(window)
+        )
+
+    def _thresholds(self, window: Window) -> Thresholds:
+        return window.thresholds or self.thresholds
 
     def _generate(
         self, windows: Sequence[Window], output: Any, languages: Sequence[str] | None = None
@@ -368,7 +373,7 @@ class WhisperModel:
         outcomes: list[AcceptedDecoding | FallbackNeeded] = []
         array: Array | None = None
         for index, (window, decoding) in enumerate(zip(windows, decodings, strict=True)):
-            left = temperatures_after(decoding, window.remaining_temperatures, self._thresholds)
+            left = temperatures_after(decoding, window.remaining_temperatures, self._thresholds(window))
             if not left:
                 outcomes.append(self._accept(window, decoding))
             else:
@@ -378,17 +383,18 @@ class WhisperModel:
         return outcomes
 
     def _accept(self, window: Window, decoding: Decoding) -> AcceptedDecoding:
-        best = best_decoding([*window.decodings, decoding], self._thresholds)
-        uncertain = not best.is_acceptable(self._thresholds)
-        if best.is_repetitive(self._thresholds):
-            best = replace(best, tokens=without_loop(best.tokens, first_timestamp=self._first_timestamp))
+        thresholds = self._thresholds(window)
+        best = best_decoding([*window.decodings, decoding], thresholds)
+        uncertain = not best.is_acceptable(thresholds)
+        if best.is_repetitive(thresholds):
+            best = replace(best, tokens=without_loop(best.tokens, first_timestamp=self.first_timestamp))
         phrases: list[Phrase] = []
         frames_done = window.frames
         if window.guess:
-            uncertain = uncertain or best.is_silence(self._thresholds)
-        elif not (best.is_silence(self._thresholds) or (uncertain and not window.has_speech)):
-            tokens = before_skipped_speech(window, best.tokens, first_timestamp=self._first_timestamp)
-            phrases, frames_done = split_phrases(tokens, first_timestamp=self._first_timestamp, frames=window.frames)
+            uncertain = uncertain or best.is_silence(thresholds)
+        elif not (best.is_silence(thresholds) or (uncertain and not window.has_speech)):
+            tokens = before_skipped_speech(window, best.tokens, first_timestamp=self.first_timestamp)
+            phrases, frames_done = split_phrases(tokens, first_timestamp=self.first_timestamp, frames=window.frames)
         return AcceptedDecoding(
             decoding=best,
             temperature=decoding.temperature,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import Segment, Task
     from app.transcription.accepted_decoding import AcceptedDecoding
-    from app.transcription.fallback import Decoding
+    from app.transcription.fallback import Decoding, Thresholds
     from app.transcription.language_detection import LanguageGuess
     from app.transcription.vad import Span
 
@@ -124,10 +124,10 @@ class Window:
     ``(positions, width)``, or None. ``decodings`` are those that were not acceptable. ``guesses`` are the languages
     that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. If
     there are ``candidates``, it is one of these, whatever is spoken in other windows. With ``only_language`` nothing
-    else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures``
-    for the present one. The text of a ``guess`` begins with the tokens ``beginning``; it is decoded once, as a whole,
-    and only its tokens are kept. Only one owner at a time changes a window: the front end, the scheduler, or the thread
-    of the device that it is on.
+    else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures`` for the present one;
+    ``thresholds`` None are the model's. The text of a ``guess`` begins with the tokens ``beginning``; it is decoded
+    once, as a whole, and only its tokens are kept. Only one owner at a time changes a window: the front end, the
+    scheduler, or the thread of the device that it is on.
     """
 
     channel: int
@@ -137,6 +137,7 @@ class Window:
     task: Task
     beam_size: int
     temperatures: tuple[float, ...]
+    thresholds: Thresholds | None = None
     has_speech: bool = True
     pauses: tuple[Span, ...] = ()
     prompt: tuple[int, ...] = ()

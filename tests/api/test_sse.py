@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from app.api.sse import TextDeltas
+from app.domain.transcript import TranscriptionOptions
 from tests.support.audio import silence, two_tracks
 from tests.support.fake_transcriber import a_segment
 from tests.support.service import serving
@@ -43,7 +44,11 @@ async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, sam
     assert done["type"] == "transcript.text.done"
     assert "".join(event["delta"] for event in deltas) == done["text"]
     assert done["text"].startswith("good morning and welcome")
-    assert done["usage"] == {"type": "duration", "seconds": 77}
+    usage = done["usage"]
+    assert (usage["type"], usage["input_token_details"]) == ("tokens", {"audio_tokens": 766, "text_tokens": 0})
+    words = len(done["text"].split())
+    assert words <= usage["output_tokens"] < 4 * words
+    assert (usage["input_tokens"], usage["total_tokens"]) == (766, 766 + usage["output_tokens"])
     await eventually(lambda: not running.service.jobs.store.live_jobs())
     assert not running.service.jobs.segments.count
 
@@ -106,6 +111,36 @@ async def test_warnings_of_the_transcript_are_in_every_response(running: Running
         assert body["warnings"] == [
             "The file has 2 audio tracks, of which number 1 was transcribed: `audio_track` selects another."
         ]
+
+
+async def test_usage_counts_the_tokens_of_prompt_and_text(running: Running, samples: Path, model: WhisperModel) -> None:
+    *_, done = await events_of(running, samples / "hello.wav", prompt="the report is ready", keywords="job")
+    prompt = model.prompt(TranscriptionOptions(prompt="the report is ready", hotwords="job"))
+    text_tokens = len(prompt) - 1
+    written = len(model._hf_tokenizer.encode(" " + done["text"], add_special_tokens=False).ids)
+    assert done["usage"] == {
+        "type": "tokens",
+        "input_tokens": 53 + text_tokens,
+        "input_token_details": {"audio_tokens": 53, "text_tokens": text_tokens},
+        "output_tokens": written,
+        "total_tokens": 53 + text_tokens + written,
+    }
+
+
+async def test_languages_are_in_the_last_event(running: Running, samples: Path) -> None:
+    *_, done = await events_of(running, samples / "hello.wav", languages="en,de")
+    assert done["languages"] == [{"code": "en"}]
+
+
+async def test_stream_is_ignored_with_other_formats(running: Running, samples: Path) -> None:
+    verbose = await running.transcribe(samples / "hello.wav", stream="true", response_format="verbose_json")
+    assert verbose.json()["segments"]
+    assert verbose.json()["warnings"] == [
+        "`stream` requires `response_format` json, text or diarized_json and was ignored."
+    ]
+    subtitles = await running.transcribe(samples / "hello.wav", stream="true", response_format="srt")
+    assert subtitles.headers["content-type"] == "text/plain; charset=utf-8"
+    assert subtitles.text.startswith("1\n00:00:00")
 
 
 async def test_openais_client_reads_the_stream(running: Running, samples: Path) -> None:

@@ -171,9 +171,38 @@ def test_unknown_model_is_rejected_with_openais_code() -> None:
             "`language` must be an ISO-639-1 code such as en or de, got klingon. Leave it out to detect the language.",
         ),
         (
-            {"stream": "true", "response_format": "vtt"},
-            "stream",
-            "`stream` requires `response_format` json, text or diarized_json, got vtt.",
+            {"no_speech_threshold": "1.5"},
+            "no_speech_threshold",
+            "`no_speech_threshold` must be between 0 and 1, got 1.5.",
+        ),
+        ({"log_prob_threshold": "1"}, "log_prob_threshold", "`log_prob_threshold` must be between -1000 and 0, got 1."),
+        (
+            {"compression_ratio_threshold": "none"},
+            "compression_ratio_threshold",
+            "`compression_ratio_threshold` must be a number between 0 and 1000, got none.",
+        ),
+        (
+            {"vad_parameters": '{"threshold": 7}'},
+            "vad_parameters[threshold]",
+            "`vad_parameters[threshold]` must be between 0 and 1, got 7.",
+        ),
+        (
+            {"vad_parameters[min_silence_duration_ms]": "0.5"},
+            "vad_parameters[min_silence_duration_ms]",
+            "`vad_parameters[min_silence_duration_ms]` must be a whole number between 0 and 30000, got 0.5.",
+        ),
+        (
+            {"vad_parameters": '{"threshold": 0.4, "neg_threshold": 0.6}'},
+            "vad_parameters[neg_threshold]",
+            "`vad_parameters[neg_threshold]` must be at most the threshold, 0.4, got 0.6.",
+        ),
+        ({"vad_parameters": "[1]"}, "vad_parameters", "`vad_parameters` must be a JSON object, got [1]."),
+        ({"vad_parameters": "{"}, "vad_parameters", "`vad_parameters` must be valid JSON: send a JSON object."),
+        (
+            {"vad_parameters[threshold]": "0.4", "chunking_strategy[type]": "server_vad"},
+            "vad_parameters",
+            "`vad_parameters` can't be combined with a `chunking_strategy` other than auto: both tune voice activity "
+            "detection, so send one of them.",
         ),
         (
             {"keep_audio": "true"},
@@ -612,6 +641,63 @@ def test_redelivery_that_cannot_succeed_is_rejected(body: bytes, param: str | No
 
 
 # Speech detection, metadata, warnings.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "vad_parameters": '{"threshold": 0.4, "neg_threshold": 0.2, "min_speech_duration_ms": 100, '
+            '"min_silence_duration_ms": 2000, "speech_pad_ms": 200}',
+        },
+        {
+            "vad_parameters[threshold]": "0.4",
+            "vad_parameters[neg_threshold]": "0.2",
+            "vad_parameters[min_speech_duration_ms]": "100",
+            "vad_parameters[min_silence_duration_ms]": "2000",
+            "vad_parameters[speech_pad_ms]": "200",
+            "chunking_strategy": "auto",
+        },
+    ],
+)
+def test_parameters_of_faster_whisper_are_parsed_as_json_and_in_brackets(fields: dict[str, Values]) -> None:
+    submission = read_form(fields)
+    assert submission.options.speech_detection == SpeechDetection(
+        threshold=0.4, end_threshold=0.2, min_speech_ms=100, min_silence_ms=2000, padding_ms=200
+    )
+    assert submission.warnings == ()
+
+
+def test_parameters_of_faster_whisper_have_this_services_defaults() -> None:
+    fields: dict[str, Values] = {"vad_parameters": '{"neg_threshold": null, "speech_pad_ms": 100}'}
+    assert read_form(fields).options.speech_detection == SpeechDetection(padding_ms=100)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vad_parameters": '{"max_speech_duration_s": 15, "threshold": 0.5}'},
+        {"vad_parameters[max_speech_duration_s]": "15"},
+    ],
+)
+def test_parameter_without_counterpart_gives_a_warning(fields: dict[str, Values]) -> None:
+    assert read_form(fields).warnings == ("`vad_parameters[max_speech_duration_s]` is not supported and was ignored.",)
+
+
+def test_thresholds_are_those_of_the_request() -> None:
+    fields = {"no_speech_threshold": "0.3", "log_prob_threshold": "-2.5", "compression_ratio_threshold": "3"}
+    submission = read_form(fields)
+    options = submission.options
+    assert (options.no_speech_threshold, options.log_prob_threshold) == (0.3, -2.5)
+    assert options.compression_ratio_threshold == 3
+    assert submission.warnings == ()
+
+
+@pytest.mark.parametrize("response_format", ["verbose_json", "srt", "vtt"])
+def test_stream_is_ignored_with_formats_that_have_none(response_format: str) -> None:
+    submission = read(stream="true", response_format=response_format)
+    assert (submission.synchronous, submission.streamed) == (True, False)
+    assert submission.warnings == ("`stream` requires `response_format` json, text or diarized_json and was ignored.",)
 
 
 @pytest.mark.parametrize(

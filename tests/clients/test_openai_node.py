@@ -149,12 +149,13 @@ async def test_channels_become_speakers(running: Running, samples: Path, referen
 
 async def test_deltas_of_a_stream_add_up_to_its_text(running: Running, samples: Path) -> None:
     streams = await results_of(running, samples, "streams")
-    for name, text, seconds in (("hello", HELLO, 6), ("numbers", NUMBERS, 8), ("text", HELLO, 6)):
+    for name, text, tokens in (("hello", HELLO, 53), ("numbers", NUMBERS, 76), ("text", HELLO, 53)):
         *deltas, done = streams[name]
         assert {event["type"] for event in deltas} == {"transcript.text.delta"}
         assert joined(deltas) == text
-        usage = {"type": "duration", "seconds": seconds}
-        assert done == {"type": "transcript.text.done", "text": text, "usage": usage}
+        assert done == {"type": "transcript.text.done", "text": text, "usage": done["usage"]}
+        assert done["usage"]["type"] == "tokens"
+        assert done["usage"]["input_token_details"] == {"audio_tokens": tokens, "text_tokens": 0}
 
 
 async def test_stream_can_be_closed_before_its_end(running: Running, samples: Path) -> None:

@@ -153,6 +153,6 @@ def recording(
         name=model.name,
         device=device or model.device,
         beam_size=model.beam_size,
-        thresholds=model._thresholds,
+        thresholds=model.thresholds,
     )
     return wrapped, recorder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from app.domain.transcript import Task
+from app.domain.transcript import Task, TranscriptionOptions
 from app.transcription.fallback import (
     TEMPERATURES,
     Decoding,
@@ -217,3 +217,11 @@ async def test_acceptable_text_is_not_marked(tmp_path: Path, samples: Path, mode
     async with serving(tmp_path, lambda: model) as running:
         response = await running.transcribe(samples / "hello.wav", response_format="verbose_json")
     assert not any("uncertain" in segment for segment in response.json()["segments"])
+
+
+def test_limits_of_a_request_replace_those_of_the_model() -> None:
+    limits = Thresholds(log_prob_threshold=-1.6)
+    assert limits.of(TranscriptionOptions()) == limits
+    assert limits.of(TranscriptionOptions(no_speech_threshold=0.0, compression_ratio_threshold=3.0)) == Thresholds(
+        log_prob_threshold=-1.6, no_speech_threshold=0.0, compression_ratio_threshold=3.0
+    )

@@ -266,6 +266,23 @@ async def test_languages_of_two_requests_share_a_batch(
     assert german["text"] == french["text"] == NUMBERS
 
 
+async def test_thresholds_of_two_requests_share_a_batch(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
+    """A text that repeats itself for one of them is decoded again for this one alone."""
+    fields = {"response_format": "verbose_json", "language": "en"}
+    async with serving_recorded(tmp_path, model) as (running, recorder):
+        strict, lenient = await together(
+            running,
+            recorder,
+            samples / "hello.wav",
+            running.transcribe(samples / "numbers.mp3", **fields, compression_ratio_threshold="0.1"),
+            running.transcribe(samples / "numbers.mp3", **fields, compression_ratio_threshold="100"),
+        )
+    assert [len(call.prompts) for call in recorder.generations[:2]] == [1, 2]
+    assert {len(call.prompts) for call in recorder.generations[2:]} == {1}
+    assert all(segment["uncertain"] for segment in strict["segments"])
+    assert [segment["temperature"] for segment in lenient["segments"]] == [0.0] * len(lenient["segments"])
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 async def test_detected_and_requested_languages_share_a_batch(
     tmp_path: Path, model: WhisperModel, samples: Path, vocabulary: Vocabulary, kind: Literal["cpu", "cuda"]
@@ -313,6 +330,11 @@ async def test_each_channel_has_its_own_detected_language(
         ]
     assert sorted(languages.values()) == sorted([vocabulary.start("de"), vocabulary.start("fr")])
     assert vocabulary.start(CODES[body["language"]]) == languages[0]
+    assert sorted(language["code"] for language in body["languages"]) == ["de", "fr"]
+    assert {(segment["channel"], segment["language"]) for segment in body["segments"]} == {
+        (channel, next(code for code in ("de", "fr") if vocabulary.start(code) == start))
+        for channel, start in languages.items()
+    }
 
 
 async def test_language_is_detected_once_in_a_recording(

@@ -72,6 +72,7 @@ def expected(pcm: Samples, detection: SpeechDetection) -> list[Span]:
     """Return the speech that faster-whisper finds in the whole of the audio."""
     options = VadOptions(
         threshold=detection.threshold,
+        neg_threshold=detection.end_threshold,
         speech_pad_ms=detection.padding_ms,
         min_silence_duration_ms=detection.min_silence_ms,
         max_speech_duration_s=30,
@@ -135,6 +136,7 @@ def check_windows(windows: list[WindowSpan], total: int) -> None:
         SpeechDetection(padding_ms=0, min_silence_ms=0),
         SpeechDetection(threshold=0.2, padding_ms=1000, min_silence_ms=2000),
         SpeechDetection(threshold=0.05, padding_ms=200, min_silence_ms=30_000),
+        SpeechDetection(threshold=0.7, end_threshold=0.05),
     ],
 )
 def test_speech_spans_are_those_of_faster_whisper(detection: SpeechDetection) -> None:
@@ -363,6 +365,21 @@ def test_windows_do_not_depend_on_block_size(*, only_speech: bool) -> None:
     pcm = mixture(1)
     whole = windows_of(pcm, DEFAULT, only_speech=only_speech)
     assert windows_of(pcm, DEFAULT, only_speech=only_speech, size=7 * SAMPLE_RATE + 11) == whole
+
+
+def test_speech_ends_below_its_own_threshold_and_has_a_least_length() -> None:
+    frames = [0.9] * 20 + [0.3] * 40 + [0.9] * 3 + [0.0] * 40
+    total = len(frames) * FRAME_SAMPLES
+    kept = SpeechDetection(end_threshold=0.2, padding_ms=0)
+    assert speech_spans(frames, kept, total=total) == [Span(0, 63 * FRAME_SAMPLES)]
+    ended = SpeechDetection(padding_ms=0)
+    assert speech_spans(frames, ended, total=total) == [
+        Span(0, 20 * FRAME_SAMPLES),
+        Span(60 * FRAME_SAMPLES, 63 * FRAME_SAMPLES),
+    ]
+    clear = ClearSpeech(SpeechDetection(min_speech_ms=200))
+    clear.note(frames)
+    assert list(clear.only(speech_spans(frames, ended, total=total))) == [Span(0, 20 * FRAME_SAMPLES)]
 
 
 def test_window_of_several_languages_ends_at_a_pause_of_a_second() -> None:
