@@ -1,11 +1,13 @@
 """Measure live transcription: recordings are streamed at the pace at which they were spoken.
 
-    python -m benchmarks.realtime MODEL FILE... [--seconds 120] [--sessions 1 4 8]
+    python -m benchmarks.realtime MODEL FILE... [--sessions 1 8] [--seconds 600 60] [--references manifest.jsonl]
 
 The files follow each other with a second of silence between them. The service transcribes the same audio at once, with
 word times, and each word of the live text is compared with that: a word's delay is the time from its end in the audio
 to the delta that shows it. Delays include the error of the word times, 0.07 s in the mean. Every session streams the
-same audio, a moment apart. It writes nothing; results go into ``benchmarks/RESULTS.md`` by hand.
+same audio, a moment apart. The references are JSON lines with the ``path`` of a recording and its ``reference``;
+without them the text of the file is the reference. It writes nothing; results go into ``benchmarks/RESULTS.md`` by
+hand.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import statistics
 import sys
 import time
 import wave
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import astuple, dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +33,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 from benchmarks.serving import service_with_pid
+from benchmarks.word_errors import WordErrors, beginning_said, references, word_errors, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +47,18 @@ _GAP_SECONDS: Final = 1.0
 #: The silence at the end, so that the last utterance ends.
 _END_SECONDS: Final = 1.5
 _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
+_COLUMNS: Final = (
+    "seconds",
+    "sessions",
+    "words",
+    "shown by deltas",
+    "delay of a word, median, p95",
+    "final text after the pause, median, p95",
+    "errors of the file % (substituted, inserted, deleted)",
+    "errors live",
+    "items that differ from their deltas",
+    "cores of each session",
+)
 _MARKS: Final = " .,;:!?\"'“”‘’…()[]-–—"
 
 
@@ -52,7 +68,13 @@ class Stream:
 
     deltas: list[tuple[float, str]] = field(default_factory=list)
     stopped: dict[str, float] = field(default_factory=dict)
-    finals: list[tuple[float, str]] = field(default_factory=list)
+    finals: dict[str, tuple[float, str]] = field(default_factory=dict)
+    shown: defaultdict[str, str] = field(default_factory=lambda: defaultdict(str))
+
+    @property
+    def text(self) -> str:
+        """The final texts."""
+        return " ".join(text for _, text in self.finals.values())
 
     @property
     def words(self) -> list[tuple[float, str]]:
@@ -70,38 +92,51 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.realtime", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="the value of WHISPER_MODEL")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings of speech")
-    parser.add_argument("--seconds", type=float, default=120.0, help="the length of the audio (default 120)")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1], help="numbers of sessions at once (default 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[120.0],
+        help="the length of the audio, for each number (default 120)",
+    )
+    parser.add_argument("--references", type=Path, help="JSON lines with a path and a reference for each recording")
     arguments = parser.parse_args()
-    audio = _audio(arguments.files, arguments.seconds)
+    lengths = arguments.seconds * (len(arguments.sessions) if len(arguments.seconds) == 1 else 1)
     most = str(max(arguments.sessions))
+    said = words(references(arguments.references, arguments.files)) if arguments.references else []
     with service_with_pid(WHISPER_MODEL=arguments.model, REALTIME_MAX_SESSIONS=most) as (client, pid):
-        expected = _at_once(client, audio)
-        print(f"{len(audio) / RATE:.0f} s, {len(expected)} words\n")
-        print(
-            "| sessions | words shown | delay of a word, median, p95 | final text after the pause, median, p95 ", end=""
-        )
-        print("| errors % | cores of each session |\n|---|---|---|---|---|---|")
-        for sessions in arguments.sessions:
+        print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
+        for sessions, seconds in zip(arguments.sessions, lengths, strict=True):
+            audio = recordings_in_a_row(arguments.files, seconds)
+            expected = _at_once(client, audio)
             before = _core_seconds(pid)
             streams = asyncio.run(_all(client, audio, sessions))
             cores = (_core_seconds(pid) - before) / sessions / len(audio) * RATE
-            print(f"{_row(sessions, expected, streams)} {cores:.2f} |", flush=True)
+            print(f"| {len(audio) / RATE:.0f} {_row(expected, streams, said)} {cores:.2f} |", flush=True)
     return 0
 
 
-def _row(sessions: int, expected: Sequence[dict[str, Any]], streams: Sequence[Stream]) -> str:
+def _row(expected: Sequence[dict[str, Any]], streams: Sequence[Stream], said: Sequence[str]) -> str:
     delays = [delay for stream in streams for delay in _delays(expected, stream)]
     finals = [seconds for stream in streams for seconds in _final_seconds(stream)]
-    words = [_plain(word["word"]) for word in expected]
-    errors = [
-        _errors(words, [_plain(word) for _, text in stream.finals for word in text.split()]) for stream in streams
-    ]
-    shown = len(delays) / len(streams) / len(words)
-    return (
-        f"| {sessions} | {100 * shown:.0f} % | {_quantiles(delays)} | {_quantiles(finals)} "
-        f"| {100 * statistics.mean(errors) / len(words):.1f} |"
+    file = words(" ".join(word["word"] for word in expected))
+    reference = beginning_said(said, file) if said else file
+    errors = [word_errors(reference, words(stream.text)) for stream in streams]
+    of_all = (
+        round(statistics.mean(kind)) for kind in zip(*(map(int, astuple(of_one)) for of_one in errors), strict=True)
     )
+    shown = len(delays) / len(streams) / len(expected)
+    return (
+        f"| {len(streams)} | {len(reference)} | {100 * shown:.0f} % | {_quantiles(delays)} | {_quantiles(finals)} "
+        f"| {word_errors(reference, file)} | {WordErrors(*of_all)} | {100 * _changed_share(streams):.0f} % |"
+    )
+
+
+def _changed_share(streams: Sequence[Stream]) -> float:
+    """Return the share of items whose deltas together have other words than the final text."""
+    items = [(stream.shown[item], text) for stream in streams for item, (_, text) in stream.finals.items()]
+    return sum(words(shown) != words(text) for shown, text in items) / max(1, len(items))
 
 
 def _core_seconds(pid: int) -> float:
@@ -130,24 +165,14 @@ def _delays(expected: Sequence[dict[str, Any]], stream: Stream) -> list[float]:
 
 def _final_seconds(stream: Stream) -> list[float]:
     """Return the seconds from each end of speech, after its silence, to the final text."""
-    return [at - stopped for (at, _), stopped in zip(stream.finals, stream.stopped.values(), strict=False)]
-
-
-def _errors(reference: Sequence[str], words: Sequence[str]) -> int:
-    """Return the number of words to insert, delete or replace."""
-    row = list(range(len(words) + 1))
-    for number, expected in enumerate(reference, 1):
-        diagonal, row[0] = row[0], number
-        for index, word in enumerate(words, 1):
-            diagonal, row[index] = row[index], min(row[index] + 1, row[index - 1] + 1, diagonal + (word != expected))
-    return row[-1]
+    return [at - stream.stopped[item] for item, (at, _) in stream.finals.items()]
 
 
 def _plain(word: str) -> str:
     return word.strip(_MARKS).casefold()
 
 
-def _audio(files: Sequence[Path], seconds: float) -> npt.NDArray[np.int16]:
+def recordings_in_a_row(files: Sequence[Path], seconds: float) -> npt.NDArray[np.int16]:
     """Return the speech of the files, s16 at 24 kHz, with silence between them and at the end."""
     parts: list[npt.NDArray[np.int16]] = []
     for file in files:
@@ -203,9 +228,10 @@ async def _stream(address: str, audio: npt.NDArray[np.int16], pause: float) -> S
                     stream.stopped[event["item_id"]] = at
                 case kind if kind == f"{_TRANSCRIPTION}.delta":
                     stream.deltas.append((at, event["delta"]))
+                    stream.shown[event["item_id"]] += event["delta"]
                 case kind if kind == f"{_TRANSCRIPTION}.completed":
                     completed += 1
-                    stream.finals.append((at, event["transcript"]))
+                    stream.finals[event["item_id"]] = (at, event["transcript"])
                     stream.deltas.append((at, " "))
                 case "error" | "conversation.item.input_audio_transcription.failed":
                     raise RuntimeError(event["error"]["message"])

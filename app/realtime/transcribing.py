@@ -20,6 +20,7 @@ from app.domain.languages import language_code
 from app.realtime import server_events
 from app.realtime.agreement import Agreement, text_after
 from app.realtime.audio import RATE
+from app.transcription.live_context import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from app.realtime.server_events import ServerEvent
     from app.realtime.utterance import LiveWindow, Utterance
     from app.transcription.live import GuessedWord
+    from app.transcription.live_context import LiveContext
     from app.transcription.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ class LiveModel(Protocol):
     ) -> tuple[GuessedWord, ...]:
         """Return the words of audio that may end within one."""
 
-    async def transcribe(self, samples: Samples, options: TranscriptionOptions) -> Transcript:
-        """Return the transcript of what was said."""
+    async def transcribe(self, samples: Samples, options: TranscriptionOptions, *, context: LiveContext) -> Transcript:
+        """Return the transcript of what was said after the context."""
 
 
 class LiveModels(Protocol):
@@ -114,6 +116,7 @@ class UtteranceTranscriber:
         self._count = count
         self._emit = emit
         self._utterances: list[Utterance] = []
+        self._context = NO_CONTEXT
         self._changed = asyncio.Event()
 
     @property
@@ -184,7 +187,8 @@ class UtteranceTranscriber:
                 if utterance.is_discarded:
                     return
                 began = time.monotonic()
-                transcript = await model.transcribe(window.audio, utterance.options)
+                transcript = await model.transcribe(window.audio, utterance.options, context=self._context)
+                self._context = self._context.followed_by(window.audio, transcript, utterance.options)
                 self._emit(UtteranceTranscribed(transcript.duration, time.monotonic() - began))
                 self._count(utterance, window.end)
                 self._show(utterance, text_after(shown, result.add(transcript)))

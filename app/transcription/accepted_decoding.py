@@ -41,7 +41,8 @@ class AcceptedDecoding:
     ``uncertain`` if none was acceptable. ``phrases`` cover ``frames_done`` of the frames that the window had left from
     ``seek`` on. ``tokenizer`` is faster-whisper's for the window's language and task. ``text_tokens`` are those of all
     phrases without timestamps. ``alignment`` is CTranslate2's ``WhisperAlignmentResult`` for them, or None if there is
-    none, and ``alignment_lag`` the seconds by which it is late.
+    none, and ``alignment_lag`` the seconds by which it is late. Phrases before ``new_seconds`` of the window are not
+    new: they have no segments.
     """
 
     decoding: Decoding
@@ -54,6 +55,7 @@ class AcceptedDecoding:
     timeline: Timeline
     word_timestamps: bool
     token_logprobs: bool
+    new_seconds: float = 0.0
     alignment: Any | None = None
     alignment_lag: float = 0.0
     text_tokens: list[int] = field(init=False)
@@ -87,7 +89,7 @@ class AcceptedDecoding:
             self.phrases, self._phrase_times(pauses), self._words(pauses), self._logprobs(), strict=True
         ):
             text = self.tokenizer.decode(phrase.tokens)
-            if not _says_something(text) or phrase.end <= phrase.start:
+            if not (self._is_new(phrase) and _says_something(text)) or phrase.end <= phrase.start:
                 continue
             segments.append(
                 Segment(
@@ -108,6 +110,9 @@ class AcceptedDecoding:
                 )
             )
         return tuple(segments)
+
+    def _is_new(self, phrase: Phrase) -> bool:
+        return self._offset + phrase.start > self.new_seconds - SECONDS_PER_FRAME
 
     def _bounds(self) -> tuple[float, float]:
         """Return the start and end, in seconds of the recording, of what was decoded."""

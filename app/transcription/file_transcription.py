@@ -274,7 +274,11 @@ class FileTranscription(Transcription):
             candidates=self._options.languages,
         )
         self._preparing -= 1
-        self._batcher.submit(self, window)
+        self._batcher.submit(self, self._prepared(window))
+
+    def _prepared(self, window: Window) -> Window:
+        """Return a window as it is to be decoded."""
+        return window
 
     def _find_windows(self, finder: WindowFinder, channel: int, block: Span, *, is_last: bool) -> list[WindowSpan]:
         """Return the windows that are complete with a further block, which may be empty if it is the last one."""

@@ -32,7 +32,7 @@ from app.transcription.fallback import (
 from app.transcription.features import LogMel
 from app.transcription.heap import return_free_memory
 from app.transcription.language_detection import LanguageGuess, likeliest, plausible_languages
-from app.transcription.segments import SECONDS_PER_FRAME, split_phrases
+from app.transcription.segments import SECONDS_PER_FRAME, SECONDS_PER_TIMESTAMP, split_phrases
 from app.transcription.window import ENCODER_FRAMES
 from app.transcription.word_times import aligned_tokens, are_usable, split_words, words_of_phrases
 
@@ -137,6 +137,18 @@ class WhisperModel:
         context = context[-(MAX_PROMPT_TOKENS - len(hotwords)) :]
         start: int = self._tokenizer("en", options.task.value).sot_prev
         return (start, *hotwords, *context) if hotwords or context else ()
+
+    def beginning(self, phrases: Sequence[Phrase], *, end: float) -> tuple[int, ...]:
+        """Return the tokens with which a window's text begins if these phrases are said until ``end`` (seconds)."""
+        end_of_text = self._tokenizer("en", "transcribe").eot
+        tokens: list[int] = []
+        for phrase in phrases:
+            text = (token for token in phrase.tokens if token < end_of_text)
+            tokens += [self._timestamp(phrase.start), *text, self._timestamp(phrase.end)]
+        return (*tokens, self._timestamp(end))
+
+    def _timestamp(self, seconds: float) -> int:
+        return self._first_timestamp + round(seconds / SECONDS_PER_TIMESTAMP)
 
     def _text_tokens(self, text: str | None) -> list[int]:
         """Return the tokens of a text without control tokens, which would steer the model."""
@@ -336,7 +348,12 @@ class WhisperModel:
             languages = [window.language or window.guesses[0].code for window in windows]
         results = self._run_model(output, windows, languages, [window.beginning for window in windows])
         return [
-            _decoding(result, window.temperature, self._tokenizer(code, window.task.value))
+            _decoding(
+                result,
+                window.temperature,
+                self._tokenizer(code, window.task.value),
+                known=0 if window.guess else len(window.beginning),
+            )
             for result, window, code in zip(results, windows, languages, strict=True)
         ]
 
@@ -406,6 +423,7 @@ class WhisperModel:
             timeline=window.timeline,
             word_timestamps=window.word_timestamps,
             token_logprobs=window.token_logprobs,
+            new_seconds=window.new_seconds,
         )
 
     def _align(
@@ -461,14 +479,15 @@ def _max_length(windows: Sequence[Window]) -> int:
     return min(_MAX_TOKENS, max(2 * text, prompt + text))
 
 
-def _decoding(result: Any, temperature: float, tokenizer: Any) -> Decoding:
+def _decoding(result: Any, temperature: float, tokenizer: Any, *, known: int) -> Decoding:
+    """Return the decoding of a result whose first ``known`` tokens have a probability of 1."""
     tokens = tuple(result.sequences_ids[0])
     return Decoding(
         tokens=tokens,
         text=tokenizer.decode(tokens).strip(),
         temperature=temperature,
         # CTranslate2 averages over the tokens alone; the thresholds also count the end of text.
-        avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1) if tokens else -math.inf,
+        avg_logprob=result.scores[0] * len(tokens) / (len(tokens) - known + 1) if tokens else -math.inf,
         no_speech_prob=result.no_speech_prob,
     )
 

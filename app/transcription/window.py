@@ -125,9 +125,10 @@ class Window:
     that the model heard, the most probable first; if there are several, the first decoding chooses ``language``. If
     there are ``candidates``, it is one of these, whatever is spoken in other windows. With ``only_language`` nothing
     else counts. ``temperatures`` are for each part of the window, ``remaining_temperatures`` for the present one;
-    ``thresholds`` None are the model's. The text of a ``guess`` begins with the tokens ``beginning``; it is decoded
-    once, as a whole, and only its tokens are kept. Only one owner at a time changes a window: the front end, the
-    scheduler, or the thread of the device that it is on.
+    ``thresholds`` None are the model's. The text of the first part begins with the tokens ``beginning``, and what is
+    said before ``new_seconds`` of the window becomes no segment. A ``guess`` is decoded once, as a whole, and only its
+    tokens are kept. Only one owner at a time changes a window: the front end, the scheduler, or the thread of the
+    device that it is on.
     """
 
     channel: int
@@ -143,6 +144,7 @@ class Window:
     prompt: tuple[int, ...] = ()
     guess: bool = False
     beginning: tuple[int, ...] = ()
+    new_seconds: float = 0.0
     word_timestamps: bool = False
     token_logprobs: bool = False
     only_language: bool = False
@@ -237,6 +239,7 @@ class Window:
         """Keep a decoding and skip the frames that it covers. Return True if any are left."""
         self.accepted.append(decoding)
         self.seek += decoding.frames_done
+        self.beginning = ()
         self.features = self.features[:, decoding.frames_done :]
         self.decodings.clear()
         self.remaining_temperatures = self.temperatures

@@ -201,6 +201,18 @@ async def test_server_finds_utterances() -> None:
         assert [len(audio) / RATE for audio in model.transcribed] == pytest.approx([1.8, 1.3], abs=0.1)
 
 
+async def test_each_utterance_continues_the_ones_before() -> None:
+    model = ScriptedModel(texts=["one", "two"])
+    async with session(model) as rig:
+        rig.client.update(MANUAL)
+        for _ in range(2):
+            rig.client.say(speech(1.0))
+            rig.client.put("input_audio_buffer.commit")
+            await rig.client.until(COMPLETED)
+        assert [context.text for context in model.contexts] == ["", "one"]
+        assert model.contexts[1].options == model.options[1]
+
+
 async def test_silence_makes_no_item() -> None:
     async with session(model := ScriptedModel()) as rig:
         rig.client.say(silence(5.0))

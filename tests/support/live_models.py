@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from app.domain.transcript import TranscriptionOptions
     from app.realtime.audio import Samples
+    from app.transcription.live_context import LiveContext
 
 
 def speech(seconds: float) -> Samples:
@@ -84,6 +85,7 @@ class ScriptedModel:
         self.registry = ModelRegistry("demo")
         self.guessed: list[tuple[int, tuple[int, ...]]] = []
         self.transcribed: list[Samples] = []
+        self.contexts: list[LiveContext] = []
         self.options: list[TranscriptionOptions] = []
         self.guesses_may_end, self.may_end = asyncio.Event(), asyncio.Event()
         self.guesses_may_end.set()
@@ -113,9 +115,10 @@ class ScriptedModel:
         await self.guesses_may_end.wait()
         return words(_next(self._guesses)) if self._guesses else ()
 
-    async def transcribe(self, samples: Samples, options: TranscriptionOptions) -> Transcript:
+    async def transcribe(self, samples: Samples, options: TranscriptionOptions, *, context: LiveContext) -> Transcript:
         assert options in self.options
         self.transcribed.append(samples)
+        self.contexts.append(context)
         await self.may_end.wait()
         text = _next(self._texts)
         if isinstance(text, Exception):

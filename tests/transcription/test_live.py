@@ -12,6 +12,7 @@ from faster_whisper import decode_audio
 from app.domain.transcript import TranscriptionOptions
 from app.transcription.decoding import Decoder
 from app.transcription.live import LiveDetector
+from app.transcription.live_context import NO_CONTEXT
 from app.transcription.transcription import Rank, Transcription
 from app.transcription.vad import SpeechDetector
 from app.transcription.window import ENCODER_FRAMES, Window
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 OPTIONS = TranscriptionOptions(language="en")
+#: A moment between the two sentences.
+_PAUSE_SECONDS = 2.5
 
 
 @pytest.fixture
@@ -70,6 +73,18 @@ async def test_text_is_that_of_a_file(transcriber: WhisperTranscriber, hello: Sa
     assert transcript.duration == pytest.approx(len(hello) / 16_000)
     silent = await transcriber.live.transcribe(np.zeros(16_000, np.int16), OPTIONS)
     assert silent.text == ""
+
+
+async def test_text_continues_its_context(transcriber: WhisperTranscriber, hello: Samples) -> None:
+    border = round(_PAUSE_SECONDS * 16_000)
+    first = await transcriber.live.transcribe(hello[:border], OPTIONS)
+    context = NO_CONTEXT.followed_by(hello[:border], first, OPTIONS)
+    assert context.text == "hello this is a test"
+    second = await transcriber.live._transcribe(hello[border:], OPTIONS, context)
+    assert context.is_continued_by(second)
+    assert second.text == "the job is complete now"
+    assert second.segments[0].start >= 0
+    assert (await transcriber.live.transcribe(hello[border:], OPTIONS, context=context)).text == second.text
 
 
 async def test_sessions_share_batches(transcriber: WhisperTranscriber, hello: Samples) -> None:
