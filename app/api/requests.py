@@ -90,9 +90,10 @@ def form_digest(form: ReceivedForm, operation: str, *, with_queries: bool = Fals
     URLs are compared without their queries, which change with every signature, unless ``with_queries``.
     """
     fields: dict[str, list[str]] = {}
-    for name, values in form.fields.items():
+    for spelling, values in form.fields.items():
+        name = spelling.removesuffix("[]")
         compared = values if with_queries or name not in URL_NAMES else [value.partition("?")[0] for value in values]
-        fields.setdefault(name.removesuffix("[]"), []).extend(compared)
+        fields.setdefault(name, []).extend(compared)
     written = json.dumps([operation, form.file_digest, fields, *form.reference_digests], sort_keys=True)
     return hashlib.blake2b(written.encode(), digest_size=32).hexdigest()
 

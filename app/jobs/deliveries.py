@@ -167,13 +167,16 @@ class DeliveryRounds:
             current_job.set(CurrentJob(job_id, live.job.accepted_at))
             left: dict[int, DeliveryFailed] = {}
             for number in state.pending:
-                error = await caught(self._send(live.job, kind, state, number))
+                job = self._store.get(job_id).job
+                if job.due_delivery(kind) is None:  # it was cancelled meanwhile
+                    return
+                error = await caught(self._send(job, kind, state, number))
                 if error is None:
                     await self._record_success(job_id, kind, number)
                 elif isinstance(error, DeliveryFailed) and error.retryable and not self._is_too_old(state):
                     left[number] = error
                 elif not isinstance(error, _TooEarly):
-                    await self._give_up(live.job, kind, number, error)
+                    await self._give_up(job, kind, number, error)
             if left:
                 await self._postpone(live.job, kind, state, left)
 

@@ -124,8 +124,9 @@ async def test_passing_failure_shows_the_upload_that_is_left(
     assert [request.body.decode() for request in first.requests] == [f"{HELLO}\n"]
 
 
+@pytest.mark.parametrize("name", ["upload_presigned_url", "upload_presigned_url[]"])
 async def test_replay_replaces_all_urls_before_the_upload(
-    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held, name: str
 ) -> None:
     async with (
         fault_server(answer(200)) as target,
@@ -138,7 +139,7 @@ async def test_replay_replaces_all_urls_before_the_upload(
             response = await running.client.post(
                 "/v1/audio/transcriptions",
                 files={"file": ("hello.wav", content)},
-                data={"upload_presigned_url": urls, "upload_format": ["srt", "text"]},
+                data={name: urls, "upload_format": ["srt", "text"]},
                 headers={"Idempotency-Key": "one"},
             )
             return response.json()

@@ -13,10 +13,12 @@ import pytest
 from app.domain.errors import InvalidRequest, UndecodableAudio
 from app.domain.formats import ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Target, Upload
+from app.jobs import transitions
 from app.jobs.journal import Journal
+from app.jobs.retention import Retention
 from app.transcription.models import ModelRegistry
 from tests.jobs.rig import open_rig
-from tests.support.fault_server import answer, fault_server
+from tests.support.fault_server import answer, fault_server, never_answer, response_head
 from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.jobs.rig import Rig
-    from tests.support.fault_server import Behaviour, FaultServer
+    from tests.support.fault_server import Behaviour, Connection, FaultServer
 
 pytestmark = pytest.mark.anyio
 
@@ -234,6 +236,40 @@ async def test_cancelled_job_keeps_what_has_arrived(rig: Rig) -> None:
     assert [target.last_error for target in now.delivery.targets] == [None, cancelled, cancelled]
     assert (now.status, now.delivery.last_error, kept(now)) == (CANCELLED, cancelled, [False] * 3)
     assert statuses(now) == [DELIVERED, GIVEN_UP, GIVEN_UP]
+
+
+async def test_cancellation_during_an_upload_leaves_the_others_out(rig: Rig) -> None:
+    async with targets([never_answer()], [answer(200)], [answer(200)]) as servers:
+        job = await rig.submit(**upload_to_all(servers))
+        await servers[0].came.wait()
+        now = (await rig.intake.cancel(job.id)).job
+        assert (now.status, statuses(now)) == (CANCELLED, [GIVEN_UP] * 3)
+        assert rig.deliveries.running == 0
+        assert [server.connections for server in servers] == [1, 0, 0]
+
+
+async def test_cancellation_between_two_uploads_leaves_the_others_out(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="app")
+    jobs: list[Job] = []
+
+    async def cancel(connection: Connection) -> None:
+        """Accept the upload while the job is cancelled, before its round is stopped."""
+        await connection.read_request()
+        now, retention = rig.service_clock.now(), Retention(finished_seconds=1.0, undelivered_seconds=1.0)
+        await rig.store.commit(jobs[0].id, transitions.cancelled, now=now, retention=retention)
+        await connection.send(response_head(200, {"Content-Length": "0"}))
+
+    async with targets([cancel], [answer(200)], [answer(200)]) as servers:
+        rig.transcriber.on_model.hold()
+        jobs.append(await rig.submit(**upload_to_all(servers)))
+        rig.transcriber.on_model.release()
+        now = await rig.ended(jobs[0])
+        await eventually(lambda: rig.deliveries.running == 0)
+        assert [message[0] for message in caplog.messages].count("📤") == 1
+        assert [server.connections for server in servers] == [1, 0, 0]
+    assert (now.status, statuses(now)) == (CANCELLED, [GIVEN_UP] * 3)
 
 
 async def test_upload_that_arrived_is_not_repeated_after_a_restart(tmp_path: Path) -> None:
