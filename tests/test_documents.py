@@ -49,7 +49,14 @@ OTHER_SERVICES: Final = frozenset(
 #: Settings of the programs in docs/integrations.md.
 PROGRAMS: Final = frozenset(
     {"ASR_BASE_URL", "ASR_DIARIZE", "AUDIO_STT_ENGINE", "AUDIO_STT_MODEL", "AUDIO_STT_OPENAI_API_BASE_URL"}
-    | {"AUDIO_STT_OPENAI_API_KEY", "STT_MODELS", "STT_OPENAI_KEY", "STT_OPENAI_URL", "STT_STREAMING_MODELS"}
+    | {
+        "AUDIO_STT_OPENAI_API_KEY",
+        "STT_MODELS",
+        "STT_OPENAI_KEY",
+        "STT_OPENAI_URL",
+        "STT_REALTIME_MODELS",
+        "STT_STREAMING_MODELS",
+    }
     | {"WYOMING_LANGUAGES", "WYOMING_URI"}
 )
 #: Paths that exist once the service or a script has run.
