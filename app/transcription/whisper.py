@@ -148,7 +148,7 @@ class WhisperModel:
         return (*tokens, self._timestamp(end))
 
     def _timestamp(self, seconds: float) -> int:
-        return self._first_timestamp + round(seconds / SECONDS_PER_TIMESTAMP)
+        return self.first_timestamp + round(seconds / SECONDS_PER_TIMESTAMP)
 
     def _text_tokens(self, text: str | None) -> list[int]:
         """Return the tokens of a text without control tokens, which would steer the model."""

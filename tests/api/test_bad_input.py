@@ -43,7 +43,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"response_format": "docx"}, "response_format", "must be one of json, text, srt, vtt, verbose_json"),
+        ({"response_format": "docx"}, "response_format", "must be one of json, text, srt, vtt, lrc, tsv, verbose_json"),
         ({"response_format": "document"}, "response_format", "must be one of"),
         ({"response_format": "diarized_json", "num_speakers": "0"}, "num_speakers", "must be between 1 and 32"),
         ({"temperature": "7"}, "temperature", "must be between 0 and 1"),

@@ -60,6 +60,8 @@ async def test_same_form_with_the_same_key_returns_the_first_job(
         ("hello.wav", "transcriptions", {"prompt": "other"}),
         ("hello.wav", "transcriptions", {"replace[hello]": "other"}),
         ("hello.wav", "transcriptions", {"timestamp_granularities[]": "word"}),
+        ("hello.wav", "transcriptions", {"languages[]": "en"}),
+        ("hello.wav", "transcriptions", {"vad_parameters[threshold]": "0.4"}),
     ],
 )
 @pytest.mark.smoke

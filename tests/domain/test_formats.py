@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render
+from app.domain.formats import MEDIA_TYPES, Granularity, Rendering, ResponseFormat, render, token_usage
 from app.domain.subtitles import SubtitleLayout
 from app.domain.transcript import Segment, Task, Transcript, Word
 from app.jobs.serializers import to_json
@@ -46,6 +47,31 @@ def test_json_has_the_text_and_the_usage() -> None:
     assert json.loads(rendered(ResponseFormat.JSON)) == {
         "text": "Grüße, 你好.",
         "usage": {"type": "duration", "seconds": 9},
+    }
+
+
+def test_languages_are_those_of_gpt_transcribe() -> None:
+    first, second = GREETING.segments
+    several = replace(
+        GREETING, segments=(replace(first, language="de"), replace(second, language="zh")), languages=("zh", "de")
+    )
+    languages = [{"code": "zh"}, {"code": "de"}]
+    assert json.loads(rendered(ResponseFormat.JSON, transcript=several))["languages"] == languages
+    verbose = json.loads(rendered(ResponseFormat.VERBOSE_JSON, transcript=several))
+    assert verbose["languages"] == languages
+    assert [segment["language"] for segment in verbose["segments"]] == ["de", "zh"]
+    silent = replace(GREETING, segments=(), languages=())
+    assert json.loads(rendered(ResponseFormat.JSON, transcript=silent))["languages"] == []
+
+
+def test_audio_tokens_are_tenths_of_a_second_rounded_up() -> None:
+    counted = replace(GREETING, duration=8.26, prompt_tokens=7, output_tokens=5)
+    assert token_usage(counted) == {
+        "type": "tokens",
+        "input_tokens": 90,
+        "input_token_details": {"audio_tokens": 83, "text_tokens": 7},
+        "output_tokens": 5,
+        "total_tokens": 95,
     }
 
 

@@ -65,6 +65,12 @@ def test_words_metadata_and_warnings_are_added_if_present() -> None:
     assert document["warnings"] == ["It was late."]
 
 
+def test_languages_are_in_the_document_if_there_are_several() -> None:
+    transcript = replace(GREETING, languages=("de", "en"))
+    document = success_document(a_job(), transcript, processing_time=1.0)
+    assert document["languages"] == [{"code": "de"}, {"code": "en"}]
+
+
 def test_failure_document_has_exactly_the_keys_of_the_contract() -> None:
     job = failed(at=1000.5)
     assert failure_document(job) == {

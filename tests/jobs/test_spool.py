@@ -219,17 +219,27 @@ def test_transcript_survives_its_storage_exactly(transcript: Transcript) -> None
 
 
 def test_result_of_an_earlier_version_can_be_read(spool: Spool) -> None:
-    """Version 1.0 had no log probabilities, channels, warnings or speakers."""
+    """Version 1.0 had no log probabilities, channels, warnings, speakers, or languages of segments."""
     stored = json.loads(json.dumps({"transcript": asdict(GREETING), "processing_time": 2}))
-    del stored["transcript"]["warnings"], stored["transcript"]["turns"]
+    for name in ("warnings", "turns", "languages", "prompt_tokens", "output_tokens"):
+        del stored["transcript"][name]
     for segment in stored["transcript"]["segments"]:
-        for name in ("logprobs", "channel", "speaker", "uncertain"):
+        for name in ("logprobs", "channel", "speaker", "uncertain", "language"):
             del segment[name]
         for word in segment["words"]:
             del word["channel"], word["speaker"]
     write(spool, b"x")
     spool.audio_path(JOB).with_name("result.json").write_text(json.dumps(stored))
     assert spool.result(JOB) == (GREETING, 2.0)
+
+
+@pytest.mark.parametrize("languages", [(), ("de",), ("de", "en")])
+def test_languages_come_back_as_they_were_stored(spool: Spool, languages: tuple[str, ...]) -> None:
+    write(spool, b"x")
+    segments = tuple(replace(segment, language="de") for segment in GREETING.segments)
+    transcript = replace(GREETING, segments=segments, languages=languages)
+    spool.store_result(JOB, transcript, processing_time=1.0)
+    assert spool.result(JOB) == (transcript, 1.0)
 
 
 def test_number_that_is_none_is_read_back_as_it_was_stored(spool: Spool) -> None:

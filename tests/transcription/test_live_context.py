@@ -1,4 +1,4 @@
-"""What the context of live audio keeps: whole phrases with their sound, while nothing about them is doubtful."""
+"""Context of live audio: whole phrases with their sound, while nothing about them is doubtful."""
 
 from __future__ import annotations
 
