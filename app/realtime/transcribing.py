@@ -1,8 +1,9 @@
 """Transcribing the utterances of a session, one after the other, while they are spoken.
 
 While a window is spoken, the model guesses at its text again and again, and the words that guesses agree on are sent.
-When it has ended, its final text is transcribed as a file's would be. A guess begins only after the one before it has
-come back, and then waits twice as long: a busy machine makes the pauses longer, and nothing queues.
+When it has ended, its final text is transcribed as a file's would be, and continues what was said before. A guess
+begins only after the one before it has come back, and then waits twice as long: a busy machine makes the pauses longer,
+and nothing queues.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _GUESS_SAMPLES: Final = RATE // 2
 _REST: Final = 3
 #: A guess that covers more than this is followed, after a pause, by one that begins there.
 _LONG_GUESS_SAMPLES: Final = 6 * RATE
+
+#: If more than this waits behind a window, it is transcribed without its context, in about two thirds of the time.
+_LATE_SAMPLES: Final = 30 * RATE
 
 
 class SpeechSearch(Protocol):
@@ -187,7 +191,9 @@ class UtteranceTranscriber:
                 if utterance.is_discarded:
                     return
                 began = time.monotonic()
-                transcript = await model.transcribe(window.audio, utterance.options, context=self._context)
+                is_late = self.waiting_samples - window.samples > _LATE_SAMPLES
+                context = NO_CONTEXT if is_late else self._context
+                transcript = await model.transcribe(window.audio, utterance.options, context=context)
                 self._context = self._context.followed_by(window.audio, transcript, utterance.options)
                 self._emit(UtteranceTranscribed(transcript.duration, time.monotonic() - began))
                 self._count(utterance, window.end)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app.domain.transcript import Transcript, TranscriptionOptions
     from app.transcription.vad import Samples
 
-#: The most context. With 10 s the texts are half as much better than with 20 s.
+#: The most context. 10 s avoid less than half of the errors that 20 s avoid.
 _MAX_SAMPLES: Final = 24 * SAMPLE_RATE
 #: The most tokens of its text, so that as many are left for what follows.
 _MAX_TOKENS: Final = 112

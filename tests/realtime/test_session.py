@@ -213,6 +213,21 @@ async def test_each_utterance_continues_the_ones_before() -> None:
         assert model.contexts[1].options == model.options[1]
 
 
+async def test_late_utterances_have_no_context() -> None:
+    model = ScriptedModel(texts=["one", "two", "three", "four"])
+    model.may_end.clear()
+    async with session(model) as rig:
+        rig.client.update(MANUAL)
+        for _ in range(4):
+            rig.client.say(speech(18.0))
+            rig.client.put("input_audio_buffer.commit")
+            await rig.client.until(COMMITTED)
+        model.may_end.set()
+        for _ in range(4):
+            await rig.client.until(COMPLETED)
+        assert [context.text for context in model.contexts] == ["", "", "two", "three"]
+
+
 async def test_silence_makes_no_item() -> None:
     async with session(model := ScriptedModel()) as rig:
         rig.client.say(silence(5.0))

@@ -1,4 +1,4 @@
-"""Context of live audio: whole phrases with their sound, while nothing about them is doubtful."""
+"""The context of live audio keeps whole phrases with their sound, while nothing about them is doubtful."""
 
 from __future__ import annotations
 
