@@ -436,8 +436,7 @@ def checked_model(registry: ModelRegistry, config: SessionConfig) -> tuple[Model
     options = config.options
     try:
         model, warnings = registry.choose(options.model)
-        for language in options.languages or (options.language,):
-            model.require(task=options.task, language=language)
+        model.require(task=options.task, language=options.language, languages=options.languages)
     except InvalidRequest as exc:
         param = f"session.audio.input.transcription.{exc.param or 'model'}"
         raise type(exc)(str(exc), param=param, code=exc.code) from exc

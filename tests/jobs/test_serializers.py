@@ -67,7 +67,8 @@ def test_words_metadata_and_warnings_are_added_if_present() -> None:
 
 def test_languages_are_in_the_document_if_there_are_several() -> None:
     transcript = replace(GREETING, languages=("de", "en"))
-    document = success_document(a_job(), transcript, processing_time=1.0)
+    job = a_job()
+    document = success_document(job, job.rendering, transcript, processing_time=1.0)
     assert document["languages"] == [{"code": "de"}, {"code": "en"}]
 
 
