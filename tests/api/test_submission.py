@@ -509,8 +509,8 @@ def test_format_may_be_repeated_for_one_url() -> None:
         (
             {"upload_presigned_url": several(1, 2), "upload_format": ["srt", "docx"]},
             "upload_format",
-            "`upload_format` must be one of document, json, text, srt, vtt, lrc, tsv, verbose_json, diarized_json, rttm, "
-            "got docx.",
+            "`upload_format` must be one of document, json, text, srt, vtt, lrc, tsv, verbose_json, diarized_json, "
+            "rttm, got docx.",
         ),
     ],
 )

@@ -137,32 +137,59 @@ async def test_text_goes_on_after_a_pause_and_in_the_next_session(
 @pytest.mark.parametrize(
     ("settings", "key", "reason"),
     [
-        ({"realtime_max_sessions": 0}, "", "The server runs as many live transcriptions as it allows"),
         ({"api_keys": "sk-right"}, "", "The API key is missing or wrong"),
         ({"api_keys": "sk-right"}, "sk-wrong", "The API key is missing or wrong"),
     ],
-    ids=["sessions", "no key", "wrong key"],
+    ids=["no key", "wrong key"],
 )
 async def test_recording_goes_on_without_text(
     speaking_browser: Chrome, tmp_path: Path, model: WhisperModel, settings: dict[str, Any], key: str, reason: str
 ) -> None:
     def visitor(page: WebPage) -> tuple[str, list[str]]:
         page.open()
-        needs_key = "api_keys" in settings
-        if needs_key:
-            page.one("#key")
-            page.script(
-                "document.querySelector('dialog').close(); sessionStorage.setItem('api-key', arguments[0])", key
-            )
+        page.one("#key")
+        page.script("document.querySelector('dialog').close(); sessionStorage.setItem('api-key', arguments[0])", key)
         page.button("Record").click()
         note = reason_for_no_text(page)
         stop(page)
-        if needs_key:
-            page.log_in("sk-right")
+        page.log_in("sk-right")
         return note, done(page)
 
     note, rows = await visit(speaking_browser, tmp_path, model, visitor, **settings)
     assert note.startswith(f"The recording goes on without live text. {reason}")
+    assert "Failed" not in rows[0]
+
+
+async def test_recording_goes_on_beside_as_many_sessions_as_are_allowed(
+    speaking_browser: Chrome, tmp_path: Path, model: WhisperModel
+) -> None:
+    def visitor(page: WebPage) -> tuple[str, list[str]]:
+        page.open()
+        page.script("window.other = new WebSocket(`${origin.replace('http', 'ws')}/v1/realtime?intent=transcription`)")
+        page.wait(lambda: page.script("return window.other.readyState === WebSocket.OPEN"))
+        page.button("Record").click()
+        note = reason_for_no_text(page)
+        stop(page)
+        return note, done(page)
+
+    note, rows = await visit(speaking_browser, tmp_path, model, visitor, realtime_max_sessions=1)
+    assert note.startswith(
+        "The recording goes on without live text. The server runs as many live transcriptions as it allows"
+    )
+    assert "Failed" not in rows[0]
+
+
+async def test_recorder_of_a_server_without_live_transcription_has_no_place_for_text(
+    speaking_browser: Chrome, tmp_path: Path, model: WhisperModel
+) -> None:
+    def visitor(page: WebPage) -> tuple[bool, list[str]]:
+        start(page)
+        is_shown = page.one(".live").is_displayed()
+        stop(page)
+        return is_shown, done(page)
+
+    is_shown, rows = await visit(speaking_browser, tmp_path, model, visitor, realtime_max_sessions=0)
+    assert not is_shown
     assert "Failed" not in rows[0]
 
 

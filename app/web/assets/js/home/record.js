@@ -87,7 +87,8 @@ class Recorder {
     addEventListener("beforeunload", this.#askBeforeUnload);
     this.#recorder.start(SLICE_MS);
     requestAnimationFrame(() => this.#draw());
-    this.#openLiveText(context, fields);
+    if (context.store.server?.features["realtime"] === false) this.#text.hidden = true;
+    else this.#openLiveText(context, fields);
   }
 
   /**
