@@ -108,7 +108,9 @@ def wrong_redeliveries(secrets: Secrets, base: str) -> Iterator[tuple[str, bytes
         yield case, json.dumps({"upload_presigned_url": url}).encode()
     yield "JSON that breaks off", f'{{"upload_presigned_url": "{signed(base, Signer.V4, secrets)}'.encode()
     yield "a list", json.dumps([signed(base, Signer.V2, secrets)]).encode()
-    yield "a list in it", json.dumps({"upload_presigned_url": [signed(base, Signer.V2, secrets)]}).encode()
+    yield "a list in a list", json.dumps({"upload_presigned_url": [[signed(base, Signer.V2, secrets)]]}).encode()
+    two = [signed(base, signer, secrets) for signer in (Signer.V2, Signer.V4)]
+    yield "more URLs than uploads", json.dumps({"upload_presigned_url": two}).encode()
     yield "a form", f"upload_presigned_url={signed(base, Signer.V2, secrets)}".encode()
     yield "headers only", json.dumps({"upload_headers": {"x-pass": secrets.make("header")}}).encode()
     yield "no headers", json.dumps({"upload_presigned_url": base, "upload_headers": secrets.make("header")}).encode()

@@ -224,6 +224,15 @@ for (const code of ["session_expired", "session_idle"])
     assert.deepEqual(log, []);
   });
 
+test("a text that is unfinished when its session ends stays as it is", async () => {
+  for (const code of ["session_expired", "draining"]) {
+    const { server, log } = await begun();
+    server.say(`${TRANSCRIPTION}.delta`, { item_id: "a", delta: "and then" });
+    server.endWith(code);
+    assert.deepEqual(log.slice(0, 2), ["a and then", "a! and then"]);
+  }
+});
+
 test("a rejected configuration ends the session", async () => {
   const { server, log } = await begun();
   server.say("error", { error: { code: "invalid_value", message: "The prompt is too long.", event_id: "update" } });

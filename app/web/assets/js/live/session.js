@@ -85,9 +85,9 @@ export class LiveSession {
   #waiting = [];
   /** How many updates of the configuration the server has not answered. */
   #updates = 0;
-  /** Texts by item. @type {Map<string, string>} */
+  /** Texts that are not final, by item. @type {Map<string, string>} */
   #texts = new Map();
-  /** Items whose text is not final. @type {Set<string>} */
+  /** Items that are committed and have no final text yet. @type {Set<string>} */
   #unfinished = new Set();
   /** The error that comes before the server closes the session. @type {{code?: string | null, message?: string}} */
   #error = {};
@@ -174,8 +174,14 @@ export class LiveSession {
     this.#state = "closed";
     this.#connection = null;
     this.#updates = 0;
-    this.#unfinished.clear();
+    this.#leaveTexts();
     this.#error = {};
+  }
+
+  /** Leave texts as they are that no event will finish. */
+  #leaveTexts() {
+    for (const [id, text] of [...this.#texts]) this.#set(id, text, true);
+    this.#unfinished.clear();
   }
 
   /**
@@ -188,6 +194,7 @@ export class LiveSession {
     this.#state = "ended";
     this.#waiting = [];
     this.#connection?.close();
+    this.#leaveTexts();
     this.#listeners.onEnd(reason);
   }
 
@@ -228,8 +235,10 @@ export class LiveSession {
    * @param {boolean} isFinal
    */
   #set(id, text, isFinal) {
-    if (isFinal) this.#unfinished.delete(id);
-    this.#texts.set(id, text);
+    if (isFinal) {
+      this.#unfinished.delete(id);
+      this.#texts.delete(id);
+    } else this.#texts.set(id, text);
     this.#listeners.onText(id, text.trim(), isFinal);
   }
 
