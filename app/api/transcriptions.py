@@ -23,7 +23,15 @@ from app.api.requests import content_length, form_digest, idempotency_key, is_re
 from app.api.sse import TranscriptStream
 from app.api.submission import TRANSCRIPTION, TRANSLATION
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull, UnknownModel
+from app.domain.errors import (
+    DiskFull,
+    Draining,
+    EncodedBody,
+    InvalidRequest,
+    QueueFull,
+    SpoolUnavailable,
+    UnknownModel,
+)
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, CurrentRequest, current_request, logging_for
@@ -154,11 +162,11 @@ async def accept(request: Request, parts: Parts, operation: Operation, replay: R
     with ExitStack() as place:
         has_place = await _reserve_place(jobs, place, key, replay, owner=request.state.owner)
         try:
-            await asyncio.to_thread(jobs.spool.space.announce, job_id, content_length(request.headers) or 0)
+            await asyncio.to_thread(jobs.spool.announce, job_id, content_length(request.headers) or 0)
             received = await _receive(request, parts, job_id, operation, key)
             joined = replay.joined(received.exact_digest)
             return joined or await _admit(received, jobs, replay, request, has_place=has_place)
-        except DiskFull as exc:
+        except (DiskFull, SpoolUnavailable) as exc:
             logger.warning("⚠️ A request was rejected: %s", exc)
             raise
         finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from app.domain.concurrency import shielded
-from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
+from app.domain.errors import AudioLost, DiskFull, SpoolUnavailable, TooManyStarts, UnknownJob
 from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
 from app.domain.job import Phrase, Progress
 from app.domain.log_context import CurrentJob, logging_for
@@ -104,7 +104,10 @@ class Pipeline:
         )
 
     async def _with_space(self, job: Job, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of ``step``, which is repeated while the disk is full, unless a client is waiting."""
+        """Return the result of ``step``, which is repeated while nothing can be stored, unless a client is waiting.
+
+        That is while the disk is full or the spool is away.
+        """
         while True:
             try:
                 return await step(*args, **kwargs)
@@ -112,6 +115,10 @@ class Pipeline:
                 if job.synchronous:
                     raise
                 logger.warning("⚠️ Job %s: the disk is full; waiting for space", job.id)
+            except SpoolUnavailable:
+                if job.synchronous:
+                    raise
+                logger.warning("⚠️ Job %s: waiting for the object store", job.id)
             self._show(job.id, Phrase.WAITING)
             await asyncio.sleep(FULL_DISK_SECONDS)
 
@@ -128,7 +135,7 @@ class Pipeline:
         try:
             with timed_step(self._emit, job.id, "download"):
                 size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job.id))
-        except DiskFull:
+        except (DiskFull, SpoolUnavailable):
             # Two incomplete downloads might otherwise wait for each other's space.
             await shielded(asyncio.to_thread(self._spool.discard_partial_audio, job.id))
             raise
@@ -147,7 +154,7 @@ class Pipeline:
         async with self._alone_if_suspect(job):
             try:
                 transcript = await self._run_transcriber(job, listener)
-            except (DiskFull, asyncio.CancelledError):
+            except (DiskFull, SpoolUnavailable, asyncio.CancelledError):
                 await self._withdraw_start(job)
                 raise
         return _Transcribed(transcript, listener.seconds_on_model, listener.waveform if job.keep_audio else None)
@@ -158,8 +165,8 @@ class Pipeline:
             if job.options.tells_voices_apart:
                 work.enter_context(self._estimate.voices.at_work())
             work.enter_context(timed_step(self._emit, job.id, "transcribe"))
-            references = await asyncio.to_thread(self._references, job) if job.options.tells_voices_apart else ()
             async with self._spool.audio(job.id) as path:
+                references = await asyncio.to_thread(self._references, job) if job.options.tells_voices_apart else ()
                 return await self._transcriber.transcribe(
                     path, job.options, listener=listener, synchronous=job.synchronous, references=references
                 )
