@@ -72,11 +72,14 @@ class AudioFile:
     ``other_bytes`` is the size of the job's other files.
     """
 
-    def __init__(self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0) -> None:
+    def __init__(
+        self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0, durably: bool = True
+    ) -> None:
         self._file = file
         self._job_id = job_id
         self._space = space
         self._other_bytes = other_bytes
+        self._durably = durably
         self._unsynced = 0
         self.size = 0
 
@@ -92,7 +95,7 @@ class AudioFile:
             while view:
                 view = view[self._file.write(view) :]
             self._unsynced += len(data)
-            if self._unsynced >= _SYNC_BYTES:
+            if self._durably and self._unsynced >= _SYNC_BYTES:
                 os.fdatasync(self._file.fileno())
                 self._unsynced = 0
         self.size += len(data)
@@ -200,14 +203,15 @@ class Spool:
     def has_result(self, job_id: str) -> bool:
         return (self._folder(job_id) / RESULT).exists()
 
-    def create_audio(self, job_id: str) -> ArrivingAudio:
-        """Create a file for arriving audio; it replaces one that is incomplete.
+    def create_audio(self, job_id: str, *, durably: bool = True) -> ArrivingAudio:
+        """Create a file for arriving audio, which replaces one that is incomplete; ``durably`` if it is to be kept so.
 
         Raises:
             DiskFull: there is no space for it.
         """
         with translated_full_disk():
-            return self._create_audio(job_id, self._partial_audio(job_id), beside=self.references(job_id))
+            partial, references = self._partial_audio(job_id), self.references(job_id)
+            return self._create_audio(job_id, partial, beside=references, durably=durably)
 
     def create_reference(self, job_id: str, number: int) -> ArrivingAudio:
         """Create a file for an arriving reference, counted from 1. Nothing of the job arrives at the same time.
@@ -366,9 +370,10 @@ class Spool:
             if durably:
                 sync_folder(final.parent)
 
-    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path]) -> AudioFile:
+    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path], durably: bool = True) -> AudioFile:
         self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
-        return AudioFile(_create(path, buffering=0), job_id, self.space, other_bytes=_size(beside))
+        file = _create(path, buffering=0)
+        return AudioFile(file, job_id, self.space, other_bytes=_size(beside), durably=durably)
 
     def _settle(self, job_id: str) -> None:
         """Reserve exactly what the files take that were received for a job."""
