@@ -29,7 +29,7 @@ from app.domain.errors import (
     EncodedBody,
     InvalidRequest,
     QueueFull,
-    SpoolUnavailable,
+    StorageUnavailable,
     UnknownModel,
 )
 from app.domain.events import AudioReceived
@@ -166,7 +166,7 @@ async def accept(request: Request, parts: Parts, operation: Operation, replay: R
             received = await _receive(request, parts, job_id, operation, key)
             joined = replay.joined(received.exact_digest)
             return joined or await _admit(received, jobs, replay, request, has_place=has_place)
-        except (DiskFull, SpoolUnavailable) as exc:
+        except (DiskFull, StorageUnavailable) as exc:
             logger.warning("⚠️ A request was rejected: %s", exc)
             raise
         finally:
@@ -196,7 +196,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
         admitted = known.job
     else:
         with nullcontext() if has_place else jobs.intake.reserved_place():
-            await shielded(asyncio.to_thread(_complete_files, jobs.spool, job))
+            job = await shielded(asyncio.to_thread(_complete_files, jobs.spool, job))
             admitted = await jobs.intake.submit(job, trace_context(request.headers))
     if admitted is job:
         _log_acceptance(job, key_name=request.state.key_name)
@@ -211,11 +211,12 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
     return (await jobs.store.commit(admitted.id, transitions.upload_replaced, upload=job.upload)).job
 
 
-def _complete_files(spool: Spool, job: Job) -> None:
-    """Keep the files that came with the form of a job."""
+def _complete_files(spool: Spool, job: Job) -> Job:
+    """Keep the files that came with the form of a job, and return the job with what is known of its audio."""
     spool.complete_references(job.id, durably=not job.synchronous)
-    if job.source_url is None:
-        spool.complete_audio(job.id, durably=not job.synchronous)
+    if job.source_url is not None:
+        return job
+    return transitions.with_audio(job, spool.complete_audio(job.id, durably=not job.synchronous))
 
 
 async def _receive(request: Request, parts: Parts, job_id: str, operation: Operation, key: str | None) -> Job:

@@ -61,11 +61,12 @@ class Sweeper:
         is_over = self._retention.is_over(job, service_seconds=self._service_clock.seconds)
         if is_over and not self._runner.is_running(job.id):
             await self._intake.forget(job.id)
-        elif _has_expired_url(job, now=time.time()):
+        elif has_expired_url(job, now=time.time()):
             await self._store.commit(job.id, transitions.upload_url_erased)
 
 
-def _has_expired_url(job: Job, *, now: float) -> bool:
+def has_expired_url(job: Job, *, now: float) -> bool:
+    """Return whether an ended job still has an upload URL that has expired by Unix time ``now``."""
     upload = job.upload
     if upload is None or not job.is_settled or not upload.is_kept:
         return False
