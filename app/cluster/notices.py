@@ -84,14 +84,18 @@ class Notices:
             group.create_task(self._pass_on(), name="handling notices")
 
     async def _listen(self) -> None:
+        is_connected = False
         while True:
             with suppress(StorageUnavailable):
                 async with self._database.listening(_CHANNEL) as connection:
                     await self._catch_up()
+                    is_connected = True
                     while True:
                         await self._collect(connection)
                         await connection.execute("SELECT 1")
-            logger.warning("⚠️ The connection for notices was lost: connecting again")
+            if is_connected:
+                logger.warning("⚠️ The connection for notices was lost: connecting again")
+            is_connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _collect(self, connection: Connection) -> None:

@@ -109,6 +109,8 @@ class _PatientConnector(procrastinate.PsycopgConnector):
             try:
                 await super().execute_query_async(query, **arguments)
             except exceptions.ConnectorException as exc:
+                if isinstance(exc.__cause__, psycopg.errors.RaiseException):
+                    return  # the task was taken from this node, and another has ended it
                 if not _is_away(exc):
                     raise
             else:

@@ -87,15 +87,20 @@ class Upkeep:
     async def run(self) -> None:
         """Keep up until cancelled."""
         pause = min(_PAUSE_SECONDS, self._stale_seconds / 3)
+        connected_at = time.monotonic()
         while True:
             await asyncio.sleep(pause)
             try:
-                await self.keep_up()
+                await self.keep_up(others_could_speak=time.monotonic() - connected_at > self._stale_seconds)
             except StorageUnavailable as exc:
                 logger.warning("⚠️ Upkeep waits: %s", exc)
+                connected_at = time.monotonic()
 
-    async def keep_up(self) -> None:
+    async def keep_up(self, *, others_could_speak: bool = True) -> None:
         """Do everything that is to be done now.
+
+        Nodes that are silent are taken for dead only if ``others_could_speak``: after the database was away, all have
+        been silent.
 
         Raises:
             StorageUnavailable: the database or the object store can't be reached.
@@ -104,8 +109,11 @@ class Upkeep:
         await self._queue.return_lost()
         async with self._database.transaction() as connection:
             if await _locked(connection, _LOCK):
+                if others_could_speak:
+                    await self._put_back_stalled(connection)
                 await self._restore_tasks(connection)
-        await self._end_abandoned()
+        if others_could_speak:
+            await self._end_abandoned()
         await self._forget_expired()
         await self._erase_urls()
         if time.monotonic() >= self._orphans_due:
@@ -125,10 +133,12 @@ class Upkeep:
                 if removed:
                     logger.info("Removed %d objects that no job needs", removed)
 
-    async def _restore_tasks(self, connection: Connection) -> None:
+    async def _put_back_stalled(self, connection: Connection) -> None:
         stalled = await self._queue.put_back_stalled(connection)
         if stalled:
             logger.warning("⚠️ %d tasks of nodes that gave no sign of life go back to the queue", stalled)
+
+    async def _restore_tasks(self, connection: Connection) -> None:
         for live in await self._records.read(connection, _WITHOUT_TASK, _MOST):
             logger.warning("⚠️ Job %s had lost its task: it goes back to the queue", live.job.id)
             await self._store.enqueue_work(connection, live.job)
