@@ -25,6 +25,7 @@ from app.service import migrate
 from app.settings import InvalidSettings, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from collections.abc import Awaitable, Callable
     from types import FrameType
 
@@ -95,9 +96,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run the server until it is stopped, or migrate the database, and return the exit code."""
-    if sys.argv[1:] not in ([], [_MIGRATE]):
+    if list(arguments) not in ([], [_MIGRATE]):
         sys.stderr.write(f"The only argument is {_MIGRATE}, which brings the tables of a cluster up to date.\n")
         return 2
     try:
@@ -106,7 +107,7 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)
-    if sys.argv[1:]:
+    if arguments:
         return _migrate(settings)
     try:
         server = _create_server(settings)
@@ -206,4 +207,4 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    end(main())
+    end(main(sys.argv[1:]))
