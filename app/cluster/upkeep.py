@@ -53,8 +53,8 @@ _ABANDONED: Final = f"SELECT id FROM jobs WHERE synchronous AND node NOT IN ({AL
 _OVER: Final = "SELECT id FROM jobs WHERE expires_at <= %s ORDER BY expires_at LIMIT %s"
 _LEFTOVERS: Final = (
     "DELETE FROM nodes WHERE NOT EXISTS (SELECT FROM procrastinate_workers WHERE id = worker_id)",
-    "DELETE FROM progress WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id)",
-    "DELETE FROM segments WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id)",
+    "DELETE FROM progress WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id AND needs_transcription)",
+    "DELETE FROM segments WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id AND (needs_transcription OR synchronous))",
     "DELETE FROM procrastinate_jobs WHERE status IN ('succeeded', 'failed', 'cancelled', 'aborted')",
 )
 
