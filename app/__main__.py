@@ -25,8 +25,7 @@ from app.service import migrate
 from app.settings import InvalidSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from types import FrameType
 
 logger = logging.getLogger(__name__)

@@ -54,7 +54,8 @@ _OVER: Final = "SELECT id FROM jobs WHERE expires_at <= %s ORDER BY expires_at L
 _LEFTOVERS: Final = (
     "DELETE FROM nodes WHERE NOT EXISTS (SELECT FROM procrastinate_workers WHERE id = worker_id)",
     "DELETE FROM progress WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id AND needs_transcription)",
-    "DELETE FROM segments WHERE NOT EXISTS (SELECT FROM jobs WHERE id = job_id AND (needs_transcription OR synchronous))",
+    "DELETE FROM segments WHERE NOT EXISTS"
+    " (SELECT FROM jobs WHERE id = job_id AND (needs_transcription OR synchronous))",
     "DELETE FROM procrastinate_jobs WHERE status IN ('succeeded', 'failed', 'cancelled', 'aborted')",
 )
 
