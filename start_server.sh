@@ -37,4 +37,7 @@ fi
 if [[ -n ${OTEL_EXPORTER_OTLP_ENDPOINT:-}${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-}${OTEL_TRACES_EXPORTER:-} ]]; then
     set_up otel dev # traces
 fi
+if [[ -n ${DATABASE_URL:-} ]] || grep -qs '^DATABASE_URL=.' .env; then
+    set_up cluster dev
+fi
 exec "$venv/bin/python" -m app

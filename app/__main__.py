@@ -21,10 +21,11 @@ from app.domain.errors import ServiceError
 from app.edge.protocol import http_protocol
 from app.edge.websocket import websocket_options
 from app.main import create_app
+from app.service import migrate
 from app.settings import InvalidSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ _FILES_PER_CONNECTION = 2
 _ACCEPTED_AT_ONCE = 32
 #: The connections that the kernel keeps until they are accepted.
 _BACKLOG = 2048
+
+#: The argument that migrates the database of a cluster instead of serving.
+_MIGRATE = "migrate"
 
 OPEN_TO_ALL = (
     "🔓 HOST=%s accepts requests from other machines and API_KEYS is empty: ANYONE WHO CAN REACH THIS SERVER CAN USE "
@@ -91,14 +95,19 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def main() -> int:
-    """Run the server until it is stopped, and return the exit code."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the server until it is stopped, or migrate the database, and return the exit code."""
+    if list(arguments) not in ([], [_MIGRATE]):
+        sys.stderr.write(f"The only argument is {_MIGRATE}, which brings the tables of a cluster up to date.\n")
+        return 2
     try:
         settings = Settings.load()
     except InvalidSettings as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
     logs.configure(level=settings.log_level, style=settings.log_format)
+    if arguments:
+        return _migrate(settings)
     try:
         server = _create_server(settings)
         listener = listen(settings.host, settings.port)
@@ -113,6 +122,16 @@ def main() -> int:
     gc.set_threshold(GARBAGE_THRESHOLD)
     server.run(sockets=[listener])
     return server.exit_code
+
+
+def _migrate(settings: Settings) -> int:
+    """Bring the tables of a cluster's database up to date, and return the exit code."""
+    try:
+        logger.info("The tables of the database have version %d now", asyncio.run(migrate(settings)))
+    except ServiceError as exc:
+        logger.critical("❌ %s", exc)
+        return 1
+    return 0
 
 
 def _create_server(settings: Settings) -> Server:
@@ -187,4 +206,4 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    end(main())
+    end(main(sys.argv[1:]))

@@ -104,20 +104,8 @@ def create_app(
     app.state.service = service
     app.state.parts = _parts(service)
     pages = (docs_page, page) if settings.web_page else (docs_page,)
-    for module in (
-        transcriptions,
-        asr,
-        jobs,
-        edits,
-        recordings,
-        events,
-        realtime,
-        models,
-        usage,
-        server,
-        health,
-        *pages,
-    ):
+    served = (transcriptions, asr, jobs, edits, recordings, events, realtime, models, usage, server, health, *pages)
+    for module in (health,) if settings.role == "worker" else served:
         # include_router() makes every route again at the first request, which takes 20 ms of CPU in the event loop
         # (fastapi 0.165). Extending the list reuses the routes of the modules for every application.
         app.router.routes.extend(module.router.routes)

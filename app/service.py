@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from app import __version__, metrics, tracing
 from app.delivery.attempts import RoundOptions
@@ -24,23 +24,10 @@ from app.domain.events import ConnectionCut, LoopLagged, discard_event
 from app.domain.job import JobStatus
 from app.domain.tickets import Tickets
 from app.edge.connections import ConnectionLimits, Connections
-from app.jobs.changes import ChangeLog
-from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
-from app.jobs.delivery_schedule import DeliverySchedule
-from app.jobs.edits import Edits
-from app.jobs.estimate import Estimate
-from app.jobs.intake import Intake
-from app.jobs.pipeline import DOWNLOADS, Pipeline
-from app.jobs.recovery import Recovery
+from app.jobs.pipeline import DOWNLOADS
 from app.jobs.retention import Retention
-from app.jobs.runner import Runner
-from app.jobs.serializers import JobViews
-from app.jobs.space import Space
-from app.jobs.spool import Spool
-from app.jobs.store import JobStore
-from app.jobs.subscriptions import JobSubscriptions, SegmentSubscriptions
-from app.jobs.sweeper import Sweeper
 from app.jobs.sync_requests import SyncRequests
+from app.jobs.system import DELIVERIES, JobLimits, JobSystem, Transfers
 from app.realtime.session import SessionLimits
 from app.realtime.sessions import Sessions
 from app.transcription.admission import usable_cores
@@ -51,15 +38,15 @@ from app.transcription.models import ModelRegistry
 from app.transcription.pool import ModelPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     import httpx
 
+    from app.cluster.system import ClusterJobSystem
     from app.delivery.attempts import Clock
     from app.domain.access import WebhookSecret
     from app.domain.events import Event, EventSink
     from app.jobs.journal import Journal
-    from app.jobs.registry import Registry
     from app.jobs.service_clock import ServiceClock
     from app.settings import Settings
     from app.transcription.transcriber import Transcriber
@@ -101,28 +88,45 @@ class Service:
         self.pool = create_pool(settings, load_model, on_death=self._engine_died, emit=self.emit)
         self.sessions = Sessions(
             self.pool,
-            max_sessions=settings.realtime_max_sessions,
+            max_sessions=0 if settings.role == "api" else settings.realtime_max_sessions,
             limits=session_limits(settings),
             emit=self.emit,
         )
         self.client = create_client(settings)
-        limits = job_limits(settings)
-        self.jobs = JobSystem(
-            settings.data_dir,
-            journal=journal,
-            transcriber=self.pool,
-            transfers=create_transfers(self.client, limits, settings.webhook_secret, clock=clock, emit=self.emit),
-            limits=limits,
-            service_clock=service_clock,
-            clock=clock,
-            on_death=self._job_died,
-            emit=self.emit,
-        )
+        self.jobs = self._create_jobs(journal, service_clock=service_clock, clock=clock)
         self.metrics.add_gauges(self._gauges)
         self._job_counts: Counter[JobStatus] = Counter()
         self._undelivered_count = 0
         self.sync_requests = SyncRequests(
             store=self.jobs.store, intake=self.jobs.intake, runner=self.jobs.runner, grace_seconds=grace_seconds
+        )
+
+    def _create_jobs(
+        self, journal: Journal, *, service_clock: ServiceClock, clock: Clock
+    ) -> JobSystem | ClusterJobSystem:
+        settings = self.settings
+        limits = job_limits(settings)
+        transfers = create_transfers(self.client, limits, settings.webhook_secret, clock=clock, emit=self.emit)
+        if settings.database_url:
+            return create_cluster(
+                settings,
+                transcriber=self.pool,
+                transfers=transfers,
+                service_clock=service_clock,
+                clock=clock,
+                on_death=self._job_died,
+                emit=self.emit,
+            )
+        return JobSystem(
+            settings.data_dir,
+            journal=journal,
+            transcriber=self.pool,
+            transfers=transfers,
+            limits=limits,
+            service_clock=service_clock,
+            clock=clock,
+            on_death=self._job_died,
+            emit=self.emit,
         )
 
     def emit(self, event: Event) -> None:
@@ -172,10 +176,7 @@ class Service:
         """Run the service from its first request to its last."""
         async with AsyncExitStack() as stack:
             try:
-                await asyncio.to_thread(self.jobs.spool.open)
-                stack.callback(self.jobs.spool.close)
-                stack.push_async_callback(asyncio.to_thread, self.jobs.store.close)
-                await self.jobs.recovery.restore()
+                await stack.enter_async_context(self.jobs.opened())
             except ServiceError as exc:
                 self._give_up(exc)
                 yield
@@ -186,9 +187,8 @@ class Service:
             stack.push_async_callback(self.pool.close)
             self._log_settings()
             for name, work in (
-                ("deliveries", self.jobs.deliveries.run()),
+                *self.jobs.background(),
                 ("model", self._load_model()),
-                ("retention", self.jobs.sweeper.run()),
                 ("event-loop lag", self._watch_lag()),
             ):
                 stack.push_async_callback(_end, self._start(name, work))
@@ -197,11 +197,14 @@ class Service:
 
     async def _load_model(self) -> None:
         try:
-            await self.pool.load()
+            if self.settings.role == "api":
+                self.pool.ready = True  # other nodes have models
+            else:
+                await self.pool.load()
         except (DecoderUnavailable, ModelUnavailable) as exc:
             self._give_up(exc)
             return
-        await self.jobs.recovery.resume(self.pool.model_registry)
+        await self.jobs.resume(self.pool.model_registry)
 
     def _give_up(self, exc: ServiceError) -> None:
         """Log one sentence for the operator, without a traceback, and stop."""
@@ -262,6 +265,72 @@ class Service:
             )
 
 
+@contextmanager
+def _libraries_of_clusters() -> Iterator[None]:
+    """Raise ServiceError if a library that only clusters need is not installed."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ServiceError(
+            f"DATABASE_URL needs the packages of requirements/cluster.lock ({exc}): start with ./start_server.sh, which "
+            "then installs them, or unset it."
+        ) from exc
+
+
+async def migrate(settings: Settings) -> int:
+    """Bring the tables of a cluster's database up to date, and return their version.
+
+    Raises:
+        ServiceError: there is no database, it can't be reached, or its tables are of a later version.
+    """
+    if not settings.database_url:
+        raise ServiceError("There is nothing to migrate: DATABASE_URL is not set, so jobs are kept in DATA_DIR.")
+    with _libraries_of_clusters():
+        from app.cluster import schema
+        from app.cluster.database import Database
+
+    database = Database(settings.database_url)
+    await database.open()
+    try:
+        return await schema.migrate(database)
+    finally:
+        await database.close()
+
+
+def create_cluster(
+    settings: Settings,
+    *,
+    transcriber: Transcriber,
+    transfers: Transfers,
+    service_clock: ServiceClock,
+    clock: Clock,
+    on_death: Callable[[BaseException], None],
+    emit: EventSink,
+) -> ClusterJobSystem:
+    """Return the parts of a node of a cluster. Their libraries are imported here, so that only clusters need them."""
+    with _libraries_of_clusters():
+        from app.cluster.system import ClusterJobSystem, ClusterOptions
+
+    return ClusterJobSystem(
+        settings.data_dir,
+        ClusterOptions(
+            role=settings.role,
+            database_url=settings.database_url,
+            spool_url=settings.spool_url,
+            secrets=settings.cluster_secrets,
+            grace_seconds=settings.shutdown_grace_seconds,
+            stale_seconds=settings.cluster_stale_seconds,
+        ),
+        transcriber=transcriber,
+        transfers=transfers,
+        limits=job_limits(settings),
+        service_clock=service_clock,
+        clock=clock,
+        on_death=on_death,
+        emit=emit,
+    )
+
+
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
@@ -309,6 +378,23 @@ def create_client(settings: Settings) -> httpx.AsyncClient:
         read_write_timeout_seconds=settings.upload_timeout_seconds,
         pool_timeout_seconds=POOL_TIMEOUT_SECONDS,
         max_connections=DELIVERIES + DOWNLOADS,
+    )
+
+
+def create_transfers(
+    client: httpx.AsyncClient,
+    limits: JobLimits,
+    webhook_secret: WebhookSecret | None,
+    *,
+    clock: Clock,
+    emit: EventSink = discard_event,
+) -> Transfers:
+    uploads = RoundOptions(total_timeout_seconds=limits.upload_seconds, policy=limits.attempts, clock=clock, emit=emit)
+    downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
+    return Transfers(
+        downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
+        uploader=PresignedUploader(client, uploads),
+        sender=None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads),
     )
 
 
@@ -361,155 +447,3 @@ def model_choice(settings: Settings, name: str) -> ModelChoice:
         cpu_threads=settings.whisper_cpu_threads,
         beam_size=settings.whisper_beam_size,
     )
-
-
-#: The number of delivery rounds that run at once; further ones wait.
-DELIVERIES: Final = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobLimits:
-    """The limits of a `JobSystem`: sizes in bytes, times in seconds. A ``spool_bytes`` of 0 is no limit."""
-
-    slots: int = 3
-    queued: int = 1000
-    file_bytes: int
-    spool_bytes: int = 0
-    free_bytes: int = 0
-    attempts: RetryPolicy
-    rounds: RoundSchedule
-    upload_seconds: float = 600.0
-    download_seconds: float = 3600.0
-    retention: Retention
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfers:
-    """The parts that transfer audio, results and webhook events. Without a secret there is no ``sender``."""
-
-    downloader: AudioDownloader
-    uploader: PresignedUploader
-    sender: WebhookSender | None
-
-
-def create_transfers(
-    client: httpx.AsyncClient,
-    limits: JobLimits,
-    webhook_secret: WebhookSecret | None,
-    *,
-    clock: Clock,
-    emit: EventSink = discard_event,
-) -> Transfers:
-    uploads = RoundOptions(total_timeout_seconds=limits.upload_seconds, policy=limits.attempts, clock=clock, emit=emit)
-    downloads = replace(uploads, total_timeout_seconds=limits.download_seconds)
-    return Transfers(
-        downloader=AudioDownloader(client, downloads, max_bytes=limits.file_bytes),
-        uploader=PresignedUploader(client, uploads),
-        sender=None if webhook_secret is None else WebhookSender(client, webhook_secret, uploads),
-    )
-
-
-class JobSystem:
-    """The parts that work on jobs. ``on_death`` is called with the exception of a task that must not fail."""
-
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        journal: Journal,
-        transcriber: Transcriber,
-        transfers: Transfers,
-        limits: JobLimits,
-        service_clock: ServiceClock,
-        clock: Clock,
-        on_death: Callable[[BaseException], None],
-        registry: Registry | None = None,
-        emit: EventSink = discard_event,
-    ) -> None:
-        self.subscriptions = JobSubscriptions()
-        self.segments = SegmentSubscriptions()
-        self.changes = ChangeLog()
-        self.store = JobStore(
-            journal, registry=registry, subscriptions=self.subscriptions, changes=self.changes, emit=emit
-        )
-        self.estimate = Estimate(slots=limits.slots)
-        self.spool = Spool(
-            data_dir,
-            Space(
-                data_dir,
-                max_bytes=limits.spool_bytes,
-                min_free_bytes=limits.free_bytes,
-                next_free_seconds=self.estimate.next_place_seconds,
-            ),
-        )
-        self.edits = Edits(store=self.store, spool=self.spool)
-        retention = limits.retention
-        self.views = JobViews(
-            store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock
-        )
-        self.pipeline = Pipeline(
-            store=self.store,
-            spool=self.spool,
-            transcriber=transcriber,
-            downloader=transfers.downloader,
-            estimate=self.estimate,
-            segments=self.segments,
-            retention=retention,
-            service_clock=service_clock,
-            emit=emit,
-        )
-        self.deliveries = DeliverySchedule(
-            store=self.store,
-            rounds=DeliveryRounds(
-                store=self.store,
-                bucket=Bucket(spool=self.spool, uploader=transfers.uploader, emit=emit),
-                webhook=WebhookReceiver(sender=transfers.sender),
-                schedule=limits.rounds,
-                retention=retention,
-                service_clock=service_clock,
-                clock=clock,
-                emit=emit,
-            ),
-            service_clock=service_clock,
-            slots=DELIVERIES,
-            on_death=on_death,
-        )
-        self.runner = Runner(
-            store=self.store,
-            spool=self.spool,
-            pipeline=self.pipeline,
-            deliveries=self.deliveries,
-            retention=retention,
-            service_clock=service_clock,
-            on_death=on_death,
-        )
-        self.intake = Intake(
-            store=self.store,
-            spool=self.spool,
-            runner=self.runner,
-            deliveries=self.deliveries,
-            estimate=self.estimate,
-            retention=retention,
-            service_clock=service_clock,
-            max_queued=limits.queued,
-        )
-        self.recovery = Recovery(
-            store=self.store,
-            spool=self.spool,
-            pipeline=self.pipeline,
-            deliveries=self.deliveries,
-            runner=self.runner,
-            service_clock=service_clock,
-            clock=clock,
-        )
-        self.sweeper = Sweeper(
-            store=self.store,
-            intake=self.intake,
-            runner=self.runner,
-            retention=retention,
-            service_clock=service_clock,
-        )
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Take no new work, and end the work of this process within ``grace_seconds``."""
-        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)

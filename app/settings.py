@@ -20,7 +20,9 @@ GIB: Final = 1024**3
 _MAX_BATCH_SIZE: Final = 64
 #: Settings whose values appear nowhere, not even in error messages.
 _WEEK_SECONDS: Final = 604_800
-_SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET")
+_SECRETS: Final = ("API_KEYS", "METRICS_KEY", "WEBHOOK_SECRET", "DATABASE_URL", "CLUSTER_SECRET")
+#: The shortest secret that encrypts jobs: 16 random bytes in hexadecimal digits.
+_MIN_CLUSTER_SECRET: Final = 32
 #: The parsers of settings whose values are domain types.
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "api_keys": ApiKeys.parse,
@@ -39,6 +41,7 @@ _SECTION_STARTS: Final[Mapping[str, str]] = {
     "max_concurrent_requests": "Capacity",
     "upload_timeout_seconds": "Transfers",
     "data_dir": "Storage and shutdown",
+    "role": "Cluster",
 }
 
 
@@ -275,6 +278,44 @@ class Settings(BaseSettings):
         "start.",
     )
 
+    role: Literal["all", "api", "worker"] = Field(
+        "all",
+        description="What this process does in a cluster: `api` serves requests and delivers results, `worker` "
+        "transcribes, `all` does both. `api` and `worker` need DATABASE_URL.",
+    )
+    database_url: str = Field(
+        "",
+        repr=False,
+        validate_default=True,
+        description="PostgreSQL database that the nodes of a cluster share: `postgresql://user:password@host/name`. "
+        "Empty keeps jobs in DATA_DIR, for one process. Run `python -m app migrate` before the first start.",
+    )
+    spool_url: str = Field(
+        "",
+        validate_default=True,
+        description="Object store for the audio and results of a cluster: `s3://bucket/prefix`, with the standard "
+        "`AWS_*` variables, or `file:///folder` for a folder that all nodes share. DATA_DIR has copies then, for as "
+        "long as they are worked on.",
+    )
+    cluster_secret: str = Field(
+        "",
+        repr=False,
+        validate_default=True,
+        description="Secret with which the nodes of a cluster encrypt jobs in the database, the same for all. To "
+        "replace it, put the new one before the old one, with a comma. Create one with `openssl rand -hex 32`.",
+    )
+
+    cluster_stale_seconds: float = Field(
+        30,
+        ge=1,
+        description="Time without a sign of life after which the tasks of a node of a cluster go to other nodes.",
+    )
+
+    @property
+    def cluster_secrets(self) -> tuple[str, ...]:
+        """Return the parts of ``cluster_secret``, the present one first."""
+        return tuple(part.strip() for part in self.cluster_secret.split(",") if part.strip())
+
     @property
     def batch_size(self) -> int | None:
         """Return ``whisper_batch_size`` as a number, or None for ``auto``."""
@@ -388,6 +429,33 @@ class Settings(BaseSettings):
     def _check_max_retention(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and value < info.data.get("job_retention_seconds", 0):
             raise ValueError("must be at least JOB_RETENTION_SECONDS, or empty for the same")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("role", "all") != "all":
+            raise ValueError(f"must be set with ROLE={info.data['role']}, because the nodes share a database")
+        if value and info.data.get("whisper_model") == "auto":
+            raise ValueError("needs a WHISPER_MODEL other than auto, so that all nodes mean the same model")
+        return value
+
+    @field_validator("spool_url")
+    @classmethod
+    def _check_spool_url(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("database_url"):
+            raise ValueError("must be s3://bucket/prefix or file:///folder with DATABASE_URL")
+        return value
+
+    @field_validator("cluster_secret")
+    @classmethod
+    def _check_cluster_secret(cls, value: str, info: ValidationInfo) -> str:
+        parts = [part.strip() for part in value.split(",")]
+        if info.data.get("database_url") and any(len(part) < _MIN_CLUSTER_SECRET for part in parts):
+            raise ValueError(
+                f"must have at least {_MIN_CLUSTER_SECRET} random characters with DATABASE_URL; create one with "
+                "openssl rand -hex 32"
+            )
         return value
 
     @field_validator("log_level", mode="before")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Regenerate the lock files in requirements/ from pyproject.toml, with hashes and without download hosts. Needs uv.
-# The first five agree with each other, because the largest set is resolved first and constrains the others. Each of the
+# The first six agree with each other, because the largest set is resolved first and constrains the others. Each of the
 # last two has a model and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ uv pip compile pyproject.toml --extra dev --extra cuda --universal --python-vers
     --no-annotate --output-file "$everything" ${1:+"$@"}
 lock runtime pyproject.toml --constraint "$everything"
 lock cuda pyproject.toml --extra cuda --constraint "$everything"
+lock cluster pyproject.toml --extra cluster --constraint "$everything"
 lock otel pyproject.toml --extra otel --constraint "$everything"
 lock demo pyproject.toml --extra demo --constraint "$everything"
 lock dev pyproject.toml --extra dev --constraint "$everything"

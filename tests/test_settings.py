@@ -65,6 +65,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "URL_ALLOWED_HOSTS": AllowedHosts(),
     "LOG_FORMAT": "console",
     "LOG_LEVEL": "INFO",
+    "ROLE": "all",
+    "DATABASE_URL": "",
+    "SPOOL_URL": "",
+    "CLUSTER_SECRET": "",
+    "CLUSTER_STALE_SECONDS": 30,
 }
 
 
@@ -93,7 +98,7 @@ def test_every_setting_is_described() -> None:
 
 def test_sections_list_every_setting_once_in_order() -> None:
     sections = Settings.sections()
-    assert list(sections) == ["Server", "Access", "Model", "Capacity", "Transfers", "Storage and shutdown"]
+    assert list(sections) == ["Server", "Access", "Model", "Capacity", "Transfers", "Storage and shutdown", "Cluster"]
     assert [name for names in sections.values() for name in names] == [name.upper() for name in Settings.model_fields]
 
 
@@ -417,3 +422,39 @@ def test_message_for_webhook_secret_explains_how_to_create_one(given: str, monke
         "WEBHOOK_SECRET must be whsec_ followed by the base64 of at least 16 random bytes; create one with "
         f"printf 'whsec_%s' \"$(head -c 32 /dev/urandom | base64 -w0)\"{REMEDY}"
     )
+
+
+CLUSTER: Final = {
+    "WHISPER_MODEL": "small",
+    "DATABASE_URL": "postgresql://swordfish@localhost/jobs",
+    "SPOOL_URL": "file:///spool",
+    "CLUSTER_SECRET": "0123456789abcdef0123456789abcdef",
+}
+
+
+def test_settings_of_a_cluster_are_read_and_its_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**CLUSTER, "CLUSTER_SECRET": f"{'n' * 32}, {'o' * 32}"}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load()
+    assert settings.cluster_secrets == ("n" * 32, "o" * 32)
+    assert "swordfish" not in repr(settings)
+    assert "nnn" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ROLE": "api", "DATABASE_URL": ""}, "DATABASE_URL must be set with ROLE=api, because the nodes share a database"),
+        ({"WHISPER_MODEL": "auto"}, "DATABASE_URL needs a WHISPER_MODEL other than auto, so that all nodes mean the same"),
+        ({"SPOOL_URL": ""}, "SPOOL_URL must be s3://bucket/prefix or file:///folder with DATABASE_URL"),
+        ({"CLUSTER_SECRET": "swordfish"}, "CLUSTER_SECRET must have at least 32 random characters with DATABASE_URL"),
+        ({"CLUSTER_SECRET": f"{'n' * 32},swordfish"}, "CLUSTER_SECRET must have at least 32 random characters"),
+    ],
+)
+def test_incomplete_settings_of_a_cluster_are_one_sentence(
+    changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sentence,) = messages_for(monkeypatch, **CLUSTER | changes)
+    assert sentence.startswith(message)
+    assert sentence.endswith(REMEDY)
+    assert "swordfish" not in sentence

@@ -17,7 +17,8 @@ from app.jobs.spool import MAX_REFERENCES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.jobs.spool import AudioFile, Spool
+    from app.jobs.audio import ArrivingAudio
+    from app.jobs.spool import Spool
 
 #: Bytes to collect before writing them. This is also the most memory that one upload takes.
 _WRITE_BYTES: Final = 256 * 1024
@@ -41,12 +42,12 @@ def body_too_large(max_upload_bytes: int) -> BodyTooLarge:
 class ArrivingFile:
     """A file of which a part has arrived. What is not in the spool yet is pending."""
 
-    def __init__(self, create: Callable[[], AudioFile], *, max_bytes: int) -> None:
+    def __init__(self, create: Callable[[], ArrivingAudio], *, max_bytes: int) -> None:
         self._create = create
         self._max_bytes = max_bytes
         self._pending = bytearray()
         self._hash = hashlib.blake2b(digest_size=32)
-        self._spooled: AudioFile | None = None
+        self._spooled: ArrivingAudio | None = None
         self._written_bytes = 0
 
     @property
@@ -102,7 +103,7 @@ class ArrivingPcm(ArrivingFile):
 class ArrivingReference(ArrivingFile):
     """A reference, which arrives as a file or as a data URL. ``number`` counts from 1."""
 
-    def __init__(self, create: Callable[[], AudioFile], *, number: int, is_data_url: bool) -> None:
+    def __init__(self, create: Callable[[], ArrivingAudio], *, number: int, is_data_url: bool) -> None:
         super().__init__(create, max_bytes=MAX_REFERENCE_BYTES)
         self._number = number
         self._decoder = DataUrlDecoder() if is_data_url else None

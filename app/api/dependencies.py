@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.jobs.edits import Edits
     from app.jobs.estimate import Estimate
     from app.jobs.intake import Intake
-    from app.jobs.recovery import Recovery
+    from app.jobs.recovery import RecoversJobs
     from app.jobs.runner import Runner
     from app.jobs.serializers import JobViews
     from app.jobs.spool import Spool
@@ -42,7 +42,7 @@ class JobParts:
     store: JobStore
     intake: Intake
     runner: Runner
-    recovery: Recovery
+    recovery: RecoversJobs
     spool: Spool
     edits: Edits
     estimate: Estimate

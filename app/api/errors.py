@@ -50,6 +50,8 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str | None], ...]] = (
     (errors.ShutDown, 503, "draining"),
     (errors.EngineFailed, 503, "engine_failed"),
     (errors.DiskFull, 507, "disk_full"),
+    (errors.SpoolUnavailable, 503, "spool_unavailable"),
+    (errors.StorageUnavailable, 503, "database_unavailable"),
     (errors.JournalFailed, 500, "journal_failed"),
 )
 

@@ -184,7 +184,7 @@ async def get_partial(
     If `attempt` is another one than before, or `next` is below `start`, the transcription has begun again: start at 0.
     """
     live = await _find(parts.jobs, request, job_id)
-    segments = parts.jobs.segments.so_far(job_id)
+    segments = await parts.jobs.segments.read_so_far(job_id)
     if live.job.has_result:
         segments = (await asyncio.to_thread(parts.jobs.spool.result, job_id))[0].segments
     return await json_response(

@@ -6,7 +6,7 @@ Tickets for it and its waveform are here too.
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import re
 import time
 from functools import partial
@@ -24,17 +24,18 @@ from app.api.fields import quoted
 from app.api.openapi import failures, json_body, responses
 from app.api.schemas import AudioTicket
 from app.api.schemas import Waveform as WaveformBody
-from app.domain.errors import NotKept
+from app.domain.errors import NotKept, SpoolUnavailable
 from app.domain.tickets import TICKET_SECONDS
 from app.jobs.serializers import to_json
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from starlette.types import Receive, Scope, Send
 
     from app.domain.job import Job
+    from app.jobs.audio import StoredAudio
     from app.jobs.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -188,23 +189,22 @@ def media_type(head: bytes) -> str:
 
 
 class _Recording:
-    """The open file of a recording and the responses that can be made of it. Each of them closes the file.
+    """An open recording and the responses that can be made of it. Each of them closes it.
 
     The constructor blocks.
 
     Raises:
-        NotKept: the file is not there.
+        NotKept: the recording is not there.
     """
 
     def __init__(self, spool: Spool, job: Job) -> None:
         try:
-            self._file = spool.open_audio(job.id)
+            self._audio = spool.open_audio(job.id)
         except FileNotFoundError:
-            raise NotKept(f"The recording of job {job.id} is missing from DATA_DIR.", code="no_audio") from None
-        status = os.fstat(self._file.fileno())
-        self._media_type = media_type(os.pread(self._file.fileno(), _HEAD_BYTES, 0))
-        self._size = status.st_size
-        self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'  # audio never changes once it has its name
+            raise NotKept(f"The recording of job {job.id} is missing from the spool.", code="no_audio") from None
+        self._media_type = media_type(self._audio.read_range(0, _HEAD_BYTES))
+        self._size = self._audio.size
+        self.etag = f'"{self._audio.version}"'
         self._headers = {
             **_HEADERS,
             "ETag": self.etag,
@@ -213,12 +213,12 @@ class _Recording:
 
     def head(self) -> Response:
         """Return the head of the whole recording."""
-        self._file.close()
+        self._audio.close()
         return Response(headers=self._headers_of_whole(), media_type=self._media_type)
 
     def whole(self) -> Response:
         """Return the whole recording, which is read while it is sent."""
-        return _FileResponse(self._file, headers=self._headers_of_whole(), media_type=self._media_type)
+        return _AudioResponse(self._audio, headers=self._headers_of_whole(), media_type=self._media_type)
 
     async def part(self, byte_range: str) -> Response:
         """Return a range of the recording, or all of it if ``byte_range`` is not a single range of bytes."""
@@ -231,7 +231,7 @@ class _Recording:
         start = int(first) if first else max(0, self._size - int(length))
         end = min(int(last) + 1 if last else self._size, self._size, start + MAX_RANGE_BYTES)
         if start >= end:
-            self._file.close()
+            self._audio.close()
             return self._beyond_end(byte_range)
         content = await asyncio.to_thread(self._read, start, end)
         headers = {**self._headers, "Content-Range": f"bytes {start}-{start + len(content) - 1}/{self._size}"}
@@ -251,18 +251,21 @@ class _Recording:
         return {**self._headers, "Content-Length": str(self._size)}
 
     def _read(self, start: int, end: int) -> bytes:
-        with self._file:
-            return os.pread(self._file.fileno(), end - start, start)
+        with self._audio:
+            return self._audio.read_range(start, end)
 
 
-class _FileResponse(StreamingResponse):
-    """A response with the rest of a file, which it closes, also if the client disconnects."""
+class _AudioResponse(StreamingResponse):
+    """A response with a whole recording, which it closes, also if the client disconnects."""
 
-    def __init__(self, file: BinaryIO, *, headers: dict[str, str], media_type: str) -> None:
+    def __init__(self, audio: StoredAudio, *, headers: dict[str, str], media_type: str) -> None:
         # Starlette calls the iterator in threads, and waits for them even if it is cancelled.
-        super().__init__(iter(partial(file.read, _CHUNK_BYTES), b""), headers=headers, media_type=media_type)
-        self._file = file
+        super().__init__(iter(partial(audio.read, _CHUNK_BYTES), b""), headers=headers, media_type=media_type)
+        self._audio = audio
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file:
-            await super().__call__(scope, receive, send)
+        with self._audio:
+            try:
+                await super().__call__(scope, receive, send)
+            except SpoolUnavailable as exc:  # the server closes the connection of a response that is incomplete
+                logger.warning("⚠️ A recording broke off: %s", exc)

@@ -23,7 +23,15 @@ from app.api.requests import content_length, form_digest, idempotency_key, is_re
 from app.api.sse import TranscriptStream
 from app.api.submission import TRANSCRIPTION, TRANSLATION
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, Draining, EncodedBody, InvalidRequest, QueueFull, UnknownModel
+from app.domain.errors import (
+    DiskFull,
+    Draining,
+    EncodedBody,
+    InvalidRequest,
+    QueueFull,
+    StorageUnavailable,
+    UnknownModel,
+)
 from app.domain.events import AudioReceived
 from app.domain.job import Delivery, Job, Webhook
 from app.domain.log_context import CurrentJob, CurrentRequest, current_request, logging_for
@@ -154,11 +162,11 @@ async def accept(request: Request, parts: Parts, operation: Operation, replay: R
     with ExitStack() as place:
         has_place = await _reserve_place(jobs, place, key, replay, owner=request.state.owner)
         try:
-            await asyncio.to_thread(jobs.spool.space.announce, job_id, content_length(request.headers) or 0)
+            await asyncio.to_thread(jobs.spool.announce, job_id, content_length(request.headers) or 0)
             received = await _receive(request, parts, job_id, operation, key)
             joined = replay.joined(received.exact_digest)
             return joined or await _admit(received, jobs, replay, request, has_place=has_place)
-        except DiskFull as exc:
+        except (DiskFull, StorageUnavailable) as exc:
             logger.warning("⚠️ A request was rejected: %s", exc)
             raise
         finally:
@@ -188,7 +196,7 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
         admitted = known.job
     else:
         with nullcontext() if has_place else jobs.intake.reserved_place():
-            await shielded(asyncio.to_thread(_complete_files, jobs.spool, job))
+            job = await shielded(asyncio.to_thread(_complete_files, jobs.spool, job))
             admitted = await jobs.intake.submit(job, trace_context(request.headers))
     if admitted is job:
         _log_acceptance(job, key_name=request.state.key_name)
@@ -203,11 +211,12 @@ async def _admit(job: Job, jobs: JobParts, replay: Replay, request: Request, *, 
     return (await jobs.store.commit(admitted.id, transitions.uploads_replaced, uploads=job.uploads)).job
 
 
-def _complete_files(spool: Spool, job: Job) -> None:
-    """Keep the files that came with the form of a job."""
+def _complete_files(spool: Spool, job: Job) -> Job:
+    """Keep the files that came with the form of a job, and return the job with what is known of its audio."""
     spool.complete_references(job.id, durably=not job.synchronous)
-    if job.source_url is None:
-        spool.complete_audio(job.id, durably=not job.synchronous)
+    if job.source_url is not None:
+        return job
+    return transitions.with_audio(job, spool.complete_audio(job.id, durably=not job.synchronous))
 
 
 async def _receive(request: Request, parts: Parts, job_id: str, operation: Operation, key: str | None) -> Job:

@@ -25,6 +25,8 @@
     * EngineFailed            the transcription engine died, and the process ends
     * Draining                the service is shutting down
     * DiskFull                there is not enough disk space
+    * StorageUnavailable      the database of a cluster can't be reached
+      * SpoolUnavailable      the object store that holds the spool does not respond
   * TransferFailed            bytes could not be transferred
     * DownloadFailed          the audio could not be downloaded
     * DeliveryFailed          the result or webhook event could not be delivered
@@ -160,6 +162,14 @@ class Draining(Unavailable):
 
 class DiskFull(Unavailable):
     """There is not enough disk space for the request."""
+
+
+class StorageUnavailable(Unavailable):
+    """The database of a cluster can't be reached."""
+
+
+class SpoolUnavailable(StorageUnavailable):
+    """The object store that holds audio and results can't be reached, or refuses requests."""
 
 
 class TransferFailed(ServiceError):

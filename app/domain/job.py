@@ -207,7 +207,12 @@ class Job:
     often work on the audio was begun. ``delivery`` is the state of the uploads, of the result or of the failure
     document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
     and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
-    ``processing_time`` comes with the result. ``revision`` is the number of the last change that was journalled.
+    ``processing_time`` comes with the result, and so does ``result_name``, which tells results of several workers
+    apart; a single process has one name for it, the empty one. ``revision`` is the number of the last change that was
+    journalled. ``error_code`` and ``error_param`` are those of the response to a synchronous request.
+
+    ``audio_bytes`` and ``audio_digest`` are the size of the audio in the object store of a cluster and its BLAKE2b
+    hash, 0 and empty elsewhere.
 
     Times are Unix seconds, except ``ended_service_seconds``, the service clock at the end; ``progress_percent`` is 0
     to 100; ``audio_duration`` and ``processing_time`` are in seconds.
@@ -246,9 +251,14 @@ class Job:
     delivery: Delivery | None = None
     webhook_delivery: Delivery | None = None
     has_result: bool = False
+    result_name: str = ""
     edited_at: float | None = None
     error: str | None = None
     error_type: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    audio_bytes: int = 0
+    audio_digest: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -329,6 +339,7 @@ class Job:
             started_at=None,
             ended_at=None,
             has_result=False,
+            result_name="",
             edited_at=None,
         )
 

@@ -49,12 +49,23 @@ class ChangeLog:
 
     def record(self, job: Job, *, is_removal: bool = False) -> None:
         """Record that a job was accepted, has changed or was forgotten. Synchronous jobs are left out."""
-        if job.synchronous:
-            return
+        if not job.synchronous:
+            self._record(job.id, owner=job.owner, is_removal=is_removal)
+
+    def record_removal(self, job_id: str, *, owner: str) -> None:
+        """Record that a background job was forgotten of which nothing else is known here."""
+        self._record(job_id, owner=owner, is_removal=True)
+
+    def drop(self, job: Job) -> None:
+        """Drop the latest change of a job that this process no longer remembers, so that it can't be read."""
+        with self._lock:
+            if (changes := self._owners.get(job.owner)) is not None:
+                changes.drop(job.id)
+
+    def _record(self, job_id: str, *, owner: str, is_removal: bool) -> None:
         with self._lock:
             self._latest += 1
-            changes = self._owners.setdefault(job.owner, _OwnerChanges())
-            changes.add(Change(self._latest, job.id, is_removal))
+            self._owners.setdefault(owner, _OwnerChanges()).add(Change(self._latest, job_id, is_removal))
         for listener in self._listeners:
             listener()
 
@@ -81,7 +92,12 @@ class _OwnerChanges:
             if len(self._removals) > _MOST_REMOVALS:
                 oldest = next(iter(self._removals))
                 del self._removals[oldest]
-                self._forgotten = self._changes.pop(oldest).number
+                self._forgotten = max(self._forgotten, self._changes.pop(oldest).number)
+
+    def drop(self, job_id: str) -> None:
+        if (change := self._changes.pop(job_id, None)) is not None:
+            self._removals.pop(job_id, None)
+            self._forgotten = max(self._forgotten, change.number)
 
     def since(self, number: int) -> list[Change] | None:
         if number < self._forgotten:

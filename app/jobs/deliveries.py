@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.delivery.presigned_urls import check_not_expired
 from app.delivery.url_rules import redacted
-from app.domain.errors import DeliveryFailed, RefusedUrl, UnknownJob
+from app.domain.errors import DeliveryFailed, RefusedUrl, SpoolUnavailable, UnknownJob
 from app.domain.events import DeliveryOutcome, ResultUploaded, RoundEnded, discard_event, timed_step
 from app.domain.formats import MEDIA_TYPES
 from app.domain.job import DeliveryKind, JobStatus
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from app.delivery.upload import PresignedUploader
     from app.delivery.webhooks import WebhookSender
     from app.domain.events import EventSink
+    from app.domain.formats import Rendering
     from app.domain.job import Delivery, Job, LiveJob
     from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: The pause between two attempts to read a result while the spool is away.
+_SPOOL_AWAY_SECONDS: Final = 2.0
 
 
 class Destination(Protocol):
@@ -79,7 +83,7 @@ class Bucket:
         if job.status is JobStatus.FAILED:
             content, media_type = to_json(failure_document(job)), "application/json"
         else:
-            content = await asyncio.to_thread(stored_body, self.spool, job, job.rendering_of(upload))
+            content = await self._body(job, job.rendering_of(upload))
             media_type = MEDIA_TYPES[upload.format]
         await self.uploader.put(
             upload.url,
@@ -89,6 +93,15 @@ class Bucket:
             on_attempt=on_attempt,
         )
         self.emit(ResultUploaded(len(content)))
+
+    async def _body(self, job: Job, rendering: Rendering) -> bytes:
+        """Return the result as it is to be uploaded. While the spool is away this waits, which is no failed round."""
+        while True:
+            try:
+                return await asyncio.to_thread(stored_body, self.spool, job, rendering)
+            except SpoolUnavailable:
+                logger.warning("⚠️ Job %s: the delivery is waiting for the object store", job.id)
+            await asyncio.sleep(_SPOOL_AWAY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ class _Change:
 
 
 @cache
-def _job_adapter() -> TypeAdapter[Job]:
+def job_adapter() -> TypeAdapter[Job]:
     """Return the adapter between jobs and JSON. It is built once, because that takes 25 ms of CPU."""
     return TypeAdapter(Job)
 
@@ -92,7 +92,7 @@ class Journal:
     def __init__(self, path: Path, service_clock: ServiceClock) -> None:
         self._path = path
         self._service_clock = service_clock
-        self._jobs = _job_adapter()
+        self._jobs = job_adapter()
         self._changes: SimpleQueue[_Change | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._writer: threading.Thread | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from app.domain.concurrency import shielded
-from app.domain.errors import AudioLost, DiskFull, TooManyStarts, UnknownJob
+from app.domain.errors import AudioLost, DiskFull, SpoolUnavailable, StorageUnavailable, TooManyStarts, UnknownJob
 from app.domain.events import AudioDownloaded, AudioTranscribed, discard_event, timed_step
 from app.domain.job import Phrase, Progress
 from app.domain.log_context import CurrentJob, logging_for
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.domain.transcript import Transcript
     from app.domain.waveform import Waveform
+    from app.jobs.audio import ReceivedAudio
     from app.jobs.estimate import Estimate
     from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
@@ -84,27 +85,48 @@ class Pipeline:
         Raises:
             Exception: anything that went wrong; the supervisor fails the job with it.
         """
+        await self.download(job_id)
         job = self._store.get(job_id).job
         if not job.has_result:
-            if job.source_url:
-                await self._with_space(job, self._download, job, job.source_url)
             with nullcontext() if job.synchronous else self._segments.keeping(job_id):
                 await self._store_result(job, await self._with_space(job, self._transcribe, job_id))
         await shielded(asyncio.to_thread(self._spool.discard_audio, job_id, keep_recording=job.keep_audio))
 
-    async def commit_result(self, job_id: str, transcript: Transcript, *, processing_time: float) -> None:
-        """Record that the transcript of a job is in the spool. ``processing_time`` is in seconds."""
-        await self._store.commit_patiently(
+    async def download(self, job_id: str) -> None:
+        """Download the audio of a job that comes by URL, unless that is done.
+
+        Raises:
+            Exception: anything that went wrong.
+        """
+        job = self._store.get(job_id).job
+        if job.source_url and not job.has_result:
+            await self._with_space(job, self._download, job, job.source_url)
+
+    async def commit_result(
+        self, job_id: str, transcript: Transcript, *, processing_time: float, result_name: str = ""
+    ) -> None:
+        """Record that the transcript of a job is in the spool, or discard it if another worker's came first.
+
+        ``processing_time`` is in seconds.
+        """
+        live = await self._store.commit_patiently(
             job_id,
             transitions.result_stored,
             transcript,
             processing_time=processing_time,
             now=self._service_clock.now(),
             retention=self._retention,
+            result_name=result_name,
         )
+        if result_name and live.job.result_name != result_name:
+            logger.info("Job %s: another worker's result came first", job_id)
+            await shielded(asyncio.to_thread(self._spool.discard_result, result_name))
 
     async def _with_space(self, job: Job, step: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of ``step``, which is repeated while the disk is full, unless a client is waiting."""
+        """Return the result of ``step``, which is repeated while nothing can be stored, unless a client is waiting.
+
+        That is while the disk is full or the spool is away.
+        """
         while True:
             try:
                 return await step(*args, **kwargs)
@@ -112,28 +134,33 @@ class Pipeline:
                 if job.synchronous:
                     raise
                 logger.warning("⚠️ Job %s: the disk is full; waiting for space", job.id)
+            except SpoolUnavailable:
+                if job.synchronous:
+                    raise
+                logger.warning("⚠️ Job %s: waiting for the object store", job.id)
             self._show(job.id, Phrase.WAITING)
             await asyncio.sleep(FULL_DISK_SECONDS)
 
     async def _download(self, job: Job, url: str) -> None:
+        audio: ReceivedAudio | None = None
         if not await asyncio.to_thread(self._spool.has_audio, job.id):
             async with self._downloads.slot(job.owner):
-                await self._fetch(job, url)
-        await self._store.commit_patiently(job.id, transitions.audio_downloaded)
+                audio = await self._fetch(job, url)
+        await self._store.commit_patiently(job.id, transitions.audio_downloaded, audio=audio)
         self._show(job.id, Phrase.WAITING)
 
-    async def _fetch(self, job: Job, url: str) -> None:
+    async def _fetch(self, job: Job, url: str) -> ReceivedAudio | None:
         logger.info("📥 Job %s: Downloading audio from pre-signed URL...", job.id)
         self._show(job.id, Phrase.DOWNLOADING)
         try:
             with timed_step(self._emit, job.id, "download"):
                 size = await self._downloader.fetch(url, lambda: self._spool.create_audio(job.id))
-        except DiskFull:
+        except (DiskFull, SpoolUnavailable):
             # Two incomplete downloads might otherwise wait for each other's space.
             await shielded(asyncio.to_thread(self._spool.discard_partial_audio, job.id))
             raise
         self._emit(AudioDownloaded(size))
-        await shielded(asyncio.to_thread(self._spool.complete_audio, job.id, durably=not job.synchronous))
+        return await shielded(asyncio.to_thread(self._spool.complete_audio, job.id, durably=not job.synchronous))
 
     async def _transcribe(self, job_id: str) -> _Transcribed:
         job = self._store.get(job_id).job
@@ -147,7 +174,7 @@ class Pipeline:
         async with self._alone_if_suspect(job):
             try:
                 transcript = await self._run_transcriber(job, listener)
-            except (DiskFull, asyncio.CancelledError):
+            except (DiskFull, SpoolUnavailable, asyncio.CancelledError):
                 await self._withdraw_start(job)
                 raise
         return _Transcribed(transcript, listener.seconds_on_model, listener.waveform if job.keep_audio else None)
@@ -158,8 +185,8 @@ class Pipeline:
             if job.options.tells_voices_apart:
                 work.enter_context(self._estimate.voices.at_work())
             work.enter_context(timed_step(self._emit, job.id, "transcribe"))
-            references = await asyncio.to_thread(self._references, job) if job.options.tells_voices_apart else ()
             async with self._spool.audio(job.id) as path:
+                references = await asyncio.to_thread(self._references, job) if job.options.tells_voices_apart else ()
                 return await self._transcriber.transcribe(
                     path, job.options, listener=listener, synchronous=job.synchronous, references=references
                 )
@@ -172,7 +199,7 @@ class Pipeline:
         return references
 
     async def _withdraw_start(self, before: Job) -> None:
-        with suppress(DiskFull, UnknownJob):  # then the start counts
+        with suppress(DiskFull, StorageUnavailable, UnknownJob):  # then the start counts
             await self._store.commit(before.id, transitions.start_withdrawn, starts=before.starts)
 
     @asynccontextmanager
@@ -187,11 +214,11 @@ class Pipeline:
     async def _store_result(self, job: Job, done: _Transcribed) -> None:
         self._estimate.finished(done.seconds, done.transcript.duration)
         self._emit(AudioTranscribed(job.id, done.transcript.duration, done.seconds))
-        await self._with_space(job, self._write_result, job, done)
-        await self.commit_result(job.id, done.transcript, processing_time=done.seconds)
+        name = await self._with_space(job, self._write_result, job, done)
+        await self.commit_result(job.id, done.transcript, processing_time=done.seconds, result_name=name)
 
-    async def _write_result(self, job: Job, done: _Transcribed) -> None:
-        await shielded(
+    async def _write_result(self, job: Job, done: _Transcribed) -> str:
+        return await shielded(
             asyncio.to_thread(
                 self._spool.store_result,
                 job.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from app.domain.errors import UnknownModel
 from app.domain.job import DeliveryKind
@@ -37,6 +37,13 @@ class Recovered:
     jobs: int = 0
     requeued: int = 0
     undelivered: int = 0
+
+
+class RecoversJobs(Protocol):
+    """The start of a process. ``recovered`` counts the jobs that it has continued."""
+
+    @property
+    def recovered(self) -> Recovered: ...
 
 
 class Recovery:

@@ -60,8 +60,14 @@ class Registry:
         self._lock = Lock()
 
     def add(self, job: Job) -> LiveJob:
-        live = LiveJob(job, revision=job.revision)
+        return self.put(LiveJob(job, revision=job.revision))
+
+    def put(self, live: LiveJob) -> LiveJob:
+        """Add a job with its progress, or replace what is known of it."""
+        job = live.job
         with self._lock:
+            if (before := self._jobs.get(job.id)) is not None:
+                self._take_out(before, live)
             self._put(live)
             if (key := _key(job)) is not None:
                 self._by_key[key] = job.id
@@ -84,7 +90,7 @@ class Registry:
         """
         live = self.get(job_id)
         if live.job.owner != owner or live.job.synchronous:
-            raise _unknown_job(job_id)
+            raise unknown_job(job_id)
         return live
 
     def knows(self, job_id: str) -> bool:
@@ -209,10 +215,11 @@ class Registry:
         try:
             return self._jobs[job_id]
         except KeyError:
-            raise _unknown_job(job_id) from None
+            raise unknown_job(job_id) from None
 
 
-def _unknown_job(job_id: str) -> UnknownJob:
+def unknown_job(job_id: str) -> UnknownJob:
+    """Return the error for a job that is unknown, or that belongs to another owner."""
     return UnknownJob(
         f"There is no job {job_id!r}: it never existed, its retention time is over, or it was submitted with another "
         "API key.",

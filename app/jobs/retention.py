@@ -36,7 +36,12 @@ class Retention:
         return job.ended_at + self._kept_seconds(job) + (moved if abs(moved) > _CORRECTION_SECONDS else 0.0)
 
     def is_over(self, job: Job, *, service_seconds: float) -> bool:
-        return job.is_settled and service_seconds - job.ended_service_seconds >= self._kept_seconds(job)
+        ends_at = self.ends_at(job)
+        return ends_at is not None and service_seconds >= ends_at
+
+    def ends_at(self, job: Job) -> float | None:
+        """Return when the job will be forgotten, in seconds of the service clock, or None while it is not settled."""
+        return job.ended_service_seconds + self._kept_seconds(job) if job.is_settled else None
 
     def _kept_seconds(self, job: Job) -> float:
         undelivered = (

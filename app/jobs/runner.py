@@ -7,10 +7,10 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.domain.concurrency import shielded
-from app.domain.errors import EngineFailed, ShutDown, UnknownJob
+from app.domain.errors import EngineFailed, ShutDown, StorageUnavailable, UnknownJob
 from app.domain.job import JobStatus
 from app.domain.log_context import CurrentJob, current_job
 from app.jobs import transitions
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from app.domain.job import LiveJob
     from app.jobs.delivery_schedule import DeliverySchedule
-    from app.jobs.pipeline import Pipeline
     from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
     from app.jobs.spool import Spool
@@ -37,6 +36,13 @@ _ARRIVAL_SECONDS: Final = 0.1
 _SHUT_DOWN: Final = "The service was shut down before the job had finished: submit it again."
 
 
+class Steps(Protocol):
+    """The work on a job, or a part of it."""
+
+    async def process(self, job_id: str) -> None:
+        """Work on a job. Any exception fails the job, unless it says that the job is not at fault."""
+
+
 class Runner:
     """Owns the task of every job that is worked on.
 
@@ -48,7 +54,7 @@ class Runner:
         *,
         store: JobStore,
         spool: Spool,
-        pipeline: Pipeline,
+        pipeline: Steps,
         deliveries: DeliverySchedule,
         retention: Retention,
         service_clock: ServiceClock,
@@ -170,7 +176,9 @@ class Runner:
         job = self._store.get(job_id).job
         current_job.set(CurrentJob(job_id, job.accepted_at))
         error = await caught(self._pipeline.process(job_id))
-        if isinstance(error, EngineFailed) and not job.synchronous:
+        if isinstance(error, UnknownJob):
+            logger.info("Job %s was forgotten while it was worked on", job_id)
+        elif isinstance(error, StorageUnavailable) or (isinstance(error, EngineFailed) and not job.synchronous):
             logger.error("Job %s goes back to the queue, for the next start: %s", job_id, error)
         elif error is not None:
             await self._fail(job_id, error)
@@ -179,10 +187,11 @@ class Runner:
         return error
 
     async def _fail(self, job_id: str, error: Exception) -> None:
-        log_failure(self._store.get(job_id).job, error, message_of(error))
-        await self._store.commit_patiently(
-            job_id, transitions.failed, error, now=self._service_clock.now(), retention=self._retention
-        )
+        with suppress(UnknownJob):
+            log_failure(self._store.get(job_id).job, error, message_of(error))
+            await self._store.commit_patiently(
+                job_id, transitions.failed, error, now=self._service_clock.now(), retention=self._retention
+            )
         forget_frames(error)
         await self.discard_files(job_id)
 

@@ -207,9 +207,9 @@ class JobViews:
         return self.many((live,))[live.job.id]
 
     def many(self, jobs: tuple[LiveJob, ...]) -> dict[str, dict[str, Any]]:
-        untranscribed = self._store.untranscribed() if any(live.job.is_active for live in jobs) else []
-        queued = (live.job.id for live in untranscribed if live.status is JobStatus.QUEUED)
-        positions = {job_id: position for position, job_id in enumerate(queued, start=1)}
+        has_active = any(live.job.is_active for live in jobs)
+        untranscribed = self._store.untranscribed() if has_active else []
+        positions = self._store.queue_positions() if has_active else {}
         backlogs = Backlogs(untranscribed, self._estimate)
         now = self._service_clock.now()
         return {
@@ -217,7 +217,7 @@ class JobViews:
                 live,
                 now=now,
                 retention=self._retention,
-                queue_position=positions.get(live.job.id),
+                queue_position=positions.get(live.job.id) if live.status is JobStatus.QUEUED else None,
                 eta_seconds=self._eta(live, positions.get(live.job.id), backlogs),
             )
             for live in jobs

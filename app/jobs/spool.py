@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
-
-from pydantic import ConfigDict, TypeAdapter
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from app.domain.corrections import NO_CORRECTIONS, Corrections, corrected
 from app.domain.errors import AudioLost, ServiceError, UnknownJob
-from app.domain.transcript import Transcript  # noqa: TC001  # pydantic reads the annotation
-from app.domain.waveform import Waveform
+from app.jobs.audio import StoredAudio
+from app.jobs.results import (
+    CORRECTIONS,
+    RESULT,
+    WAVEFORM,
+    corrections_file,
+    read_corrections,
+    read_result,
+    read_waveform,
+    result_files,
+)
 from app.jobs.space import Space, translated_full_disk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
     from pathlib import Path
+
+    from app.domain.transcript import Transcript
+    from app.domain.waveform import Waveform
+    from app.jobs.audio import ArrivingAudio, ReceivedAudio
 
 #: Audio is synced to the disk each time this much has arrived, so that little is left to sync before the response.
 _SYNC_BYTES: Final = 8 * 1024 * 1024
@@ -31,35 +39,31 @@ MAX_REFERENCES: Final = 4
 #: The file of a job with its audio as it was received, and those with its references.
 _AUDIO: Final = "audio"
 _REFERENCES: Final = tuple(f"reference-{number}" for number in range(1, MAX_REFERENCES + 1))
-#: The files that are its result.
-_RESULT: Final = "result.json"
-_WAVEFORM: Final = "waveform.json"
-_CORRECTIONS: Final = "corrections.json"
-_RESULTS: Final = frozenset({_RESULT, _WAVEFORM, _CORRECTIONS})
-_JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RESULTS: Final = frozenset({RESULT, WAVEFORM, CORRECTIONS})
+JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SpoolInUse(ServiceError):
     """Another process uses the same folder."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResult:
-    """A finished transcription as it is written to the disk. ``processing_time`` is in seconds.
+class _AudioOnDisk(StoredAudio):
+    """Audio in a file, which can be read to its end even if the file is removed."""
 
-    Results of earlier versions lack members that have a default.
-    """
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        status = os.fstat(self._file.fileno())
+        self.size = status.st_size
+        self.version = f"{status.st_mtime_ns:x}-{status.st_size:x}"  # audio never changes once it has its name
 
-    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")  # of its parts too
+    def read(self, size: int = -1, /) -> bytes:
+        return self._file.read(size)
 
-    transcript: Transcript
-    processing_time: float
+    def read_range(self, start: int, end: int) -> bytes:
+        return os.pread(self._file.fileno(), end - start, start)
 
-
-@cache
-def _stored_results() -> TypeAdapter[StoredResult]:
-    """Return the adapter between results and JSON. It is built once, by the first result that is stored or read."""
-    return TypeAdapter(StoredResult)
+    def close(self) -> None:
+        self._file.close()
 
 
 class AudioFile:
@@ -68,11 +72,14 @@ class AudioFile:
     ``other_bytes`` is the size of the job's other files.
     """
 
-    def __init__(self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0) -> None:
+    def __init__(
+        self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0, durably: bool = True
+    ) -> None:
         self._file = file
         self._job_id = job_id
         self._space = space
         self._other_bytes = other_bytes
+        self._durably = durably
         self._unsynced = 0
         self.size = 0
 
@@ -88,7 +95,7 @@ class AudioFile:
             while view:
                 view = view[self._file.write(view) :]
             self._unsynced += len(data)
-            if self._unsynced >= _SYNC_BYTES:
+            if self._durably and self._unsynced >= _SYNC_BYTES:
                 os.fdatasync(self._file.fileno())
                 self._unsynced = 0
         self.size += len(data)
@@ -151,7 +158,7 @@ class Spool:
         removed = 0
         for folder in self._jobs.iterdir():
             if folder.name not in known:
-                if _JOB_ID.fullmatch(folder.name):
+                if JOB_ID.fullmatch(folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
                 continue
@@ -159,13 +166,21 @@ class Spool:
             self._settle(folder.name)
         return removed
 
-    def open_audio(self, job_id: str) -> BinaryIO:
-        """Open the audio as it was received, unbuffered. It can be read to its end even if the job is forgotten.
+    def announce(self, job_id: str, size: int) -> None:
+        """Check that there is room for a body of ``size`` bytes that is about to arrive.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        self.space.announce(job_id, size)
+
+    def open_audio(self, job_id: str) -> StoredAudio:
+        """Open the audio as it was received. It can be read to its end even if the job is forgotten.
 
         Raises:
             FileNotFoundError: there is none.
         """
-        return self.audio_path(job_id).open("rb", buffering=0)
+        return _AudioOnDisk(self.audio_path(job_id))
 
     @asynccontextmanager
     async def audio(self, job_id: str) -> AsyncIterator[Path]:
@@ -186,18 +201,19 @@ class Spool:
         return self.audio_path(job_id).exists()
 
     def has_result(self, job_id: str) -> bool:
-        return self._result(job_id).exists()
+        return (self._folder(job_id) / RESULT).exists()
 
-    def create_audio(self, job_id: str) -> AudioFile:
-        """Create a file for arriving audio; it replaces one that is incomplete.
+    def create_audio(self, job_id: str, *, durably: bool = True) -> ArrivingAudio:
+        """Create a file for arriving audio, which replaces one that is incomplete; ``durably`` if it is to be kept so.
 
         Raises:
             DiskFull: there is no space for it.
         """
         with translated_full_disk():
-            return self._create_audio(job_id, self._partial_audio(job_id), beside=self.references(job_id))
+            partial, references = self._partial_audio(job_id), self.references(job_id)
+            return self._create_audio(job_id, partial, beside=references, durably=durably)
 
-    def create_reference(self, job_id: str, number: int) -> AudioFile:
+    def create_reference(self, job_id: str, number: int) -> ArrivingAudio:
         """Create a file for an arriving reference, counted from 1. Nothing of the job arrives at the same time.
 
         Raises:
@@ -213,17 +229,21 @@ class Spool:
         paths = (self._folder(job_id) / name for name in _REFERENCES)
         return tuple(path for path in paths if path.exists())
 
-    def complete_audio(self, job_id: str, *, durably: bool = True) -> None:
-        """Keep audio that has arrived completely; if ``durably``, it survives a power failure from now on."""
+    def complete_audio(self, job_id: str, *, durably: bool = True) -> ReceivedAudio | None:
+        """Keep audio that has arrived completely; if ``durably``, it survives a power failure from now on.
+
+        Returns what the audio is to be checked against when it is read, or None if it needs no check.
+        """
         partial, final = self._partial_audio(job_id), self.audio_path(job_id)
         with translated_full_disk():
             if durably:
-                _sync(partial)
+                sync_file(partial)
             partial.rename(final)
             if durably:
                 sync_folder(final.parent)
                 sync_folder(self._jobs)
         self._settle(job_id)
+        return None
 
     def complete_references(self, job_id: str, *, durably: bool = True) -> None:
         """Keep references that have arrived completely; if ``durably``, they survive a power failure from now on."""
@@ -232,7 +252,7 @@ class Spool:
             return
         with translated_full_disk():
             for path in references:
-                _sync(path)
+                sync_file(path)
             sync_folder(self._folder(job_id))
             sync_folder(self._jobs)
 
@@ -244,21 +264,22 @@ class Spool:
         processing_time: float,
         waveform: Waveform | None = None,
         durably: bool = True,
-    ) -> None:
-        """Store a result atomically. ``processing_time`` is in seconds.
+    ) -> str:
+        """Store a result atomically and return its name. ``processing_time`` is in seconds.
+
+        The name is empty if a job's result always has the same one.
 
         Raises:
             DiskFull: there is no space for it.
         """
-        (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)  # of an earlier result that was lost
-        if waveform is not None:  # before it, because a job with a result is not transcribed again
-            self._write(job_id, _WAVEFORM, _json(waveform.to_dict()), durably=durably)
-        stored = StoredResult(transcript=transcript, processing_time=processing_time)
-        self._write(job_id, _RESULT, _stored_results().dump_json(stored), durably=durably)
+        (self._folder(job_id) / CORRECTIONS).unlink(missing_ok=True)  # of an earlier result that was lost
+        for name, content in result_files(transcript, processing_time=processing_time, waveform=waveform):
+            self._write(job_id, name, content, durably=durably)
+        return ""
 
     def result(self, job_id: str, *, original: bool = False) -> tuple[Transcript, float]:
         """Return the transcript, corrected unless the ``original`` is asked for, and its processing time in seconds."""
-        stored = _stored_results().validate_json(self._result(job_id).read_bytes())
+        stored = read_result(self._read(job_id, RESULT))
         transcript = stored.transcript if original else corrected(stored.transcript, self.corrections(job_id))
         return transcript, stored.processing_time
 
@@ -271,28 +292,33 @@ class Spool:
         """
         try:
             if corrections.is_empty:
-                (self._folder(job_id) / _CORRECTIONS).unlink(missing_ok=True)
-                sync_folder(self._folder(job_id))
+                self._erase(job_id, CORRECTIONS)
             else:
-                self._write(job_id, _CORRECTIONS, _json(corrections.to_dict()), durably=True)
+                self._write(job_id, CORRECTIONS, corrections_file(corrections), durably=True)
         except FileNotFoundError as exc:
             raise UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found") from exc
 
     def corrections(self, job_id: str) -> Corrections:
         """Return the corrections of a job's result."""
         try:
-            stored = (self._folder(job_id) / _CORRECTIONS).read_text(encoding="utf-8")
+            stored = self._read(job_id, CORRECTIONS)
         except FileNotFoundError:
             return NO_CORRECTIONS
-        return Corrections.from_dict(json.loads(stored))
+        return read_corrections(stored)
 
     def waveform(self, job_id: str) -> Waveform | None:
         """Return the waveform that was stored with the result, or None if there is none."""
         try:
-            stored = (self._folder(job_id) / _WAVEFORM).read_text(encoding="ascii")
+            stored = self._read(job_id, WAVEFORM)
         except FileNotFoundError:
             return None
-        return Waveform.from_dict(json.loads(stored))
+        return read_waveform(stored)
+
+    def discard_result(self, name: str) -> None:
+        """Remove the result of this name, which its job doesn't use because another one was stored before.
+
+        Does nothing if a job's result always has the same name: the later one has replaced the other.
+        """
 
     def discard_audio(self, job_id: str, *, keep_recording: bool = False) -> None:
         """Remove the audio of a job: everything except its result and, if ``keep_recording``, what was received."""
@@ -317,8 +343,21 @@ class Spool:
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self.space.release(job_id)
 
+    def _read(self, job_id: str, name: str) -> bytes:
+        """Return one of the files that are the result of a job.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return (self._folder(job_id) / name).read_bytes()
+
+    def _erase(self, job_id: str, name: str) -> None:
+        """Remove one of the files that are the result of a job, durably, if it is there."""
+        (self._folder(job_id) / name).unlink(missing_ok=True)
+        sync_folder(self._folder(job_id))
+
     def _write(self, job_id: str, name: str, content: bytes, *, durably: bool) -> None:
-        """Write a file of a job atomically."""
+        """Write one of the files that are the result of a job atomically."""
         final = self._folder(job_id) / name
         partial = final.with_suffix(".partial")
         with translated_full_disk():
@@ -331,9 +370,10 @@ class Spool:
             if durably:
                 sync_folder(final.parent)
 
-    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path]) -> AudioFile:
+    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path], durably: bool = True) -> AudioFile:
         self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
-        return AudioFile(_create(path, buffering=0), job_id, self.space, other_bytes=_size(beside))
+        file = _create(path, buffering=0)
+        return AudioFile(file, job_id, self.space, other_bytes=_size(beside), durably=durably)
 
     def _settle(self, job_id: str) -> None:
         """Reserve exactly what the files take that were received for a job."""
@@ -349,9 +389,6 @@ class Spool:
     def _partial_audio(self, job_id: str) -> Path:
         return self._folder(job_id) / "audio.partial"
 
-    def _result(self, job_id: str) -> Path:
-        return self._folder(job_id) / _RESULT
-
 
 def _size(paths: Collection[Path]) -> int:
     """Return the bytes in those of the files that exist."""
@@ -360,10 +397,6 @@ def _size(paths: Collection[Path]) -> int:
         with suppress(FileNotFoundError):
             size += path.stat().st_size
     return size
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _remove_except(folder: Path, names: Collection[str]) -> None:
@@ -378,7 +411,8 @@ def _create(path: Path, *, buffering: int = -1) -> BinaryIO:
     return os.fdopen(descriptor, "wb", buffering)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make the contents of ``path`` survive a power failure. Blocks."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -388,4 +422,4 @@ def _sync(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` survive a power failure. Blocks."""
-    _sync(folder)
+    sync_file(folder)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 from weakref import WeakValueDictionary
 
 from app.domain.concurrency import shielded
-from app.domain.errors import DiskFull, UnknownJob
+from app.domain.errors import DiskFull, StorageUnavailable, UnknownJob
 from app.domain.events import JobAccepted, JobEnded, JobForgotten, JobStarted, discard_event
 from app.domain.job import JobStatus, LiveJob
 from app.domain.usage import DAY_SECONDS, Usage, UsageKey
@@ -114,12 +114,14 @@ class JobStore:
     async def commit_patiently(
         self, job_id: str, change: Callable[Concatenate[LiveJob, P], Job], *args: P.args, **kwargs: P.kwargs
     ) -> LiveJob:
-        """Do the same, but wait for space while the disk is full."""
+        """Do the same, but wait for space while the disk is full, and for a database that can't be reached."""
         while True:
             try:
                 return await self.commit(job_id, change, *args, **kwargs)
             except DiskFull:
                 logger.warning("⚠️ Job %s: the disk is full; waiting for space for the journal", job_id)
+            except StorageUnavailable as exc:
+                logger.warning("⚠️ Job %s waits: %s", job_id, exc)
             await asyncio.sleep(FULL_DISK_SECONDS)
 
     async def forget(self, job_id: str) -> None:
@@ -182,6 +184,11 @@ class JobStore:
         """Return all jobs that have no result yet and may get one, synchronous ones included, oldest first."""
         return self._registry.untranscribed()
 
+    def queue_positions(self) -> Mapping[str, int]:
+        """Return the places in the queue of the jobs that wait for their first slot, from 1."""
+        queued = (live.job.id for live in self.untranscribed() if live.status is JobStatus.QUEUED)
+        return {job_id: position for position, job_id in enumerate(queued, start=1)}
+
     @property
     def queued_count(self) -> int:
         """The number of jobs that wait for their first slot, synchronous ones included."""
@@ -240,7 +247,7 @@ class JobStore:
             if job is live.job:
                 return live
             job = replace(job, revision=live.revision + 1)
-            used = _used(job) if job.has_result and not live.job.has_result else None
+            used = used_by(job) if job.has_result and not live.job.has_result else None
             if not job.synchronous:
                 await self._journal.write(job, used)
             elif used is not None:
@@ -280,7 +287,7 @@ class JobStore:
         return lock
 
 
-def _used(job: Job) -> tuple[UsageKey, Usage]:
+def used_by(job: Job) -> tuple[UsageKey, Usage]:
     """Return what a job has used, now that it has a result."""
     return _today(job.owner, job.model), Usage(job.audio_duration or 0.0, 1)
 

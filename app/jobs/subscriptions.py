@@ -64,6 +64,11 @@ class JobSubscriptions:
             self.notify(job_id)
 
     @property
+    def subscribed(self) -> tuple[str, ...]:
+        """The jobs with subscriptions."""
+        return tuple(self._subscriptions)
+
+    @property
     def count(self) -> int:
         return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
 
@@ -95,6 +100,19 @@ class SegmentSubscriptions:
     def so_far(self, job_id: str) -> Sequence[Segment]:
         """Return the segments that are kept of a job."""
         return self._kept.get(job_id, ())
+
+    async def read_so_far(self, job_id: str) -> Sequence[Segment]:
+        """Return the same for a client; another machine may have them."""
+        return self.so_far(job_id)
+
+    def is_followed(self, job_id: str) -> bool:
+        """Return whether somebody has subscribed to segments of the job."""
+        return job_id in self._queues
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The jobs with subscriptions."""
+        return tuple(self._queues)
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Segments]:

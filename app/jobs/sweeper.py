@@ -61,9 +61,10 @@ class Sweeper:
         is_over = self._retention.is_over(job, service_seconds=self._service_clock.seconds)
         if is_over and not self._runner.is_running(job.id):
             await self._intake.forget(job.id)
-        elif _has_expired_url(job, now=time.time()):
+        elif has_expired_url(job, now=time.time()):
             await self._store.commit(job.id, transitions.expired_urls_erased, now=time.time())
 
 
-def _has_expired_url(job: Job, *, now: float) -> bool:
+def has_expired_url(job: Job, *, now: float) -> bool:
+    """Return whether an ended job still has an upload URL that has expired by Unix time ``now``."""
     return job.is_settled and any(upload.is_kept and upload.has_expired(now=now) for upload in job.uploads)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from app.domain.job import Job, Upload
     from app.domain.transcript import Transcript
+    from app.jobs.audio import ReceivedAudio
     from app.jobs.retention import Retention
     from app.jobs.service_clock import Moment
 
@@ -39,9 +40,14 @@ def start_withdrawn(live: LiveJob, *, starts: int) -> Job:
     return replace(job, starts=starts) if job.is_active and job.starts > starts else job
 
 
-def audio_downloaded(live: LiveJob) -> Job:
+def audio_downloaded(live: LiveJob, *, audio: ReceivedAudio | None = None) -> Job:
     job = live.job
-    return job.without_source_url() if job.is_active else job
+    return with_audio(job, audio).without_source_url() if job.is_active else job
+
+
+def with_audio(job: Job, audio: ReceivedAudio | None) -> Job:
+    """Return the job with the size and the hash of its audio, if the spool has told them."""
+    return job if audio is None else replace(job, audio_bytes=audio.size, audio_digest=audio.digest)
 
 
 def model_replaced(live: LiveJob, *, name: str) -> Job:
@@ -59,10 +65,19 @@ def uploads_replaced(live: LiveJob, *, uploads: tuple[Upload, ...]) -> Job:
 
 
 def result_stored(
-    live: LiveJob, transcript: Transcript, *, processing_time: float, now: Moment, retention: Retention
+    live: LiveJob,
+    transcript: Transcript,
+    *,
+    processing_time: float,
+    now: Moment,
+    retention: Retention,
+    result_name: str = "",
 ) -> Job:
-    """Record that the transcript is in the spool. The job is complete if nothing is to be uploaded."""
-    if not live.job.is_active:
+    """Record that the transcript is in the spool. The job is complete if nothing is to be uploaded.
+
+    A job that has a result keeps it.
+    """
+    if not live.job.needs_transcription:
         return live.job
     job = _with_progress(live)
     if job.status is JobStatus.QUEUED:
@@ -70,6 +85,7 @@ def result_stored(
     job = replace(
         job,
         has_result=True,
+        result_name=result_name,
         language=transcript.language,
         audio_duration=transcript.duration,
         progress_percent=100.0,
@@ -99,7 +115,12 @@ def failed(live: LiveJob, error: Exception, *, now: Moment, retention: Retention
     if not live.job.is_active:
         return live.job
     job = _with_progress(live)
-    job = replace(job, delivery=job.delivery and _due(now, targets=_targets_left(job)))
+    job = replace(
+        job,
+        delivery=job.delivery and _due(now, targets=_targets_left(job)),
+        error_code=getattr(error, "code", None),
+        error_param=getattr(error, "param", None),
+    )
     return _failed(job, message_of(error), type(error).__name__, now=now, retention=retention)
 
 

@@ -134,6 +134,6 @@ async def test_system_resolves_addresses_in_every_spelling(host: str, addresses:
 
 def test_there_are_more_lookups_than_transfers() -> None:
     from app.jobs.pipeline import DOWNLOADS
-    from app.service import DELIVERIES
+    from app.jobs.system import DELIVERIES
 
     assert MAX_LOOKUPS >= 2 * (DELIVERIES + DOWNLOADS)

@@ -14,7 +14,10 @@ from enum import Enum, auto
 from functools import wraps
 from importlib import import_module
 from itertools import count
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: At the step ``FATAL_FILE``, files submitted with this beam size kill the process.
 FATAL_BEAMS: Final = 7
@@ -159,8 +162,12 @@ STEPS: Final[dict[str, Step]] = {
 }
 
 
-def install(step: Step) -> None:
-    """Make this process kill itself at ``step``."""
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def install(step: Step, act: Callable[[], None] = die) -> None:
+    """Make this process call ``act`` at ``step``, which kills it by default."""
     if step.held:
         owner_of(_MODEL).decode = _decode_endlessly
     owner = owner_of(step.owner)
@@ -173,19 +180,19 @@ def install(step: Step) -> None:
     @wraps(original)
     async def awaited(*arguments: Any, **options: Any) -> Any:
         if is_reached(arguments, BEFORE):
-            die()
+            act()
         result = await original(*arguments, **options)
         if is_reached(arguments, AFTER):
-            die()
+            act()
         return result
 
     @wraps(original)
     def called(*arguments: Any, **options: Any) -> Any:
         if is_reached(arguments, BEFORE):
-            die()
+            act()
         result = original(*arguments, **options)
         if is_reached(arguments, AFTER):
-            die()
+            act()
         return result
 
     setattr(owner, step.name, awaited if inspect.iscoroutinefunction(original) else called)
@@ -199,7 +206,3 @@ def owner_of(path: str) -> Any:
 
 def _decode_endlessly(_model: Any, _windows: Any) -> None:
     time.sleep(_HELD_SECONDS)
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

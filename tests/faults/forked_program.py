@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from tests.faults.crash_points import STEPS, install
 from tests.support.program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _FORKSERVER: Final = get_context("forkserver")
@@ -28,8 +29,10 @@ MISSED: Final = 255
 class Child:
     """A forked process with the methods of ``subprocess.Popen`` that ``Program`` uses."""
 
-    def __init__(self, environment: dict[str, str], *, folder: Path, log: Path, step: str | None) -> None:
-        self._process = _FORKSERVER.Process(target=_serve, args=(environment, str(folder), str(log), step))
+    def __init__(
+        self, environment: dict[str, str], *, folder: Path, log: Path, prepare: Callable[[], None] | None
+    ) -> None:
+        self._process = _FORKSERVER.Process(target=_serve, args=(environment, str(folder), str(log), prepare))
         self._process.start()
 
     @property
@@ -53,25 +56,30 @@ class Child:
 
 
 class ForkedProgram(Program):
-    """The service in a forked process, which kills itself at ``step`` if there is one."""
+    """The service in a forked process, which kills itself at ``step`` if there is one.
 
-    def __init__(self, folder: Path, step: str | None = None, **environment: str) -> None:
-        self._step = step
+    ``prepare`` is called in the process before the service starts. It has to be a function that can be pickled.
+    """
+
+    def __init__(
+        self, folder: Path, step: str | None = None, *, prepare: Callable[[], None] | None = None, **environment: str
+    ) -> None:
+        self._prepare = prepare if step is None else partial(install, STEPS[step])
         super().__init__(folder, **environment)
 
     def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Child:  # noqa: ARG002  # forked
-        return Child(environment, folder=folder, log=self.log, step=self._step)
+        return Child(environment, folder=folder, log=self.log, prepare=self._prepare)
 
 
-def _serve(environment: dict[str, str], folder: str, log: str, step: str | None) -> None:
+def _serve(environment: dict[str, str], folder: str, log: str, prepare: Callable[[], None] | None) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    if step is not None:
-        install(STEPS[step])
+    if prepare is not None:
+        prepare()
     from app.__main__ import end, main
 
     end(main())

@@ -32,6 +32,10 @@ class Receiver:
         """Return the bodies of all PUT requests to ``path``."""
         return [request.body for request in self._received("PUT", path)]
 
+    def paths(self) -> set[str]:
+        """Return the paths of all PUT requests."""
+        return {request.target.partition("?")[0] for request in list(self._server.requests) if request.method == "PUT"}
+
     def events(self, path: str) -> list[SeenRequest]:
         """Return all POST requests to ``path``."""
         return self._received("POST", path)

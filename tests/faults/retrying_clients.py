@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from random import Random
 
@@ -49,12 +50,17 @@ class Sent:
 
 
 class RetryingClients:
-    """Threads of clients that repeat each request, with the same idempotency key, until it is answered."""
+    """Threads of clients that repeat each request, with the same idempotency key, until it is answered.
 
-    def __init__(self, address: str, receiver: Receiver, samples: Path, chance: Random, *, threads: int = 3) -> None:
+    A client goes on to the next of ``addresses`` when it gets no response.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], receiver: Receiver, samples: Path, chance: Random, *, threads: int = 3
+    ) -> None:
         self.sent: list[Sent] = []
         self.failures: list[BaseException] = []
-        self._address = address
+        self._addresses = cycle(addresses)
         self._receiver = receiver
         self._samples = samples
         self._chance = chance
@@ -94,7 +100,7 @@ class RetryingClients:
     def _work(self) -> None:
         try:
             # There is no TLS here, and loading certificates is slow.
-            with httpx.Client(base_url=self._address, trust_env=False, timeout=60, verify=False) as client:  # noqa: S501
+            with httpx.Client(base_url=next(self._addresses), trust_env=False, timeout=60, verify=False) as client:  # noqa: S501
                 while (request := self._next()) is not None:
                     self._send(client, request)
                     if request.cancels:
@@ -124,7 +130,7 @@ class RetryingClients:
         fields, files = self._form(request)
         key = {"Idempotency-Key": f"request {request.number}"}
         response = self._until_answered(
-            lambda: client.post("/v1/audio/transcriptions", data=fields, files=files, headers=key)
+            client, lambda: client.post("/v1/audio/transcriptions", data=fields, files=files, headers=key)
         )
         assert response.status_code == 200, response.text
         request.job_id = str(response.json()["job_id"])
@@ -145,7 +151,7 @@ class RetryingClients:
         """Delete the job once, unless it has ended. Repeat a DELETE without a response only if it had no effect."""
         path = f"/v1/jobs/{request.job_id}"
         while True:
-            response = self._until_answered(lambda: client.get(path))
+            response = self._until_answered(client, lambda: client.get(path))
             if response.status_code == 404:
                 request.ended = "forgotten"
                 return
@@ -158,13 +164,13 @@ class RetryingClients:
             except httpx.TransportError:
                 time.sleep(_PAUSE_SECONDS)
 
-    def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+    def _until_answered(self, client: httpx.Client, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Repeat the request until the service runs and accepts it, and return the response."""
         while not self._abandoned:
             try:
                 response = send()
             except httpx.TransportError:
-                pass
+                client.base_url = next(self._addresses)
             else:
                 if response.status_code not in (429, 503):
                     return response

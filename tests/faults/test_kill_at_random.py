@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ import pytest
 
 from app.jobs.pipeline import MAX_STARTS
 from tests.faults.crash_clients import WEBHOOK_SECRET
+from tests.faults.ends import COUNTED, Ends
 from tests.faults.final_state import leftovers, settled
 from tests.faults.forked_program import ForkedProgram
 from tests.faults.receiver import receiver
@@ -26,8 +26,6 @@ from tests.support.program import free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.faults.receiver import Receiver
-    from tests.faults.retrying_clients import Sent
 
 pytestmark = pytest.mark.full(reason="kills a service dozens of times")
 
@@ -58,10 +56,6 @@ LIVES: Final = (
 SPARED: Final = 0.95
 #: A kill within this time of the receiver's response has the result delivered twice.
 RESPONSE_SECONDS: Final = 0.1
-COUNTED: Final = (
-    *("kills", "accepted", "delivered", "delivered more than once", "stored", "cancelled", "forgotten"),
-    "failed after three starts",
-)
 
 
 class KilledService:
@@ -90,7 +84,7 @@ class KilledService:
         """Kill the service this many times under load, then check every job that it accepted."""
         self._measure_start()
         with receiver(self._samples, seconds=RESPONSE_SECONDS) as store:
-            with RetryingClients(self._address, store, self._samples, self._chance) as clients:
+            with RetryingClients([self._address], store, self._samples, self._chance) as clients:
                 for number in range(kills):
                     self._live(LIVES[number % len(LIVES)], clients)
                 with self._running() as running:
@@ -102,8 +96,9 @@ class KilledService:
                 running.until_ready()
                 jobs = settled(running)
                 self.counts.update({"kills": kills, "accepted": len(clients.sent)})
+                ends = Ends(running, store, self._references, self.counts)
                 for request in clients.sent:
-                    self._check(request, store, running, jobs)
+                    ends.check(request, jobs)
                 assert running.stop() == 0
         assert jobs.keys() == {request.job_id for request in clients.sent if request.ended != "forgotten"}
         assert leftovers(self._data, jobs) == []
@@ -126,48 +121,6 @@ class KilledService:
 
     def _running(self) -> closing[ForkedProgram]:
         return closing(ForkedProgram(self._folder, **self._settings))
-
-    def _check(self, request: Sent, store: Receiver, running: ForkedProgram, jobs: dict[str, dict[str, Any]]) -> None:
-        """Check that a job has the status that its client knows, and that its result and event have arrived."""
-        job = jobs.get(request.job_id)
-        results, events = store.results(request.result), store.events(request.event)
-        self.counts["delivered more than once"] += len(results) - len(set(results))
-        documents = [json.loads(body) for body in set(results)]
-        if job is None:
-            assert request.ended == "forgotten", f"{request} was lost"
-            self.counts["forgotten"] += 1
-        elif job["status"] == "cancelled":
-            assert request.ended == "cancelled", request
-            self.counts["cancelled"] += 1
-        else:
-            assert request.ended == "", request
-            self._check_end(request, job, documents, running)
-        for document in documents:
-            assert document["job_id"] == request.job_id
-            assert document["status"] == "failed" or document["text"] == self._text(request)
-        assert len(documents) <= 1, "two different bodies"
-        distinct = {(event.headers["webhook-id"], event.body) for event in events}
-        assert len(distinct) == request.notified or (job is None and not distinct), request
-        for _, body in distinct:
-            event = json.loads(body)
-            assert event["data"]["job_id"] == request.job_id
-            assert job is None or event["type"] == f"job.{job['status']}"
-
-    def _check_end(
-        self, request: Sent, job: dict[str, Any], documents: list[dict[str, Any]], running: ForkedProgram
-    ) -> None:
-        """Check a job that was not cancelled: it has completed, or failed after too many starts, and was delivered."""
-        if job["status"] == "failed":
-            assert job["error_type"] == "TooManyStarts", job
-            self.counts["failed after three starts"] += 1
-        else:
-            text = running.client.get(f"/v1/jobs/{request.job_id}/result").json()["text"]
-            assert (job["status"], text) == ("completed", self._text(request))
-            self.counts["delivered" if request.uploaded else "stored"] += 1
-        assert [document["status"] for document in documents] == [job["status"]] * request.uploaded
-
-    def _text(self, request: Sent) -> str:
-        return str(self._references[request.sample]["text"])
 
 
 def has_last_start(running: ForkedProgram) -> bool:

@@ -19,7 +19,8 @@ from app.domain.job import Delivery, Job, JobStatus, Target, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
 from app.jobs.retention import Retention
-from app.service import JobLimits, JobSystem, create_transfers
+from app.jobs.system import JobLimits, JobSystem
+from app.service import create_transfers
 from tests.support.fake_transcriber import FakeTranscriber
 from tests.support.scripted_journal import ScriptedJournal
 from tests.support.service_clock import FakeServiceClock

@@ -14,7 +14,7 @@ from app.domain.errors import InvalidRequest, UndecodableAudio
 from app.domain.formats import ResponseFormat
 from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.jobs.journal import Journal
-from app.service import DELIVERIES
+from app.jobs.system import DELIVERIES
 from tests.jobs.rig import SECRET, open_rig, upload_to
 from tests.support.fault_server import (
     answer,

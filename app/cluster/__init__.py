@@ -1,0 +1,1 @@
+"""Many machines: jobs in PostgreSQL, audio and results in an object store."""

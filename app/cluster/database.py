@@ -1,0 +1,129 @@
+"""Connections to PostgreSQL, and its errors as those of the service."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool
+
+from app.domain.errors import ServiceError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+#: The most connections of a node for its own statements; those of its queue and its notices come on top.
+_MAX_CONNECTIONS: Final = 8
+#: How long a statement waits for a connection before its caller learns that the database is away.
+_WAIT_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 5
+#: Options of connections that notice soon when their database is gone, unless DATABASE_URL says otherwise.
+_OPTIONS: Final = {
+    "application_name": "transcription-service",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+def unavailable() -> StorageUnavailable:
+    """Return the error for a database that can't be reached."""
+    return StorageUnavailable(
+        "The database of this service can't be reached: try again later.", retry_after_seconds=_RETRY_SECONDS
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Translate the failures of a database that is away, or is only a standby, into StorageUnavailable."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as exc:
+        raise unavailable() from exc
+
+
+class Database:
+    """A pool of connections to the database ``url``, which is a secret. Usable after `open`."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.Error:
+            raise ServiceError(
+                "DATABASE_URL is not the address of a PostgreSQL database: write it as "
+                "postgresql://user:password@host:5432/name."
+            ) from None
+        self.url = url
+        self.options: dict[str, Any] = {name: value for name, value in _OPTIONS.items() if name not in given}
+        self._pool = AsyncConnectionPool(
+            url,
+            kwargs={**self.options, "autocommit": True},
+            min_size=1,
+            max_size=_MAX_CONNECTIONS,
+            timeout=_WAIT_SECONDS,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            name="jobs",
+        )
+
+    async def open(self) -> None:
+        """Open the pool.
+
+        Raises:
+            ServiceError: the database can't be reached.
+        """
+        try:
+            await self._pool.open(wait=True, timeout=_WAIT_SECONDS)
+        except psycopg.Error as exc:
+            await self._pool.close()
+            raise ServiceError(
+                "The database of DATABASE_URL can't be reached: check the address, the user and the password, and that "
+                "PostgreSQL is running."
+            ) from exc
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Yield a connection on which each statement is a transaction of its own.
+
+        Raises:
+            StorageUnavailable: the database can't be reached.
+        """
+        with translated():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Yield a connection whose statements are committed together at the end of the block, if it raises nothing.
+
+        Raises:
+            StorageUnavailable: the database can't be reached; if it was lost during the commit, the statements may have
+                been committed.
+        """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[Connection]:
+        """Yield a connection of its own that listens on a channel, with the same errors."""
+        with translated():
+            async with await psycopg.AsyncConnection.connect(self.url, autocommit=True, **self.options) as connection:
+                await connection.execute(f'LISTEN "{channel}"')
+                yield connection
+
+    async def seconds(self) -> float:
+        """Return the database's clock, in Unix seconds."""
+        async with self.connection() as connection:
+            cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+            row = await cursor.fetchone()
+        assert row is not None  # noqa: S101  # it has no condition
+        return float(row[0])

@@ -1,0 +1,56 @@
+"""Audio on its way into the spool and out of it, wherever the spool keeps it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedAudio:
+    """The bytes of audio that has arrived completely, and the BLAKE2b of them in hexadecimal digits."""
+
+    size: int
+    digest: str
+
+
+class ArrivingAudio(Protocol):
+    """Audio, or a reference, that arrives; it is kept once it is complete. All methods block."""
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append to it.
+
+        Raises:
+            DiskFull, SpoolUnavailable: it can't be kept.
+        """
+
+    def close(self) -> None:
+        """End the writing, also of something incomplete."""
+
+
+class StoredAudio(ABC):
+    """Audio as it was received, opened for reading. All methods block.
+
+    ``size`` is in bytes. ``version`` is the same as long as the bytes are.
+    """
+
+    size: int
+    version: str
+
+    @abstractmethod
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, at most ``size`` if it is not negative; none at the end."""
+
+    @abstractmethod
+    def read_range(self, start: int, end: int) -> bytes:
+        """Return the bytes from ``start`` up to ``end``, wherever `read` is."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
