@@ -262,11 +262,6 @@ class TaskQueue:
         for worker in self._workers:
             worker.stop()  # type: ignore[no-untyped-call]  # likewise
 
-    @property
-    def worker_id(self) -> int | None:
-        """The number by which the database knows the first worker loop, once it has one."""
-        return next((worker.worker_id for worker in self._workers if worker.worker_id is not None), None)
-
     async def return_lost(self) -> None:
         """Put tasks back that the database says run here, and that do not, since a response to a fetch was lost.
 
