@@ -6,6 +6,7 @@ Tickets for it and its waveform are here too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from functools import partial
@@ -23,7 +24,7 @@ from app.api.fields import quoted
 from app.api.openapi import failures, json_body, responses
 from app.api.schemas import AudioTicket
 from app.api.schemas import Waveform as WaveformBody
-from app.domain.errors import NotKept
+from app.domain.errors import NotKept, SpoolUnavailable
 from app.domain.tickets import TICKET_SECONDS
 from app.jobs.serializers import to_json
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.jobs.audio import StoredAudio
     from app.jobs.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -262,4 +265,7 @@ class _AudioResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._audio:
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            except SpoolUnavailable as exc:  # the server closes the connection of a response that is incomplete
+                logger.warning("⚠️ A recording broke off: %s", exc)

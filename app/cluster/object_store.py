@@ -142,7 +142,7 @@ class ObjectStore:
         """
         with _translated():
             info = obstore.head(self._store, name)
-        version = (info["e_tag"] or f"{info['last_modified'].timestamp()}-{info['size']}").strip('"')
+        version = (info["e_tag"] or "").strip('"') or f"{info['last_modified'].timestamp()}-{info['size']}"
         return ObjectReader(self._store, name, size=info["size"], version=version)
 
     def pages(self, folder: str) -> Iterator[list[ObjectInfo]]:
@@ -252,8 +252,13 @@ class ArrivingObject:
         return ReceivedAudio(self._size, self._hash.hexdigest())
 
     def abort(self) -> None:
-        """Give the object up, with the parts of it that have arrived."""
+        """Give the object up, with the parts of it that have arrived.
+
+        If `complete` has failed the parts stay, as after a kill.
+        """
         error = _Aborted()
+        if self._writer.closed():
+            return
         with _translated():
             # Only an exception aborts the upload: `close` would store what there is.
             self._writer.__exit__(_Aborted, error, None)

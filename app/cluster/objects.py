@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
-import re
-import secrets
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from app.cluster.object_names import (
+    NAMES,
+    audio_object,
+    is_of_result,
+    is_orphan,
+    job_of_result,
+    new_result_name,
+    reference_folder,
+    reference_object,
+    result_folder,
+    result_object,
+)
 from app.cluster.object_store import RETRY_SECONDS, ObjectStore
+from app.cluster.scratch import CheckedCopy
 from app.domain.concurrency import shielded
 from app.domain.errors import AudioLost, SpoolUnavailable
 from app.jobs.results import result_files
-from app.jobs.spool import JOB_ID, Spool
+from app.jobs.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from app.cluster.object_store import ArrivingObject, ObjectInfo
+    from app.cluster.object_names import KeptObjects
+    from app.cluster.object_store import ArrivingObject
     from app.domain.transcript import Transcript
     from app.domain.waveform import Waveform
     from app.jobs.audio import ArrivingAudio, ReceivedAudio, StoredAudio
     from app.jobs.space import Space
 
-logger = logging.getLogger(__name__)
-
-_AUDIO: Final = "audio"
-_REFERENCES: Final = "references"
-_RESULTS: Final = "results"
-#: The names of objects in each folder. The first group is the id of their job.
-_NAMES: Final = {
-    _AUDIO: re.compile(rf"{_AUDIO}/({JOB_ID.pattern})"),
-    _REFERENCES: re.compile(rf"{_REFERENCES}/({JOB_ID.pattern})/[1-9]"),
-    _RESULTS: re.compile(rf"{_RESULTS}/({JOB_ID.pattern})/[0-9a-f]+\.[a-z.]+"),
-}
-#: What is copied to the scratch folder before a cancellation is noticed.
-_COPY_BYTES: Final = 8 * 1024 * 1024
-_CHUNK_BYTES: Final = 1024 * 1024
 #: An object of an unknown job is kept for this long, because its job may still be arriving.
 _ARRIVAL_SECONDS: Final = 24 * 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptObjects:
-    """The objects that a job still needs: its audio with the references, and the result of this name if it has one."""
-
-    needs_audio: bool
-    result_name: str
 
 
 class ObjectSpool(Spool):
@@ -95,7 +82,7 @@ class ObjectSpool(Spool):
         """
         self._scratch.open()
         self._scratch.sweep(())
-        self._store.open(list(_NAMES))
+        self._store.open(list(NAMES))
 
     def close(self) -> None:
         for job_id in list(self._arriving):
@@ -113,15 +100,15 @@ class ObjectSpool(Spool):
 
     def create_audio(self, job_id: str, *, durably: bool = True) -> ArrivingAudio:  # noqa: ARG002  # always durable
         """Begin the object of arriving audio; it replaces one that is incomplete."""
-        return self._create(job_id, f"{_AUDIO}/{job_id}")
+        return self._create(job_id, audio_object(job_id))
 
     def create_reference(self, job_id: str, number: int) -> ArrivingAudio:
         """Begin the object of an arriving reference, counted from 1."""
-        return self._create(job_id, f"{_REFERENCES}/{job_id}/{number}")
+        return self._create(job_id, reference_object(job_id, number))
 
     def complete_audio(self, job_id: str, *, durably: bool = True) -> ReceivedAudio:  # noqa: ARG002  # always durable
         """Keep audio that has arrived completely, and return what it is to be checked against when it is read."""
-        name = f"{_AUDIO}/{job_id}"
+        name = audio_object(job_id)
         received = self._arriving[job_id][name].complete()
         self._arrived(job_id, name)
         return received
@@ -136,7 +123,7 @@ class ObjectSpool(Spool):
 
     def has_audio(self, job_id: str) -> bool:
         """Return whether the audio is there and can be checked; else it must be downloaded again."""
-        return self._received_audio(job_id) is not None and self._store.has(f"{_AUDIO}/{job_id}")
+        return self._received_audio(job_id) is not None and self._store.has(audio_object(job_id))
 
     def open_audio(self, job_id: str) -> StoredAudio:
         """Open the audio as it was received. It can't be read on once the job is forgotten.
@@ -144,7 +131,7 @@ class ObjectSpool(Spool):
         Raises:
             FileNotFoundError: there is none.
         """
-        return self._store.open_object(f"{_AUDIO}/{job_id}")
+        return self._store.open_object(audio_object(job_id))
 
     @asynccontextmanager
     async def audio(self, job_id: str) -> AsyncIterator[Path]:
@@ -166,7 +153,7 @@ class ObjectSpool(Spool):
         Raises:
             DiskFull: there is no space for them.
         """
-        for number, name in enumerate(self._store.names(f"{_REFERENCES}/{job_id}"), start=1):
+        for number, name in enumerate(self._store.names(reference_folder(job_id)), start=1):
             file = self._scratch.create_reference(job_id, number)
             try:
                 file.write(self._store.get(name))
@@ -192,28 +179,28 @@ class ObjectSpool(Spool):
 
         ``processing_time`` is in seconds. Other results of the job stay.
         """
-        name = f"{job_id}/{secrets.token_hex(8)}"
+        name = new_result_name(job_id)
         for file, content in result_files(transcript, processing_time=processing_time, waveform=waveform):
-            self._store.put(_result_object(name, file), content)
+            self._store.put(result_object(name, file), content)
         return name
 
     # What is no longer needed.
 
     def discard_result(self, name: str) -> None:
         """Remove the result of this name, which its job doesn't use because another one was stored before."""
-        folder = f"{_RESULTS}/{name.partition('/')[0]}"
-        self._discard(lambda: [each for each in self._store.names(folder) if _is_of_result(each, name)])
+        folder = result_folder(job_of_result(name))
+        self._discard(lambda: [each for each in self._store.names(folder) if is_of_result(each, name)])
 
     def discard_audio(self, job_id: str, *, keep_recording: bool = False) -> None:
         """Remove the audio of a job from scratch and, unless ``keep_recording``, from the object store."""
         self._scratch.discard(job_id)
         if not keep_recording:
             self._abort(job_id)
-            self._discard(lambda: [f"{_AUDIO}/{job_id}", *self._store.names(f"{_REFERENCES}/{job_id}")])
+            self._discard(lambda: [audio_object(job_id), *self._store.names(reference_folder(job_id))])
 
     def discard_partial_audio(self, job_id: str) -> None:
         """Give up audio that has not arrived completely."""
-        self._abort(job_id, [f"{_AUDIO}/{job_id}"])
+        self._abort(job_id, [audio_object(job_id)])
 
     def discard_references(self, job_id: str) -> None:
         """Give up the references of a job that has no use for them, while the job arrives."""
@@ -225,9 +212,9 @@ class ObjectSpool(Spool):
         if self._abort(job_id):
             self._discard(
                 lambda: [
-                    f"{_AUDIO}/{job_id}",
-                    *self._store.names(f"{_REFERENCES}/{job_id}"),
-                    *self._store.names(f"{_RESULTS}/{job_id}"),
+                    audio_object(job_id),
+                    *self._store.names(reference_folder(job_id)),
+                    *self._store.names(result_folder(job_id)),
                 ]
             )
 
@@ -239,12 +226,12 @@ class ObjectSpool(Spool):
         """
         before = datetime.now(UTC) - timedelta(seconds=_ARRIVAL_SECONDS)
         removed = await asyncio.to_thread(self._store.sweep, before=before)
-        for folder, names in _NAMES.items():
+        for folder, names in NAMES.items():
             pages = self._store.pages(folder)
             while page := await asyncio.to_thread(next, pages, None):
                 objects = [(info, match[1]) for info in page if (match := names.fullmatch(info.name))]
                 jobs = await known(sorted({job_id for _, job_id in objects}))
-                orphans = [info.name for info, job_id in objects if _is_orphan(info, jobs.get(job_id), before=before)]
+                orphans = [info.name for info, job_id in objects if is_orphan(info, jobs.get(job_id), before=before)]
                 await asyncio.to_thread(self._store.delete, orphans)
                 removed += len(orphans)
         return removed
@@ -259,7 +246,7 @@ class ObjectSpool(Spool):
 
     def _arriving_references(self, job_id: str) -> dict[str, ArrivingObject]:
         arriving = self._arriving.get(job_id, {})
-        return {name: each for name, each in arriving.items() if name.startswith(f"{_REFERENCES}/")}
+        return {name: each for name, each in arriving.items() if name != audio_object(job_id)}
 
     def _arrived(self, job_id: str, name: str) -> None:
         arriving = self._arriving[job_id]
@@ -285,7 +272,7 @@ class ObjectSpool(Spool):
             self._store.delete(names())
 
     async def _copy(self, job_id: str) -> None:
-        """Copy the audio to the scratch folder, and check it against what was received."""
+        """Copy the audio to the scratch folder, and check it."""
         received = self._received_audio(job_id)
         try:
             audio = await asyncio.to_thread(self.open_audio, job_id)
@@ -293,19 +280,9 @@ class ObjectSpool(Spool):
             audio = None
         if received is None or audio is None:
             raise AudioLost("The audio of this job is no longer in the object store: submit it again.")
-        copy = await shielded(asyncio.to_thread(self._begin_copy, job_id, received.size))
-        digest = hashlib.blake2b(digest_size=32)
-        with audio, closing(copy):
-            is_whole = audio.size == received.size
-            while is_whole and await shielded(asyncio.to_thread(_copy_some, audio, copy, digest)):
+        with closing(CheckedCopy(audio, received, scratch=self._scratch, job_id=job_id)) as copy:
+            while await shielded(asyncio.to_thread(copy.extend)):
                 pass
-        if not is_whole or digest.hexdigest() != received.digest:
-            raise AudioLost("The audio of this job was damaged in the object store: submit it again.")
-        await shielded(asyncio.to_thread(self._scratch.complete_audio, job_id, durably=False))
-
-    def _begin_copy(self, job_id: str, size: int) -> ArrivingAudio:
-        self.space.claim(job_id, size)
-        return self._scratch.create_audio(job_id, durably=False)
 
     def _read(self, job_id: str, name: str) -> bytes:
         return self._store.get(self._result_file(job_id, name))
@@ -325,31 +302,4 @@ class ObjectSpool(Spool):
         name = self._result_name(job_id)
         if not name:
             raise FileNotFoundError(f"Job {job_id} has no result.")
-        return _result_object(name, file)
-
-
-def _copy_some(audio: StoredAudio, copy: ArrivingAudio, digest: hashlib.blake2b) -> bool:
-    """Copy the next `_COPY_BYTES`, or a few more; return False at the end."""
-    copied = 0
-    while copied < _COPY_BYTES and (piece := audio.read(_CHUNK_BYTES)):
-        copy.write(piece)
-        digest.update(piece)
-        copied += len(piece)
-    return copied > 0
-
-
-def _is_orphan(info: ObjectInfo, job: KeptObjects | None, *, before: datetime) -> bool:
-    """Return whether ``job``, which is None if it doesn't exist, has no need of an object and never will."""
-    if job is None:
-        return info.modified < before
-    if info.name.startswith(f"{_RESULTS}/"):
-        return bool(job.result_name) and not _is_of_result(info.name, job.result_name)
-    return not job.needs_audio
-
-
-def _result_object(name: str, file: str) -> str:
-    return f"{_RESULTS}/{name}.{file}"
-
-
-def _is_of_result(object_name: str, name: str) -> bool:
-    return object_name.startswith(f"{_RESULTS}/{name}.")
+        return result_object(name, file)

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api.recordings import MAX_RANGE_BYTES, media_type
+from app.api.recordings import MAX_RANGE_BYTES, _AudioResponse, media_type
+from app.domain.errors import SpoolUnavailable
 from app.domain.events import ConnectionCut, CutReason
+from app.jobs.audio import StoredAudio
 from tests.support.audio import RATE, silence
 from tests.support.fault_server import answer, fault_server
 from tests.support.service import Running, serving
@@ -21,6 +23,7 @@ from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     import httpx
+    from starlette.types import Message
 
     from app.domain.events import Event
     from app.transcription.whisper import WhisperModel
@@ -386,3 +389,50 @@ async def test_job_and_its_recording_go_when_it_asked_for(tmp_path: Path, model:
         await eventually(lambda: not running.service.jobs.store.knows(short))
         assert (await get(running, short)).status_code == 404
         assert (await get(running, long)).status_code == 200
+
+
+class AudioThatBreaksOff(StoredAudio):
+    """Audio in a store that is away after the first bytes."""
+
+    size = 100
+    version = "1"
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.is_closed = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > 1:
+            raise SpoolUnavailable("The object store can't be reached now.", retry_after_seconds=10)
+        return b"x" * min(size, 10)
+
+    def read_range(self, start: int, end: int) -> bytes:
+        return b"x" * (end - start)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_recording_whose_store_goes_away_stays_incomplete(caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    audio = AudioThatBreaksOff()
+    await _AudioResponse(audio, headers={"Content-Length": "100"}, media_type="audio/wav")(
+        {"type": "http"}, receive, send
+    )
+    assert [(message["type"], message.get("more_body")) for message in sent] == [
+        ("http.response.start", None),
+        ("http.response.body", True),
+    ]
+    assert audio.is_closed
+    assert [record.getMessage() for record in caplog.records] == [
+        "⚠️ A recording broke off: The object store can't be reached now."
+    ]

@@ -32,8 +32,9 @@ from tests.support.waiting import eventually
 
 pytest.importorskip("obstore", reason="needs the extra [cluster]")
 
+from app.cluster.object_names import KeptObjects
 from app.cluster.object_store import ObjectStore
-from app.cluster.objects import KeptObjects, ObjectSpool
+from app.cluster.objects import ObjectSpool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -65,8 +65,10 @@ class Target:
         self._spool = spool
 
     def create(self) -> AudioFile:
-        self.files.append(self._spool.create_audio(JOB))
-        return self.files[-1]
+        file = self._spool.create_audio(JOB)
+        assert isinstance(file, AudioFile)
+        self.files.append(file)
+        return file
 
 
 @pytest.fixture
