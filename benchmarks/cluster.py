@@ -63,6 +63,7 @@ _FIRST: Final = 9_900
 _OWNERS: Final = 5
 _EACH: Final = 20
 _SERVED: Final = 60
+_ARE_SERVED: Final = "SELECT count(*) >= %s FROM jobs WHERE NOT needs_transcription AND NOT synchronous"
 _SERVED_BY_OWNER: Final = (
     "SELECT owner, count(*) FROM jobs WHERE NOT needs_transcription AND NOT synchronous GROUP BY owner"
 )
@@ -313,7 +314,7 @@ def measure_waiting(create: Callable[..., Cluster], folder: Path) -> str:
             api.headers["Authorization"] = f"Bearer {keys['later0']}"
             cluster.until("SELECT count(*) >= 1 FROM jobs WHERE NOT needs_transcription")
             beside = [request_seconds(api, audio) for _ in range(_REQUESTS)]
-            cluster.until(f"SELECT count(*) >= {_SERVED} FROM jobs WHERE NOT needs_transcription AND NOT synchronous")
+            cluster.until(_ARE_SERVED, _SERVED)
             served = cluster.query(_SERVED_BY_OWNER)
     shares = ", ".join(str(number) for _, number in sorted(served))
     return "\n".join(
@@ -324,7 +325,7 @@ def measure_waiting(create: Callable[..., Cluster], folder: Path) -> str:
             "",
             "| | |",
             "|---|---|",
-            f"| the first {sum(number for _, number in served)} that began, by owner | {shares} |",
+            f"| the first {sum(number for _, number in served)} to end, by owner | {shares} |",
             f"| a synchronous clip of 5 s, simulated device of speed 1: alone | {spread(alone)} |",
             f"| the same beside them | {spread(beside)} |",
             f"| a page of 100 jobs over HTTP | {spread(pages)} |",

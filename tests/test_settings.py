@@ -444,8 +444,14 @@ def test_settings_of_a_cluster_are_read_and_its_secrets_are_not_shown(monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ROLE": "api", "DATABASE_URL": ""}, "DATABASE_URL must be set with ROLE=api, because the nodes share a database"),
-        ({"WHISPER_MODEL": "auto"}, "DATABASE_URL needs a WHISPER_MODEL other than auto, so that all nodes mean the same"),
+        (
+            {"ROLE": "api", "DATABASE_URL": ""},
+            "DATABASE_URL must be set with ROLE=api, because the nodes share a database",
+        ),
+        (
+            {"WHISPER_MODEL": "auto"},
+            "DATABASE_URL needs a WHISPER_MODEL other than auto, so that all nodes mean the same",
+        ),
         ({"SPOOL_URL": ""}, "SPOOL_URL must be s3://bucket/prefix or file:///folder with DATABASE_URL"),
         ({"CLUSTER_SECRET": "swordfish"}, "CLUSTER_SECRET must have at least 32 random characters with DATABASE_URL"),
         ({"CLUSTER_SECRET": f"{'n' * 32},swordfish"}, "CLUSTER_SECRET must have at least 32 random characters"),
