@@ -55,6 +55,20 @@ def unprotected_service(**settings: str) -> Iterator[httpx.Client]:
 
 
 @contextmanager
+def node(role: str, *, module: str = "app", **settings: str) -> Iterator[tuple[httpx.Client, int]]:
+    """Start a node of a cluster, run by ``module``, and yield a client and the process id."""
+    environment = {
+        "ROLE": role,
+        "WHISPER_MODEL": "demo",
+        "WHISPER_DEVICE": "cpu",
+        "SHUTDOWN_GRACE_SECONDS": "0.1",
+        **settings,
+    }
+    with _serving(["-m", module], "/health/ready", environment) as running:
+        yield running
+
+
+@contextmanager
 def plain_service(model: str, target: Target) -> Iterator[httpx.Client]:
     """Start the plain server that the service is compared with and yield a client."""
     with _serving(

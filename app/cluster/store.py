@@ -365,12 +365,14 @@ class ClusterStore(JobStore):
     async def _tag(self, connection: Connection, owner: str, queue: str) -> int:
         """Return the place of an owner's next task in the fair order of a queue.
 
-        It is start-time fair queueing: after the owner's last one, and never before the head of the queue.
+        It is start-time fair queueing: after the owner's last one, and never before the head of the queue, or before
+        what an empty queue had last.
         """
         cursor = await connection.execute(
             "INSERT INTO tags (owner, queue, tag) SELECT %(owner)s, %(queue)s, 1 + coalesce((SELECT min(CASE"
             " WHEN priority > 0 THEN %(now)s - priority ELSE -priority END) FROM procrastinate_jobs"
-            " WHERE status = 'todo' AND queue_name = %(queue)s), 0)"
+            " WHERE status = 'todo' AND queue_name = %(queue)s),"
+            " (SELECT max(tag) FROM tags WHERE queue = %(queue)s), 0)"
             " ON CONFLICT (owner, queue) DO UPDATE SET tag = greatest(tags.tag + 1, excluded.tag) RETURNING tag",
             {"owner": owner, "queue": queue, "now": _NOW_PRIORITY},
         )

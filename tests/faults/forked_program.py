@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FORKSERVER: Final = get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["app.__main__", "faster_whisper", "tests.faults.forked_program"])
+_FORKSERVER.set_forkserver_preload(
+    ["app.__main__", "app.cluster.system", "faster_whisper", "tests.faults.forked_program"]
+)
 
 
 #: The exit code that multiprocessing returns if it missed the end of a process.
@@ -56,19 +58,18 @@ class Child:
 
 
 class ForkedProgram(Program):
-    """The service in a forked process, which kills itself at ``step`` if there is one.
+    """The service in a forked process, which kills itself at ``step`` if there is one."""
 
-    ``prepare`` is called in the process before the service starts. It has to be a function that can be pickled.
-    """
-
-    def __init__(
-        self, folder: Path, step: str | None = None, *, prepare: Callable[[], None] | None = None, **environment: str
-    ) -> None:
-        self._prepare = prepare if step is None else partial(install, STEPS[step])
+    def __init__(self, folder: Path, step: str | None = None, **environment: str) -> None:
+        self._step = step
         super().__init__(folder, **environment)
 
+    def _preparation(self) -> Callable[[], None] | None:
+        """Return a function to be called in the process before the service starts, which can be pickled."""
+        return None if self._step is None else partial(install, STEPS[self._step])
+
     def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Child:  # noqa: ARG002  # forked
-        return Child(environment, folder=folder, log=self.log, prepare=self._prepare)
+        return Child(environment, folder=folder, log=self.log, prepare=self._preparation())
 
 
 def _serve(environment: dict[str, str], folder: str, log: str, prepare: Callable[[], None] | None) -> None:

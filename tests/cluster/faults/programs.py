@@ -42,20 +42,15 @@ _SETTLED_SECONDS: Final = 30.0
 class NodeProgram(ForkedProgram):
     """A node, which calls the function of each of ``steps`` when it gets there."""
 
-    def __init__(
-        self,
-        folder: Path,
-        role: str,
-        *,
-        steps: Steps = (),
-        **environment: str,
-    ) -> None:
+    def __init__(self, folder: Path, role: str, *, steps: Steps = (), **environment: str) -> None:
         self.role = role
         self.folder = folder
         self.port = environment["PORT"]
-        super().__init__(
-            folder, prepare=partial(prepared, tuple(steps)), ROLE=role, DATA_DIR=str(folder / "data"), **environment
-        )
+        self._steps = tuple(steps)
+        super().__init__(folder, ROLE=role, DATA_DIR=str(folder / "data"), **environment)
+
+    def _preparation(self) -> Callable[[], None]:
+        return partial(prepared, self._steps)
 
     def scratch(self) -> list[str]:
         """Return the files of jobs in the node's scratch folder."""
