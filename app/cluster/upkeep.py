@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from app.cluster.nodes import ALIVE
-from app.cluster.objects import KeptObjects
+from app.cluster.object_names import KeptObjects
 from app.domain.errors import StorageUnavailable, UnknownJob
 from app.domain.job import DeliveryKind
 from app.jobs import transitions
