@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
-import subprocess
 import wave
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -18,10 +15,11 @@ import pytest
 import trustme
 from websockets.sync.client import connect
 
-from tests.deploy.deployment import NGINX, output_of, tool
+from tests.deploy.deployment import NGINX, tool
+from tests.deploy.running_nginx import check, configuration_of, running_nginx
 from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import Program, free_port, program
-from tests.support.waiting import LIMIT_SECONDS, wait_until
+from tests.support.waiting import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,23 +29,6 @@ pytestmark = pytest.mark.full(reason="starts the service behind nginx")
 
 _KEY: Final = "a-key-that-nobody-guesses"
 _MB: Final = 1_000_000
-#: Debian's nginx.conf around the example, for a process without root privileges.
-_AROUND: Final = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/client_body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/transcription.conf;
-}}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,41 +79,17 @@ def configured(folder: Path, authority: trustme.CA, *, port: str, upstream: str)
     }.items():
         assert text.count(original) == 1, original
         text = text.replace(original, replacement)
-    (folder / "transcription.conf").write_text(text)
-    (folder / "nginx.conf").write_text(_AROUND.format(folder=folder))
-    return folder / "nginx.conf"
+    return configuration_of(text, folder)
 
 
 @contextmanager
 def proxy_before(upstream: str, folder: Path, authority: trustme.CA) -> Iterator[Proxy]:
-    nginx, port = tool("nginx"), free_port()
+    port = free_port()
     configuration = configured(folder, authority, port=port, upstream=upstream)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    log = folder / "nginx.log"
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            [nginx, "-p", folder, "-e", folder / "error.log", "-c", configuration], stdout=output, stderr=output
-        )
-    try:
-        wait_until(partial(_listens, int(port), running, log))
+    with running_nginx(configuration, port):
         yield Proxy(port=int(port), context=context, folder=folder)
-    finally:
-        running.terminate()
-        try:
-            running.wait(LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-
-
-def _listens(port: int, running: subprocess.Popen[bytes], log: Path) -> bool:
-    assert running.poll() is None, log.read_text()
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=LIMIT_SECONDS).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +131,7 @@ def form(audio: bytes, **fields: str) -> tuple[str, bytes]:
 
 @pytest.mark.smoke
 def test_nginx_accepts_the_configuration(tmp_path: Path, authority: trustme.CA) -> None:
-    nginx = tool("nginx")
-    configuration = configured(tmp_path, authority, port=free_port(), upstream=free_port())
-    output = output_of(nginx, "-t", "-p", tmp_path, "-e", tmp_path / "error.log", "-c", configuration)
-    assert "[warn]" not in output
+    check(configured(tmp_path, authority, port=free_port(), upstream=free_port()))
 
 
 @pytest.mark.smoke
