@@ -11,15 +11,18 @@ ARG BASE=docker.io/library/python:3.12.12-slim-bookworm
 FROM ${BASE} AS venv
 RUN python3 -m venv /opt/venv
 
-# pip is removed afterwards: what is not in the image needs no updates.
+# With those of a cluster, which are only imported in one. pip is removed afterwards: what is not in the image needs no
+# updates.
 FROM venv AS cpu-packages
-COPY requirements/runtime.lock /tmp/
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /tmp/runtime.lock \
+COPY requirements/cluster.lock /tmp/
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /tmp/cluster.lock \
     && /opt/venv/bin/pip uninstall --yes pip
 
 FROM venv AS cuda-packages
+COPY requirements/cluster.lock /tmp/
 COPY requirements/cuda.lock /tmp/
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement /tmp/cuda.lock \
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
+        --requirement /tmp/cluster.lock --requirement /tmp/cuda.lock \
     && /opt/venv/bin/pip uninstall --yes pip
 
 # --- Shared by both images -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The Dockerfile and compose.yaml."""
+"""The Dockerfile, compose.yaml and compose.cluster.yaml."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from tests.deploy.deployment import (
+    CLUSTER_COMPOSE,
     COMPOSE,
     DOCKERFILE,
     DOCKERIGNORE,
@@ -41,12 +42,23 @@ def instructions() -> list[tuple[str, str]]:
     return [(name, arguments) for name, _, arguments in (line.partition(" ") for line in lines)]
 
 
+def services_of(path: Path) -> dict[str, Any]:
+    """Return the services of a compose file by their names."""
+    (composed,) = documents(path)
+    found: dict[str, Any] = composed["services"]
+    return found
+
+
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """The services of compose.yaml by their names."""
-    (composed,) = documents(COMPOSE)
-    found: dict[str, Any] = composed["services"]
-    return found
+    return services_of(COMPOSE)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    """The services of compose.cluster.yaml by their names."""
+    return services_of(CLUSTER_COMPOSE)
 
 
 def test_dockerfile_passes_hadolint() -> None:
@@ -83,8 +95,8 @@ def test_image_runs_unprivileged_and_receives_signals(instructions: list[tuple[s
     assert last["STOPSIGNAL"] == "SIGTERM"
 
 
-def test_compose_file_follows_its_schema() -> None:
-    output_of(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
+def test_compose_files_follow_their_schema() -> None:
+    output_of(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE, CLUSTER_COMPOSE)
 
 
 def test_compose_file_requires_api_keys(services: dict[str, Any]) -> None:
@@ -92,30 +104,90 @@ def test_compose_file_requires_api_keys(services: dict[str, Any]) -> None:
         assert services[name]["environment"]["API_KEYS"].startswith("${API_KEYS:?")
 
 
-def test_compose_services_have_least_privileges(services: dict[str, Any]) -> None:
-    for name, service in services.items():
+@pytest.mark.parametrize("path", [COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
+def test_compose_services_have_least_privileges(path: Path) -> None:
+    for name, service in services_of(path).items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
         assert "privileged" not in service, name
 
 
-def test_compose_stops_no_sooner_than_the_grace_period(services: dict[str, Any]) -> None:
-    for name in ("transcription", "cuda"):
-        assert seconds(services[name]["stop_grace_period"]) > grace_seconds()
+@pytest.mark.parametrize("path", [COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
+def test_compose_stops_no_sooner_than_the_grace_period(path: Path) -> None:
+    for name, service in services_of(path).items():
+        if "build" in service:
+            assert seconds(service["stop_grace_period"]) > grace_seconds(), name
 
 
-def test_compose_file_builds_existing_targets(services: dict[str, Any], instructions: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize("path", [COMPOSE, CLUSTER_COMPOSE], ids=lambda path: path.name)
+def test_compose_files_build_existing_targets(path: Path, instructions: list[tuple[str, str]]) -> None:
     stages = {arguments.rpartition(" AS ")[2] for name, arguments in instructions if name == "FROM"}
-    built = {name: service["build"]["target"] for name, service in services.items() if "build" in service}
-    assert built == {"transcription": "cpu", "cuda": "cuda"}
+    built = {
+        service["image"]: service["build"]["target"] for service in services_of(path).values() if "build" in service
+    }
+    assert built == {"transcription": "cpu", "transcription:cuda": "cuda"}
     assert set(built.values()) <= stages
 
 
 def test_only_the_cpu_service_starts_without_a_profile(services: dict[str, Any]) -> None:
     profiles = {name: service.get("profiles", []) for name, service in services.items()}
     assert profiles == {"transcription": [], "cuda": ["cuda"], "s3": ["s3"]}
+
+
+def test_secrets_of_a_cluster_have_no_default() -> None:
+    text = CLUSTER_COMPOSE.read_text(encoding="utf-8")
+    for name in ("API_KEYS", "CLUSTER_SECRET", "POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        uses = re.findall(rf"\$\{{{name}(.)", text)
+        assert uses, name
+        assert set(uses) == {":"}, name
+        assert f"${{{name}:-" not in text, name
+
+
+def test_commands_in_the_compose_file_create_all_secrets(cluster: dict[str, Any], tmp_path: Path) -> None:
+    """Run the commands in the comment before `docker compose`."""
+    lines = CLUSTER_COMPOSE.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("#   for name in "))
+    commands = "\n".join(line.removeprefix("#") for line in lines[start : start + 4])
+    subprocess.run([tool("bash"), "-euc", commands], cwd=tmp_path, check=True)
+    created = dict(line.split("=", 1) for line in (tmp_path / "cluster.env").read_text().splitlines())
+    assert (tmp_path / "cluster.env").stat().st_mode & 0o077 == 0
+    assert len(set(created.values())) == len(created)
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", str(cluster)))
+    assert required == created.keys()
+
+
+def test_cluster_has_two_nodes_of_each_role(cluster: dict[str, Any]) -> None:
+    roles = {name: service.get("environment", {}).get("ROLE") for name, service in cluster.items()}
+    assert [name for name, role in roles.items() if role == "api"] == ["api-1", "api-2"]
+    assert [name for name, role in roles.items() if role == "worker"] == ["worker", "worker-cuda"]
+    assert cluster["worker"]["deploy"]["replicas"] == 2
+    assert cluster["worker-cuda"]["profiles"] == ["cuda"]
+
+
+def test_workers_share_no_scratch_folder(cluster: dict[str, Any]) -> None:
+    for name in ("api-1", "api-2", "worker", "worker-cuda"):
+        assert not any(volume.partition(":")[2] == "/data" for volume in cluster[name].get("volumes", ())), name
+
+
+def test_nodes_start_once_the_tables_and_the_store_are_there(cluster: dict[str, Any]) -> None:
+    assert cluster["migrate"]["command"] == ["migrate"]
+    assert cluster["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    for name in ("api-1", "api-2", "worker", "worker-cuda"):
+        assert cluster[name]["depends_on"] == {
+            "migrate": {"condition": "service_completed_successfully"},
+            "s3": {"condition": "service_healthy"},
+        }, name
+
+
+def test_only_nodes_reach_the_database_and_the_store(cluster: dict[str, Any]) -> None:
+    (composed,) = documents(CLUSTER_COMPOSE)
+    assert composed["networks"]["back"] == {"internal": True}
+    assert cluster["postgres"]["networks"] == cluster["s3"]["networks"] == ["back"]
+    assert cluster["nginx"]["networks"] == ["front"]
+    published = {name: service["ports"] for name, service in cluster.items() if "ports" in service}
+    assert published == {"nginx": ["127.0.0.1:8000:8080"]}
 
 
 def test_s3_of_the_compose_file_can_be_allowed(services: dict[str, Any]) -> None:
