@@ -77,7 +77,7 @@ class Service:
         self.settings = settings
         self._stop = stop
         self.metrics = metrics.Metrics(version=__version__)
-        self.tickets = Tickets()
+        self.tickets = Tickets(next(iter(settings.cluster_secrets), ""))
         self.client_secrets = ClientSecrets()
         self.traces = tracing.open_traces() if tracing.is_enabled() else None
         self.connections = Connections(
@@ -272,8 +272,8 @@ def _libraries_of_clusters() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise ServiceError(
-            f"DATABASE_URL needs the packages of requirements/cluster.lock ({exc}): start with ./start_server.sh, which "
-            "then installs them, or unset it."
+            f"DATABASE_URL needs the packages of requirements/cluster.lock ({exc}): start with ./start_server.sh, "
+            "which then installs them, or unset it."
         ) from exc
 
 

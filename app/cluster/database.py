@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 #: The most connections of a node for its own statements; those of its queue and its notices come on top.
 _MAX_CONNECTIONS: Final = 8
-#: How long a statement waits for a connection before its caller learns that the database is away.
-_WAIT_SECONDS: Final = 5.0
+#: How long a statement waits for a connection before its caller learns that the database is away. The pool tries to
+#: connect for as long, and begins again with the next statement: later it would pause for longer and longer.
+WAIT_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 5
 #: Options of connections that notice soon when their database is gone, unless DATABASE_URL says otherwise.
 _OPTIONS: Final = {
@@ -66,7 +67,8 @@ class Database:
             kwargs={**self.options, "autocommit": True},
             min_size=1,
             max_size=_MAX_CONNECTIONS,
-            timeout=_WAIT_SECONDS,
+            timeout=WAIT_SECONDS,
+            reconnect_timeout=WAIT_SECONDS,
             open=False,
             check=AsyncConnectionPool.check_connection,
             name="jobs",
@@ -79,7 +81,7 @@ class Database:
             ServiceError: the database can't be reached.
         """
         try:
-            await self._pool.open(wait=True, timeout=_WAIT_SECONDS)
+            await self._pool.open(wait=True, timeout=WAIT_SECONDS)
         except psycopg.Error as exc:
             await self._pool.close()
             raise ServiceError(

@@ -26,7 +26,7 @@ ALIVE: Final = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """What other nodes can know of a node. ``speed`` is seconds of audio per second, None before it was measured."""
+    """The description of a node for the others. ``speed`` is in seconds of audio per second, None at first."""
 
     role: str
     models: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from procrastinate import exceptions
 from procrastinate.job_context import AbortReason
 from procrastinate.worker import Worker
 
+from app.cluster.database import WAIT_SECONDS
 from app.domain.errors import StorageUnavailable
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 #: Seconds between two signs of life of a worker loop, and after which one without a sign is taken for dead.
 HEARTBEAT_SECONDS: Final = 10.0
 STALE_SECONDS: Final = 30.0
-#: Seconds that a worker loop waits for a connection: a database that is back by then interrupts nothing.
-_PATIENCE_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
 #: Seconds between two looks into a queue, should a notification have been missed; procrastinate loses one that comes in
 #: the moment in which it finds nothing.
@@ -145,13 +144,14 @@ class TaskQueue:
 
     def __init__(self, database: Database, *, stale_seconds: float, grace_seconds: float) -> None:
         for noisy in ("procrastinate", "psycopg.pool"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what concerns a job is logged here
         self._connector = _PatientConnector(
             conninfo=database.url,
             kwargs=dict(database.options),
             min_size=1,
             max_size=6,
-            timeout=_PATIENCE_SECONDS,
+            timeout=WAIT_SECONDS,
+            reconnect_timeout=WAIT_SECONDS,
             name="queue",
         )
         self._app = procrastinate.App(connector=self._connector)
@@ -261,11 +261,6 @@ class TaskQueue:
         self._draining = True
         for worker in self._workers:
             worker.stop()  # type: ignore[no-untyped-call]  # likewise
-
-    @property
-    def worker_id(self) -> int | None:
-        """The number by which the database knows the first worker loop, once it has one."""
-        return next((worker.worker_id for worker in self._workers if worker.worker_id is not None), None)
 
     async def return_lost(self) -> None:
         """Put tasks back that the database says run here, and that do not, since a response to a fetch was lost.

@@ -1,4 +1,4 @@
-"""What a node shows of running work: progress and segments, written to the database together, at most once a second.
+"""The progress and segments of a node's running work, written to the database together, at most once a second.
 
 It may be lost in a crash. The segments of a stream are written at once, because a client waits for them.
 """

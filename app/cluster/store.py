@@ -56,7 +56,7 @@ _MOST_REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the store shares with the other parts of a node. ``node`` is its id."""
+    """The parts of a node that its store uses. ``node`` is the id of the node."""
 
     database: Database
     records: Records
@@ -95,6 +95,7 @@ class ClusterStore(JobStore):
         self._held: Counter[str] = Counter()
         self._remembered: dict[str, None] = {}
         self._undecided: set[str] = set()
+        self._removed_here: set[str] = set()
 
     # The jobs of this node.
 
@@ -185,7 +186,10 @@ class ClusterStore(JobStore):
                 self._changes.record(after.job)
             self._subscriptions.notify(after.job.id)
         for notice in changed.values():
-            self._removed(notice)
+            if notice.job_id in self._removed_here:
+                self._removed_here.discard(notice.job_id)
+            else:
+                self._removed(notice)
         for job_id in {notice.job_id for notice in notices if notice.has_segments}:
             if self._shared.segments.is_followed(job_id) and not self._held[job_id]:
                 await self._shared.segments.read(job_id)
@@ -394,6 +398,7 @@ class ClusterStore(JobStore):
                 for table in ("progress", "segments"):
                     await connection.execute(f"DELETE FROM {table} WHERE job_id = %s", (UUID(job_id),))  # noqa: S608
                 await notify(connection, [Notice.of(job, is_removal=True)])
+            self._removed_here.add(job_id)
             self._removed(Notice.of(job, is_removal=True))
         self._emit(JobForgotten(job_id))
 

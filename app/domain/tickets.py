@@ -17,11 +17,13 @@ _TICKET: Final = re.compile("(?P<expires_at>[0-9]{1,15})[.][A-Za-z0-9_-]{43}")
 class Tickets:
     """Issues and verifies tickets, each for one job of one owner.
 
-    They are signed with a secret of this process, so they end with it, and nothing of them has to be stored.
+    They are signed, so that nothing of them has to be stored: with a secret of this process, with which they end, or
+    with the one that the nodes of a cluster share.
     """
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, shared_secret: str = "") -> None:
+        own = secrets.token_bytes(32)
+        self._secret = hmac.digest(shared_secret.encode(), b"tickets", hashlib.sha256) if shared_secret else own
 
     def issue(self, job_id: str, *, owner: str, expires_at: int) -> str:
         """Return a ticket for the recording of a job, valid up to Unix time ``expires_at``."""

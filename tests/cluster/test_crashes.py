@@ -1,4 +1,4 @@
-"""What is lost in a crash of a node or of the database: nothing that was accepted."""
+"""Crashes of nodes and of the database lose nothing that was accepted."""
 
 from __future__ import annotations
 

@@ -42,3 +42,10 @@ def test_no_changed_ticket_is_valid(data: st.DataObject) -> None:
     character = data.draw(st.sampled_from("0123456789.-_Az"))
     changed = ticket[:position] + character + ticket[position + 1 :]
     assert tickets.is_valid(changed, JOB, owner="a", now=0.0) is (changed == ticket)
+
+
+def test_nodes_with_the_same_secret_accept_the_tickets_of_each_other() -> None:
+    ticket = Tickets("a shared secret").issue("job", owner="a", expires_at=2000)
+    assert Tickets("a shared secret").is_valid(ticket, "job", owner="a", now=1000)
+    assert not Tickets("another secret").is_valid(ticket, "job", owner="a", now=1000)
+    assert not Tickets().is_valid(ticket, "job", owner="a", now=1000)
