@@ -8,6 +8,7 @@ import pytest
 
 from app.cluster.queue import Lane, queue_of
 from app.domain.errors import QueueFull
+from app.domain.job import JobStatus
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -43,6 +44,18 @@ async def test_owner_that_was_away_saves_up_no_turns(cluster: Cluster) -> None:
         await connection.execute("DELETE FROM procrastinate_jobs WHERE id <= 2")  # as if they had been taken
     late = (await node.submit(owner="late")).id
     assert [job_id for _, job_id in await waiting(node)][1] == late
+
+
+@pytest.mark.anyio
+@pytest.mark.full(reason="starts nodes of a cluster")
+async def test_owner_who_was_served_before_takes_turns_with_new_ones(cluster: Cluster) -> None:
+    node, worker = await cluster.start("api"), await cluster.start("worker")
+    for job in [await node.submit(owner="old") for _ in range(5)]:
+        await node.until(job, JobStatus.COMPLETED)
+    await worker.jobs.drain(0.0)
+    new = [(await node.submit(owner="new")).id for _ in range(3)]
+    old = (await node.submit(owner="old")).id
+    assert [job_id for _, job_id in await waiting(node)] == [*new[:2], old, new[2]]
 
 
 @pytest.mark.anyio

@@ -12,7 +12,7 @@ from tests.faults.crash_points import AFTER, BEFORE, Step, install
 from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _PAUSE_SECONDS: Final = 0.02
@@ -61,6 +61,27 @@ WORKER_STEPS: Final[dict[str, Step]] = {
     "the result is committed": Step(_PIPELINE, "commit_result", AFTER),
     "the audio is removed": Step(_SPOOL, "discard_audio", AFTER),
 }
+#: The steps just before or after something becomes durable. The others are taken with --long only.
+ALWAYS: Final = frozenset(
+    {
+        "the first byte arrives",
+        "the job is committed",
+        "the download has begun",
+        "the PUT has been answered",
+        "the delivery is committed",
+        "the task is taken",
+        "the audio is being copied",
+        "before the model decodes",
+        "the result is stored",
+        "the result is committed",
+    }
+)
+
+
+def chosen(steps: Mapping[str, Step], *, long: bool) -> dict[str, Step]:
+    """Return all steps if ``long``, else the most important ones."""
+    assert not ALWAYS - {*API_STEPS, *FETCH_STEPS, *WORKER_STEPS}
+    return {name: step for name, step in steps.items() if long or name in ALWAYS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cluster.faults.programs import Submission
-from tests.cluster.faults.steps import API_STEPS, FETCH_STEPS, WORKER_STEPS
+from tests.cluster.faults.steps import API_STEPS, FETCH_STEPS, WORKER_STEPS, chosen
 from tests.faults.crash_points import die
 from tests.faults.forked_program import MISSED
 from tests.faults.receiver import receiver
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cluster.faults.programs import ClusterPrograms
-    from tests.faults.crash_points import Step
 
 pytestmark = pytest.mark.full(reason="starts nodes of a cluster as processes")
 
@@ -27,12 +26,12 @@ _LATE = "300"
 
 
 def test_jobs_of_killed_workers_run_again(
-    programs: ClusterPrograms, samples: Path, references: dict[str, dict[str, Any]]
+    programs: ClusterPrograms, samples: Path, references: dict[str, dict[str, Any]], *, long: bool
 ) -> None:
     with receiver(samples) as store:
         jobs = {}
         api = programs.start("api", CLUSTER_STALE_SECONDS=_LATE)
-        for number, (name, step) in enumerate(WORKER_STEPS.items()):
+        for number, (name, step) in enumerate(chosen(WORKER_STEPS, long=long).items()):
             worker = programs.start("worker", steps=[(step, die)], CLUSTER_STALE_SECONDS=_LATE)
             jobs[name] = Submission(number=number, receiver=store, samples=samples)
             jobs[name].send(api)
@@ -43,9 +42,9 @@ def test_jobs_of_killed_workers_run_again(
 
 
 def test_requests_and_deliveries_of_killed_nodes_are_continued(
-    programs: ClusterPrograms, samples: Path, references: dict[str, dict[str, Any]]
+    programs: ClusterPrograms, samples: Path, references: dict[str, dict[str, Any]], *, long: bool
 ) -> None:
-    steps: Mapping[str, Step] = {**API_STEPS, **FETCH_STEPS}
+    steps = chosen({**API_STEPS, **FETCH_STEPS}, long=long)
     with receiver(samples) as store:
         jobs = {}
         worker = programs.start("worker", CLUSTER_STALE_SECONDS=_LATE)
