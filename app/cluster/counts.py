@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cluster.database import unavailable
@@ -51,6 +51,7 @@ class ClusterCounts:
         self._waiting: int | None = None
         self._positions_wanted_at = 0.0
         self._usage_from_day = 0
+        self._new_usage: defaultdict[UsageKey, Usage] = defaultdict(Usage)
         self._positions: Mapping[str, int] = {}
         self.by_status: Counter[JobStatus] = Counter()
         self.undelivered = 0
@@ -93,6 +94,7 @@ class ClusterCounts:
                 {JobStatus(status): count for status, count in await _rows(connection, _BY_STATUS)}
             )
             ((self.undelivered,),) = await _rows(connection, _UNDELIVERED)
+            await self._write_new_usage(connection)
             await self._read_usage(connection)
             if time.monotonic() - self._positions_wanted_at < 2 * _PAUSE_SECONDS:
                 self._positions = dict(await _rows(connection, _POSITIONS))
@@ -106,11 +108,26 @@ class ClusterCounts:
             (key.day, key.owner, key.model, usage.seconds, usage.requests),
         )
 
+    def add_usage_soon(self, key: UsageKey, usage: Usage) -> None:
+        """Add usage with the next refresh. It counts here at once, and is lost if the process is killed before."""
+        self.usage.add(key, usage)
+        self._new_usage[key] += usage
+
+    async def _write_new_usage(self, connection: Connection) -> None:
+        while self._new_usage:
+            key, usage = self._new_usage.popitem()
+            try:
+                await self.add_usage(connection, key, usage)
+            except BaseException:
+                self._new_usage[key] += usage
+                raise
+
     async def _read_usage(self, connection: Connection) -> None:
         """Read the usage of all days at first, and later that of yesterday and today, which still changes."""
         rows = await _rows(connection, "SELECT * FROM usage WHERE day >= %s", self._usage_from_day)
         self.usage.replace(
-            (UsageKey(day, owner, model), Usage(seconds, requests)) for day, owner, model, seconds, requests in rows
+            (key := UsageKey(day, owner, model), Usage(seconds, requests) + self._new_usage.get(key, Usage()))
+            for day, owner, model, seconds, requests in rows
         )
         self._usage_from_day = int(time.time()) // DAY_SECONDS - 1
 

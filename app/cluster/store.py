@@ -24,7 +24,7 @@ from app.domain.job import NO_PROGRESS, DeliveryKind, JobStatus, LiveJob
 from app.jobs.journal import Journal
 from app.jobs.registry import ALL_JOBS, Page, unknown_job
 from app.jobs.service_clock import ServiceClock
-from app.jobs.store import JobStore, used_by
+from app.jobs.store import JobStore, usage_key, used_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -250,6 +250,9 @@ class ClusterStore(JobStore):
 
     async def save_service_clock(self) -> None:
         """Do nothing: the clock is the database's."""
+
+    def add_usage(self, owner: str, model: str, usage: Usage) -> None:
+        self._shared.counts.add_usage_soon(usage_key(owner, model), usage)
 
     def release_key(self, job_id: str) -> None:
         """Do nothing: the key of a synchronous job is released with its row, which is deleted in a moment."""

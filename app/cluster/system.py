@@ -303,6 +303,7 @@ class ClusterJobSystem:
 
     async def _leave(self) -> None:
         with suppress(StorageUnavailable):  # then the others notice it by its silence
+            await self._counts.refresh()  # with usage that is not written yet
             await self._presence.end()
 
 

@@ -135,7 +135,7 @@ class JobStore:
 
     def add_usage(self, owner: str, model: str, usage: Usage) -> None:
         """Count what an API key has used without a job; it is lost if the process is killed in the next moment."""
-        key = _today(owner, model)
+        key = usage_key(owner, model)
         self._journal.add_usage(key, usage)
         self.usage.add(key, usage)
 
@@ -289,8 +289,8 @@ class JobStore:
 
 def used_by(job: Job) -> tuple[UsageKey, Usage]:
     """Return what a job has used, now that it has a result."""
-    return _today(job.owner, job.model), Usage(job.audio_duration or 0.0, 1)
+    return usage_key(job.owner, job.model), Usage(job.audio_duration or 0.0, 1)
 
 
-def _today(owner: str, model: str) -> UsageKey:
+def usage_key(owner: str, model: str) -> UsageKey:
     return UsageKey(day=int(time.time()) // DAY_SECONDS, owner=owner, model=model)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.domain.errors import InvalidRequest, ShutDown, UndecodableAudio, UnknownJob
 from app.domain.job import DeliveryStatus, JobStatus
+from app.domain.usage import DAY_SECONDS, Usage
 from app.jobs.registry import JobFilter
 from tests.jobs.rig import upload_to
 from tests.support.fake_transcriber import GREETING
@@ -180,6 +182,18 @@ async def test_result_is_delivered_again_from_another_node(nodes: tuple[Node, No
         assert len(target.requests) == 1
     with pytest.raises(InvalidRequest):
         await second.jobs.intake.redeliver(job.id, ())
+
+
+async def test_usage_without_a_job_is_known_to_all_nodes(cluster: Cluster) -> None:
+    first, second = await cluster.start("all"), await cluster.start("all")
+    today = int(time.time()) // DAY_SECONDS
+    for seconds in (1.5, 2.0):
+        first.jobs.store.add_usage("a", "demo", Usage(seconds, 1))
+        first.jobs.store.add_usage("b", "demo", Usage(seconds, 1))
+    assert first.jobs.store.usage.seconds("a", day=today) == 3.5
+    await eventually(lambda: second.jobs.store.usage.seconds("a", day=today) == 3.5)
+    await first.end()
+    assert second.jobs.store.usage.seconds("b", day=today) == 3.5
 
 
 async def test_same_key_on_two_nodes_at_once_makes_one_job(nodes: tuple[Node, Node, Node]) -> None:
