@@ -104,7 +104,8 @@ async def test_recording_is_sent_to_have_its_speakers_told_apart(
         page.choose(samples / "two_speakers_stereo.flac")
         page.button("Transcribe").click()
         page.button("Download")
-        return SpeakersPage(page.driver, page.address).speakers(), str(count)
+        reading = SpeakersPage(page.driver, page.address)
+        return page.wait(reading.speakers), str(count)
 
     speakers, count = await WebPage(browser, running.address).show(visitor)
     assert count == "2"

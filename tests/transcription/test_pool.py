@@ -653,6 +653,7 @@ async def test_pool_can_be_closed_while_a_model_is_unloaded(make_pool: PoolFacto
     async with make_pool(idle_unload_seconds=0.01) as running:
         await eventually(unloading.arrived.is_set)
         await running.close()
+        unloading.open()
         assert running.pool._models["a"].transition is None
         assert running.pool._idle_timer is None
     assert running.deaths == []
