@@ -20,7 +20,6 @@ _FOLDERS: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True
 _OPTIONS: Final = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "300",
-    "fsync": "off",  # the tests kill processes, not the machine
     "log_min_messages": "fatal",
 }
 
@@ -31,9 +30,13 @@ def find_program(name: str) -> str | None:
 
 
 class Postgres:
-    """A server on a port of the loopback, which a test can kill and start again."""
+    """A server on a port of the loopback, which a test can kill and start again.
 
-    def __init__(self) -> None:
+    Tests kill processes and not the machine, so it syncs nothing to the disk unless ``fsync``.
+    """
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self._options = {**_OPTIONS, "fsync": "on" if fsync else "off"}
         self.port = free_port()
         self._user = _USER if os.geteuid() == 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -53,7 +56,7 @@ class Postgres:
         """Start the server, and return when it takes connections."""
         program = find_program("postgres")
         assert program is not None
-        options = {**_OPTIONS, "port": self.port, "unix_socket_directories": str(self._folder)}
+        options = {**self._options, "port": self.port, "unix_socket_directories": str(self._folder)}
         self._process = subprocess.Popen(
             [program, "-D", str(self._data), *(f"--{name}={value}" for name, value in options.items())],
             user=self._user,
