@@ -271,6 +271,7 @@ async def test_only_the_owner_can_correct(tmp_path: Path, model: WhisperModel, s
         assert (await put(running, job_id, **beta)).status_code == 404
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_redelivery_names_the_speakers(running: Running, samples: Path) -> None:
     form = {"stored_output": "true", "multichannel": "true", "response_format": "text"}
     job_id = await running.submit(samples / "two_speakers_stereo.flac", **form)
@@ -294,6 +295,7 @@ async def test_redelivery_sends_the_edited_version(running: Running, samples: Pa
     assert [request.body for request in bucket.requests] == [b"edited\n"]
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_edit_survives_a_restart(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
         job_id = await running.submit(samples / "hello.wav", stored_output="true")

@@ -42,6 +42,7 @@ async def test_dead_engine_fails_its_requests_and_stops_the_process(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_jobs_of_a_dead_engine_are_done_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:

@@ -72,6 +72,7 @@ async def test_job_is_named_after_its_url(shared: Running, store: LocalS3) -> No
     assert (await shared.job(job_id))["name"] == "call 7.mp3"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_job_shows_what_was_asked_for(shared: Running, samples: Path) -> None:
     plain = await shared.finished(await shared.submit(samples / "hello.wav", stored_output="true"))
     assert (plain["task"], plain["timestamp_granularities"]) == ("transcribe", ["segment"])
@@ -85,6 +86,7 @@ async def test_job_shows_what_was_asked_for(shared: Running, samples: Path) -> N
     assert job["processing_time"] == job["result"]["processing_time"] > 0
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_renamed_job_keeps_its_name_after_a_restart(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
@@ -137,6 +139,7 @@ async def test_job_of_another_key_cannot_be_renamed(tmp_path: Path, model: Whisp
         assert (await running.job(job_id))["name"] == "hello.wav"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_jobs_are_listed_by_name_and_activity(running: Running, samples: Path, held: Held) -> None:
     first = await running.submit(samples / "hello.wav", stored_output="true", name="Straße")
     await running.until_progress(first, "Transcribing audio")

@@ -107,6 +107,7 @@ async def test_stored_output_is_kept_until_it_is_deleted(running: Running, sampl
     assert not list((running.service.settings.data_dir / "jobs").iterdir())
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_audio_is_downloaded_from_a_presigned_url(running: Running, store: LocalS3, samples: Path) -> None:
     await asyncio.to_thread(store.client().upload_file, str(samples / "numbers.mp3"), "results", "numbers.mp3")
     url = store.presign_get("results", "numbers.mp3")
@@ -209,6 +210,7 @@ async def test_cancelled_job_uploads_nothing(running: Running, store: LocalS3, s
     assert not upload.is_kept
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_health_counts_the_jobs_of_an_earlier_process(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, held: Held
 ) -> None:
@@ -281,6 +283,7 @@ async def test_finished_jobs_are_forgotten_after_their_retention(
         await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_undelivered_result_is_kept_longer(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:

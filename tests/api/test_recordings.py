@@ -184,6 +184,7 @@ async def test_recording_can_be_fetched_while_its_job_runs(running: Running, hel
     held.open.set()
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_downloaded_recording_is_kept(running: Running, samples: Path) -> None:
     content = (samples / "hello.wav").read_bytes()
     async with fault_server(answer(200, content)) as source:
@@ -219,6 +220,7 @@ async def test_recording_goes_with_its_job(running: Running, samples: Path) -> N
     assert not await asyncio.to_thread(spool.has_audio, job_id)
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_kept_recordings_count_in_the_budget(tmp_path: Path, model: WhisperModel) -> None:
     content = wav_of(2)
     limits: dict[str, Any] = {"max_upload_bytes": len(content), "spool_max_bytes": len(content) + 1000}
@@ -270,6 +272,7 @@ class Cuts:
 
 
 @pytest.mark.parametrize("byte_range", ["bytes=0-", "bytes=,"], ids=["in ranges", "whole"])
+@pytest.mark.full(reason="takes more than a second")
 async def test_player_that_pauses_too_long_continues_with_a_range(
     tmp_path: Path, model: WhisperModel, byte_range: str
 ) -> None:
@@ -349,6 +352,7 @@ async def test_waveform_shows_where_it_is_loud(shared: Running, samples: Path) -
     assert (fewer["points"], fewer["channels"][0]) == (5, [max(channel[21 * i : 21 * i + 21]) for i in range(5)])
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_waveform_has_each_channel_that_was_transcribed(shared: Running, samples: Path) -> None:
     for multichannel, channels in (("true", 2), ("false", 1)):
         job_id = await shared.submit(samples / "two_speakers_stereo.flac", multichannel=multichannel, **KEPT)
@@ -378,6 +382,7 @@ async def test_job_without_a_recording_has_no_waveform(shared: Running, samples:
     assert "submit it with `keep_audio=true`" in response.json()["error"]["message"]
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_job_and_its_recording_go_when_it_asked_for(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(
         tmp_path / "data", lambda: model, job_retention_seconds=0.2, max_retention_seconds=60

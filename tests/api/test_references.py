@@ -289,6 +289,7 @@ async def test_references_are_there_until_the_audio_is_gone_also_after_a_restart
 
 
 @pytest.mark.anyio
+@pytest.mark.full(reason="takes more than a second")
 async def test_references_wait_for_audio_that_is_downloaded(running: Running, samples: Path, held: Held) -> None:
     audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
     async with fault_server(answer(200, audio)) as source:

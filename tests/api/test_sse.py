@@ -37,6 +37,7 @@ async def events_of(running: Running, file: Path, **fields: str) -> list[dict[st
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, samples: Path) -> None:
     *deltas, done = await events_of(running, samples / "long.opus")
     assert {event["type"] for event in deltas} == {"transcript.text.delta"}
@@ -53,6 +54,7 @@ async def test_deltas_add_up_to_the_text_of_the_last_event(running: Running, sam
     assert not running.service.jobs.segments.count
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_replacements_are_in_deltas_text_words_and_subtitles(running: Running, samples: Path) -> None:
     fields = {"replace[good  Morning]": "Guten Tag", "replace[Welcome]": "willkommen"}
     plain = (await running.transcribe(samples / "long.opus")).json()["text"]
@@ -69,6 +71,7 @@ async def test_replacements_are_in_deltas_text_words_and_subtitles(running: Runn
     assert "Guten Tag and" in srt.text
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_segments_of_voices_come_after_all_deltas(running: Running, samples: Path) -> None:
     *events, done = await events_of(running, samples / "long.opus", response_format="diarized_json")
     waited = (await running.transcribe(samples / "long.opus", response_format="diarized_json")).json()
@@ -180,6 +183,7 @@ async def test_failure_during_the_stream_is_an_event(
     assert last["error"]["type"] == "server_error"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_disconnect_cancels_the_transcription(running: Running, samples: Path) -> None:
     with (samples / "long.opus").open("rb") as audio:
         request = running.client.build_request(

@@ -143,6 +143,7 @@ async def test_synchronous_request_leaves_nothing(running: Running, samples: Pat
     assert (await running.client.get("/v1/jobs")).json() == {"total_jobs": 0, "jobs": {}}
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_request_is_cancelled_some_time_after_its_client_disconnects(
     tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
@@ -163,6 +164,7 @@ async def test_failed_download_is_a_bad_request(tmp_path: Path, model: WhisperMo
     assert message == "Connection refused (attempt 1/1) from http://127.0.0.1:9/audio.wav"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_segments_and_words_have_their_channel(running: Running, samples: Path) -> None:
     response = await running.transcribe(
         samples / "two_speakers_stereo.flac",

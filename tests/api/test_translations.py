@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client says so of what OpenAI retires
+@pytest.mark.full(reason="takes more than a second")
 async def test_openais_client_gets_a_translation_in_every_format(running: Running, samples: Path) -> None:
     client = openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0)
     file = ("hello.wav", await asyncio.to_thread((samples / "hello.wav").read_bytes))

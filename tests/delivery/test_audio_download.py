@@ -188,6 +188,7 @@ async def test_silent_sender_is_a_read_timeout(downloader_for_loopback: OpenDown
         assert str(failure).startswith("Read timeout after 0.2s (attempt 3/3)")
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_slow_sender_is_stopped_by_the_total_timeout(
     downloader_for_loopback: OpenDownloader, target: Target
 ) -> None:

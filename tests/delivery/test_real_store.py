@@ -125,6 +125,7 @@ async def test_url_signed_for_reading_is_refused_by_the_store(
     assert await cause_of_failure(uploader_for_loopback, url) == "HTTP 403 SignatureDoesNotMatch"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_expired_url_is_refused_at_submission_and_by_the_store(
     store: LocalS3, uploader_for_loopback: OpenUploader
 ) -> None:

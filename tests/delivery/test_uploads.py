@@ -307,6 +307,7 @@ async def test_body_of_a_successful_response_is_not_read(uploader_for_loopback: 
             assert await put(uploader, server) == 1
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_slow_body_of_a_failure_does_not_hide_its_status(uploader_for_loopback: OpenUploader) -> None:
     dripping = drip_body(403, seconds_between=0.01)
     async with fault_server(dripping) as server, uploader_for_loopback(total=2) as uploader:

@@ -145,6 +145,7 @@ def test_dashboard_queries_the_chosen_data_source(dashboard: dict[str, Any]) -> 
     assert named <= variables.keys()
 
 
+@pytest.mark.full(reason="takes more than a second")
 def test_service_exposes_the_metrics(tmp_path: Path) -> None:
     with program(tmp_path, METRICS_KEY="key-of-prometheus") as running:
         running.until_ready()

@@ -162,6 +162,7 @@ async def responding(limits: ConnectionLimits) -> AsyncIterator[tuple[socket.soc
 
 
 @pytest.mark.anyio
+@pytest.mark.full(reason="takes more than a second")
 async def test_large_response_may_be_read_slowly_for_longer_than_the_limit() -> None:
     limits = ConnectionLimits(head_seconds=5, body_bytes_per_second=1024, send_seconds=1.0)
     async with responding(limits) as (client, cuts):

@@ -167,6 +167,7 @@ def test_addresses_of_one_network_share_a_limit_except_a_proxy() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.full(reason="takes more than a second")
 async def test_client_behind_a_proxy_has_a_limit_on_concurrent_requests(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:

@@ -99,6 +99,7 @@ async def test_unexpected_exception_is_logged_with_the_id_of_its_response(
     assert logged["client_request_id"] == "mine"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_openais_client_shows_the_id_of_responses_streams_and_errors(running: Running, samples: Path) -> None:
     audio = await asyncio.to_thread((samples / "hello.wav").read_bytes)
     async with openai.AsyncOpenAI(base_url=f"{running.address}/v1", api_key="any", max_retries=0) as client:

@@ -250,6 +250,7 @@ async def test_sessions_appear_in_the_metrics(shared: Running) -> None:
     assert 'transcription_realtime_sessions_total{reason="client_left"}' in (await shared.client.get("/metrics")).text
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_drain_transcribes_what_was_said_and_closes(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, shutdown_grace_seconds=120) as running:
         async with opening(running) as socket:

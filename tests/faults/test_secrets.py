@@ -142,6 +142,7 @@ def refused_start(folder: Path, **settings: str) -> bytes:
     return running.log.read_bytes()
 
 
+@pytest.mark.full(reason="takes more than a second")
 def test_invalid_settings_are_reported_without_their_secrets(tmp_path: Path) -> None:
     secrets = Secrets()
     secret = secrets.make
@@ -158,6 +159,7 @@ def test_invalid_settings_are_reported_without_their_secrets(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.full(reason="takes more than a second")
 def test_unreadable_journal_is_reported_without_its_secrets(tmp_path: Path, style: str) -> None:
     secrets = Secrets()
     with in_journal(tmp_path / "data") as journal:

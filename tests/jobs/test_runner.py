@@ -214,6 +214,7 @@ async def test_download_ending_during_a_cancel_does_not_change_the_job(tmp_path:
         await check_cancelled(rig, job)
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_cancel_racing_with_the_end_leaves_one_final_status(rig: Rig) -> None:
     loop = asyncio.get_running_loop()
     rounds, ends = 120, set[JobStatus]()

@@ -330,6 +330,7 @@ async def test_journal_failure_during_work_stops_the_service(tmp_path: Path) -> 
 # A full disk.
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_patient_commit_waits_for_space(books: Books, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     job = await books.with_job()

@@ -31,6 +31,7 @@ class OneWordPerToken:
 
     eot = _END_OF_TEXT
     task, translate = 1, 2
+    language_code = "en"
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(self._word(token) for token in tokens if token < _END_OF_TEXT)

@@ -90,6 +90,7 @@ async def test_windows_are_reported_in_order_and_make_up_the_transcript(
     assert [path.name for path in recording.parent.iterdir()] == ["audio"]
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_requested_language_holds_for_all_windows(transcriber: WhisperTranscriber, recording: Path) -> None:
     listener = RecordingListener()
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(language="de"), listener=listener)
@@ -221,6 +222,7 @@ async def test_two_replicas_on_one_cpu_share_the_work(decoder: Decoder, samples:
     assert transcripts[0].text.startswith("my number is seven")
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_channels_are_transcribed_separately_and_merged_in_time(
     transcriber: WhisperTranscriber, samples: Path, references: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -248,6 +250,7 @@ async def test_mono_file_is_marked_when_multichannel_is_requested(
     assert {segment.channel for segment in transcript.segments} == {0}
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_previous_text_is_in_the_prompt_when_requested(
     transcriber: WhisperTranscriber, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +270,7 @@ async def test_previous_text_is_in_the_prompt_when_requested(
     assert transcript.text.startswith("good morning and welcome")
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_device_has_the_next_batch_while_text_is_made(
     model: WhisperModel, decoder: Decoder, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +295,7 @@ async def test_device_has_the_next_batch_while_text_is_made(
     assert transcript.text.startswith("good morning and welcome")
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_text_that_cannot_be_made_fails_its_transcription(
     transcriber: WhisperTranscriber, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +311,7 @@ async def test_text_that_cannot_be_made_fails_its_transcription(
     assert transcript.text == "hello this is a test the job is complete now"
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_first_track_with_speech_is_transcribed_and_a_warning_names_it(
     transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +353,7 @@ async def test_other_track_that_cannot_be_decoded_is_passed_over(
         await transcriber.transcribe(source, TranscriptionOptions(), listener=Listener())
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_second_track_of_a_long_file_waits_for_admission_again(
     transcriber: WhisperTranscriber, samples: Path, tmp_path: Path
 ) -> None:

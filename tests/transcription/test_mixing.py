@@ -166,6 +166,7 @@ async def test_many_channels_may_take_as_much_space_as_eight(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("separate_channels", [False, True])
+@pytest.mark.full(reason="takes more than a second")
 async def test_most_channels_at_the_highest_rate_fit_into_memory(
     decoder: Decoder, tmp_path: Path, *, separate_channels: bool
 ) -> None:
@@ -175,6 +176,7 @@ async def test_most_channels_at_the_highest_rate_fit_into_memory(
     assert decoded.duration == pytest.approx(2, abs=0.01)
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_channels_of_a_mixer_are_transcribed_each(
     model: WhisperModel, decoder: Decoder, samples: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +192,7 @@ async def test_channels_of_a_mixer_are_transcribed_each(
     assert texts == dict.fromkeys((3, 15, 31), " hello this is a test the job is complete now")
 
 
+@pytest.mark.full(reason="takes more than a second")
 async def test_cancelled_speech_is_transcribed_with_a_warning(
     model: WhisperModel, decoder: Decoder, samples: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ JOBS: Final = 2
 GROWTH_MIB: Final = 20.0
 
 
+@pytest.mark.full(reason="takes more than a second")
 def test_originals_are_reproducible(tmp_path: Path) -> None:
     first, second = originals(tmp_path), originals(tmp_path)
 
@@ -113,6 +114,7 @@ async def test_connections_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [5_207, 12_995])
+@pytest.mark.full(reason="takes more than a second")
 async def test_stream_that_appears_midway_is_not_a_decoder_failure(
     number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

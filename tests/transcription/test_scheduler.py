@@ -349,6 +349,7 @@ def test_pace_predicts_sizes_between_measured_ones_on_a_line() -> None:
     st.integers(1, 8),
     st.booleans(),
 )
+@pytest.mark.full(reason="takes more than a second")
 def test_all_windows_are_transcribed_once_within_the_slots(
     transcriptions: list[tuple[int, bool]],
     slots: int,

@@ -361,6 +361,7 @@ def test_samples_become_floats_from_minus_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("only_speech", [True, False])
+@pytest.mark.full(reason="takes more than a second")
 def test_windows_do_not_depend_on_block_size(*, only_speech: bool) -> None:
     pcm = mixture(1)
     whole = windows_of(pcm, DEFAULT, only_speech=only_speech)
@@ -411,6 +412,7 @@ def test_window_is_returned_long_before_the_recording_ends() -> None:
     assert windows[0].end <= fed <= windows[0].end + 8 * SAMPLE_RATE
 
 
+@pytest.mark.full(reason="takes more than a second")
 def test_speech_detector_stores_no_telemetry(tmp_path: Path) -> None:
     """onnxruntime 1.32 creates a folder for an identifier and a queue of events when it is first used."""
     code = (
