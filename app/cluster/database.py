@@ -22,6 +22,9 @@ _MAX_CONNECTIONS: Final = 8
 #: connect for as long, and begins again with the next statement: later it would pause for longer and longer.
 WAIT_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 5
+#: A node that stands still in the middle of a transaction, or is cut off, loses its locks after this time. Otherwise
+#: nobody could change the same jobs or do the upkeep.
+_IDLE_SECONDS: Final = 10
 #: Options of connections that notice soon when their database is gone, unless DATABASE_URL says otherwise.
 _OPTIONS: Final = {
     "application_name": "transcription-service",
@@ -45,7 +48,12 @@ def translated() -> Iterator[None]:
     """Translate the failures of a database that is away, or is only a standby, into StorageUnavailable."""
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as exc:
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        psycopg.errors.IdleInTransactionSessionTimeout,
+        psycopg.errors.ReadOnlySqlTransaction,
+    ) as exc:
         raise unavailable() from exc
 
 
@@ -70,6 +78,7 @@ class Database:
             timeout=WAIT_SECONDS,
             reconnect_timeout=WAIT_SECONDS,
             open=False,
+            configure=_limit_transactions,
             check=AsyncConnectionPool.check_connection,
             name="jobs",
         )
@@ -115,6 +124,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def long_transaction(self) -> AsyncIterator[Connection]:
+        """Do the same, for a transaction that waits for other work than its statements."""
+        async with self.transaction() as connection:
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            yield connection
+
+    @asynccontextmanager
     async def listening(self, channel: str) -> AsyncIterator[Connection]:
         """Yield a connection of its own that listens on a channel, with the same errors."""
         with translated():
@@ -129,3 +145,7 @@ class Database:
             row = await cursor.fetchone()
         assert row is not None  # noqa: S101  # it has no condition
         return float(row[0])
+
+
+async def _limit_transactions(connection: Connection) -> None:
+    await connection.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_SECONDS * 1000}")

@@ -128,7 +128,7 @@ class Upkeep:
 
     async def remove_orphans(self) -> None:
         """Remove objects whose jobs are gone, and results that lost against others."""
-        async with self._database.transaction() as connection:
+        async with self._database.long_transaction() as connection:
             if await _locked(connection, _ORPHANS_LOCK):
                 removed = await self._spool.remove_orphans(self._kept)
                 if removed:

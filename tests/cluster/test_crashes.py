@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.cluster import database as database_module
 from app.domain.errors import StorageUnavailable, UnknownJob
 from app.domain.job import JobStatus
 from tests.jobs.rig import upload_to
@@ -184,3 +185,21 @@ async def test_nothing_of_a_url_can_be_read_in_the_database(cluster: Cluster) ->
         for (row,) in await execute(api, f"SELECT row_to_json(r)::text FROM {table} r"):  # noqa: S608
             assert "swordfish" not in row
             assert "secret-path" not in row
+
+
+async def test_node_that_stands_still_in_a_transaction_loses_its_locks(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_IDLE_SECONDS", 1)
+    still, other = await cluster.start("api"), await cluster.start("api")
+    job = await other.submit()
+
+    async def stand_still() -> None:
+        async with still.jobs._database.transaction() as connection:
+            await connection.execute("SELECT FROM jobs FOR UPDATE")
+            await cluster.start("worker")
+            await other.until(job, COMPLETED)
+            await connection.execute("SELECT")
+
+    with pytest.raises(StorageUnavailable):
+        await stand_still()
