@@ -125,7 +125,7 @@ def test_turns_end_with_the_recording(models: VoiceModels, three_voices: Samples
     assert turn.end <= 2.0
 
 
-@pytest.mark.full(reason="listens to five minutes")
+@pytest.mark.long(reason="listens to five minutes")
 def test_long_recording_is_joined_across_blocks(
     models: VoiceModels, three_voices: Samples, three_voices_turns: list[Turn]
 ) -> None:

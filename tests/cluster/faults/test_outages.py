@@ -85,6 +85,7 @@ def test_work_outlasts_a_killed_database(
     assert not worker.has_ended
 
 
+@pytest.mark.long(reason="much like a killed database")
 def test_work_outlasts_terminated_connections(
     programs: ClusterPrograms, store_of_results: Receiver, samples: Path, references: dict[str, dict[str, Any]]
 ) -> None:
