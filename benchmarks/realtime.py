@@ -216,13 +216,13 @@ async def _stream(address: str, audio: npt.NDArray[np.int16], pause: float) -> S
         began = time.monotonic()
         sending = asyncio.create_task(_send(socket, audio, began))
         committed = completed = 0
-        while not sending.done() or completed < committed:
-            try:
-                event = json.loads(await asyncio.wait_for(socket.recv(), 1.0))
-            except TimeoutError:
-                continue
+        has_ended = False
+        while not has_ended or completed < committed:
+            event = json.loads(await socket.recv())
             at = time.monotonic() - began
             match event["type"]:
+                case "session.updated":  # it answers what is sent after the audio
+                    has_ended = True
                 case "input_audio_buffer.committed":
                     committed += 1
                     stream.stopped[event["item_id"]] = at
@@ -245,6 +245,7 @@ async def _send(socket: Any, audio: npt.NDArray[np.int16], began: float) -> None
         await asyncio.sleep(max(0.0, began + number * _PIECE_SECONDS - time.monotonic()))
         piece = base64.b64encode(audio[start : start + size].tobytes()).decode()
         await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
+    await socket.send(json.dumps({"type": "session.update", "session": {"type": "transcription"}}))
 
 
 if __name__ == "__main__":

@@ -196,6 +196,7 @@ class ClusterStore(JobStore):
 
     async def catch_up(self) -> None:
         """Read everything that somebody waits for here: notices were lost."""
+        self._removed_here.clear()
         await self._shared.counts.refresh()
         watched = {*self._subscriptions.subscribed, *self._shared.segments.followed}
         await self.refresh([Notice(job_id) for job_id in watched])

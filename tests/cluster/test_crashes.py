@@ -159,8 +159,11 @@ async def test_job_is_forgotten_after_its_retention(cluster: Cluster) -> None:
             return True
         return False
 
+    async def has_no_files() -> bool:
+        return not await asyncio.to_thread(results, cluster.folder)
+
     await eventually(is_forgotten)
-    assert not await asyncio.to_thread(results, cluster.folder)
+    await eventually(has_no_files)
 
 
 async def test_drained_worker_gives_its_jobs_to_another(cluster: Cluster) -> None:
