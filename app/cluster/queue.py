@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two signs of life of a worker loop, and after which one without a sign is taken for dead.
-HEARTBEAT_SECONDS: Final = 10.0
+#: Seconds after which a worker loop without a sign of life is taken for dead; it gives three in that time.
 STALE_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 1.0
 #: Seconds between two looks into a queue, should a notification have been missed; procrastinate loses one that comes in

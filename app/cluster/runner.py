@@ -153,7 +153,7 @@ class ClusterRunner(Runner):
 
     async def _wait_for_clients(self, arriving: Callable[[], int]) -> None:
         while (self._clients or arriving()) and self.seconds_until_drained > 0:  # noqa: ASYNC110  # only counted
-            await asyncio.sleep(min(_POLL_SECONDS, self.seconds_until_drained))  # they only count
+            await asyncio.sleep(min(_POLL_SECONDS, self.seconds_until_drained))
 
 
 def error_of(job: Job) -> Exception:
