@@ -235,7 +235,7 @@ def rate(cluster: Cluster, audio: Path, *, workers: int) -> float:
 # Overhead per job.
 
 
-def measure_overhead(create: Callable[..., Cluster], folder: Path, *, rounds: int = 2) -> str:
+def measure_overhead(create: Callable[..., Cluster], folder: Path, *, rounds: int = 5) -> str:
     del folder
     accepted: dict[str, list[float]] = {"cluster": [], "process": []}
     ended: dict[str, list[float]] = {"cluster": [], "process": []}
