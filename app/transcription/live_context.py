@@ -6,6 +6,7 @@ which stays as it is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, takewhile
 from typing import TYPE_CHECKING, Final
@@ -100,8 +101,13 @@ class LiveContext:
         if not kept:
             return NO_CONTEXT
         edge = max(earliest, -self.seconds, kept[0].start - _EDGE_SECONDS, dropped[-1].end if dropped else earliest)
-        steps = int(-min(edge, kept[0].start) * SAMPLE_RATE) // _TIMESTAMP_SAMPLES
-        return replace(self, samples=self.samples[len(self.samples) - steps * _TIMESTAMP_SAMPLES :], phrases=kept)
+        steps = math.ceil(-min(edge, kept[0].start) * SAMPLE_RATE / _TIMESTAMP_SAMPLES)
+        samples = min(steps, count // _TIMESTAMP_SAMPLES, len(self.samples) // _TIMESTAMP_SAMPLES) * _TIMESTAMP_SAMPLES
+        return replace(
+            self,
+            samples=self.samples[len(self.samples) - samples :],
+            phrases=tuple(_after(phrase, -samples / SAMPLE_RATE) for phrase in kept),
+        )
 
     def is_continued_by(self, transcript: Transcript) -> bool:
         """Return True if the text of what follows is certain, and not only the text before it again."""
@@ -112,6 +118,11 @@ class LiveContext:
 
 def _moved(phrase: Phrase, seconds: float) -> Phrase:
     return replace(phrase, start=phrase.start + seconds, end=phrase.end + seconds)
+
+
+def _after(phrase: Phrase, earliest: float) -> Phrase:
+    """Return a phrase without what is said of it before a time."""
+    return replace(phrase, start=max(phrase.start, earliest), end=max(phrase.end, earliest))
 
 
 #: The context of the first utterance.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.domain.transcript import Segment, Task, Transcript, TranscriptionOptions
 from app.transcription.live_context import NO_CONTEXT, LiveContext
@@ -85,11 +87,30 @@ def test_phrases_that_do_not_fit_are_left_out_with_their_sound() -> None:
     assert context.last(SAMPLE_RATE) is NO_CONTEXT
 
 
-@pytest.mark.parametrize("samples", [SAMPLE_RATE * 5 + 1, SAMPLE_RATE * 5 + 319, SAMPLE_RATE * 20 + 7])
-def test_context_is_a_multiple_of_timestamps(samples: int) -> None:
-    context = NO_CONTEXT.followed_by(np.zeros(samples, np.int16), transcript((0.0, 2.0, "a"), (2.0, 4.9, "b")), OPTIONS)
-    assert len(context.samples) % 320 == 0
-    assert len(context.samples) / SAMPLE_RATE >= -context.phrases[0].start - 0.02
+@given(
+    utterances=st.lists(
+        st.tuples(st.integers(1_600, 480_000), st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True)),
+        min_size=1,
+        max_size=8,
+    ),
+    count=st.integers(0, 480_000),
+)
+@settings(max_examples=200)
+def test_sound_of_the_context_is_that_of_its_phrases(utterances: list[tuple[int, list[float]]], count: int) -> None:
+    context, said = NO_CONTEXT, np.zeros(0, np.int16)
+    for samples, shares in utterances:
+        times = sorted(int(share * samples) / SAMPLE_RATE for share in shares)
+        segments = [(start, end, "word") for start, end in zip(times[::2], times[1::2], strict=False)]
+        audio = np.arange(len(said), len(said) + samples).astype(np.int16)
+        said = np.concatenate([said, audio])
+        context = context.followed_by(audio, transcript(*segments), OPTIONS)
+        for kept, limit in ((context, 24 * SAMPLE_RATE), (context.last(count), count)):
+            assert len(kept.samples) <= limit
+            assert len(kept.samples) % 320 == 0  # so that it ends at one of Whisper's timestamps
+            assert np.array_equal(kept.samples, said[len(said) - len(kept.samples) :])
+            times = [time for phrase in kept.phrases for time in (phrase.start, phrase.end)]
+            assert times == sorted(times)
+            assert all(-kept.seconds <= time <= 1e-9 for time in times)
 
 
 def test_context_is_limited() -> None:
