@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import ServiceError
 from app.domain.job import DeliveryKind, Job, LiveJob, Progress
-from app.jobs.journal import job_adapter
+from app.jobs.journal import job_adapter, journal_entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Records:
             "revision": job.revision,
             "expires_at": self._retention.ends_at(job),
             "has_kept_urls": job.is_settled and any(upload.is_kept for upload in job.uploads),
-            "job": self._cipher.encrypt(self._jobs.dump_json(job)),
+            "job": self._cipher.encrypt(journal_entry(job)),
         }
 
     def job(self, written: bytes) -> Job:

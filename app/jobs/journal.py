@@ -86,6 +86,11 @@ def job_adapter() -> TypeAdapter[Job]:
     return TypeAdapter(Job)
 
 
+def journal_entry(job: Job) -> bytes:
+    """Return a job as JSON, without the fields that have their defaults: they would be most of an entry."""
+    return job_adapter().dump_json(job, exclude_defaults=True)
+
+
 class Journal:
     """A journal in the file ``path``, readable by its owner only. ``transactions`` counts the commits."""
 
@@ -162,16 +167,13 @@ class Journal:
                 for upgraded in (_upgraded_from_1, _upgraded_from_2)[version - 1 :]:
                     members = upgraded(members)
                 job = self._jobs.validate_python(members)
-                connection.execute("UPDATE jobs SET job = ? WHERE number = ?", (self._written(job), number))
+                connection.execute("UPDATE jobs SET job = ? WHERE number = ?", (journal_entry(job).decode(), number))
             connection.execute(f"PRAGMA user_version={_VERSION}")
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-
-    def _written(self, job: Job) -> str:
-        return self._jobs.dump_json(job).decode()
 
     def _read(self, connection: sqlite3.Connection) -> list[Job]:
         for (seconds,) in connection.execute("SELECT seconds FROM service_clock"):
@@ -190,7 +192,7 @@ class Journal:
             JournalFailed: it could not be written for another reason.
         """
         usage = () if used is None else (_added(*used),)
-        await self._durably(_Change(((_WRITE, (job.id, self._written(job))), *usage)))
+        await self._durably(_Change(((_WRITE, (job.id, journal_entry(job).decode())), *usage)))
 
     def add_usage(self, key: UsageKey, usage: Usage) -> None:
         """Add usage with the next commit, without waiting for it. It is lost if the process is killed before."""

@@ -15,9 +15,9 @@ import pytest
 
 from app.domain.errors import ServiceError
 from app.domain.job import Delivery, DeliveryStatus, JobStatus, Target
-from app.jobs.journal import Journal
+from app.jobs.journal import Journal, job_adapter, journal_entry
 from app.transcription.models import ModelRegistry
-from tests.jobs.rig import open_rig
+from tests.jobs.rig import a_job, open_rig
 from tests.support.fault_server import answer, fault_server
 from tests.support.service_clock import FakeServiceClock
 
@@ -168,6 +168,20 @@ async def test_jobs_of_version_2_are_restored_as_they_were(tmp_path: Path) -> No
         assert (jobs["failed"].webhook_delivery.rounds, jobs["failed"].webhook_delivery.attempts) == (1, 1)
         assert states["waiting"] == Delivery()
     assert version_of(folder) == 3
+
+
+def test_entries_have_the_defaults_that_they_were_written_with() -> None:
+    stored = json.loads((DATA / "version-3.json").read_bytes())
+    job = job_adapter().validate_python(stored["entry"])
+    assert job_adapter().dump_python(job, mode="json") == stored["job"]
+    assert job_adapter().validate_json(journal_entry(job)) == job
+
+
+def test_entry_leaves_out_what_has_its_default() -> None:
+    plain = a_job()
+    required = {"id": plain.id, "accepted_at": plain.accepted_at, "model": plain.model}
+    assert json.loads(journal_entry(plain)) == {**required, "options": {}, "rendering": {}}
+    assert json.loads(journal_entry(replace(plain, starts=1))).keys() - required == {"options", "rendering", "starts"}
 
 
 @pytest.mark.parametrize("version", [1, 2])
