@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import struct
 from functools import partial
@@ -46,7 +45,6 @@ class ArrivingFile:
         self._create = create
         self._max_bytes = max_bytes
         self._pending = bytearray()
-        self._hash = hashlib.blake2b(digest_size=32)
         self._spooled: ArrivingAudio | None = None
         self._written_bytes = 0
 
@@ -61,8 +59,8 @@ class ArrivingFile:
 
     @property
     def digest(self) -> str:
-        """The hash of everything written."""
-        return self._hash.hexdigest()
+        """The hash of everything written, empty if nothing was."""
+        return "" if self._spooled is None else self._spooled.digest
 
     @property
     def is_too_large(self) -> bool:
@@ -84,7 +82,6 @@ class ArrivingFile:
         if self._spooled is None:
             self._spooled = self._create()
         self._spooled.write(data)
-        self._hash.update(data)
         self._written_bytes += len(data)
 
     def close(self) -> None:
@@ -163,7 +160,7 @@ class ArrivingFiles:
         """
         if self.audio is not None:
             raise InvalidRequest("The form has more than one file: send one file per request.", param="file")
-        create = partial(self._spool.create_audio, self._job_id)
+        create = partial(self._spool.create_audio, self._job_id, hashed=True)
         self.audio = self._kind(create, max_bytes=self._max_audio_bytes)
         return self.audio
 

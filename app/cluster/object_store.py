@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from obstore.store import LocalStore, S3Store
 
 from app.domain.errors import ServiceError, SpoolUnavailable
 from app.domain.redaction import without_queries
-from app.jobs.audio import ReceivedAudio, StoredAudio
+from app.jobs.audio import ReceivedAudio, StoredAudio, new_hash
 from app.jobs.space import disk_full
 from app.jobs.spool import sync_file, sync_folder
 
@@ -223,8 +222,12 @@ class ArrivingObject:
         self._store = store
         self._name = name
         self._writer = store.writer(name)
-        self._hash = hashlib.blake2b(digest_size=32)
+        self._hash = new_hash()
         self._size = 0
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
     def write(self, data: bytes | bytearray) -> None:
         """Append to the object.
@@ -249,7 +252,7 @@ class ArrivingObject:
         with _translated():
             self._writer.close()
         self._store.completed(self._name)
-        return ReceivedAudio(self._size, self._hash.hexdigest())
+        return ReceivedAudio(self._size, self.digest)
 
     def abort(self) -> None:
         """Give the object up, with the parts of it that have arrived.

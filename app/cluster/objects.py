@@ -98,8 +98,8 @@ class ObjectSpool(Spool):
     def announce(self, job_id: str, size: int) -> None:
         """Do nothing: arriving audio takes no disk."""
 
-    def create_audio(self, job_id: str, *, durably: bool = True) -> ArrivingAudio:  # noqa: ARG002  # always durable
-        """Begin the object of arriving audio; it replaces one that is incomplete."""
+    def create_audio(self, job_id: str, *, durably: bool = True, hashed: bool = False) -> ArrivingAudio:  # noqa: ARG002
+        """Begin the object of arriving audio, always durable and hashed; it replaces one that is incomplete."""
         return self._create(job_id, audio_object(job_id))
 
     def create_reference(self, job_id: str, number: int) -> ArrivingAudio:

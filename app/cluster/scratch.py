@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import AudioLost
@@ -28,7 +27,6 @@ class CheckedCopy:
         self._scratch = scratch
         self._job_id = job_id
         self._copy: ArrivingAudio | None = None
-        self._hash = hashlib.blake2b(digest_size=32)
 
     def extend(self) -> bool:
         """Copy the next bytes; return False if the copy is complete.
@@ -41,10 +39,10 @@ class CheckedCopy:
         if self._copy is None:
             self._check(self._audio.size == self._received.size)
             self._scratch.space.claim(self._job_id, self._received.size)
-            self._copy = self._scratch.create_audio(self._job_id, durably=False)
+            self._copy = self._scratch.create_audio(self._job_id, durably=False, hashed=True)
         if self._copy_some(self._copy):
             return True
-        self._check(self._hash.hexdigest() == self._received.digest)
+        self._check(self._copy.digest == self._received.digest)
         self._scratch.complete_audio(self._job_id, durably=False)
         return False
 
@@ -57,7 +55,6 @@ class CheckedCopy:
         copied = 0
         while copied < _STEP_BYTES and (piece := self._audio.read(_CHUNK_BYTES)):
             copy.write(piece)
-            self._hash.update(piece)
             copied += len(piece)
         return copied > 0
 

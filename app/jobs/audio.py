@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -15,8 +16,17 @@ class ReceivedAudio:
     digest: str
 
 
+def new_hash() -> hashlib.blake2b:
+    """Return the hash of audio of which nothing has arrived."""
+    return hashlib.blake2b(digest_size=32)
+
+
 class ArrivingAudio(Protocol):
     """Audio, or a reference, that arrives; it is kept once it is complete. All methods block."""
+
+    @property
+    def digest(self) -> str:
+        """The BLAKE2b of everything written, in hexadecimal digits, if it was asked for."""
 
     def write(self, data: bytes | bytearray) -> None:
         """Append to it.

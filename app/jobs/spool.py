@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from app.domain.corrections import NO_CORRECTIONS, Corrections, corrected
 from app.domain.errors import AudioLost, ServiceError, UnknownJob
-from app.jobs.audio import StoredAudio
+from app.jobs.audio import StoredAudio, new_hash
 from app.jobs.results import (
     CORRECTIONS,
     RESULT,
@@ -69,19 +69,31 @@ class _AudioOnDisk(StoredAudio):
 class AudioFile:
     """A file for arriving audio, which is temporary until `Spool.complete_audio` is called. All methods block.
 
-    ``other_bytes`` is the size of the job's other files.
+    ``other_bytes`` is the size of the job's other files. There is a digest only if it is ``hashed``.
     """
 
     def __init__(
-        self, file: BinaryIO, job_id: str, space: Space, *, other_bytes: int = 0, durably: bool = True
+        self,
+        file: BinaryIO,
+        job_id: str,
+        space: Space,
+        *,
+        other_bytes: int = 0,
+        durably: bool = True,
+        hashed: bool = False,
     ) -> None:
         self._file = file
         self._job_id = job_id
         self._space = space
         self._other_bytes = other_bytes
         self._durably = durably
+        self._hash = new_hash() if hashed else None
         self._unsynced = 0
         self.size = 0
+
+    @property
+    def digest(self) -> str:
+        return "" if self._hash is None else self._hash.hexdigest()
 
     def write(self, data: bytes | bytearray) -> None:
         """Append to the file.
@@ -98,6 +110,8 @@ class AudioFile:
             if self._durably and self._unsynced >= _SYNC_BYTES:
                 os.fdatasync(self._file.fileno())
                 self._unsynced = 0
+        if self._hash is not None:
+            self._hash.update(data)
         self.size += len(data)
         self._space.written(self._job_id, self._other_bytes + self.size)
 
@@ -203,15 +217,17 @@ class Spool:
     def has_result(self, job_id: str) -> bool:
         return (self._folder(job_id) / RESULT).exists()
 
-    def create_audio(self, job_id: str, *, durably: bool = True) -> ArrivingAudio:
-        """Create a file for arriving audio, which replaces one that is incomplete; ``durably`` if it is to be kept so.
+    def create_audio(self, job_id: str, *, durably: bool = True, hashed: bool = False) -> ArrivingAudio:
+        """Create a file for arriving audio, which replaces one that is incomplete.
+
+        It is written ``durably`` if it is to be kept so, and ``hashed`` if its digest is asked for.
 
         Raises:
             DiskFull: there is no space for it.
         """
         with translated_full_disk():
             partial, references = self._partial_audio(job_id), self.references(job_id)
-            return self._create_audio(job_id, partial, beside=references, durably=durably)
+            return self._create_audio(job_id, partial, beside=references, durably=durably, hashed=hashed)
 
     def create_reference(self, job_id: str, number: int) -> ArrivingAudio:
         """Create a file for an arriving reference, counted from 1. Nothing of the job arrives at the same time.
@@ -222,7 +238,7 @@ class Spool:
         with translated_full_disk():
             path = self._folder(job_id) / _REFERENCES[number - 1]
             others = {self._partial_audio(job_id), self.audio_path(job_id), *self.references(job_id)} - {path}
-            return self._create_audio(job_id, path, beside=others)
+            return self._create_audio(job_id, path, beside=others, hashed=True)
 
     def references(self, job_id: str) -> tuple[Path, ...]:
         """Return the paths of a job's references, in the order of its known speakers."""
@@ -370,10 +386,12 @@ class Spool:
             if durably:
                 sync_folder(final.parent)
 
-    def _create_audio(self, job_id: str, path: Path, *, beside: Collection[Path], durably: bool = True) -> AudioFile:
+    def _create_audio(
+        self, job_id: str, path: Path, *, beside: Collection[Path], durably: bool = True, hashed: bool
+    ) -> AudioFile:
         self._folder(job_id).mkdir(mode=0o700, exist_ok=True)
         file = _create(path, buffering=0)
-        return AudioFile(file, job_id, self.space, other_bytes=_size(beside), durably=durably)
+        return AudioFile(file, job_id, self.space, other_bytes=_size(beside), durably=durably, hashed=hashed)
 
     def _settle(self, job_id: str) -> None:
         """Reserve exactly what the files take that were received for a job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -87,6 +88,12 @@ def test_file_can_be_any_part_of_the_form(spool: Spool, position: int) -> None:
     assert received.fields == {"model": ["whisper-1"], "language": ["de"]}
     assert received.file_bytes == len(AUDIO)
     assert kept(spool) == AUDIO
+
+
+def test_digest_is_that_of_the_whole_file(spool: Spool) -> None:
+    audio = AUDIO * (MIB // len(AUDIO))  # several writes
+    received = read(spool, form(file_part(audio)))
+    assert received.file_digest == hashlib.blake2b(audio, digest_size=32).hexdigest()
 
 
 def test_repeated_fields_keep_all_values_in_order(spool: Spool) -> None:

@@ -136,10 +136,11 @@ class Node:
     def receive(self, content: bytes, job_id: str | None = None) -> str:
         """Receive audio as a route does, in writes of a quarter of a megabyte, and return the job's id."""
         job_id = job_id or str(uuid4())
-        file = self.spool.create_audio(job_id)
+        file = self.spool.create_audio(job_id, hashed=True)
         write(file, content)
         file.close()
         self.rows.audio[job_id] = self.spool.complete_audio(job_id)
+        assert file.digest == self.rows.audio[job_id].digest
         return job_id
 
     def store_result(self, job_id: str, *, processing_time: float = 1.0) -> str:
