@@ -27,7 +27,7 @@ from app.edge.connections import ConnectionLimits, Connections
 from app.jobs.pipeline import DOWNLOADS
 from app.jobs.retention import Retention
 from app.jobs.sync_requests import SyncRequests
-from app.jobs.system import DELIVERIES, JobLimits, JobSystem, Transfers
+from app.jobs.system import DELIVERIES, JobLimits, LocalJobSystem, Surroundings, Transfers
 from app.realtime.session import SessionLimits
 from app.realtime.sessions import Sessions
 from app.transcription.admission import usable_cores
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from app.domain.events import Event, EventSink
     from app.jobs.journal import Journal
     from app.jobs.service_clock import ServiceClock
+    from app.jobs.system import JobSystem
     from app.settings import Settings
-    from app.transcription.transcriber import Transcriber
     from app.transcription.whisper import WhisperModel
 
 
@@ -101,33 +101,21 @@ class Service:
             store=self.jobs.store, intake=self.jobs.intake, runner=self.jobs.runner, grace_seconds=grace_seconds
         )
 
-    def _create_jobs(
-        self, journal: Journal, *, service_clock: ServiceClock, clock: Clock
-    ) -> JobSystem | ClusterJobSystem:
+    def _create_jobs(self, journal: Journal, *, service_clock: ServiceClock, clock: Clock) -> JobSystem:
         settings = self.settings
         limits = job_limits(settings)
-        transfers = create_transfers(self.client, limits, settings.webhook_secret, clock=clock, emit=self.emit)
-        if settings.database_url:
-            return create_cluster(
-                settings,
-                transcriber=self.pool,
-                transfers=transfers,
-                service_clock=service_clock,
-                clock=clock,
-                on_death=self._job_died,
-                emit=self.emit,
-            )
-        return JobSystem(
-            settings.data_dir,
-            journal=journal,
+        surroundings = Surroundings(
             transcriber=self.pool,
-            transfers=transfers,
+            transfers=create_transfers(self.client, limits, settings.webhook_secret, clock=clock, emit=self.emit),
             limits=limits,
             service_clock=service_clock,
             clock=clock,
             on_death=self._job_died,
             emit=self.emit,
         )
+        if settings.database_url:
+            return create_cluster(settings, surroundings)
+        return LocalJobSystem(settings.data_dir, surroundings, journal=journal)
 
     def emit(self, event: Event) -> None:
         """Pass an event to the metrics and the traces."""
@@ -297,16 +285,7 @@ async def migrate(settings: Settings) -> int:
         await database.close()
 
 
-def create_cluster(
-    settings: Settings,
-    *,
-    transcriber: Transcriber,
-    transfers: Transfers,
-    service_clock: ServiceClock,
-    clock: Clock,
-    on_death: Callable[[BaseException], None],
-    emit: EventSink,
-) -> ClusterJobSystem:
+def create_cluster(settings: Settings, surroundings: Surroundings) -> ClusterJobSystem:
     """Return the parts of a node of a cluster. Their libraries are imported here, so that only clusters need them."""
     with _libraries_of_clusters():
         from app.cluster.system import ClusterJobSystem, ClusterOptions
@@ -321,13 +300,7 @@ def create_cluster(
             grace_seconds=settings.shutdown_grace_seconds,
             stale_seconds=settings.cluster_stale_seconds,
         ),
-        transcriber=transcriber,
-        transfers=transfers,
-        limits=job_limits(settings),
-        service_clock=service_clock,
-        clock=clock,
-        on_death=on_death,
-        emit=emit,
+        surroundings,
     )
 
 

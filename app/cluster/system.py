@@ -1,4 +1,4 @@
-"""The parts that work on jobs in a cluster: the counterpart of one process's `JobSystem`."""
+"""The parts that work on jobs in a cluster, wired: those of one node."""
 
 from __future__ import annotations
 
@@ -23,33 +23,21 @@ from app.cluster.store import TRANSCRIBE, ClusterStore, Shared
 from app.cluster.tasks import Tasks
 from app.cluster.upkeep import Upkeep
 from app.domain.errors import StorageUnavailable
-from app.domain.events import discard_event
 from app.domain.job import LiveJob
 from app.jobs.audio import ReceivedAudio
-from app.jobs.changes import ChangeLog
-from app.jobs.edits import Edits
-from app.jobs.estimate import Estimate
-from app.jobs.intake import Intake
-from app.jobs.pipeline import DOWNLOADS, Pipeline
+from app.jobs.pipeline import DOWNLOADS
 from app.jobs.recovery import Recovered
 from app.jobs.registry import Registry
-from app.jobs.serializers import JobViews
-from app.jobs.subscriptions import JobSubscriptions
-from app.jobs.system import DELIVERIES, create_rounds, create_space
+from app.jobs.system import DELIVERIES, JobSystem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
     from pathlib import Path
     from uuid import UUID
 
-    from app.delivery.attempts import Clock
-    from app.domain.events import EventSink
     from app.domain.job import DeliveryKind, Job
-    from app.jobs.deliveries import DeliveryRounds
-    from app.jobs.service_clock import ServiceClock
-    from app.jobs.system import JobLimits, Transfers
+    from app.jobs.system import Surroundings
     from app.transcription.models import ModelRegistry
-    from app.transcription.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
 
@@ -86,48 +74,34 @@ class _NothingRecovered:
         self.recovered = Recovered()
 
 
-class ClusterJobSystem:
-    """The parts of one node. ``on_death`` is called with the exception of a task that must not fail."""
+class ClusterJobSystem(JobSystem):
+    """The parts of one node, with the scratch folder ``scratch``."""
 
-    def __init__(
-        self,
-        scratch: Path,
-        options: ClusterOptions,
-        *,
-        transcriber: Transcriber,
-        transfers: Transfers,
-        limits: JobLimits,
-        service_clock: ServiceClock,
-        clock: Clock,
-        on_death: Callable[[BaseException], None],
-        emit: EventSink = discard_event,
-    ) -> None:
+    segments: SharedSegments
+    store: ClusterStore
+    spool: ObjectSpool
+
+    def __init__(self, scratch: Path, options: ClusterOptions, surroundings: Surroundings) -> None:
+        super().__init__(surroundings)
         self.node: UUID = uuid4()
-        self.subscriptions = JobSubscriptions()
-        self.changes = ChangeLog()
-        self.estimate = Estimate(slots=limits.slots)
         self.recovery = _NothingRecovered()
         self._options = options
-        self._limits = limits
-        self._transcriber = transcriber
         self._models: tuple[str, ...] = ()
         self._model_is_loaded = asyncio.Event()
-        self._service_clock = service_clock
-        retention = limits.retention
         registry = Registry()
 
         self._database = Database(options.database_url)
-        self._records = Records(options.secrets, retention=retention)
         self._queue = TaskQueue(
             self._database, stale_seconds=options.stale_seconds, grace_seconds=options.grace_seconds
         )
         self._counts = ClusterCounts(self._database)
         self._soft_state = SoftState(self._database, registry)
         self.segments = SharedSegments(self._database, registry, self._soft_state)
+        records = Records(options.secrets, retention=self._limits.retention)
         self.store = ClusterStore(
             Shared(
                 database=self._database,
-                records=self._records,
+                records=records,
                 queue=self._queue,
                 counts=self._counts,
                 soft_state=self._soft_state,
@@ -138,35 +112,21 @@ class ClusterJobSystem:
             registry=registry,
             subscriptions=self.subscriptions,
             changes=self.changes,
-            emit=emit,
+            emit=surroundings.emit,
         )
         self.spool = ObjectSpool(
             options.spool_url,
             scratch,
-            space=create_space(scratch, limits, self.estimate),
+            space=self._space_in(scratch),
             received_audio=lambda job_id: _received(self.store.get(job_id).job),
             result_name=lambda job_id: self.store.get(job_id).job.result_name,
         )
-        self.edits = Edits(store=self.store, spool=self.spool)
-        self.views = JobViews(
-            store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock
-        )
-        self.pipeline = Pipeline(
-            store=self.store,
-            spool=self.spool,
-            transcriber=transcriber,
-            downloader=transfers.downloader,
-            estimate=self.estimate,
-            segments=self.segments,
-            retention=retention,
-            service_clock=service_clock,
-            emit=emit,
-        )
-        self._rounds: DeliveryRounds = create_rounds(
-            self.store, self.spool, transfers, limits, service_clock=service_clock, clock=clock, emit=emit
-        )
         self.deliveries = QueuedDeliveries(
-            store=self.store, rounds=self._rounds, service_clock=service_clock, slots=DELIVERIES, on_death=on_death
+            store=self.store,
+            rounds=self.rounds,
+            service_clock=self._service_clock,
+            slots=DELIVERIES,
+            on_death=surroundings.on_death,
         )
         transcriptions, downloads = (
             TaskRunner(
@@ -174,9 +134,9 @@ class ClusterJobSystem:
                 spool=self.spool,
                 pipeline=steps,
                 deliveries=self.deliveries,
-                retention=retention,
-                service_clock=service_clock,
-                on_death=on_death,
+                retention=self._limits.retention,
+                service_clock=self._service_clock,
+                on_death=surroundings.on_death,
             )
             for steps in (self.pipeline, Downloads(self.pipeline))
         )
@@ -190,35 +150,25 @@ class ClusterJobSystem:
             spool=self.spool,
             pipeline=self.pipeline,
             deliveries=self.deliveries,
-            retention=retention,
-            service_clock=service_clock,
-            on_death=on_death,
-        )
-        self.intake = Intake(
-            store=self.store,
-            spool=self.spool,
-            runner=self.runner,
-            deliveries=self.deliveries,
-            estimate=self.estimate,
-            retention=retention,
-            service_clock=service_clock,
-            max_queued=limits.queued,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
+            on_death=surroundings.on_death,
         )
         self._tasks = Tasks(
             self.store,
             transcriptions=transcriptions,
             downloads=downloads,
-            rounds=self._rounds,
-            service_clock=service_clock,
+            rounds=self.rounds,
+            service_clock=self._service_clock,
         )
         self._upkeep = Upkeep(
             self._database,
             queue=self._queue,
-            records=self._records,
+            records=records,
             store=self.store,
             intake=self.intake,
             spool=self.spool,
-            service_clock=service_clock,
+            service_clock=self._service_clock,
             stale_seconds=options.stale_seconds,
         )
         self._presence = Presence(
@@ -251,7 +201,6 @@ class ClusterJobSystem:
             yield
 
     def background(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
-        """Yield the tasks that run as long as the service does, with their names."""
         yield "notices", self._notices.run()
         yield "counts", self._counts.run()
         yield "progress", self._soft_state.run()
@@ -260,13 +209,11 @@ class ClusterJobSystem:
         yield "tasks", self._work()
 
     async def resume(self, models: ModelRegistry) -> None:
-        """Begin to take tasks, once the model is loaded."""
         self._models = tuple(state.name for state in models.states) if self._options.transcribes else ()
         self._model_is_loaded.set()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take no new work, and end the work of this node within ``grace_seconds``."""
-        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)
+        await super().drain(grace_seconds)
         await self._queue.drained()
 
     async def _work(self) -> None:
@@ -292,13 +239,13 @@ class ClusterJobSystem:
             role=self._options.role,
             models=self._models,
             slots=self._limits.slots if self._options.transcribes else 0,
-            active=self._transcriber.active,
+            active=self._surroundings.transcriber.active,
             speed=self.estimate.model.measured,
         )
 
     def _seconds_until(self, job: Job, kind: DeliveryKind) -> float:
         """Return the seconds until the next round of a delivery that is due begins."""
-        begins_at = self._rounds.begins_at(LiveJob(job), kind)
+        begins_at = self.rounds.begins_at(LiveJob(job), kind)
         return 0.0 if begins_at is None else max(0.0, begins_at - self._service_clock.seconds)
 
     async def _leave(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from app.domain.events import discard_event
@@ -26,6 +28,7 @@ from app.jobs.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from app.delivery.attempts import Clock
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from app.delivery.webhooks import WebhookSender
     from app.domain.events import EventSink
     from app.jobs.journal import Journal
+    from app.jobs.recovery import RecoversJobs
     from app.jobs.registry import Registry
     from app.jobs.retention import Retention
     from app.jobs.service_clock import ServiceClock
@@ -70,107 +74,161 @@ class Transfers:
     sender: WebhookSender | None
 
 
-def create_space(folder: Path, limits: JobLimits, estimate: Estimate) -> Space:
-    """Return the limits on the audio in a folder."""
-    return Space(
-        folder,
-        max_bytes=limits.spool_bytes,
-        min_free_bytes=limits.free_bytes,
-        next_free_seconds=estimate.next_place_seconds,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """The parts of the service that the work on jobs needs, and its limits.
+
+    ``on_death`` is called with the exception of a task that must not fail.
+    """
+
+    transcriber: Transcriber
+    transfers: Transfers
+    limits: JobLimits
+    service_clock: ServiceClock
+    clock: Clock
+    on_death: Callable[[BaseException], None]
+    emit: EventSink = discard_event
 
 
-def create_rounds(
-    store: JobStore,
-    spool: Spool,
-    transfers: Transfers,
-    limits: JobLimits,
-    *,
-    service_clock: ServiceClock,
-    clock: Clock,
-    emit: EventSink,
-) -> DeliveryRounds:
-    """Return what makes rounds of deliveries."""
-    return DeliveryRounds(
-        store=store,
-        bucket=Bucket(spool=spool, uploader=transfers.uploader, emit=emit),
-        webhook=WebhookReceiver(sender=transfers.sender),
-        schedule=limits.rounds,
-        retention=limits.retention,
-        service_clock=service_clock,
-        clock=clock,
-        emit=emit,
-    )
+class JobSystem(ABC):
+    """The parts that work on jobs.
 
+    The constructor of a subclass creates those that one process and a cluster have in different kinds, which are
+    annotated here. The others are wired alike in both; those that need the first ones are properties.
+    """
 
-class JobSystem:
-    """The parts that work on jobs. ``on_death`` is called with the exception of a task that must not fail."""
+    segments: SegmentSubscriptions
+    store: JobStore
+    spool: Spool
+    deliveries: DeliverySchedule
+    runner: Runner
+    recovery: RecoversJobs
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        journal: Journal,
-        transcriber: Transcriber,
-        transfers: Transfers,
-        limits: JobLimits,
-        service_clock: ServiceClock,
-        clock: Clock,
-        on_death: Callable[[BaseException], None],
-        registry: Registry | None = None,
-        emit: EventSink = discard_event,
-    ) -> None:
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+        self._limits = surroundings.limits
+        self._service_clock = surroundings.service_clock
         self.subscriptions = JobSubscriptions()
-        self.segments = SegmentSubscriptions()
         self.changes = ChangeLog()
-        self.store = JobStore(
-            journal, registry=registry, subscriptions=self.subscriptions, changes=self.changes, emit=emit
+        self.estimate = Estimate(slots=surroundings.limits.slots)
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Open what keeps the jobs during the block.
+
+        Raises:
+            ServiceError: it can't be used.
+        """
+
+    @abstractmethod
+    def background(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
+        """Yield the tasks that run as long as the service does, with their names."""
+
+    @abstractmethod
+    async def resume(self, models: ModelRegistry) -> None:
+        """Begin the work on jobs that wait, once the model is loaded."""
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no new work, and end the work of this process within ``grace_seconds``."""
+        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)
+
+    def _space_in(self, folder: Path) -> Space:
+        """Return the limits on the audio in a folder."""
+        return Space(
+            folder,
+            max_bytes=self._limits.spool_bytes,
+            min_free_bytes=self._limits.free_bytes,
+            next_free_seconds=self.estimate.next_place_seconds,
         )
-        self.estimate = Estimate(slots=limits.slots)
-        self.spool = Spool(data_dir, create_space(data_dir, limits, self.estimate))
-        self.edits = Edits(store=self.store, spool=self.spool)
-        retention = limits.retention
-        self.views = JobViews(
-            store=self.store, retention=retention, estimate=self.estimate, service_clock=service_clock
+
+    @cached_property
+    def edits(self) -> Edits:
+        return Edits(store=self.store, spool=self.spool)
+
+    @cached_property
+    def views(self) -> JobViews:
+        return JobViews(
+            store=self.store,
+            retention=self._limits.retention,
+            estimate=self.estimate,
+            service_clock=self._service_clock,
         )
-        self.pipeline = Pipeline(
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
             store=self.store,
             spool=self.spool,
-            transcriber=transcriber,
-            downloader=transfers.downloader,
+            transcriber=self._surroundings.transcriber,
+            downloader=self._surroundings.transfers.downloader,
             estimate=self.estimate,
             segments=self.segments,
-            retention=retention,
-            service_clock=service_clock,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
+            emit=self._surroundings.emit,
+        )
+
+    @cached_property
+    def rounds(self) -> DeliveryRounds:
+        transfers, emit = self._surroundings.transfers, self._surroundings.emit
+        return DeliveryRounds(
+            store=self.store,
+            bucket=Bucket(spool=self.spool, uploader=transfers.uploader, emit=emit),
+            webhook=WebhookReceiver(sender=transfers.sender),
+            schedule=self._limits.rounds,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
+            clock=self._surroundings.clock,
             emit=emit,
         )
+
+    @cached_property
+    def intake(self) -> Intake:
+        return Intake(
+            store=self.store,
+            spool=self.spool,
+            runner=self.runner,
+            deliveries=self.deliveries,
+            estimate=self.estimate,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
+            max_queued=self._limits.queued,
+        )
+
+
+class LocalJobSystem(JobSystem):
+    """The parts of a process that keeps its jobs in the folder ``data_dir``."""
+
+    recovery: Recovery
+
+    def __init__(
+        self, data_dir: Path, surroundings: Surroundings, *, journal: Journal, registry: Registry | None = None
+    ) -> None:
+        super().__init__(surroundings)
+        self.segments = SegmentSubscriptions()
+        self.store = JobStore(
+            journal,
+            registry=registry,
+            subscriptions=self.subscriptions,
+            changes=self.changes,
+            emit=surroundings.emit,
+        )
+        self.spool = Spool(data_dir, self._space_in(data_dir))
         self.deliveries = DeliverySchedule(
             store=self.store,
-            rounds=create_rounds(
-                self.store, self.spool, transfers, limits, service_clock=service_clock, clock=clock, emit=emit
-            ),
-            service_clock=service_clock,
+            rounds=self.rounds,
+            service_clock=self._service_clock,
             slots=DELIVERIES,
-            on_death=on_death,
+            on_death=surroundings.on_death,
         )
         self.runner = Runner(
             store=self.store,
             spool=self.spool,
             pipeline=self.pipeline,
             deliveries=self.deliveries,
-            retention=retention,
-            service_clock=service_clock,
-            on_death=on_death,
-        )
-        self.intake = Intake(
-            store=self.store,
-            spool=self.spool,
-            runner=self.runner,
-            deliveries=self.deliveries,
-            estimate=self.estimate,
-            retention=retention,
-            service_clock=service_clock,
-            max_queued=limits.queued,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
+            on_death=surroundings.on_death,
         )
         self.recovery = Recovery(
             store=self.store,
@@ -178,20 +236,16 @@ class JobSystem:
             pipeline=self.pipeline,
             deliveries=self.deliveries,
             runner=self.runner,
-            service_clock=service_clock,
-            clock=clock,
+            service_clock=self._service_clock,
+            clock=surroundings.clock,
         )
         self.sweeper = Sweeper(
             store=self.store,
             intake=self.intake,
             runner=self.runner,
-            retention=retention,
-            service_clock=service_clock,
+            retention=self._limits.retention,
+            service_clock=self._service_clock,
         )
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Take no new work, and end the work of this process within ``grace_seconds``."""
-        await self.runner.drain(grace_seconds, arriving=self.intake.arriving_count)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -208,10 +262,8 @@ class JobSystem:
             yield
 
     def background(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
-        """Yield the tasks that run as long as the service does, with their names."""
         yield "deliveries", self.deliveries.run()
         yield "retention", self.sweeper.run()
 
     async def resume(self, models: ModelRegistry) -> None:
-        """Begin the work on jobs that wait, once the model is loaded."""
         await self.recovery.resume(models)

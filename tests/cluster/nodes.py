@@ -16,7 +16,7 @@ from app.domain.access import AllowedHosts
 from app.jobs import transitions
 from app.jobs.retention import Retention
 from app.jobs.service_clock import ServiceClock
-from app.jobs.system import JobLimits
+from app.jobs.system import JobLimits, Surroundings
 from app.service import create_transfers
 from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, SECRET, a_job
@@ -138,12 +138,14 @@ async def open_node(
                 grace_seconds=0.0,
                 stale_seconds=cluster.stale_seconds,
             ),
-            transcriber=transcriber,
-            transfers=create_transfers(client, limits, SECRET, clock=clock),
-            limits=limits,
-            service_clock=ServiceClock(),
-            clock=clock,
-            on_death=deaths.append,
+            Surroundings(
+                transcriber=transcriber,
+                transfers=create_transfers(client, limits, SECRET, clock=clock),
+                limits=limits,
+                service_clock=ServiceClock(),
+                clock=clock,
+                on_death=deaths.append,
+            ),
         )
         node = Node(jobs=jobs, transcriber=transcriber, deaths=deaths)
         await stack.enter_async_context(jobs.opened())

@@ -19,7 +19,7 @@ from app.domain.job import Delivery, Job, JobStatus, Target, Upload
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.registry import Registry
 from app.jobs.retention import Retention
-from app.jobs.system import JobLimits, JobSystem
+from app.jobs.system import JobLimits, LocalJobSystem, Surroundings
 from app.service import create_transfers
 from tests.support.fake_transcriber import FakeTranscriber
 from tests.support.scripted_journal import ScriptedJournal
@@ -243,17 +243,15 @@ async def open_rig(
             download_seconds=60.0,
             retention=Retention(finished_seconds=3600.0, undelivered_seconds=604_800.0),
         )
-        jobs = JobSystem(
-            root,
-            journal=journal,
+        surroundings = Surroundings(
             transcriber=transcriber,
             transfers=create_transfers(client, limits, webhook_secret, clock=clock),
             limits=limits,
             service_clock=service_clock,
             clock=clock,
             on_death=deaths.append,
-            registry=registry,
         )
+        jobs = LocalJobSystem(root, surroundings, journal=journal, registry=registry)
         await asyncio.to_thread(jobs.spool.open)
         rig = Rig(
             root=root,
