@@ -53,11 +53,10 @@ _REFUSED: Final = "The server's object store refuses its requests: try again lat
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object's name, when it was written, and its size in bytes."""
+    """An object's name, and when it was written."""
 
     name: str
     modified: datetime
-    size: int
 
 
 class ObjectStore:
@@ -148,7 +147,7 @@ class ObjectStore:
         """Yield the objects whose names begin with ``folder`` and a slash, up to a thousand at a time."""
         with _translated():
             for page in obstore.list(self._store, f"{folder}/", chunk_size=_PAGE_OBJECTS):
-                yield [ObjectInfo(info["path"], info["last_modified"], info["size"]) for info in page]
+                yield [ObjectInfo(info["path"], info["last_modified"]) for info in page]
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the objects that begin with ``folder`` and a slash."""
@@ -259,12 +258,10 @@ class ArrivingObject:
 
         If `complete` has failed the parts stay, as after a kill.
         """
-        error = _Aborted()
-        if self._writer.closed():
-            return
-        with _translated():
-            # Only an exception aborts the upload: `close` would store what there is.
-            self._writer.__exit__(_Aborted, error, None)
+        if not self._writer.closed():
+            with _translated():
+                # Only an exception aborts the upload: `close` would store what there is.
+                self._writer.__exit__(_Aborted, _Aborted(), None)
 
 
 class _Aborted(Exception):

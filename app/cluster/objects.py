@@ -98,7 +98,13 @@ class ObjectSpool(Spool):
     def announce(self, job_id: str, size: int) -> None:
         """Do nothing: arriving audio takes no disk."""
 
-    def create_audio(self, job_id: str, *, durably: bool = True, hashed: bool = False) -> ArrivingAudio:  # noqa: ARG002
+    def create_audio(
+        self,
+        job_id: str,
+        *,
+        durably: bool = True,  # noqa: ARG002  # always durable
+        hashed: bool = False,  # noqa: ARG002  # always hashed
+    ) -> ArrivingAudio:
         """Begin the object of arriving audio, always durable and hashed; it replaces one that is incomplete."""
         return self._create(job_id, audio_object(job_id))
 
