@@ -22,9 +22,10 @@ from app.domain.transcript import Segment
 from app.jobs.subscriptions import SegmentSubscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from app.cluster.database import Connection, Database
+    from app.domain.job import LiveJob
     from app.jobs.registry import Registry
     from app.jobs.subscriptions import Segments
 
@@ -79,13 +80,11 @@ class SoftState:
 
     async def write_segments(self, connection: Connection, job_id: str) -> None:
         """Write the segments of a job now, within a transaction."""
-        segments = self._segments.pop(job_id, {})
-        await _insert_segments(connection, ((job_id, number, some) for number, some in segments.items()))
+        await _insert_segments(connection, {job_id: self._segments.pop(job_id, {})})
 
     async def _write(self) -> None:
         changed, self._changed = self._changed, set()
-        segments = self._segments
-        self._segments = defaultdict(dict)
+        new_segments, self._segments = self._segments, defaultdict(dict)
         rows = list(self._progress_of(changed))
         async with self._database.transaction() as connection:
             cursor = connection.cursor()
@@ -95,12 +94,9 @@ class SoftState:
                 " is_on_model = excluded.is_on_model, progress = excluded.progress",
                 rows,
             )
-            await _insert_segments(
-                connection,
-                ((job_id, number, some) for job_id, each in segments.items() for number, some in each.items()),
-            )
+            await _insert_segments(connection, new_segments)
             notices = [Notice.of(live.job) for live in self._known(changed)]
-            notices += [Notice(job_id, has_segments=True) for job_id in segments]
+            notices += [Notice(job_id, has_segments=True) for job_id in new_segments]
             await notify(connection, notices)
 
     def _progress_of(self, job_ids: Iterable[str]) -> Iterator[tuple[Any, ...]]:
@@ -108,7 +104,7 @@ class SoftState:
             progress = Jsonb(PROGRESS.dump_python(live.progress, mode="json"))
             yield live.revision, live.progress.started_at is not None, progress, UUID(live.job.id)
 
-    def _known(self, job_ids: Iterable[str]) -> Iterator[Any]:
+    def _known(self, job_ids: Iterable[str]) -> Iterator[LiveJob]:
         for job_id in job_ids:
             try:
                 yield self._registry.get(job_id)
@@ -116,9 +112,14 @@ class SoftState:
                 continue
 
 
-async def _insert_segments(connection: Connection, segments: Iterable[tuple[str, int, tuple[Segment, ...]]]) -> None:
+async def _insert_segments(
+    connection: Connection, segments_of: Mapping[str, Mapping[int, tuple[Segment, ...]]]
+) -> None:
+    """Write the segments of jobs, by their ids and the numbers of the segments."""
     rows = [
-        (UUID(job_id), number, Jsonb(_SEGMENTS.dump_python(some, mode="json"))) for job_id, number, some in segments
+        (UUID(job_id), number, Jsonb(_SEGMENTS.dump_python(segments, mode="json")))
+        for job_id, numbered in segments_of.items()
+        for number, segments in numbered.items()
     ]
     if rows:
         await connection.cursor().executemany(
