@@ -37,7 +37,9 @@ from benchmarks.__main__ import write
 from benchmarks.figures import row
 from benchmarks.recordings import recording
 from benchmarks.serving import SAMPLES, node, submit
-from tests.support.postgres import Postgres
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from local_postgres import LocalPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,8 +111,6 @@ class Cluster:
 @contextmanager
 def clusters() -> Iterator[Callable[..., Cluster]]:
     """Run a PostgreSQL, and yield a function that makes an empty cluster with some settings."""
-    postgres = Postgres(fsync=True)
-    postgres.start()
     numbers = count()
 
     async def migrate(url: str) -> None:
@@ -119,7 +119,7 @@ def clusters() -> Iterator[Callable[..., Cluster]]:
         await schema.migrate(database)
         await database.close()
 
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+    with LocalPostgres(fsync="on") as postgres, tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
 
         def create(*, model: str = _MODEL, stale_seconds: float = 30, **settings: str) -> Cluster:
             number = next(numbers)
@@ -138,10 +138,7 @@ def clusters() -> Iterator[Callable[..., Cluster]]:
                 },
             )
 
-        try:
-            yield create
-        finally:
-            postgres.close()
+        yield create
 
 
 def clip(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from ports import free_port
 if TYPE_CHECKING:
     from types import TracebackType
 
+_VERSIONS: Final = Path("/usr/lib/postgresql")
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 #: PostgreSQL refuses to run as root. A process of root starts it as this user.
@@ -40,22 +41,33 @@ class LocalPostgres:
     """A server with a random password on a free local port, which runs during its ``with`` block.
 
     Its folder is a temporary one, which is removed at the end. Its programs are those in PATH, or of the newest version
-    in ``versions``, where Debian has them.
+    in ``versions``, where Debian has them. ``options`` are PostgreSQL's own. With ``primary``, it is a standby of that
+    server.
 
     Raises:
         PostgresMissing: the programs are not installed.
     """
 
-    def __init__(self, versions: Path = Path("/usr/lib/postgresql")) -> None:
-        self.programs = {name: _program(name, versions) for name in ("initdb", "postgres", "psql")}
-        self.port = free_port()
-        self._password = secrets.token_hex(20)
+    def __init__(
+        self,
+        versions: Path = _VERSIONS,
+        *,
+        port: int = 0,
+        primary: LocalPostgres | None = None,
+        **options: str,
+    ) -> None:
+        names = ("initdb", "postgres", "psql") if primary is None else ("pg_basebackup", "postgres", "psql")
+        self.programs = {name: _program(name, versions) for name in names}
+        self.port = port or free_port()
+        self._options = {**_OPTIONS, "port": str(self.port), **options}
+        self._primary = primary
+        self.password: str = secrets.token_hex(20) if primary is None else primary.password
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def url(self, database: str = "postgres") -> str:
+    def url(self, database: str = "postgres", *, host: str = "127.0.0.1") -> str:
         """Return the address of a database, with the password."""
-        return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres:{self.password}@{host}:{self.port}/{database}"
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="local-postgres-"))
@@ -74,11 +86,10 @@ class LocalPostgres:
 
     def start(self) -> None:
         """Start the server, and return when it accepts connections."""
-        options = {**_OPTIONS, "port": str(self.port)}
         self._process = subprocess.Popen(
             [
                 *(self.programs["postgres"], "-D", str(self._data)),
-                *(f"--{name}={value}" for name, value in options.items()),
+                *(f"--{name}={value}" for name, value in self._options.items()),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -98,6 +109,16 @@ class LocalPostgres:
         """End the server as a crash does, with all its connections."""
         self._end(signal.SIGQUIT)
 
+    def destroy(self) -> None:
+        """End the server as ``kill -9`` does, without a word to its clients. It can't be started again."""
+        _, shared_memory = (self._data / "postmaster.pid").read_text().splitlines()[6].split()
+        self._end(signal.SIGKILL)
+        subprocess.run([shutil.which("ipcrm") or "ipcrm", "-m", shared_memory], check=True)  # nobody else removes it
+
+    def promote(self) -> None:
+        """Make a standby the primary, and return when it takes changes."""
+        self.execute("SELECT pg_promote()")
+
     def create_database(self, name: str, *, template: str = "template0") -> str:
         """Create a database as a copy of another one, and return its address."""
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
@@ -116,17 +137,25 @@ class LocalPostgres:
         return self._folder / "data"
 
     def _initialize(self, folder: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(folder, _USER)
+        if self._primary is not None:
+            source = ("-h", "127.0.0.1", "-p", str(self._primary.port), "-U", "postgres")
+            options = ("--write-recovery-conf", "--checkpoint", "fast", "--no-sync")
+            self._run("pg_basebackup", "-D", str(self._data), *source, *options)
+            return
         password = folder / "password"
         password.touch(mode=0o600)
-        password.write_text(self._password)
+        password.write_text(self.password)
         if os.geteuid() == 0:
-            for path in (folder, password):
-                shutil.chown(path, _USER)
+            shutil.chown(password, _USER)
         self._run(
             *("initdb", "-D", str(self._data), "-U", "postgres", "--pwfile", str(password), "-A", "scram-sha-256"),
             *("-E", "UTF8", "--locale", "C", "--no-sync"),
         )
         password.unlink()
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")  # besides the loopback, if it listens elsewhere
 
     def _is_ready(self) -> bool:
         try:
@@ -142,7 +171,7 @@ class LocalPostgres:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PGPASSWORD": self._password},
+            env={**os.environ, "PGPASSWORD": self.password},
             **self._unprivileged(),
         )
         return process.stdout

@@ -8,11 +8,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+from local_postgres import LocalPostgres, PostgresMissing
 
 from app.cluster import schema
 from app.cluster.database import Database
 from tests.cluster.nodes import Cluster
-from tests.support.postgres import Postgres, find_program
+from tests.support.program import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -23,28 +24,27 @@ _numbers = count()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[LocalPostgres]:
     """A running server with a database that has the tables of a cluster."""
-    if find_program("postgres") is None:
-        pytest.skip("PostgreSQL is not installed")
-
-    async def migrate(url: str) -> None:
-        database = Database(url)
-        await database.open()
-        await schema.migrate(database)
-        await database.close()
-
-    server = Postgres()
-    server.start()
     try:
+        server = LocalPostgres(port=int(free_port()))
+    except PostgresMissing as exc:
+        pytest.skip(str(exc))
+    with server:
         asyncio.run(migrate(server.create_database(_TEMPLATE)))
         yield server
-    finally:
-        server.close()
+
+
+async def migrate(url: str) -> None:
+    """Create the tables of a cluster."""
+    database = Database(url)
+    await database.open()
+    await schema.migrate(database)
+    await database.close()
 
 
 @pytest.fixture
-def database_url(postgres: Postgres) -> str:
+def database_url(postgres: LocalPostgres) -> str:
     """A database with empty tables."""
     return postgres.create_database(f"test_{next(_numbers)}", template=_TEMPLATE)
 

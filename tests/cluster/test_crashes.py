@@ -17,8 +17,9 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from local_postgres import LocalPostgres
+
     from tests.cluster.nodes import Cluster, Node
-    from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts nodes of a cluster")]
 
@@ -76,7 +77,7 @@ async def test_delivery_whose_task_is_lost_gets_another(cluster: Cluster) -> Non
         assert len(target.requests) == 1
 
 
-async def test_work_outlasts_a_database_that_is_away(cluster: Cluster, postgres: Postgres) -> None:
+async def test_work_outlasts_a_database_that_is_away(cluster: Cluster, postgres: LocalPostgres) -> None:
     api, worker = await cluster.start("api"), await cluster.start("worker")
     worker.transcriber.finishing.hold()
     job = await api.submit(owner="a")

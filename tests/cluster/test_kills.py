@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.postgres import Postgres
+    from local_postgres import LocalPostgres
 
 pytestmark = pytest.mark.full(reason="starts nodes as processes, with the demo model")
 
@@ -93,7 +93,7 @@ def test_killed_node_for_clients_loses_no_job(nodes: Nodes, samples: Path) -> No
         api.until(job_id, "completed")
 
 
-def test_start_with_old_tables_names_the_command(postgres: Postgres, tmp_path: Path) -> None:
+def test_start_with_old_tables_names_the_command(postgres: LocalPostgres, tmp_path: Path) -> None:
     url = postgres.create_database("without_tables")
     settings = {
         "DATABASE_URL": url,

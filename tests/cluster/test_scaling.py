@@ -12,13 +12,16 @@ from tests.deploy.deployment import CLUSTER_KUBERNETES, documents
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from local_postgres import LocalPostgres
+
     from tests.cluster.nodes import Cluster
-    from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts nodes of a cluster")]
 
 
-async def test_scaling_counts_files_that_wait_and_those_being_transcribed(cluster: Cluster, postgres: Postgres) -> None:
+async def test_scaling_counts_files_that_wait_and_those_being_transcribed(
+    cluster: Cluster, postgres: LocalPostgres
+) -> None:
     (scaling,) = (manifest for manifest in documents(CLUSTER_KUBERNETES) if manifest["kind"] == "ScaledObject")
     query = scaling["spec"]["triggers"][0]["metadata"]["query"]
     database = cluster.url.rpartition("/")[2]

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from local_postgres import LocalPostgres
     from local_s3 import LocalS3
 
     from tests.cluster.faults.programs import ClusterPrograms
     from tests.faults.receiver import Receiver
-    from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.full(reason="starts nodes of a cluster as processes")
 
@@ -53,7 +53,7 @@ def submissions(count: int, store: Receiver, samples: Path) -> list[Submission]:
 
 def test_work_outlasts_a_killed_database(
     programs: ClusterPrograms,
-    postgres: Postgres,
+    postgres: LocalPostgres,
     store_of_results: Receiver,
     samples: Path,
     tmp_path: Path,
