@@ -29,8 +29,6 @@ _MOST: Final = 50
 #: Notices that come within this time are handled together.
 _PAUSE_SECONDS: Final = 0.02
 _RECONNECT_SECONDS: Final = 1.0
-#: The time without a notice after which a connection is checked.
-_CHECK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +85,16 @@ class Notices:
         is_connected = False
         while True:
             with suppress(StorageUnavailable):
-                async with self._database.listening(_CHANNEL) as connection:
+                async with self._database.listening(_CHANNEL) as notifications:
                     await self._catch_up()
                     is_connected = True
-                    while True:
-                        await self._collect(connection)
-                        await connection.execute("SELECT 1")
+                    async for notification in notifications:
+                        self._pending.update(dict.fromkeys(_parsed(notification.payload)))
+                        self._arrived.set()
             if is_connected:
                 logger.warning("⚠️ The connection for notices was lost: connecting again")
             is_connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
-
-    async def _collect(self, connection: Connection) -> None:
-        async for notification in connection.notifies(timeout=_CHECK_SECONDS):
-            self._pending.update(dict.fromkeys(_parsed(notification.payload)))
-            self._arrived.set()
 
     async def _pass_on(self) -> None:
         while True:

@@ -19,7 +19,6 @@ from procrastinate import exceptions
 from procrastinate.job_context import AbortReason
 from procrastinate.worker import Worker
 
-from app.cluster.database import WAIT_SECONDS
 from app.domain.errors import StorageUnavailable
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a worker loop without a sign of life is taken for dead; it gives three in that time.
 STALE_SECONDS: Final = 30.0
+#: The most connections of a node for its worker loops.
+_MAX_CONNECTIONS: Final = 6
 _PAUSE_SECONDS: Final = 1.0
 #: Seconds between two looks into a queue, should a notification have been missed; procrastinate loses one that comes in
 #: the moment in which it finds nothing.
@@ -96,10 +97,16 @@ class _PatientConnector(procrastinate.PsycopgConnector):
     `TaskQueue.return_lost` finds the task.
     """
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(pool_factory=lambda **_: database.create_pool("queue", connections=_MAX_CONNECTIONS))
+        self._database = database
+
     async def listen_notify(self, on_notification: connectors.Notify, channels: Iterable[str]) -> None:
         while True:
-            with suppress(exceptions.ConnectorException):
-                await super().listen_notify(on_notification=on_notification, channels=channels)
+            with suppress(StorageUnavailable):
+                async with self._database.listening(*channels) as notifications:
+                    async for notification in notifications:
+                        await on_notification(channel=notification.channel, payload=notification.payload)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
@@ -144,16 +151,7 @@ class TaskQueue:
     def __init__(self, database: Database, *, stale_seconds: float, grace_seconds: float) -> None:
         for noisy in ("procrastinate", "psycopg.pool"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what concerns a job is logged here
-        self._connector = _PatientConnector(
-            conninfo=database.url,
-            kwargs=dict(database.options),
-            min_size=1,
-            max_size=6,
-            timeout=WAIT_SECONDS,
-            reconnect_timeout=WAIT_SECONDS,
-            name="queue",
-        )
-        self._app = procrastinate.App(connector=self._connector)
+        self._app = procrastinate.App(connector=_PatientConnector(database))
         self._database = database
         self._stale_seconds = stale_seconds
         self._grace_seconds = grace_seconds

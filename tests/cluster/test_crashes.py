@@ -109,6 +109,34 @@ async def test_work_outlasts_a_database_that_is_away(cluster: Cluster, postgres:
     await api.until(later, COMPLETED)
 
 
+async def test_sessions_of_a_server_that_takes_no_changes_are_replaced(
+    cluster: Cluster, postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_CHECK_SECONDS", 0.5)
+    node = await cluster.start("all")
+
+    async def sessions() -> set[str]:
+        statement = "SELECT pid FROM pg_stat_activity WHERE application_name = 'transcription-service'"
+        condition = f" AND datname = '{cluster.url.rpartition('/')[2]}'"
+        return set((await asyncio.to_thread(postgres.execute, statement + condition)).split())
+
+    async def are_replaced() -> bool:
+        return not before & await sessions()
+
+    before = await sessions()
+    await asyncio.to_thread(postgres.execute, "ALTER SYSTEM SET default_transaction_read_only = on")
+    try:
+        await asyncio.to_thread(postgres.execute, "SELECT pg_reload_conf()")
+        await eventually(are_replaced)
+        with pytest.raises(StorageUnavailable):
+            await node.submit()
+    finally:
+        await asyncio.to_thread(postgres.execute, "ALTER SYSTEM RESET default_transaction_read_only")
+        await asyncio.to_thread(postgres.execute, "SELECT pg_reload_conf()")
+    job = await node.submit()
+    await node.until(job, COMPLETED)
+
+
 async def test_outcome_is_learnt_although_notices_are_lost(cluster: Cluster) -> None:
     api, worker = await cluster.start("api"), await cluster.start("worker")
     worker.transcriber.on_model.hold()
