@@ -1,6 +1,8 @@
 """The progress and segments of a node's running work, written to the database together, at most once a second.
 
-It may be lost in a crash. The segments of a stream are written at once, because a client waits for them.
+It may be lost in a crash: its tables are empty after one of the database, and in a standby that is promoted. So a node
+keeps the segments of its running work, and writes them again when it had lost its connection. Those of a stream are
+written at once, because a client waits for them.
 """
 
 from __future__ import annotations
@@ -22,10 +24,9 @@ from app.domain.transcript import Segment
 from app.jobs.subscriptions import SegmentSubscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from app.cluster.database import Connection, Database
-    from app.domain.job import LiveJob
     from app.jobs.registry import Registry
     from app.jobs.subscriptions import Segments
 
@@ -43,6 +44,7 @@ class SoftState:
         self._registry = registry
         self._changed: set[str] = set()
         self._segments: defaultdict[str, dict[int, tuple[Segment, ...]]] = defaultdict(dict)
+        self._unwritten: set[tuple[str, int]] = set()
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -54,6 +56,7 @@ class SoftState:
     def add_segments(self, job_id: str, number: int, segments: tuple[Segment, ...], *, is_urgent: bool) -> None:
         """Take note of the segments number ``number`` of a job of this node."""
         self._segments[job_id][number] = segments
+        self._unwritten.add((job_id, number))
         self._wake.set()
         if is_urgent:
             self._urgent.set()
@@ -62,6 +65,12 @@ class SoftState:
         """Forget what is still to be written of a job."""
         self._changed.discard(job_id)
         self._segments.pop(job_id, None)
+
+    def write_again(self, job_ids: Iterable[str]) -> None:
+        """Write everything of these jobs of this node once more: the database may have lost it."""
+        self._changed |= {live.job.id for live in self._known(job_ids) if live.job.needs_transcription}
+        self._unwritten |= {(job_id, number) for job_id, each in self._segments.items() for number in each}
+        self._wake.set()
 
     async def run(self) -> None:
         """Write what changes until cancelled."""
@@ -79,25 +88,37 @@ class SoftState:
                 continue
 
     async def write_segments(self, connection: Connection, job_id: str) -> None:
-        """Write the segments of a job now, within a transaction."""
-        await _insert_segments(connection, {job_id: self._segments.pop(job_id, {})})
+        """Write all segments of a job that are not there, within a transaction."""
+        await _insert_segments(
+            connection, ((job_id, number, some) for number, some in self._segments.get(job_id, {}).items())
+        )
 
     async def _write(self) -> None:
         changed, self._changed = self._changed, set()
-        new_segments, self._segments = self._segments, defaultdict(dict)
+        unwritten, self._unwritten = self._unwritten, set()
+        segments = [(job_id, number, self._segments[job_id][number]) for job_id, number in self._kept(unwritten)]
         rows = list(self._progress_of(changed))
-        async with self._database.transaction() as connection:
-            cursor = connection.cursor()
-            await cursor.executemany(
-                "INSERT INTO progress (job_id, revision, is_on_model, progress) SELECT id, %s, %s, %s FROM jobs"
-                " WHERE id = %s ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision,"
-                " is_on_model = excluded.is_on_model, progress = excluded.progress",
-                rows,
-            )
-            await _insert_segments(connection, new_segments)
-            notices = [Notice.of(live.job) for live in self._known(changed)]
-            notices += [Notice(job_id, has_segments=True) for job_id in new_segments]
-            await notify(connection, notices)
+        try:
+            async with self._database.transaction() as connection:
+                cursor = connection.cursor()
+                await cursor.executemany(
+                    "INSERT INTO progress (job_id, revision, is_on_model, progress) SELECT id, %s, %s, %s FROM jobs"
+                    " WHERE id = %s ON CONFLICT (job_id) DO UPDATE SET revision = excluded.revision,"
+                    " is_on_model = excluded.is_on_model, progress = excluded.progress",
+                    rows,
+                )
+                await _insert_segments(connection, segments)
+                notices = [Notice.of(live.job) for live in self._known(changed)]
+                notices += [Notice(job_id, has_segments=True) for job_id in {job_id for job_id, _, _ in segments}]
+                await notify(connection, notices)
+        except StorageUnavailable:
+            self._unwritten |= set(self._kept(unwritten))
+            self._wake.set()
+            raise
+
+    def _kept(self, segments: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        """Yield those that no restart or end of their job has dropped, in order."""
+        return (each for each in sorted(segments) if each[1] in self._segments.get(each[0], ()))
 
     def _progress_of(self, job_ids: Iterable[str]) -> Iterator[tuple[Any, ...]]:
         for live in self._known(job_ids):
@@ -112,14 +133,9 @@ class SoftState:
                 continue
 
 
-async def _insert_segments(
-    connection: Connection, segments_of: Mapping[str, Mapping[int, tuple[Segment, ...]]]
-) -> None:
-    """Write the segments of jobs, by their ids and the numbers of the segments."""
+async def _insert_segments(connection: Connection, segments: Iterable[tuple[str, int, tuple[Segment, ...]]]) -> None:
     rows = [
-        (UUID(job_id), number, Jsonb(_SEGMENTS.dump_python(segments, mode="json")))
-        for job_id, numbered in segments_of.items()
-        for number, segments in numbered.items()
+        (UUID(job_id), number, Jsonb(_SEGMENTS.dump_python(some, mode="json"))) for job_id, number, some in segments
     ]
     if rows:
         await connection.cursor().executemany(
@@ -190,9 +206,14 @@ class SharedSegments(SegmentSubscriptions):
         super().publish(job_id, segments)
 
     async def _rows(self, job_id: str, *, start: int) -> list[tuple[int, tuple[Segment, ...]]]:
+        """Return the segments from number ``start`` on, without those after a gap, which is filled later."""
         async with self._database.connection() as connection:
             cursor = await connection.execute(
                 "SELECT number, segments FROM segments WHERE job_id = %s AND number >= %s ORDER BY number",
                 (UUID(job_id), start),
             )
-            return [(number, _SEGMENTS.validate_python(segments)) for number, segments in await cursor.fetchall()]
+            return [
+                (number, _SEGMENTS.validate_python(segments))
+                for expected, (number, segments) in enumerate(await cursor.fetchall(), start)
+                if number == expected
+            ]

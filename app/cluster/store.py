@@ -96,6 +96,7 @@ class ClusterStore(JobStore):
         self._remembered: dict[str, None] = {}
         self._undecided: set[str] = set()
         self._removed_here: set[str] = set()
+        self._has_listened = False
 
     # The jobs of this node.
 
@@ -195,7 +196,11 @@ class ClusterStore(JobStore):
                 await self._shared.segments.read(job_id)
 
     async def catch_up(self) -> None:
-        """Read everything that somebody waits for here: notices were lost."""
+        """Read everything that somebody waits for here, and show this node's work again: notices were lost."""
+        if self._has_listened:
+            self._shared.soft_state.write_again(tuple(self._held))
+            self._changes.restart()
+        self._has_listened = True
         self._removed_here.clear()
         await self._shared.counts.refresh()
         watched = {*self._subscriptions.subscribed, *self._shared.segments.followed}

@@ -35,6 +35,7 @@ class ChangeLog:
         self.boot_id = secrets.token_hex(6)
         self._owners: dict[str, _OwnerChanges] = {}
         self._latest = 0
+        self._restarted_at = 0
         self._lock = Lock()
         self._listeners: list[Callable[[], None]] = []
 
@@ -56,6 +57,13 @@ class ChangeLog:
         """Record that a background job was forgotten of which nothing else is known here."""
         self._record(job_id, owner=owner, is_removal=True)
 
+    def restart(self) -> None:
+        """Take note that changes may have been missed: nothing is known of the time before."""
+        with self._lock:
+            self._latest += 1
+            self._restarted_at = self._latest
+        self._notify()
+
     def drop(self, job: Job) -> None:
         """Drop the latest change of a job that this process no longer remembers, so that it can't be read."""
         with self._lock:
@@ -66,12 +74,17 @@ class ChangeLog:
         with self._lock:
             self._latest += 1
             self._owners.setdefault(owner, _OwnerChanges()).add(Change(self._latest, job_id, is_removal))
+        self._notify()
+
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
     def since(self, number: int, *, owner: str) -> list[Change] | None:
         """Return the changes of an owner's jobs after ``number`` in order, or None if some are no longer known."""
         with self._lock:
+            if number < self._restarted_at:
+                return None
             changes = self._owners.get(owner)
             return [] if changes is None else changes.since(number)
 

@@ -11,6 +11,7 @@ from app.cluster import database as database_module
 from app.domain.errors import StorageUnavailable, UnknownJob
 from app.domain.job import JobStatus
 from tests.jobs.rig import upload_to
+from tests.support.fake_transcriber import GREETING
 from tests.support.fault_server import answer, fault_server
 from tests.support.waiting import eventually
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts nodes of a cluster")]
 
 COMPLETED = JobStatus.COMPLETED
+TERMINATE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    " AND datname = current_database()"
+)
 
 
 async def execute(node: Node, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -143,13 +148,51 @@ async def test_outcome_is_learnt_although_notices_are_lost(cluster: Cluster) -> 
     job = await api.submit(synchronous=True)
     outcome = asyncio.create_task(api.jobs.runner.outcome(job.id))
     await worker.transcriber.on_model.reached()
-    await execute(
-        api,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        " AND datname = current_database()",
-    )
+    await execute(api, TERMINATE)
     worker.transcriber.on_model.release()
     assert await outcome is None
+
+
+async def test_stream_has_all_segments_although_those_in_the_database_are_lost(cluster: Cluster) -> None:
+    api, worker = await cluster.start("api"), await cluster.start("worker")
+    worker.transcriber.finishing.hold()
+    job = await api.submit(synchronous=True, streamed=True)
+    await worker.transcriber.finishing.reached()
+
+    async def is_written() -> bool:
+        return await execute(api, "SELECT count(*) FROM segments") == [(len(GREETING.segments),)]
+
+    await eventually(is_written)
+    await execute(api, "TRUNCATE segments, progress")  # as after the promotion of a standby
+    with api.jobs.segments.subscribe(job.id) as segments:
+        worker.transcriber.finishing.release()
+        assert await api.jobs.runner.outcome(job.id) is None
+        received = [segment for _ in GREETING.segments for segment in await segments.get() or ()]
+        assert received == list(GREETING.segments)
+
+
+async def test_lost_connection_has_running_work_shown_again_and_jobs_listed_again(cluster: Cluster) -> None:
+    api, worker = await cluster.start("api"), await cluster.start("worker")
+    worker.transcriber.finishing.hold()
+    job = await api.submit(owner="a")
+    await worker.transcriber.finishing.reached()
+
+    async def is_shown() -> bool:
+        return (await api.read(job)).status is JobStatus.PROCESSING and list(
+            await api.jobs.segments.read_so_far(job.id)
+        ) == list(GREETING.segments)
+
+    await eventually(is_shown)
+    await execute(api, "DELETE FROM progress")
+    await execute(api, "DELETE FROM segments WHERE number = 0")
+    assert await api.jobs.segments.read_so_far(job.id) == []
+    seen = api.jobs.changes.latest
+    assert api.jobs.changes.since(seen, owner="a") == []
+    await execute(api, TERMINATE)
+    await eventually(is_shown)
+    await eventually(lambda: api.jobs.changes.since(seen, owner="a") is None)
+    worker.transcriber.finishing.release()
+    await api.until(job, COMPLETED)
 
 
 async def test_request_ends_with_the_node_of_its_client(cluster: Cluster) -> None:
