@@ -24,6 +24,7 @@ from botocore.config import Config
 from ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 _START_SECONDS = 120.0
@@ -33,13 +34,15 @@ _STOP_SECONDS = 30.0
 class LocalS3:
     """An S3 server with random credentials on a free local port, which runs during its ``with`` block.
 
-    The folders in ``folder`` are the buckets. By default it is a temporary folder, which is removed at the end.
+    The folders in ``folder`` are the buckets. By default it is a temporary folder, which is removed at the end. It
+    listens on the loopback, unless ``addresses`` has others besides.
     """
 
-    def __init__(self, folder: Path | None = None, *, port: int = 0) -> None:
+    def __init__(self, folder: Path | None = None, *, port: int = 0, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
         self.access_key = secrets.token_hex(10)
         self.secret_key = secrets.token_hex(20)
         self.port = port or free_port()
+        self._addresses = [f"{address}:{self.port}" for address in addresses]
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="local-s3-")
         self.folder = Path(self._temporary.name) if folder is None and self._temporary else Path(folder or ".")
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +56,7 @@ class LocalS3:
         self._process = subprocess.Popen(
             [
                 _rclone(),
-                *("serve", "s3", "--config", "", "--addr", f"127.0.0.1:{self.port}"),
+                *("serve", "s3", "--config", "", *(f"--addr={address}" for address in self._addresses)),
                 *("--auth-key", f"{self.access_key},{self.secret_key}"),
                 # With a time of 0, rclone 1.75.2 sometimes keeps a core busy for ever.
                 *("--vfs-cache-mode", "off", "--dir-cache-time", "1s", str(self.folder)),

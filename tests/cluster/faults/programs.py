@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from local_s3 import LocalS3
 
+    from tests.cluster.faults.namespaces import Namespace
     from tests.faults.crash_points import Step
     from tests.faults.receiver import Receiver
 
@@ -40,17 +41,24 @@ _SETTLED_SECONDS: Final = 30.0
 
 
 class NodeProgram(ForkedProgram):
-    """A node, which calls the function of each of ``steps`` when it gets there."""
+    """A node, which calls the function of each of ``steps`` when it gets there; perhaps in a network of its own."""
 
-    def __init__(self, folder: Path, role: str, *, steps: Steps = (), **environment: str) -> None:
+    def __init__(
+        self, folder: Path, role: str, *, steps: Steps = (), namespace: Namespace | None = None, **environment: str
+    ) -> None:
         self.role = role
         self.folder = folder
         self.port = environment["PORT"]
         self._steps = tuple(steps)
+        self._namespace = namespace
+        if namespace is not None:
+            environment["HOST"] = namespace.inside
         super().__init__(folder, ROLE=role, DATA_DIR=str(folder / "data"), **environment)
+        if namespace is not None:
+            self.client.base_url = f"http://{namespace.inside}:{self.port}"
 
     def _preparation(self) -> Callable[[], None]:
-        return partial(prepared, self._steps)
+        return partial(prepared, self._steps, self._namespace)
 
     def scratch(self) -> list[str]:
         """Return the files of jobs in the node's scratch folder."""
@@ -91,9 +99,12 @@ class ClusterPrograms:
         for node in self.nodes:
             node.close()
 
-    def start(self, role: str, *, steps: Steps = (), **settings: str) -> NodeProgram:
+    def start(
+        self, role: str, *, steps: Steps = (), namespace: Namespace | None = None, **settings: str
+    ) -> NodeProgram:
         """Start a node in a folder and on a port of its own, and return it when it is ready."""
-        node = self._start(self._folder / f"{role}-{next(self._numbers)}", role, steps=steps, **settings)
+        folder = self._folder / f"{role}-{next(self._numbers)}"
+        node = self._start(folder, role, steps=steps, namespace=namespace, **settings)
         node.until_ready()
         return node
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from tests.cluster.faults.namespaces import Namespace
+
 _PAUSE_SECONDS: Final = 0.02
 #: The time for which requests to an object store that is away are repeated.
 _RETRY_SECONDS: Final = 1.0
@@ -78,6 +80,13 @@ ALWAYS: Final = frozenset(
 )
 
 
+#: Whether the worker that has a task has given no sign of life for some seconds.
+IS_LATE: Final = (
+    "SELECT now() - max(last_heartbeat) > make_interval(secs => %s) FROM procrastinate_workers"
+    " WHERE id IN (SELECT worker_id FROM procrastinate_jobs WHERE status = 'doing')"
+)
+
+
 def chosen(steps: Mapping[str, Step], *, long: bool) -> dict[str, Step]:
     """Return all steps if ``long``, else the most important ones."""
     assert not ALWAYS - {*API_STEPS, *FETCH_STEPS, *WORKER_STEPS}
@@ -103,8 +112,10 @@ class Gate:
         self.path.with_suffix(".open").touch()
 
 
-def prepared(steps: Sequence[tuple[Step, Callable[[], None]]]) -> None:
+def prepared(steps: Sequence[tuple[Step, Callable[[], None]]], namespace: Namespace | None = None) -> None:
     """Prepare a process that is to be a node: it calls each function at its step, and always looks for orphans."""
+    if namespace is not None:
+        namespace.enter()
     setattr(upkeep, "_ORPHANS_SECONDS", 0.0)  # noqa: B010  # it is final elsewhere
     defaults = ObjectSpool.__init__.__kwdefaults__
     assert defaults is not None

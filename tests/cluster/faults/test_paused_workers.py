@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.cluster.faults.programs import STALE_SECONDS, Submission
-from tests.cluster.faults.steps import Gate
+from tests.cluster.faults.steps import IS_LATE, Gate
 from tests.faults.crash_points import BEFORE, Step
 from tests.faults.receiver import receiver
 from tests.support.waiting import wait_until
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.full(reason="starts nodes of a cluster as processes")
 
 _DECODE: Final = Step("app.transcription.whisper:WhisperModel", "decode", BEFORE)
 _STORE: Final = Step("app.cluster.objects:ObjectSpool", "store_result", BEFORE)
-#: Whether the worker that has a task has given no sign of life for some seconds.
-_IS_LATE: Final = (
-    "SELECT now() - max(last_heartbeat) > make_interval(secs => %s) FROM procrastinate_workers"
-    " WHERE id IN (SELECT worker_id FROM procrastinate_jobs WHERE status = 'doing')"
-)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +65,7 @@ def test_worker_that_stood_still_for_a_moment_goes_on(
         job.send(api)
         gate.until_reached()
         paused.process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: programs.query(_IS_LATE, STALE_SECONDS * 0.4) == [(True,)], seconds=60)
+        wait_until(lambda: programs.query(IS_LATE, STALE_SECONDS * 0.4) == [(True,)], seconds=60)
         gate.open()
         paused.process.send_signal(signal.SIGCONT)
         programs.check_nothing_is_left()
