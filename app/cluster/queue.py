@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -100,6 +102,8 @@ class _PatientConnector(procrastinate.PsycopgConnector):
     def __init__(self, database: Database) -> None:
         super().__init__(pool_factory=lambda **_: database.create_pool("queue", connections=_MAX_CONNECTIONS))
         self._database = database
+        #: When it loses its patience, so that a node can stop while the database is away.
+        self.patient_until = math.inf
 
     async def listen_notify(self, on_notification: connectors.Notify, channels: Iterable[str]) -> None:
         while True:
@@ -116,7 +120,7 @@ class _PatientConnector(procrastinate.PsycopgConnector):
             except exceptions.ConnectorException as exc:
                 if isinstance(exc.__cause__, psycopg.errors.RaiseException):
                     return  # the task was taken from this node, and another has ended it
-                if not _is_away(exc):
+                if not _is_away(exc) or time.monotonic() > self.patient_until:
                     raise
             else:
                 return
@@ -151,7 +155,8 @@ class TaskQueue:
     def __init__(self, database: Database, *, stale_seconds: float, grace_seconds: float) -> None:
         for noisy in ("procrastinate", "psycopg.pool"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what concerns a job is logged here
-        self._app = procrastinate.App(connector=_PatientConnector(database))
+        self._connector = _PatientConnector(database)
+        self._app = procrastinate.App(connector=self._connector)
         self._database = database
         self._stale_seconds = stale_seconds
         self._grace_seconds = grace_seconds
@@ -247,7 +252,8 @@ class TaskQueue:
             try:
                 await worker.run()  # type: ignore[no-untyped-call]  # its authors annotate no None
             except exceptions.ConnectorException as exc:  # such as a worker that was taken for dead and is back
-                logger.warning("⚠️ The worker loop %s begins again: %s", loop.name, exc.__cause__ or exc)
+                if not self._draining:
+                    logger.warning("⚠️ The worker loop %s begins again: %s", loop.name, exc.__cause__ or exc)
             finally:
                 self._workers.remove(worker)
             if not self._draining:
@@ -256,6 +262,7 @@ class TaskQueue:
     def drain(self) -> None:
         """Take no more tasks; those that run go on, and the loops end with them."""
         self._draining = True
+        self._connector.patient_until = time.monotonic() + self._grace_seconds
         for worker in self._workers:
             worker.stop()  # type: ignore[no-untyped-call]  # likewise
 

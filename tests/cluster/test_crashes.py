@@ -142,6 +142,16 @@ async def test_sessions_of_a_server_that_takes_no_changes_are_replaced(
     await node.until(job, COMPLETED)
 
 
+async def test_node_stops_while_the_database_is_away(cluster: Cluster, postgres: LocalPostgres) -> None:
+    node = await cluster.start("all")
+    await asyncio.to_thread(postgres.kill)
+    try:
+        async with asyncio.timeout(60):
+            await node.jobs.drain(0.0)
+    finally:
+        await asyncio.to_thread(postgres.start)
+
+
 async def test_outcome_is_learnt_although_notices_are_lost(cluster: Cluster) -> None:
     api, worker = await cluster.start("api"), await cluster.start("worker")
     worker.transcriber.on_model.hold()
