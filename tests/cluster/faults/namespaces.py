@@ -53,7 +53,7 @@ class Namespace:
         return self.name
 
     def pull_cable(self) -> None:
-        """Lose all packets from now on, in both directions. No connection is told."""
+        """Lose all packets from now on, in both directions. Both ends keep their connections."""
         _ip("link", "set", self._cable, "down")
 
     def join_cable(self) -> None:
