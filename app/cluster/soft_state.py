@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from app.cluster.database import Connection, Database
+    from app.domain.job import LiveJob
     from app.jobs.registry import Registry
     from app.jobs.subscriptions import Segments
 
