@@ -148,7 +148,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
 
 
 def _realtime_limits(settings: Settings) -> RealtimeLimits | None:
-    if not settings.realtime_max_sessions:
+    if not settings.realtime_max_sessions or settings.role == "api":
         return None
     return RealtimeLimits(
         max_sessions=settings.realtime_max_sessions,
@@ -208,7 +208,7 @@ def _parts(service: Service) -> Parts:
             realtime=_realtime_limits(settings),
         ),
         feed=EventFeed(changes=jobs.changes, store=jobs.store, views=jobs.views),
-        slots=settings.max_concurrent_requests,
+        capacity=jobs.capacity,
         started_at=int(time.time()),
         emit=service.emit,
     )

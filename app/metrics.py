@@ -176,6 +176,7 @@ class _Gauges:
 _TEXTS: Final = {
     "jobs": "Jobs in the registry, by status.",
     "waiting_requests": "Jobs and synchronous requests that wait for their first slot.",
+    "unserved": "Jobs and synchronous requests that wait for a model that no worker of the cluster has.",
     "permits": "GPU slots.",
     "permits_held": "GPU slots in use.",
     "models_loaded": "Models in memory.",

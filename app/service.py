@@ -38,7 +38,7 @@ from app.transcription.models import ModelRegistry
 from app.transcription.pool import ModelPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
     import httpx
 
@@ -130,12 +130,15 @@ class Service:
         return await asyncio.to_thread(self.metrics.render)
 
     def _gauges(self) -> metrics.Gauges:
+        models = () if self.settings.role == "api" else self.pool.model_registry.states  # an API node has none loaded
+        unserved: Mapping[str, int] = self.jobs.capacity().unserved
         return {
             "jobs": {status.value: self._job_counts[status] for status in JobStatus},
             "waiting_requests": self.jobs.store.queued_count,
-            "permits": self.settings.max_concurrent_requests,
+            "unserved": sum(unserved.values()),
+            "permits": 0 if self.settings.role == "api" else self.settings.max_concurrent_requests,
             "permits_held": self.pool.active,
-            "models_loaded": sum(state.loaded for state in self.pool.model_registry.states),
+            "models_loaded": sum(state.loaded for state in models),
             "ready": self.pool.ready and not self.pool.failing and not self.jobs.runner.draining,
             "undelivered": self._undelivered_count,
             "spool_bytes": self.jobs.spool.space.claimed,

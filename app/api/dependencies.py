@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.domain.events import EventSink
     from app.domain.tickets import Tickets
     from app.jobs.edits import Edits
-    from app.jobs.estimate import Estimate
+    from app.jobs.estimate import Capacity, Estimate
     from app.jobs.intake import Intake
     from app.jobs.recovery import RecoversJobs
     from app.jobs.runner import Runner
@@ -113,7 +113,7 @@ class Parts:
     sessions: Sessions
     feed: EventFeed
     limits: ServerLimits
-    slots: int
+    capacity: Callable[[], Capacity]
     started_at: int
     emit: EventSink
 

@@ -16,6 +16,7 @@ from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
     from app.api.dependencies import Parts, TransferTimeouts
+    from app.jobs.estimate import Capacity
 
 #: Part of the API: clients look for this sentence.
 NOTE: Final = "These bound transfers only: transcription itself has no timeout and runs as long as it needs."
@@ -45,6 +46,7 @@ async def get_health(parts: ServiceParts) -> dict[str, Any]:
             {state.value: round(share, 3) for state, share in shares.items()} for shares in parts.pool.device_shares
         ],
         "concurrency": summary["concurrency"],
+        **_cluster(parts.capacity()),
         "recovered": asdict(parts.jobs.recovery.recovered),
         "timeouts": _timeouts(parts.timeouts),
     }
@@ -105,17 +107,25 @@ def _status(parts: Parts) -> str:
 
 async def _concurrency(parts: Parts) -> dict[str, int]:
     counts = await parts.jobs.store.counts()
-    active = parts.pool.active
+    capacity = parts.capacity()
     return {
-        "max_concurrent_requests": parts.slots,
-        "active_transcriptions": active,
+        "max_concurrent_requests": capacity.slots,
+        "active_transcriptions": capacity.active,
         "active_jobs": counts[JobStatus.QUEUED] + counts[JobStatus.PROCESSING],
         "processing": counts[JobStatus.PROCESSING],
         "queued": counts[JobStatus.QUEUED],
         "completed": counts[JobStatus.COMPLETED],
         "failed": counts[JobStatus.FAILED],
-        "available_slots": parts.slots - active,
+        "available_slots": capacity.slots - capacity.active,
     }
+
+
+def _cluster(capacity: Capacity) -> dict[str, Any]:
+    """Return what a node for clients says about the cluster; nothing elsewhere."""
+    if capacity.workers is None:
+        return {}
+    unserved = [{"name": name, "waiting": number} for name, number in sorted(capacity.unserved.items())]
+    return {"cluster": {"workers": capacity.workers, "unserved_models": unserved}}
 
 
 def _timeouts(timeouts: TransferTimeouts) -> dict[str, float | str]:

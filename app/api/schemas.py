@@ -504,7 +504,9 @@ class ModelInMemory(TypedDict):
 
 
 class Concurrency(TypedDict):
-    max_concurrent_requests: Annotated[int, Field(description="The setting `MAX_CONCURRENT_REQUESTS`.")]
+    max_concurrent_requests: Annotated[
+        int, Field(description="The setting `MAX_CONCURRENT_REQUESTS`, or its sum over the workers of a cluster.")
+    ]
     active_transcriptions: Annotated[int, Field(description="GPU slots in use, by jobs and synchronous requests.")]
     active_jobs: Annotated[int, Field(description="Queued and processing jobs.")]
     processing: int
@@ -512,6 +514,18 @@ class Concurrency(TypedDict):
     completed: int
     failed: int
     available_slots: int
+
+
+class UnservedModel(TypedDict):
+    name: str
+    waiting: Annotated[int, Field(description="The jobs and synchronous requests that wait for it.", examples=[3])]
+
+
+class Cluster(TypedDict):
+    workers: Annotated[int, Field(description="The nodes that transcribe and give signs of life.", examples=[2])]
+    unserved_models: Annotated[
+        list[UnservedModel], Field(description="Models that are waited for, and that none of these nodes has now.")
+    ]
 
 
 class Timeouts(TypedDict):
@@ -550,6 +564,7 @@ class HealthReport(TypedDict):
         Field(description="What each device did for the default model in the last minute, in shares that add up to 1."),
     ]
     concurrency: Concurrency
+    cluster: NotRequired[Annotated[Cluster, Field(description="Only from nodes of a cluster that serve clients.")]]
     recovered: Recovery
     timeouts: Timeouts
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from app.cluster.database import Connection, Database
+    from app.cluster.nodes import LivingNodes
 
 _PAUSE_SECONDS: Final = 1.0
 _BY_STATUS: Final = """
     SELECT CASE WHEN status = 'queued' AND is_on_model THEN 'processing' ELSE status END, count(*)
     FROM jobs LEFT JOIN progress ON job_id = id AND needs_transcription WHERE NOT synchronous GROUP BY 1
 """
-_WAITING: Final = """
-    SELECT count(*) FROM jobs LEFT JOIN progress ON job_id = id WHERE needs_transcription AND is_on_model IS NOT TRUE
+_UNTRANSCRIBED: Final = """
+    SELECT count(*), count(*) FILTER (WHERE is_on_model IS NOT TRUE)
+    FROM jobs LEFT JOIN progress ON job_id = id WHERE needs_transcription
 """
 _UNDELIVERED: Final = "SELECT count(*) FROM jobs WHERE next_deliveries <> '{}'"
 _POSITIONS: Final = """
@@ -44,10 +46,14 @@ class SharedUsage(UsageLedger):
 
 
 class ClusterCounts:
-    """The numbers of jobs in each status, of those that wait and of those to be delivered; and the usage ledger."""
+    """The numbers of jobs in each status, of those that wait and of those to be delivered; and the usage ledger.
 
-    def __init__(self, database: Database) -> None:
+    The living ``nodes`` are read with them.
+    """
+
+    def __init__(self, database: Database, nodes: LivingNodes) -> None:
         self._database = database
+        self._nodes = nodes
         self._waiting: int | None = None
         self._positions_wanted_at = 0.0
         self._usage_from_day = 0
@@ -55,6 +61,8 @@ class ClusterCounts:
         self._positions: Mapping[str, int] = {}
         self.by_status: Counter[JobStatus] = Counter()
         self.undelivered = 0
+        #: The jobs that have no result yet and may get one.
+        self.untranscribed = 0
         self.usage = SharedUsage()
 
     @property
@@ -82,6 +90,7 @@ class ClusterCounts:
                 await self.refresh()
             except StorageUnavailable:
                 self._waiting = None
+                self._nodes.database_is_away()
 
     async def refresh(self) -> None:
         """Read the numbers.
@@ -98,7 +107,8 @@ class ClusterCounts:
             await self._read_usage(connection)
             if time.monotonic() - self._positions_wanted_at < 2 * _PAUSE_SECONDS:
                 self._positions = dict(await _rows(connection, _POSITIONS))
-            ((self._waiting,),) = await _rows(connection, _WAITING)
+            await self._nodes.read(connection)
+            ((self.untranscribed, self._waiting),) = await _rows(connection, _UNTRANSCRIBED)
 
     async def add_usage(self, connection: Connection, key: UsageKey, usage: Usage) -> None:
         """Add usage within a transaction."""

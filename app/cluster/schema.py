@@ -54,11 +54,7 @@ _STEPS: Final[tuple[str, ...]] = (
     CREATE TABLE nodes (
         id uuid PRIMARY KEY,
         worker_id bigint NOT NULL,
-        role text NOT NULL,
-        models text[] NOT NULL,
-        slots integer NOT NULL,
-        active integer NOT NULL,
-        speed double precision
+        state jsonb NOT NULL
     );
     CREATE TABLE usage (
         day integer,

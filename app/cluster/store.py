@@ -147,6 +147,10 @@ class ClusterStore(JobStore):
         """Return whether the job is known here, or may have been admitted when the database was lost."""
         return super().knows(job_id) or job_id in self._undecided
 
+    @property
+    def untranscribed_elsewhere(self) -> int:
+        return max(0, self._shared.counts.untranscribed - len(self.untranscribed()))
+
     def queue_positions(self) -> Mapping[str, int]:
         return self._shared.counts.positions
 
@@ -203,11 +207,20 @@ class ClusterStore(JobStore):
         self._has_listened = True
         self._removed_here.clear()
         await self._shared.counts.refresh()
-        watched = {*self._subscriptions.subscribed, *self._shared.segments.followed}
+        watched = {*self._subscriptions.subscribed, *self._shared.segments.followed, *await self._outdated()}
         await self.refresh([Notice(job_id) for job_id in watched])
         for job_id in self._shared.segments.followed:
             if not self._held[job_id]:
                 await self._shared.segments.read(job_id)
+
+    async def _outdated(self) -> set[str]:
+        """Return the jobs that have no result here, and that the database no longer has as such."""
+        known = {UUID(live.job.id) for live in self.untranscribed()}
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT id FROM jobs WHERE id = ANY(%s) AND needs_transcription", (list(known),)
+            )
+            return {str(job_id) for job_id in known - {job_id for (job_id,) in await cursor.fetchall()}}
 
     # The jobs of a client.
 

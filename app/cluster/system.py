@@ -12,7 +12,7 @@ from uuid import uuid4
 from app.cluster import schema
 from app.cluster.counts import ClusterCounts
 from app.cluster.database import Database
-from app.cluster.nodes import NodeState, Presence
+from app.cluster.nodes import LivingNodes, NodeState, Presence, SharedEstimate
 from app.cluster.notices import Notices
 from app.cluster.objects import ObjectSpool
 from app.cluster.queue import DELIVER, FETCH, STALE_SECONDS, Lane, Loop, TaskQueue, queue_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from app.domain.job import DeliveryKind, Job
+    from app.jobs.estimate import Capacity
     from app.jobs.system import Surroundings
     from app.transcription.models import ModelRegistry
 
@@ -77,6 +78,7 @@ class _NothingRecovered:
 class ClusterJobSystem(JobSystem):
     """The parts of one node, with the scratch folder ``scratch``."""
 
+    estimate: SharedEstimate
     segments: SharedSegments
     store: ClusterStore
     spool: ObjectSpool
@@ -84,9 +86,11 @@ class ClusterJobSystem(JobSystem):
     def __init__(self, scratch: Path, options: ClusterOptions, surroundings: Surroundings) -> None:
         super().__init__(surroundings)
         self.node: UUID = uuid4()
+        self._nodes = LivingNodes(self.node, state=self._state, stale_seconds=options.stale_seconds)
+        self.estimate = SharedEstimate(slots=self._limits.slots, nodes=self._nodes)
         self.recovery = _NothingRecovered()
         self._options = options
-        self._models: tuple[str, ...] = ()
+        self._models: ModelRegistry | None = None
         self._model_is_loaded = asyncio.Event()
         registry = Registry()
 
@@ -94,7 +98,7 @@ class ClusterJobSystem(JobSystem):
         self._queue = TaskQueue(
             self._database, stale_seconds=options.stale_seconds, grace_seconds=options.grace_seconds
         )
-        self._counts = ClusterCounts(self._database)
+        self._counts = ClusterCounts(self._database, self._nodes)
         self._soft_state = SoftState(self._database, registry)
         self.segments = SharedSegments(self._database, registry, self._soft_state)
         records = Records(options.secrets, retention=self._limits.retention)
@@ -209,8 +213,14 @@ class ClusterJobSystem(JobSystem):
         yield "tasks", self._work()
 
     async def resume(self, models: ModelRegistry) -> None:
-        self._models = tuple(state.name for state in models.states) if self._options.transcribes else ()
+        if self._options.transcribes:
+            self._models = models
+        else:
+            self._nodes.show_in(models)
         self._model_is_loaded.set()
+
+    def capacity(self) -> Capacity:
+        return self._nodes.capacity()
 
     async def drain(self, grace_seconds: float) -> None:
         await super().drain(grace_seconds)
@@ -225,9 +235,10 @@ class ClusterJobSystem(JobSystem):
 
     def _loops(self) -> Iterator[Loop]:
         slots = self._limits.slots
-        if self._options.transcribes:
-            short = [queue_of(lane, model) for model in self._models for lane in (Lane.NOW, Lane.SHORT)]
-            long = [queue_of(Lane.LONG, model) for model in self._models]
+        if self._models is not None:
+            names = [state.name for state in self._models.states]
+            short = [queue_of(lane, name) for name in names for lane in (Lane.NOW, Lane.SHORT)]
+            long = [queue_of(Lane.LONG, name) for name in names]
             yield Loop(name="short", queues=short, tasks=slots + _SHORT_AHEAD)
             yield Loop(name="long", queues=long, tasks=slots + _LONG_AHEAD)
         if self._options.serves_clients:
@@ -237,10 +248,9 @@ class ClusterJobSystem(JobSystem):
     def _state(self) -> NodeState:
         return NodeState(
             role=self._options.role,
-            models=self._models,
-            slots=self._limits.slots if self._options.transcribes else 0,
+            models=() if self._models is None else self._models.states,
             active=self._surroundings.transcriber.active,
-            speed=self.estimate.model.measured,
+            pace=self.estimate.measured if self._options.transcribes else None,
         )
 
     def _seconds_until(self, job: Job, kind: DeliveryKind) -> float:

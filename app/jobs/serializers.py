@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ConfigDict, TypeAdapter
@@ -210,7 +211,7 @@ class JobViews:
         has_active = any(live.job.is_active for live in jobs)
         untranscribed = self._store.untranscribed() if has_active else []
         positions = self._store.queue_positions() if has_active else {}
-        backlogs = Backlogs(untranscribed, self._estimate)
+        backlogs = Backlogs(untranscribed, self._estimate, others=self._store.untranscribed_elsewhere)
         now = self._service_clock.now()
         return {
             live.job.id: job_view(
@@ -225,7 +226,7 @@ class JobViews:
 
     def _eta(self, live: LiveJob, position: int | None, backlogs: Backlogs) -> float | None:
         """Return the seconds until the transcript is ready: by the speed of the work, or by the place in the queue."""
-        if not live.job.needs_transcription:
+        if not live.job.needs_transcription or not self._estimate.serves(live.job.model):
             return None
         seconds = backlogs.seconds_left(live)
         if seconds is None and position is not None:
@@ -234,12 +235,15 @@ class JobViews:
 
 
 class Backlogs:
-    """The work that is left on the model and, for the jobs that need it, in telling voices apart."""
+    """The work that is left on the model and, for the jobs that need it, in telling voices apart.
 
-    def __init__(self, untranscribed: Sequence[LiveJob], estimate: Estimate) -> None:
-        self._model = estimate.backlog((_untranscribed(live) for live in untranscribed), estimate.model)
-        self._voices = estimate.backlog(
-            (_unheard(live) for live in untranscribed if live.job.options.tells_voices_apart), estimate.voices
+    ``others`` is the number of further jobs, of which nothing is known here.
+    """
+
+    def __init__(self, untranscribed: Sequence[LiveJob], estimate: Estimate, *, others: int = 0) -> None:
+        self._model = estimate.backlog([*(_untranscribed(live) for live in untranscribed), *repeat(None, others)])
+        self._voices = estimate.voices_backlog(
+            _unheard(live) for live in untranscribed if live.job.options.tells_voices_apart
         )
 
     def seconds_left(self, live: LiveJob) -> float | None:

@@ -184,6 +184,11 @@ class JobStore:
         """Return all jobs that have no result yet and may get one, synchronous ones included, oldest first."""
         return self._registry.untranscribed()
 
+    @property
+    def untranscribed_elsewhere(self) -> int:
+        """The number of further such jobs, which this process doesn't know: none, if it is the only one."""
+        return 0
+
     def queue_positions(self) -> Mapping[str, int]:
         """Return the places in the queue of the jobs that wait for their first slot, from 1."""
         queued = (live.job.id for live in self.untranscribed() if live.status is JobStatus.QUEUED)

@@ -14,7 +14,7 @@ from app.jobs.changes import ChangeLog
 from app.jobs.deliveries import Bucket, DeliveryRounds, WebhookReceiver
 from app.jobs.delivery_schedule import DeliverySchedule
 from app.jobs.edits import Edits
-from app.jobs.estimate import Estimate
+from app.jobs.estimate import Capacity, Estimate
 from app.jobs.intake import Intake
 from app.jobs.pipeline import Pipeline
 from app.jobs.recovery import Recovery
@@ -97,6 +97,7 @@ class JobSystem(ABC):
     annotated here. The others are wired alike in both; those that need the first ones are properties.
     """
 
+    estimate: Estimate
     segments: SegmentSubscriptions
     store: JobStore
     spool: Spool
@@ -110,7 +111,6 @@ class JobSystem(ABC):
         self._service_clock = surroundings.service_clock
         self.subscriptions = JobSubscriptions()
         self.changes = ChangeLog()
-        self.estimate = Estimate(slots=surroundings.limits.slots)
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[None]:
@@ -127,6 +127,10 @@ class JobSystem(ABC):
     @abstractmethod
     async def resume(self, models: ModelRegistry) -> None:
         """Begin the work on jobs that wait, once the model is loaded."""
+
+    def capacity(self) -> Capacity:
+        """Return the slots that there are for jobs, and those in use."""
+        return Capacity(slots=self._limits.slots, active=self._surroundings.transcriber.active)
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no new work, and end the work of this process within ``grace_seconds``."""
@@ -205,6 +209,7 @@ class LocalJobSystem(JobSystem):
         self, data_dir: Path, surroundings: Surroundings, *, journal: Journal, registry: Registry | None = None
     ) -> None:
         super().__init__(surroundings)
+        self.estimate = Estimate(slots=self._limits.slots)
         self.segments = SegmentSubscriptions()
         self.store = JobStore(
             journal,

@@ -24,7 +24,7 @@ from tests.support.fake_transcriber import FakeTranscriber
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from app.domain.job import Job, LiveJob
@@ -39,6 +39,7 @@ class Node:
 
     jobs: ClusterJobSystem
     transcriber: FakeTranscriber
+    models: ModelRegistry
     deaths: list[BaseException] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -97,7 +98,7 @@ class Cluster:
 
 @asynccontextmanager
 async def open_node(
-    cluster: Cluster, role: str, *, slots: int, scratch: Path, queued: int = 1000
+    cluster: Cluster, role: str, *, slots: int, scratch: Path, queued: int = 1000, models: Sequence[str] = (MODEL,)
 ) -> AsyncIterator[Node]:
     """Run a node until the block ends."""
     transcriber = FakeTranscriber(slots=slots)
@@ -147,10 +148,11 @@ async def open_node(
                 on_death=deaths.append,
             ),
         )
-        node = Node(jobs=jobs, transcriber=transcriber, deaths=deaths)
+        registry = ModelRegistry(models[0], models[1:])
+        node = Node(jobs=jobs, transcriber=transcriber, models=registry, deaths=deaths)
         await stack.enter_async_context(jobs.opened())
         node.tasks = [asyncio.create_task(work, name=name) for name, work in jobs.background()]
-        await jobs.resume(ModelRegistry(MODEL))
+        await jobs.resume(node.models)
         try:
             yield node
         finally:

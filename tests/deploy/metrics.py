@@ -7,6 +7,7 @@ from typing import Final
 GAUGES: Final = {
     "transcription_jobs": {"status"},
     "transcription_waiting_requests": set[str](),
+    "transcription_unserved": set[str](),
     "transcription_permits": set[str](),
     "transcription_permits_held": set[str](),
     "transcription_models_loaded": set[str](),

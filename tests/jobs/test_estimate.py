@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.jobs.estimate import Estimate
+from app.jobs.estimate import Estimate, Pace
 from tests.domain.strategies import unhurried
 
 
@@ -58,7 +58,7 @@ def test_speed_is_measured_while_there_is_work_and_not_between() -> None:
     watch = Watch()
     estimate = Estimate(slots=3, clock=watch)
     assert estimate.model.measured is None
-    assert estimate.backlog([60.0], estimate.model).seconds_left(60.0) is None
+    assert estimate.backlog([60.0]).seconds_left(60.0) is None
     for _ in range(3):
         with estimate.model.at_work(), estimate.model.at_work():
             watch.now += 10
@@ -73,10 +73,47 @@ def test_short_request_hardly_waits_for_a_long_one() -> None:
     with estimate.model.at_work():
         watch.now += 1
         estimate.model.done(10.0)
-    assert estimate.backlog([5.0, 3600.0, 3600.0], estimate.model).seconds_left(5.0) == pytest.approx(1.5)
-    assert estimate.backlog([5.0, 3600.0], estimate.model).seconds_left(3600.0) == pytest.approx(360.5)
+    assert estimate.backlog([5.0, 3600.0, 3600.0]).seconds_left(5.0) == pytest.approx(1.5)
+    assert estimate.backlog([5.0, 3600.0]).seconds_left(3600.0) == pytest.approx(360.5)
     estimate.finished(4.0, 40.0)
-    assert estimate.backlog([None, None], estimate.model).seconds_left(None) == pytest.approx(8.0)
+    assert estimate.backlog([None, None]).seconds_left(None) == pytest.approx(8.0)
+
+
+class Machines(Estimate):
+    """The estimate of a process among machines with these paces."""
+
+    def __init__(self, *paces: Pace) -> None:
+        super().__init__(slots=1)
+        self._paces = paces
+
+    def paces(self) -> tuple[Pace, ...]:
+        return self._paces
+
+
+def test_machines_share_a_queue_and_not_a_request() -> None:
+    estimate = Machines(
+        Pace(slots=2, model=10.0, job_seconds=10.0, audio_seconds=60.0),
+        Pace(slots=4, model=30.0, job_seconds=20.0, audio_seconds=100.0),
+    )
+    assert estimate.wait_seconds(6) == 2 * 15.0
+    assert estimate.next_place_seconds() == 15.0 / 6
+    assert estimate.backlog([400.0]).seconds_left(400.0) == 20.0
+    assert estimate.backlog([400.0] * 4).seconds_left(400.0) == 40.0
+    assert estimate.backlog([None] * 10).seconds_left(None) == 20.0
+    assert estimate.voices_backlog([400.0]).seconds_left(400.0) is None
+
+
+def test_machine_without_a_measurement_counts_as_the_others_on_average() -> None:
+    estimate = Machines(Pace(slots=1, model=10.0, voices=5.0), Pace(slots=1), Pace(slots=1, model=20.0))
+    assert estimate.backlog([150.0] * 3).seconds_left(150.0) == 10.0
+    assert estimate.voices_backlog([150.0] * 3).seconds_left(150.0) == 30.0
+
+
+def test_duration_is_guessed_without_any_machine() -> None:
+    estimate = Machines()
+    assert estimate.wait_seconds(1) == 20.0
+    assert estimate.next_place_seconds() == 10.0
+    assert estimate.backlog([60.0]).seconds_left(60.0) is None
 
 
 def test_recent_speed_counts_more() -> None:
