@@ -1,7 +1,7 @@
 """The names of the objects of jobs, and which of them jobs still need.
 
-``audio/ID``, ``references/ID/NUMBER``, and for each result ``results/ID/RANDOM.result.json``, with its waveform and its
-corrections beside it.
+``audio/ID``, ``references/ID/NUMBER``, for each result ``results/ID/RANDOM.result.json`` with its waveform beside it,
+and for each edit ``results/ID/RANDOM.corrections.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.jobs.results import CORRECTIONS
 from app.jobs.spool import JOB_ID
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ NAMES: Final[Mapping[str, re.Pattern[str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptObjects:
-    """The objects that a job still needs: its audio with the references, and the result of this name if it has one."""
+    """The objects that a job still needs: its audio with the references, and the result and corrections that it has."""
 
     needs_audio: bool
     result_name: str
+    corrections_name: str = ""
 
 
 def audio_object(job_id: str) -> str:
@@ -76,10 +78,13 @@ def is_of_result(object_name: str, result_name: str) -> bool:
 def is_orphan(info: ObjectInfo, job: KeptObjects | None, *, before: datetime) -> bool:
     """Return whether ``job`` has no need of an object and never will.
 
-    It is None if it doesn't exist. An object that is older than ``before`` is then one of no job to come either.
+    It is None if it doesn't exist. An object that is older than ``before`` is then one of no job to come either, and
+    corrections that are older are none that are about to be committed or read.
     """
     if job is None:
         return info.modified < before
+    if info.name.endswith(f".{CORRECTIONS}"):
+        return info.modified < before and not is_of_result(info.name, job.corrections_name)
     if info.name.startswith(f"{_RESULTS}/"):
         return bool(job.result_name) and not is_of_result(info.name, job.result_name)
     return not job.needs_audio

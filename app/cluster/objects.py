@@ -23,8 +23,8 @@ from app.cluster.object_store import RETRY_SECONDS, ObjectStore
 from app.cluster.scratch import CheckedCopy
 from app.domain.concurrency import shielded
 from app.domain.errors import AudioLost, SpoolUnavailable
-from app.jobs.results import result_files
-from app.jobs.spool import Spool
+from app.jobs.results import CORRECTIONS, corrections_file, result_files
+from app.jobs.spool import Spool, deleted_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from app.cluster.object_names import KeptObjects
     from app.cluster.object_store import ArrivingObject
+    from app.domain.corrections import Corrections
     from app.domain.transcript import Transcript
     from app.domain.waveform import Waveform
     from app.jobs.audio import ArrivingAudio, ReceivedAudio, StoredAudio
@@ -45,9 +46,9 @@ class ObjectSpool(Spool):
     """The objects of jobs below ``url``, and a ``scratch`` folder of this process; usable after `open`.
 
     ``received_audio`` returns the size and digest of a job's audio, or None if none has been recorded;
-    ``result_name`` returns the name of a job's result, empty if it has none. Both are called in any thread, and raise
-    UnknownJob for jobs that this process doesn't know. Requests to the store that fail are repeated for
-    ``retry_seconds``.
+    ``result_name`` and ``corrections_name`` return the names of a job's result and of its corrections, empty if it has
+    none. All are called in any thread, and raise UnknownJob for jobs that this process doesn't know. Requests to the
+    store that fail are repeated for ``retry_seconds``.
 
     Arriving audio goes to the object store while it arrives, and takes no disk. `audio` and `references` copy what
     they return to the scratch folder, whose space is what ``space`` counts.
@@ -64,6 +65,7 @@ class ObjectSpool(Spool):
         space: Space | None = None,
         received_audio: Callable[[str], ReceivedAudio | None],
         result_name: Callable[[str], str],
+        corrections_name: Callable[[str], str],
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         super().__init__(scratch, space)
@@ -71,6 +73,7 @@ class ObjectSpool(Spool):
         self._store = ObjectStore(url, retry_seconds=retry_seconds)
         self._received_audio = received_audio
         self._result_name = result_name
+        self._corrections_name = corrections_name
         self._arriving: dict[str, dict[str, ArrivingObject]] = {}
 
     def open(self) -> None:
@@ -190,6 +193,18 @@ class ObjectSpool(Spool):
             self._store.put(result_object(name, file), content)
         return name
 
+    def store_corrections(self, job_id: str, corrections: Corrections) -> str:
+        """Store corrections of a job's result, also empty ones, under a name of their own and return the name.
+
+        The job has them once it knows the name. Other corrections stay until `remove_orphans`, because another node may
+        be about to read them.
+        """
+        if not self.has_result(job_id):
+            raise deleted_meanwhile(job_id)
+        name = new_result_name(job_id)
+        self._store.put(result_object(name, CORRECTIONS), corrections_file(corrections))
+        return name
+
     # What is no longer needed.
 
     def discard_result(self, name: str) -> None:
@@ -228,7 +243,8 @@ class ObjectSpool(Spool):
         """Remove objects that no job needs, and return their number.
 
         ``known`` returns what is still needed by those of the jobs that exist. Objects of other jobs are removed once
-        they are a day old, before which their jobs may still arrive; a result once its job has another one.
+        they are a day old, before which their jobs may still arrive, and corrections that are not those of their job
+        likewise; a result once its job has another one.
         """
         before = datetime.now(UTC) - timedelta(seconds=_ARRIVAL_SECONDS)
         removed = await asyncio.to_thread(self._store.sweep, before=before)
@@ -291,21 +307,7 @@ class ObjectSpool(Spool):
                 pass
 
     def _read(self, job_id: str, name: str) -> bytes:
-        return self._store.get(self._result_file(job_id, name))
-
-    def _write(self, job_id: str, name: str, content: bytes, *, durably: bool) -> None:  # noqa: ARG002  # always durable
-        self._store.put(self._result_file(job_id, name), content)
-
-    def _erase(self, job_id: str, name: str) -> None:
-        self._store.delete([self._result_file(job_id, name)])
-
-    def _result_file(self, job_id: str, file: str) -> str:
-        """Return the name of an object that belongs to the result of a job.
-
-        Raises:
-            FileNotFoundError: the job has no result.
-        """
-        name = self._result_name(job_id)
-        if not name:
-            raise FileNotFoundError(f"Job {job_id} has no result.")
-        return result_object(name, file)
+        kept_as = self._corrections_name(job_id) if name == CORRECTIONS else self._result_name(job_id)
+        if not kept_as:
+            raise FileNotFoundError(f"Job {job_id} has no {name}.")
+        return self._store.get(result_object(kept_as, name))

@@ -124,6 +124,7 @@ class ClusterJobSystem(JobSystem):
             space=self._space_in(scratch),
             received_audio=lambda job_id: _received(self.store.get(job_id).job),
             result_name=lambda job_id: self.store.get(job_id).job.result_name,
+            corrections_name=lambda job_id: self.store.get(job_id).job.corrections_name,
         )
         self.deliveries = QueuedDeliveries(
             store=self.store,

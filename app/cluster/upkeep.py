@@ -183,7 +183,9 @@ class Upkeep:
             found = await self._records.read(connection, "WHERE id = ANY(%s)", [UUID(job_id) for job_id in job_ids])
         return {
             live.job.id: KeptObjects(
-                needs_audio=live.job.needs_transcription or live.job.has_recording, result_name=live.job.result_name
+                needs_audio=live.job.needs_transcription or live.job.has_recording,
+                result_name=live.job.result_name,
+                corrections_name=live.job.corrections_name,
             )
             for live in found
         }

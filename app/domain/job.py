@@ -208,7 +208,8 @@ class Job:
     document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
     and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
     ``processing_time`` comes with the result, and so does ``result_name``, which tells results of several workers
-    apart; a single process has one name for it, the empty one. ``revision`` is the number of the last change that was
+    apart; a single process has one name for it, the empty one. ``corrections_name`` tells edits of several nodes apart
+    in the same way; it is empty without corrections, too. ``revision`` is the number of the last change that was
     journalled. ``error_code`` and ``error_param`` are those of the response to a synchronous request.
 
     ``audio_bytes`` and ``audio_digest`` are the size of the audio in the object store of a cluster and its BLAKE2b
@@ -253,6 +254,7 @@ class Job:
     has_result: bool = False
     result_name: str = ""
     edited_at: float | None = None
+    corrections_name: str = ""
     error: str | None = None
     error_type: str | None = None
     error_code: str | None = None
@@ -341,6 +343,7 @@ class Job:
             has_result=False,
             result_name="",
             edited_at=None,
+            corrections_name="",
         )
 
     def moved_to(self, status: JobStatus, *, at: float) -> Self:

@@ -16,7 +16,7 @@ from app.jobs import transitions
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from app.domain.transcript import Segment
+    from app.domain.transcript import Segment, Transcript
     from app.jobs.spool import Spool
     from app.jobs.store import JobStore
 
@@ -33,6 +33,8 @@ class Edits:
     """Reads and replaces the corrections of transcripts, those of a job one at a time.
 
     They are durable in the spool before the job shows them, and a crash in between is made up for at the next start.
+    Other nodes of a cluster may edit the same transcript: the first edit to be committed replaces the corrections, and
+    the others begin again with these.
     """
 
     def __init__(self, *, store: JobStore, spool: Spool) -> None:
@@ -58,13 +60,20 @@ class Edits:
     async def _replace(self, job_id: str, corrections: Corrections, expected: Collection[str] | None) -> Edit:
         lock = self._locks.setdefault(job_id, asyncio.Lock())
         async with lock:
-            self._store.get(job_id)  # it may have been forgotten
-            edited_at = await asyncio.to_thread(self._write, job_id, corrections, expected)
-            await self._store.commit(job_id, transitions.edited, at=edited_at)
-            return await self.read(job_id)
+            while True:
+                before = self._store.get(job_id).job.corrections_name  # the job may have been forgotten
+                edit, name = await asyncio.to_thread(self._write, job_id, corrections, expected)
+                name = before if name is None else name
+                live = await self._store.commit(
+                    job_id, transitions.edited, at=edit.corrections.edited_at, name=name, instead_of=before
+                )
+                if live.job.corrections_name == name:
+                    return edit
 
-    def _write(self, job_id: str, corrections: Corrections, expected: Collection[str] | None) -> float | None:
-        """Write the corrections, if they are others, and return when they were made."""
+    def _write(
+        self, job_id: str, corrections: Corrections, expected: Collection[str] | None
+    ) -> tuple[Edit, str | None]:
+        """Write the corrections, and return them with their name, which is None if they are the present ones."""
         present = self._spool.corrections(job_id)
         if expected is not None and present.version not in expected:
             raise EditConflict(
@@ -74,12 +83,14 @@ class Edits:
         original, _ = self._spool.result(job_id, original=True)
         changed = replace(checked(corrections, original), edited_at=present.edited_at)
         if changed == present:
-            return present.edited_at
-        edited_at = None if changed.is_empty else time.time()
-        self._spool.store_corrections(job_id, replace(changed, edited_at=edited_at))
-        return edited_at
+            return _edit(original, present), None
+        changed = replace(changed, edited_at=None if changed.is_empty else time.time())
+        return _edit(original, changed), self._spool.store_corrections(job_id, changed)
 
     def _read(self, job_id: str) -> Edit:
-        corrections = self._spool.corrections(job_id)
         original, _ = self._spool.result(job_id, original=True)
-        return Edit(corrections, corrected_segments(original, corrections))
+        return _edit(original, self._spool.corrections(job_id))
+
+
+def _edit(original: Transcript, corrections: Corrections) -> Edit:
+    return Edit(corrections, corrected_segments(original, corrections))

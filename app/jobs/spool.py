@@ -299,8 +299,10 @@ class Spool:
         transcript = stored.transcript if original else corrected(stored.transcript, self.corrections(job_id))
         return transcript, stored.processing_time
 
-    def store_corrections(self, job_id: str, corrections: Corrections) -> None:
-        """Replace the corrections of a job's result, durably and atomically.
+    def store_corrections(self, job_id: str, corrections: Corrections) -> str:
+        """Replace the corrections of a job's result, durably and atomically, and return their name.
+
+        The name is empty if a job's corrections always have the same one.
 
         Raises:
             UnknownJob: the job was forgotten.
@@ -312,7 +314,8 @@ class Spool:
             else:
                 self._write(job_id, CORRECTIONS, corrections_file(corrections), durably=True)
         except FileNotFoundError as exc:
-            raise UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found") from exc
+            raise deleted_meanwhile(job_id) from exc
+        return ""
 
     def corrections(self, job_id: str) -> Corrections:
         """Return the corrections of a job's result."""
@@ -406,6 +409,10 @@ class Spool:
 
     def _partial_audio(self, job_id: str) -> Path:
         return self._folder(job_id) / "audio.partial"
+
+
+def deleted_meanwhile(job_id: str) -> UnknownJob:
+    return UnknownJob(f"Job {job_id} was deleted meanwhile.", code="job_not_found")
 
 
 def _size(paths: Collection[Path]) -> int:

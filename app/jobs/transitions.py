@@ -213,10 +213,15 @@ def redelivered(live: LiveJob, *, uploads: tuple[Upload, ...], now: Moment) -> J
     return job.moved_to(JobStatus.PROCESSING, at=now.unix)
 
 
-def edited(live: LiveJob, *, at: float | None) -> Job:
-    """Record when the transcript was edited, in Unix seconds; None if it is the original again."""
+def edited(live: LiveJob, *, at: float | None, name: str, instead_of: str) -> Job:
+    """Record an edit of the transcript: its time in Unix seconds, None if it is the original again, and its name.
+
+    The job stays as it is if the corrections that were edited, ``instead_of``, have been replaced meanwhile.
+    """
     job = live.job
-    return job if job.edited_at == at else replace(job, edited_at=at)
+    if job.corrections_name != instead_of or (job.edited_at, job.corrections_name) == (at, name):
+        return job
+    return replace(job, edited_at=at, corrections_name=name)
 
 
 def expired_urls_erased(live: LiveJob, *, now: float) -> Job:

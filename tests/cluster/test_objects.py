@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -130,6 +129,7 @@ class Node:
             space=space,
             received_audio=rows.audio.get,
             result_name=lambda job_id: rows.results.get(job_id, ""),
+            corrections_name=lambda job_id: rows.corrections.get(job_id, ""),
             retry_seconds=RETRY_SECONDS,
         )
 
@@ -149,6 +149,11 @@ class Node:
         self.rows.results.setdefault(job_id, name)
         return name
 
+    def correct(self, job_id: str, corrections: Corrections) -> str:
+        """Store corrections and name them in the job's row."""
+        self.rows.corrections[job_id] = name = self.spool.store_corrections(job_id, corrections)
+        return name
+
     def scratch_files(self) -> list[Path]:
         return [path for path in (self.scratch / "jobs").rglob("*") if path.is_file()]
 
@@ -159,6 +164,7 @@ class Rows:
     def __init__(self) -> None:
         self.audio: dict[str, ReceivedAudio] = {}
         self.results: dict[str, str] = {}
+        self.corrections: dict[str, str] = {}
 
 
 def write(file: object, content: bytes) -> None:
@@ -194,7 +200,7 @@ async def copied(node: Node, job_id: str) -> bytes:
 
 
 def test_every_method_that_touches_files_is_its_own() -> None:
-    shared = {"result", "corrections", "store_corrections", "waveform", "audio_path"}
+    shared = {"result", "corrections", "waveform", "audio_path"}
     methods = {name for name, _ in inspect.getmembers(Spool, inspect.isfunction) if not name.startswith("_")}
     assert {name for name in methods if name not in vars(ObjectSpool)} == shared
 
@@ -436,23 +442,35 @@ def test_first_of_two_results_wins_and_the_other_is_removed(node: Node, other_no
     assert other_node.spool.result(job_id) == (GREETING, 1.0)
 
 
-def test_corrections_belong_to_a_result(node: Node, other_node: Node, place: Place) -> None:
+def test_corrections_are_those_of_the_name_in_the_row(node: Node, other_node: Node) -> None:
     job_id = str(uuid4())
     corrections = Corrections(texts={0: "Grüße!"}, edited_at=5.0)
     with pytest.raises(UnknownJob):
         node.spool.store_corrections(job_id, corrections)
-    name = node.store_result(job_id)
+    node.store_result(job_id)
     assert node.spool.corrections(job_id) == NO_CORRECTIONS
-    node.spool.store_corrections(job_id, corrections)
+    name = node.correct(job_id, corrections)
+    assert other_node.spool.store_corrections(job_id, Corrections(texts={0: "Moin!"}, edited_at=6.0)) != name
     assert other_node.spool.corrections(job_id) == corrections
     assert other_node.spool.result(job_id)[0].segments[0].text == "Grüße!"
     assert other_node.spool.result(job_id, original=True)[0] == GREETING
-    node.rows.results[job_id] = node.spool.store_result(job_id, GREETING, processing_time=1.0)
+    assert node.correct(job_id, NO_CORRECTIONS) != name
     assert node.spool.corrections(job_id) == NO_CORRECTIONS
-    node.rows.results[job_id] = name
-    node.spool.store_corrections(job_id, replace(NO_CORRECTIONS, edited_at=None))
-    assert node.spool.corrections(job_id) == NO_CORRECTIONS
-    assert not any("corrections" in each for each in place.names())
+
+
+@pytest.mark.parametrize(("hours", "is_removed"), [(23.0, False), (25.0, True)])
+async def test_corrections_that_were_replaced_are_removed_after_a_day(
+    node: Node, place: Place, hours: float, *, is_removed: bool
+) -> None:
+    job_id = str(uuid4())
+    result = node.store_result(job_id)
+    for text in ("Hi!", "Ho!"):
+        last = node.correct(job_id, Corrections(texts={0: text}, edited_at=5.0))
+    age(place, hours=hours)
+    await age_is_noticed(node)
+    kept = KeptObjects(needs_audio=False, result_name=result, corrections_name=last)
+    assert await node.spool.remove_orphans(Known({job_id: kept})) == (1 if is_removed else 0)
+    assert f"results/{last}.corrections.json" in place.names()
 
 
 def test_everything_of_a_forgotten_job_is_removed(node: Node, place: Place) -> None:
@@ -462,7 +480,7 @@ def test_everything_of_a_forgotten_job_is_removed(node: Node, place: Place) -> N
         node.spool.complete_references(job_id)
         node.store_result(job_id)
         node.store_result(job_id)
-        node.spool.store_corrections(job_id, Corrections(texts={0: "Hi!"}, edited_at=5.0))
+        node.correct(job_id, Corrections(texts={0: "Hi!"}, edited_at=5.0))
     node.rows.results.clear()  # the row goes first
     node.spool.discard(jobs[0])
     assert {name.split("/")[1].partition(".")[0] for name in place.names()} == {jobs[1]}
@@ -526,13 +544,13 @@ async def test_objects_that_jobs_need_are_never_removed(node: Node, place: Place
     queued, done = node.receive(b"audio"), node.receive(b"audio")
     node.store_result(queued)  # which is about to be committed
     node.store_result(done)
-    node.spool.store_corrections(done, Corrections(texts={0: "Hi!"}, edited_at=5.0))
+    corrections = node.correct(done, Corrections(texts={0: "Hi!"}, edited_at=5.0))
     before = place.names()
     age(place, hours=1000)
     known = Known(
         {
             queued: KeptObjects(needs_audio=True, result_name=""),
-            done: KeptObjects(needs_audio=True, result_name=node.rows.results[done]),
+            done: KeptObjects(needs_audio=True, result_name=node.rows.results[done], corrections_name=corrections),
         }
     )
     assert await node.spool.remove_orphans(known) == 0
@@ -692,7 +710,8 @@ class TestStoreIsAway:
 def test_upload_of_a_killed_process_never_appears(place: Place, node: Node, tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from app.cluster.objects import ObjectSpool\n"
-        "spool = ObjectSpool(sys.argv[1], Path(sys.argv[2]), received_audio=None, result_name=None)\n"
+        "names = dict.fromkeys(('received_audio', 'result_name', 'corrections_name'))\n"
+        "spool = ObjectSpool(sys.argv[1], Path(sys.argv[2]), **names)\n"
         "spool.open(); file = spool.create_audio(sys.argv[3])\n"
         "for _ in range(100): file.write(os.urandom(256 * 1024))\n"
         "print('written', flush=True); sys.stdin.read()"
