@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -61,13 +62,17 @@ class Edits:
         lock = self._locks.setdefault(job_id, asyncio.Lock())
         async with lock:
             while True:
-                before = self._store.get(job_id).job.corrections_name  # the job may have been forgotten
+                job = self._store.get(job_id).job
+                job = (await self._store.find(job_id, owner=job.owner)).job  # it may have been forgotten or edited
                 edit, name = await asyncio.to_thread(self._write, job_id, corrections, expected)
-                name = before if name is None else name
-                live = await self._store.commit(
-                    job_id, transitions.edited, at=edit.corrections.edited_at, name=name, instead_of=before
-                )
-                if live.job.corrections_name == name:
+                with suppress(EditConflict):
+                    await self._store.commit(
+                        job_id,
+                        transitions.edited,
+                        at=edit.corrections.edited_at,
+                        name=job.corrections_name if name is None else name,
+                        instead_of=job.corrections_name,
+                    )
                     return edit
 
     def _write(

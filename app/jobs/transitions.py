@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from app.domain.errors import DeliveryFailed, InvalidRequest
+from app.domain.errors import DeliveryFailed, EditConflict, InvalidRequest
 from app.domain.job import Delivery, DeliveryKind, DeliveryStatus, JobStatus, LiveJob, Target
 from app.domain.redaction import without_queries
 from app.jobs.serializers import job_view, to_json
@@ -216,10 +216,13 @@ def redelivered(live: LiveJob, *, uploads: tuple[Upload, ...], now: Moment) -> J
 def edited(live: LiveJob, *, at: float | None, name: str, instead_of: str) -> Job:
     """Record an edit of the transcript: its time in Unix seconds, None if it is the original again, and its name.
 
-    The job stays as it is if the corrections that were edited, ``instead_of``, have been replaced meanwhile.
+    Raises:
+        EditConflict: the corrections that were edited, ``instead_of``, have been replaced meanwhile.
     """
     job = live.job
-    if job.corrections_name != instead_of or (job.edited_at, job.corrections_name) == (at, name):
+    if job.corrections_name != instead_of:
+        raise EditConflict(f"The transcript of job {job.id} was edited meanwhile.")
+    if (job.edited_at, job.corrections_name) == (at, name):
         return job
     return replace(job, edited_at=at, corrections_name=name)
 
