@@ -380,20 +380,23 @@ class ClusterStore(JobStore):
         await connection.execute("UPDATE jobs SET task_id = %s WHERE id = %s", (task_id, UUID(job.id)))
 
     async def enqueue_delivery(self, connection: Connection, job: Job, kind: DeliveryKind) -> None:
-        """Enqueue the next round of a delivery, for the time at which it is due."""
+        """Enqueue the next round of a delivery, for the time at which it is due; owners take turns."""
         seconds = self._shared.seconds_until(job, kind)
-        await self._shared.queue.enqueue(connection, DELIVER, job.id, argument=kind.value, seconds=seconds)
+        priority = -await self._tag(connection, job.owner, DELIVER)
+        await self._shared.queue.enqueue(
+            connection, DELIVER, job.id, argument=kind.value, priority=priority, seconds=seconds
+        )
 
     async def _tag(self, connection: Connection, owner: str, queue: str) -> int:
         """Return the place of an owner's next task in the fair order of a queue.
 
         It is start-time fair queueing: after the owner's last one, and never before the head of the queue, or before
-        what an empty queue had last.
+        what an empty queue had last. Tasks for a later time are not at its head yet.
         """
         cursor = await connection.execute(
             "INSERT INTO tags (owner, queue, tag) SELECT %(owner)s, %(queue)s, 1 + coalesce((SELECT min(CASE"
             " WHEN priority > 0 THEN %(now)s - priority ELSE -priority END) FROM procrastinate_jobs"
-            " WHERE status = 'todo' AND queue_name = %(queue)s),"
+            " WHERE status = 'todo' AND queue_name = %(queue)s AND (scheduled_at IS NULL OR scheduled_at <= now())),"
             " (SELECT max(tag) FROM tags WHERE queue = %(queue)s), 0)"
             " ON CONFLICT (owner, queue) DO UPDATE SET tag = greatest(tags.tag + 1, excluded.tag) RETURNING tag",
             {"owner": owner, "queue": queue, "now": _NOW_PRIORITY},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from app.cluster.queue import Lane, queue_of
 from app.domain.errors import QueueFull
 from app.domain.job import JobStatus
+from tests.jobs.rig import upload_to
+from tests.support.fault_server import answer, fault_server
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -22,6 +25,11 @@ async def waiting(node: Node) -> list[tuple[str, str]]:
             "SELECT queue_name, args->>'job_id' FROM procrastinate_jobs ORDER BY priority DESC, id"
         )
         return await cursor.fetchall()
+
+
+async def has_result(node: Node, job_id: str) -> bool:
+    """Return whether a job has its result, and no task on its way to it."""
+    return node.jobs.store.get(job_id).job.has_result and all(queue == "deliver" for queue, _ in await waiting(node))
 
 
 @pytest.mark.anyio
@@ -44,6 +52,37 @@ async def test_owner_that_was_away_saves_up_no_turns(cluster: Cluster) -> None:
         await connection.execute("DELETE FROM procrastinate_jobs WHERE id <= 2")  # as if they had been taken
     late = (await node.submit(owner="late")).id
     assert [job_id for _, job_id in await waiting(node)][1] == late
+
+
+@pytest.mark.anyio
+@pytest.mark.full(reason="starts a node of a cluster")
+async def test_task_for_a_later_time_holds_nobody_back(cluster: Cluster) -> None:
+    node = await cluster.start("api")
+    busy = [(await node.submit(owner="busy")).id for _ in range(5)]
+    async with node.jobs._database.connection() as connection:
+        await connection.execute(
+            "UPDATE procrastinate_jobs SET scheduled_at = now() + interval '1 hour' WHERE args->>'job_id' = %s",
+            (busy[0],),
+        )
+        await connection.execute("DELETE FROM procrastinate_jobs WHERE args->>'job_id' = ANY(%s)", (busy[1:3],))
+    new = (await node.submit(owner="new")).id
+    assert [job_id for _, job_id in await waiting(node)] == [busy[0], *busy[3:], new]
+
+
+@pytest.mark.anyio
+@pytest.mark.full(reason="starts nodes of a cluster")
+async def test_owners_take_turns_with_deliveries(cluster: Cluster) -> None:
+    worker = await cluster.start("worker")  # which delivers nothing itself
+    async with fault_server(answer(200)) as target:
+        owners = {}
+        for owner in ["many"] * 6 + ["few"] * 2:
+            job = await worker.submit(owner=owner, **upload_to(target.url(f"/{owner}")))
+            owners[job.id] = owner
+            await eventually(partial(has_result, worker, job.id))
+        order = [(queue, owners[job_id]) for queue, job_id in await waiting(worker)]
+        assert order == [("deliver", owner) for owner in ("many", "many", "few", "many", "few", "many", "many", "many")]
+        await cluster.start("api")
+        await eventually(lambda: len(target.requests) == len(owners))
 
 
 @pytest.mark.anyio
