@@ -90,7 +90,7 @@ async def test_models_are_shown_as_the_workers_have_them(cluster: Cluster) -> No
     known = ModelState(name="small", loaded=True, is_known=True, device="cuda", languages=frozenset({"en", "de"}))
     worker.models.update("small", known)
     await eventually(lambda: api.models.default == known)
-    await worker.jobs.drain(0.0)
+    await worker.end()
     await worker.jobs._leave()
     await eventually(lambda: not api.models.default.loaded)
     assert api.models.default.is_known
