@@ -19,6 +19,10 @@ def health(node: NodeProgram) -> dict[str, Any]:
     return report
 
 
+def models(report: dict[str, Any]) -> list[Any]:
+    return [report[each] for each in ("model", "models", "device")]
+
+
 def metrics(node: NodeProgram) -> dict[str, float]:
     lines = node.client.get("/metrics").text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
@@ -34,14 +38,13 @@ def test_node_without_a_model_shows_what_the_workers_can_do(programs: ClusterPro
     first, _ = programs.start_all("worker", "worker")
     api.until(job_id, "completed")
     api.eventually(lambda: health(api)["cluster"] == {"workers": 2, "unserved_models": []})
+    first.eventually(lambda: health(first)["model"]["loaded"])
     own = health(first)
+    api.eventually(lambda: models(health(api)) == models(own))
     shown = health(api)
     assert "cluster" not in own
     slots = own["concurrency"]["max_concurrent_requests"]
     assert shown["concurrency"]["max_concurrent_requests"] == shown["concurrency"]["available_slots"] == 2 * slots
-    assert [shown[each] for each in ("model", "models", "device")] == [
-        own[each] for each in ("model", "models", "device")
-    ]
     server = api.client.get("/v1/server").json()
     assert server["models"][0]["languages"]
     assert "realtime" not in server
