@@ -46,6 +46,14 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
 )
 
 
+#: The number of deaths of the process after which a file is given up: those while it worked on this file alone, and
+#: starts in all, for a file that never was alone.
+MAX_LONE_DEATHS: Final = 3
+MAX_STARTS: Final = 10
+#: The number of starts after which a file is a suspect.
+_SUSPICIOUS_STARTS: Final = 2
+
+
 class Phrase(StrEnum):
     """The phrases that a job shows as its ``progress``."""
 
@@ -204,13 +212,15 @@ class Job:
     client asked for that.
 
     ``status`` is queued until the result is stored: being on the model doesn't survive a crash. ``starts`` counts how
-    often work on the audio was begun. ``delivery`` is the state of the uploads, of the result or of the failure
-    document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``, ``audio_duration``
-    and ``language`` become known for good with the result or the end; before that they are part of `Progress`.
-    ``processing_time`` comes with the result, and so does ``result_name``, which tells results of several workers
-    apart; a single process has one name for it, the empty one. ``corrections_name`` tells edits of several nodes apart
-    in the same way; it is empty without corrections, too. ``revision`` is the number of the last change that was
-    journalled. ``error_code`` and ``error_param`` are those of the response to a synchronous request.
+    often work on the audio was begun, ``begun_on`` is the node on which it was and has not ended, and ``lone_deaths``
+    counts how often such a node died while it worked on no other job. In a single process, a node is a boot of the
+    machine, or empty if the system has no ids of boots. ``delivery`` is the state of the uploads, of the result or of
+    the failure document; ``webhook_delivery`` that of the webhook event. ``started_at``, ``progress_percent``,
+    ``audio_duration`` and ``language`` become known for good with the result or the end; before that they are part of
+    `Progress`. ``processing_time`` comes with the result, and so does ``result_name``, which tells results of several
+    workers apart; a single process has one name for it, the empty one. ``corrections_name`` tells edits of several
+    nodes apart in the same way; it is empty without corrections, too. ``revision`` is the number of the last change
+    that was journalled. ``error_code`` and ``error_param`` are those of the response to a synchronous request.
 
     ``audio_bytes`` and ``audio_digest`` are the size of the audio in the object store of a cluster and its BLAKE2b
     hash, 0 and empty elsewhere.
@@ -245,6 +255,8 @@ class Job:
     ended_at: float | None = None
     ended_service_seconds: float = 0.0
     starts: int = 0
+    begun_on: str | None = None
+    lone_deaths: int = 0
     progress_percent: float = 0.0
     audio_duration: float | None = None
     language: str | None = None
@@ -270,6 +282,16 @@ class Job:
     def needs_transcription(self) -> bool:
         """True if the job has no result yet and may get one."""
         return self.is_active and not self.has_result
+
+    @property
+    def is_suspect(self) -> bool:
+        """True if the process has died so often while it worked on the job that the file may be the cause."""
+        return self.starts >= _SUSPICIOUS_STARTS
+
+    @property
+    def is_deadly(self) -> bool:
+        """True if the process has died so often that work on the job is not to begin again."""
+        return self.lone_deaths >= MAX_LONE_DEATHS or self.starts >= MAX_STARTS
 
     @property
     def has_recording(self) -> bool:

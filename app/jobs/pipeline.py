@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 #: The number of downloads that run at once.
 DOWNLOADS: Final = 8
-#: The number of starts after which a file is given up if the process died each time.
-MAX_STARTS: Final = 3
 
 
 class Pipeline:
@@ -164,7 +162,7 @@ class Pipeline:
 
     async def _transcribe(self, job_id: str) -> _Transcribed:
         job = self._store.get(job_id).job
-        if job.starts >= MAX_STARTS:
+        if job.is_deadly:
             raise TooManyStarts(
                 f"The service died all {job.starts} times that it worked on this file, so it is not tried again: "
                 "convert the file, or ask the server's operator to look into its log."
@@ -175,7 +173,7 @@ class Pipeline:
             try:
                 transcript = await self._run_transcriber(job, listener)
             except (DiskFull, SpoolUnavailable, asyncio.CancelledError):
-                await self._withdraw_start(job)
+                await self._withdraw_start(job_id)
                 raise
         return _Transcribed(transcript, listener.seconds_on_model, listener.waveform if job.keep_audio else None)
 
@@ -198,14 +196,14 @@ class Pipeline:
             raise AudioLost("A reference of this job is no longer in DATA_DIR: submit it again.")
         return references
 
-    async def _withdraw_start(self, before: Job) -> None:
+    async def _withdraw_start(self, job_id: str) -> None:
         with suppress(DiskFull, StorageUnavailable, UnknownJob):  # then the start counts
-            await self._store.commit(before.id, transitions.start_withdrawn, starts=before.starts)
+            await self._store.commit(job_id, transitions.start_withdrawn, node=self._store.node)
 
     @asynccontextmanager
     async def _alone_if_suspect(self, job: Job) -> AsyncIterator[None]:
-        """Run jobs whose next start is their last one at a time: one that kills the process takes no other with it."""
-        if job.starts < MAX_STARTS - 1:
+        """Run suspects one at a time: one that kills the process takes no other with it."""
+        if not job.is_suspect:
             yield
             return
         async with self._suspects:
@@ -265,7 +263,7 @@ class _ProgressListener(Listener):
 
     async def on_start(self) -> None:
         # Before the work begins: if it kills the process, the next one knows how often that has happened.
-        await self._store.commit_patiently(self._job_id, transitions.work_started)
+        await self._store.commit_patiently(self._job_id, transitions.work_started, node=self._store.node)
         if self._tells_voices_apart:
             self._store.report_progress(self._job_id, Progress.heard, percent=0.0)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from app.domain.errors import UnknownModel
+from app.domain.errors import DiskFull, UnknownModel
 from app.domain.job import DeliveryKind
 from app.jobs import transitions
 
@@ -75,11 +76,12 @@ class Recovery:
         Raises:
             ServiceError: the journal can't be used.
         """
-        jobs, with_result = await asyncio.to_thread(self._read)
+        jobs, with_result, unknown = await asyncio.to_thread(self._read)
         for job in jobs:
             as_edited = replace(job, edited_at=with_result.get(job.id))
             self._store.restore(self._restored(as_edited, has_result=job.id in with_result))
         await self._commit_results(with_result)
+        await self._settle_starts(other_work=unknown > 0)
         restored = [live.job for live in self._store.live_jobs()]
         for job in restored:
             self._deliveries.add(job.id)
@@ -103,8 +105,11 @@ class Recovery:
                 await self._check_model(live.job, models)
                 self._runner.start(live.job.id)
 
-    def _read(self) -> tuple[Sequence[Job], dict[str, float | None]]:
-        """Return the jobs of the journal, and when the results in the spool were edited, and tidy up the spool."""
+    def _read(self) -> tuple[Sequence[Job], dict[str, float | None], int]:
+        """Return the jobs of the journal, and when the results in the spool were edited, and tidy up the spool.
+
+        The last value is the number of requests whose files were left there: submissions, or those of waiting clients.
+        """
         jobs = self._store.open()
         unknown = self._spool.sweep({job.id for job in jobs})
         if unknown:
@@ -115,7 +120,7 @@ class Recovery:
         for job in jobs:
             if job.id in with_result or not job.is_active:
                 self._spool.discard_audio(job.id, keep_recording=job.keep_audio and job.id in with_result)
-        return jobs, with_result
+        return jobs, with_result, unknown
 
     async def _commit_results(self, with_result: Mapping[str, float | None]) -> None:
         """Commit results that were stored by a process that died before it had committed them."""
@@ -123,6 +128,17 @@ class Recovery:
             if live.job.id in with_result:
                 transcript, seconds = await asyncio.to_thread(self._spool.result, live.job.id)
                 await self._pipeline.commit_result(live.job.id, transcript, processing_time=seconds)
+
+    async def _settle_starts(self, *, other_work: bool) -> None:
+        """Record the death of the process in the jobs that it had begun.
+
+        It is a file's fault only if nothing else was at work, and if the machine has not stopped with the process.
+        """
+        begun = [live.job for live in self._store.untranscribed() if live.job.begun_on is not None]
+        for job in begun:
+            alone = len(begun) == 1 and not other_work and job.begun_on == self._store.node
+            with suppress(DiskFull):  # then the next start counts, and not this death
+                await self._store.commit(job.id, transitions.process_died, alone=alone)
 
     def _restored(self, job: Job, *, has_result: bool) -> Job:
         """Return a job from the journal as it stands now that its process has ended."""

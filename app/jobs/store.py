@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 from weakref import WeakValueDictionary
 
@@ -39,10 +40,21 @@ logger = logging.getLogger(__name__)
 
 #: The pause between two attempts to write to a full disk.
 FULL_DISK_SECONDS: Final = 2.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_of_machine() -> str:
+    """Return the id of the boot that this process runs in, or an empty text if the system has none. Blocks."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 class JobStore:
     """Admits, changes and forgets jobs.
+
+    ``node`` is the value of `Job.begun_on` for work of this process.
 
     A durable change is computed once, under the job's lock, then written to the journal, then published. Synchronous
     jobs are not journalled: they end with their requests.
@@ -63,6 +75,7 @@ class JobStore:
         self._changes = changes or ChangeLog()
         self.usage = UsageLedger()
         self._emit = emit
+        self.node = ""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # The journal.
@@ -74,6 +87,7 @@ class JobStore:
             ServiceError: the journal can't be used.
         """
         jobs = self._journal.open()
+        self.node = boot_of_machine()
         self.usage.restore(self._journal.usage)
         return jobs
 

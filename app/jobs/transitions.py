@@ -28,16 +28,25 @@ if TYPE_CHECKING:
 # Before the result.
 
 
-def work_started(live: LiveJob) -> Job:
-    """Count a start of the work on the audio."""
+def work_started(live: LiveJob, *, node: str) -> Job:
+    """Count a start of the work on the audio, on ``node``."""
     job = live.job
-    return replace(job, starts=job.starts + 1) if job.is_active else job
+    return replace(job, starts=job.starts + 1, begun_on=node) if job.is_active else job
 
 
-def start_withdrawn(live: LiveJob, *, starts: int) -> Job:
-    """Set the number of starts back to ``starts``: the work was stopped through no fault of the file."""
+def start_withdrawn(live: LiveJob, *, node: str) -> Job:
+    """Take back the start on ``node``: the work was stopped through no fault of the file.
+
+    A node that was taken for dead has no start to take back: what it had begun was begun again, or is about to be.
+    """
     job = live.job
-    return replace(job, starts=starts) if job.is_active and job.starts > starts else job
+    return replace(job, starts=job.starts - 1, begun_on=None) if job.is_active and job.begun_on == node else job
+
+
+def process_died(live: LiveJob, *, alone: bool) -> Job:
+    """Record that the process that had begun the work died, which is the file's fault if it was ``alone`` at work."""
+    job = live.job
+    return replace(job, begun_on=None, lone_deaths=job.lone_deaths + alone) if job.begun_on is not None else job
 
 
 def audio_downloaded(live: LiveJob, *, audio: ReceivedAudio | None = None) -> Job:
@@ -86,6 +95,7 @@ def result_stored(
         job,
         has_result=True,
         result_name=result_name,
+        begun_on=None,
         language=transcript.language,
         audio_duration=transcript.duration,
         progress_percent=100.0,

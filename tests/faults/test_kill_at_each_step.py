@@ -305,8 +305,10 @@ def test_file_that_kills_every_process_fails_alone(
         )
 
     with receiver(samples) as store:
-        for act in (submit, None, None):
+        for act in (submit, None):
             stage.die(FATAL_FILE, act, MAX_CONCURRENT_REQUESTS="8")
+        for _ in range(3):  # it is alone now
+            stage.die(FATAL_FILE, None, MAX_CONCURRENT_REQUESTS="8")
         with stage.dying(FATAL_FILE) as running:
             running.until_ready()
             jobs = settled(running)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
-from app.jobs.pipeline import MAX_STARTS
+from app.domain.job import MAX_LONE_DEATHS
 from tests.faults.crash_clients import WEBHOOK_SECRET
 from tests.faults.ends import COUNTED, Ends
 from tests.faults.final_state import leftovers, settled
@@ -124,13 +124,15 @@ class KilledService:
 
 
 def has_last_start(running: ForkedProgram) -> bool:
-    """Return whether a job is in its last allowed start."""
+    """Return whether a job may be in its last allowed start."""
     try:
         jobs = running.jobs().values()
     except httpx.TransportError:  # not started yet
         return False
     return any(
-        job.get("attempts") == MAX_STARTS and job["status"] in ("queued", "processing") and not job["result_available"]
+        job.get("attempts", 0) >= MAX_LONE_DEATHS
+        and job["status"] in ("queued", "processing")
+        and not job["result_available"]
         for job in jobs
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -14,9 +15,11 @@ from uuid import uuid4
 import pytest
 
 from app.domain.formats import ResponseFormat
-from app.domain.job import Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
+from app.domain.job import MAX_STARTS, Delivery, DeliveryStatus, Job, JobStatus, Upload, Webhook
 from app.domain.transcript import TranscriptionOptions
 from app.jobs.journal import Journal
+from app.jobs.space import disk_full
+from app.jobs.store import boot_of_machine
 from app.transcription.models import ModelRegistry
 from tests.jobs.rig import AUDIO, a_job, open_rig, upload_to
 from tests.support.fake_transcriber import GREETING
@@ -26,7 +29,7 @@ from tests.support.service_clock import FakeServiceClock
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -361,18 +364,24 @@ async def test_process_that_dies_at_once_changes_nothing(left: Left) -> None:
 # Files that kill the process.
 
 
+async def die_at_work(left: Left, jobs: Sequence[Job], *, at_work: int = 1) -> None:
+    """Run a process that dies when it has this many of the jobs on its model."""
+    async with left.found() as rig:
+        rig.transcriber.on_model.hold()
+        await rig.recovery.resume(MODELS)
+        await rig.transcriber.on_model.reached(at_work)
+        dead = dict(left.journal.kept)
+    left.journal.kept = dead  # what ends in order is put right; who dies does nothing more
+    for job in jobs:
+        left.file(job, audio=AUDIO)
+
+
 async def test_file_that_kills_the_process_fails_after_three_starts(left: Left) -> None:
     async with fault_server(answer(200)) as target:
         job = left.job(**upload_to(target.url()))
         for starts in (1, 2, 3):
-            async with left.found() as rig:
-                rig.transcriber.on_model.hold()
-                await rig.recovery.resume(MODELS)
-                await rig.transcriber.on_model.reached()
-                dead = dict(left.journal.kept)
-                assert dead[job.id].starts == starts
-            left.journal.kept = dead  # what ends in order is put right; who dies does nothing more
-            left.file(job, audio=AUDIO)
+            await die_at_work(left, [job])
+            assert left.journal.kept[job.id].starts == starts
         async with left.found() as rig:
             await rig.recovery.resume(MODELS)
             now = await rig.ended(job)
@@ -385,7 +394,68 @@ async def test_file_that_kills_the_process_fails_after_three_starts(left: Left) 
     assert document_of(target.requests[0].body)["error_type"] == "TooManyStarts"
 
 
-async def test_jobs_before_their_last_start_run_one_at_a_time(left: Left) -> None:
+async def test_deaths_at_work_on_several_files_are_charged_to_none(left: Left) -> None:
+    deadly, innocent = jobs = [left.job() for _ in range(2)]
+    for _ in range(2):
+        await die_at_work(left, jobs, at_work=2)
+    assert [left.journal.kept[job.id].starts for job in jobs] == [2, 2]
+    for _ in range(3):
+        await die_at_work(left, jobs)  # now they are suspects, and run one at a time
+    assert [left.journal.kept[job.id].starts for job in jobs] == [5, 2]
+    async with left.found() as rig:
+        await rig.recovery.resume(MODELS)
+        assert (await rig.ended(innocent)).status is COMPLETED
+        failed = await rig.ended(deadly)
+    assert failed.error_type == "TooManyStarts"
+    assert failed.error is not None
+    assert failed.error.startswith("The service died all 5 times that it worked on this file")
+
+
+async def test_file_that_is_never_alone_fails_after_ten_starts(left: Left) -> None:
+    deadly, innocent = left.job(starts=MAX_STARTS), left.job(starts=MAX_STARTS - 1)
+    async with left.found() as rig:
+        await rig.recovery.resume(MODELS)
+        assert (await rig.ended(deadly)).error_type == "TooManyStarts"
+        assert (await rig.ended(innocent)).status is COMPLETED
+
+
+async def test_death_with_a_waiting_client_is_not_charged_to_the_job(left: Left) -> None:
+    job = left.job()
+    for _ in range(3):
+        await die_at_work(left, [job])
+        left.file(str(uuid4()), audio=AUDIO)  # its request was at work, too, and is in no journal
+    async with left.found() as rig:
+        await rig.recovery.resume(MODELS)
+        ended = await rig.ended(job)
+    assert (ended.status, ended.starts) == (COMPLETED, 4)
+
+
+async def test_power_losses_are_not_charged_to_the_file(left: Left) -> None:
+    job = left.job()
+    for _ in range(3):
+        await die_at_work(left, [job])
+        left.journal.kept[job.id] = replace(left.journal.kept[job.id], begun_on="the boot before")
+    async with left.found() as rig:
+        await rig.recovery.resume(MODELS)
+        ended = await rig.ended(job)
+    assert (ended.status, ended.starts) == (COMPLETED, 4)
+
+
+async def test_service_starts_although_a_death_can_not_be_recorded(left: Left) -> None:
+    job = left.job(starts=1, begun_on=await asyncio.to_thread(boot_of_machine))
+    left.journal.failures.append(disk_full())
+    async with left.found() as rig:
+        assert rig.now(job).lone_deaths == 0
+        await rig.recovery.resume(MODELS)
+        assert (await rig.ended(job)).status is COMPLETED
+
+
+def test_boots_of_a_machine_are_told_apart() -> None:
+    assert boot_of_machine() == boot_of_machine()
+    assert boot_of_machine() or sys.platform != "linux"
+
+
+async def test_suspects_run_one_at_a_time(left: Left) -> None:
     suspects = [left.job(starts=2) for _ in range(3)]
     others = [left.job(starts=1) for _ in range(2)]
     async with left.found(slots=10) as rig:

@@ -106,7 +106,7 @@ async def test_job_is_deleted_from_the_journal_first(books: Books) -> None:
 
 async def test_progress_during_a_commit_is_not_lost(books: Books) -> None:
     job = await books.with_job()
-    task = await started(books, books.store.commit(job.id, transitions.work_started))
+    task = await started(books, books.store.commit(job.id, transitions.work_started, node="here"))
     books.store.report_progress(job.id, Progress.decoded, 10.0)
     books.journal.release()
     await task
@@ -127,8 +127,8 @@ async def test_change_is_computed_once(books: Books) -> None:
 
 
 async def test_commit_passes_arguments_on_to_its_change(books: Books) -> None:
-    job = await books.with_job(starts=2)
-    await books.store.commit(job.id, transitions.start_withdrawn, starts=1)
+    job = await books.with_job(starts=2, begun_on="here")
+    await books.store.commit(job.id, transitions.start_withdrawn, node="here")
     assert books.now(job.id).starts == 1
 
 
@@ -142,7 +142,9 @@ async def test_revisions_count_progress_and_commits(books: Books) -> None:
 async def test_changes_wait_only_for_those_of_the_same_job(books: Books) -> None:
     one, other = await books.with_job(), await books.with_job()
     books.journal.hold(lambda job: job is not None and job.id == one.id)
-    changes = [asyncio.create_task(books.store.commit(one.id, transitions.work_started)) for _ in range(30)]
+    changes = [
+        asyncio.create_task(books.store.commit(one.id, transitions.work_started, node="here")) for _ in range(30)
+    ]
     await books.journal.arrived.wait()
     await books.store.commit(other.id, processing)
     assert not any(change.done() for change in changes)

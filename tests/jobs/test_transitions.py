@@ -132,6 +132,54 @@ def test_job_that_has_ended_stays_as_it_is(status: JobStatus, end: End, later: E
     assert ended.status is status
 
 
+def begun(job: Job, node: str) -> Job:
+    return transitions.work_started(LiveJob(job), node=node)
+
+
+def withdrawn(job: Job, node: str) -> Job:
+    return transitions.start_withdrawn(LiveJob(job), node=node)
+
+
+def died(job: Job, *, alone: bool) -> Job:
+    return transitions.process_died(LiveJob(job), alone=alone)
+
+
+def test_node_takes_back_only_its_own_start() -> None:
+    """One that was taken for dead comes back when others have begun the same work."""
+    first = begun(a_job(), "a")
+    assert withdrawn(first, "a") == replace(first, starts=0, begun_on=None)
+    lost = died(first, alone=False)
+    assert withdrawn(lost, "a") is lost
+    second = begun(lost, "b")
+    assert withdrawn(second, "a") is second
+    assert second.starts == 2
+    assert withdrawn(second, "b") == lost
+
+
+def test_death_is_counted_once_and_only_for_work_that_had_begun() -> None:
+    job = a_job()
+    assert died(job, alone=True) is job
+    dead = died(begun(job, "a"), alone=True)
+    assert (dead.starts, dead.lone_deaths) == (1, 1)
+    assert died(dead, alone=True) is dead
+
+
+@pytest.mark.parametrize(("deaths", "lone_deaths"), [(3, 3), (10, 0), (10, 2), (5, 3)])
+def test_file_is_deadly_after_three_lone_deaths_or_ten_starts(deaths: int, lone_deaths: int) -> None:
+    job = a_job()
+    for number in range(deaths):
+        assert not job.is_deadly
+        assert job.is_suspect == (number >= 2)
+        job = died(begun(job, "a"), alone=number >= deaths - lone_deaths)
+    assert job.is_deadly
+
+
+def test_stored_result_ends_what_was_begun() -> None:
+    live = running(begun_on="a")
+    job = transitions.result_stored(live, GREETING, processing_time=0.0, now=NOW, retention=RETENTION)
+    assert job.begun_on is None
+
+
 def test_stored_result_is_due_for_upload() -> None:
     live = running(delivery=one_target(attempts=2))
     job = transitions.result_stored(live, GREETING, processing_time=2.5, now=NOW, retention=RETENTION)
