@@ -55,6 +55,7 @@ class Records:
             "status": job.status.value,
             "name": job.name or "",
             "needs_transcription": job.needs_transcription,
+            "begun_on": UUID(job.begun_on) if job.begun_on and job.needs_transcription else None,
             "next_deliveries": Jsonb(
                 {kind.value: state.next_round for kind in DeliveryKind if (state := job.due_delivery(kind)) is not None}
             ),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: The version of the tables that this program works with. A change that versions before it can work with leaves
 #: ``_OLDEST`` alone, so that nodes can be upgraded one after the other.
-VERSION: Final = 1
+VERSION: Final = 2
 #: The oldest version of the program that can work with these tables.
 _OLDEST: Final = 1
 #: An arbitrary number for a lock, so that only one process migrates at a time.
@@ -73,6 +73,10 @@ _STEPS: Final[tuple[str, ...]] = (
     CREATE UNLOGGED TABLE segments (
         job_id uuid, number integer, segments jsonb NOT NULL, PRIMARY KEY (job_id, number)
     );
+    """,
+    """
+    ALTER TABLE jobs ADD COLUMN begun_on uuid;
+    CREATE INDEX jobs_begun ON jobs (begun_on) WHERE begun_on IS NOT NULL;
     """,
 )
 _VERSIONS: Final = """

@@ -21,6 +21,7 @@ from app.cluster.records import JOBS_WITH_PROGRESS, parsed_id
 from app.domain.errors import UnknownJob
 from app.domain.events import JobAccepted, JobForgotten, discard_event
 from app.domain.job import NO_PROGRESS, DeliveryKind, JobStatus, LiveJob
+from app.jobs import transitions
 from app.jobs.journal import Journal
 from app.jobs.registry import ALL_JOBS, Page, unknown_job
 from app.jobs.service_clock import ServiceClock
@@ -90,6 +91,7 @@ class ClusterStore(JobStore):
         super().__init__(_NoJournal(), registry=registry, subscriptions=subscriptions, changes=changes, emit=emit)
         self.usage = shared.counts.usage
         self._shared = shared
+        self.node = str(shared.node)
         self._database = shared.database
         self._records = shared.records
         self._held: Counter[str] = Counter()
@@ -111,6 +113,9 @@ class ClusterStore(JobStore):
         """
         async with self._database.transaction() as connection:
             found = await self._records.read(connection, "WHERE jobs.id = %s", UUID(job_id))
+            if found and from_the_start and (node := found[0].job.begun_on) is not None:
+                await self.settle_starts(connection, UUID(node))
+                found = await self._records.read(connection, "WHERE jobs.id = %s", UUID(job_id))
             if found and from_the_start:
                 found = [await self._begun_again(connection, found[0])]
         if not found:
@@ -142,6 +147,15 @@ class ClusterStore(JobStore):
         for table in ("progress", "segments"):
             await connection.execute(f"DELETE FROM {table} WHERE job_id = %s", (job_id,))  # noqa: S608  # constants
         return LiveJob(replace(live.job, revision=revision), NO_PROGRESS, revision=revision)
+
+    async def settle_starts(self, connection: Connection, node: UUID) -> None:
+        """Record the death of another node in the jobs that it had begun. It is a file's fault if it had no other."""
+        if node == self._shared.node:
+            return
+        begun = await self._records.read(connection, "WHERE begun_on = %s ORDER BY number FOR UPDATE OF jobs", node)
+        for live in begun:
+            job = transitions.process_died(live, alone=len(begun) == 1)
+            await self._update(connection, live.job, replace(job, revision=live.revision + 1), None)
 
     def knows(self, job_id: str) -> bool:
         """Return whether the job is known here, or may have been admitted when the database was lost."""

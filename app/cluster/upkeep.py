@@ -50,6 +50,8 @@ _WITHOUT_DELIVERY: Final = """
     ORDER BY number LIMIT %s FOR UPDATE OF jobs SKIP LOCKED
 """
 _ABANDONED: Final = f"SELECT id FROM jobs WHERE synchronous AND node NOT IN ({ALIVE}) LIMIT %s"  # noqa: S608  # constants
+_BEGUN: Final = "SELECT DISTINCT begun_on FROM jobs WHERE begun_on IS NOT NULL"
+_DEAD: Final = f"{_BEGUN} AND begun_on NOT IN ({ALIVE})"
 _OVER: Final = "SELECT id FROM jobs WHERE expires_at <= %s ORDER BY expires_at LIMIT %s"
 _LEFTOVERS: Final = (
     "DELETE FROM nodes WHERE NOT EXISTS (SELECT FROM procrastinate_workers WHERE id = worker_id)",
@@ -112,6 +114,7 @@ class Upkeep:
             if await _locked(connection, _LOCK):
                 if others_could_speak:
                     await self._put_back_stalled(connection)
+                    await self._settle_starts(connection)
                 await self._restore_tasks(connection)
         if others_could_speak:
             await self._end_abandoned()
@@ -138,6 +141,12 @@ class Upkeep:
         stalled = await self._queue.put_back_stalled(connection)
         if stalled:
             logger.warning("⚠️ %d tasks of nodes that gave no sign of life go back to the queue", stalled)
+
+    async def _settle_starts(self, connection: Connection) -> None:
+        """Record which jobs nodes that are gone had begun, before anything of that is forgotten."""
+        cursor = await connection.execute(_DEAD, (self._stale_seconds,))
+        for (node,) in await cursor.fetchall():
+            await self._store.settle_starts(connection, node)
 
     async def _restore_tasks(self, connection: Connection) -> None:
         for live in await self._records.read(connection, _WITHOUT_TASK, _MOST):

@@ -49,7 +49,7 @@ class NodeProgram(ForkedProgram):
         self.role = role
         self.folder = folder
         self.port = environment["PORT"]
-        self._steps = tuple(steps)
+        self.steps = tuple(steps)
         self._namespace = namespace
         if namespace is not None:
             environment["HOST"] = namespace.inside
@@ -58,7 +58,7 @@ class NodeProgram(ForkedProgram):
             self.client.base_url = f"http://{namespace.inside}:{self.port}"
 
     def _preparation(self) -> Callable[[], None]:
-        return partial(prepared, self._steps, self._namespace)
+        return partial(prepared, self.steps, self._namespace)
 
     def scratch(self) -> list[str]:
         """Return the files of jobs in the node's scratch folder."""
@@ -120,7 +120,7 @@ class ClusterPrograms:
         assert node.has_ended
         node.close()
         self.nodes.remove(node)
-        return self._start(node.folder, node.role, PORT=node.port)
+        return self._start(node.folder, node.role, steps=node.steps, PORT=node.port)
 
     def _start(self, folder: Path, role: str, **options: Any) -> NodeProgram:
         folder.mkdir(exist_ok=True)
