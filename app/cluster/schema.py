@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: ``_OLDEST`` alone, so that nodes can be upgraded one after the other.
 VERSION: Final = 2
 #: The oldest version of the program that can work with these tables.
-_OLDEST: Final = 1
+_OLDEST: Final = 2
 #: An arbitrary number for a lock, so that only one process migrates at a time.
 _LOCK: Final = 7_233_519_011
 
@@ -54,7 +54,11 @@ _STEPS: Final[tuple[str, ...]] = (
     CREATE TABLE nodes (
         id uuid PRIMARY KEY,
         worker_id bigint NOT NULL,
-        state jsonb NOT NULL
+        role text NOT NULL,
+        models text[] NOT NULL,
+        slots integer NOT NULL,
+        active integer NOT NULL,
+        speed double precision
     );
     CREATE TABLE usage (
         day integer,
@@ -77,6 +81,8 @@ _STEPS: Final[tuple[str, ...]] = (
     """
     ALTER TABLE jobs ADD COLUMN begun_on uuid;
     CREATE INDEX jobs_begun ON jobs (begun_on) WHERE begun_on IS NOT NULL;
+    DROP TABLE nodes;
+    CREATE TABLE nodes (id uuid PRIMARY KEY, worker_id bigint NOT NULL, state jsonb NOT NULL);
     """,
 )
 _VERSIONS: Final = """
