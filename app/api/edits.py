@@ -34,7 +34,7 @@ _EXAMPLE: Final = '{"segments": [{"id": 3, "text": "…"}], "speakers": {"A": "A
     summary="Retrieve the corrections of a transcript",
     response_model=None,
     responses=responses(
-        "The corrected segments and named speakers.", json_body(CorrectedTranscript), *(400, 401, 404, 500)
+        "The corrected segments and named speakers.", json_body(CorrectedTranscript), *(400, 401, 404, 500, 503)
     ),
 )
 async def get_transcript(request: Request, parts: ServiceParts, job_id: str) -> Response:
@@ -49,7 +49,9 @@ async def get_transcript(request: Request, parts: ServiceParts, job_id: str) -> 
     summary="Correct a transcript",
     response_model=None,
     responses=responses(
-        "The corrected segments and named speakers.", json_body(CorrectedTranscript), *(400, 401, 404, 412, 500, 507)
+        "The corrected segments and named speakers.",
+        json_body(CorrectedTranscript),
+        *(400, 401, 404, 412, 500, 503, 507),
     ),
     openapi_extra=CORRECTIONS_OPERATION,
 )

@@ -57,7 +57,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
     responses=responses(
         "A page of jobs.",
         json_body(JobList, example={"total_jobs": 1, "jobs": {JOB_EXAMPLE["job_id"]: JOB_EXAMPLE}}),
-        *(400, 401, 404, 500),
+        *(400, 401, 404, 500, 503),
     ),
 )
 async def list_jobs(
@@ -92,7 +92,7 @@ async def list_jobs(
     summary="Retrieve a job",
     response_model=None,
     responses=responses(
-        "The current state of the job.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500)
+        "The current state of the job.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500, 503)
     ),
 )
 async def get_job(
@@ -123,7 +123,7 @@ async def get_job(
             ),
             **PLAIN_TEXT,
         },
-        *(400, 401, 404, 500),
+        *(400, 401, 404, 500, 503),
     ),
 )
 async def get_result(
@@ -170,7 +170,9 @@ async def get_result(
     summary="Retrieve a running job's transcript so far",
     response_model=None,
     responses=responses(
-        "The segments from `start` on.", json_body(PartialTranscript, example=PARTIAL_EXAMPLE), *(400, 401, 404, 500)
+        "The segments from `start` on.",
+        json_body(PartialTranscript, example=PARTIAL_EXAMPLE),
+        *(400, 401, 404, 500, 503),
     ),
 )
 async def get_partial(
@@ -206,7 +208,7 @@ async def get_partial(
     response_model=None,
     response_class=Response,
     responses={
-        **responses("Events whose `data` is the job, each with an `id`.", EVENT_STREAM, 401, 404, 500),
+        **responses("Events whose `data` is the job, each with an `id`.", EVENT_STREAM, 401, 404, 500, 503),
         204: {"description": "`Last-Event-ID` is the id of the last event: there will be no more."},
     },
 )
@@ -237,7 +239,7 @@ async def get_events(
     summary="Rename a job",
     response_model=None,
     responses=responses(
-        "The job with its new name.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500, 507)
+        "The job with its new name.", json_body(JobBody, example=JOB_EXAMPLE), *(400, 401, 404, 500, 503, 507)
     ),
     openapi_extra=RENAMING_OPERATION,
 )
@@ -256,7 +258,7 @@ async def rename_job(request: Request, parts: ServiceParts, job_id: str) -> dict
     responses=responses(
         "The job, whose result is being delivered again.",
         json_body(JobBody, example=JOB_EXAMPLE),
-        *(400, 401, 404, 500, 507),
+        *(400, 401, 404, 500, 503, 507),
     ),
     openapi_extra=REDELIVERY_OPERATION,
 )
@@ -279,7 +281,7 @@ async def redeliver(request: Request, parts: ServiceParts, job_id: str) -> dict[
     responses=responses(
         "The cancelled job, or the id of the deleted one.",
         json_body(JobBody, JobDeleted, example={"job_id": JOB_EXAMPLE["job_id"], "deleted": True}),
-        *(401, 404, 500, 507),
+        *(401, 404, 500, 503, 507),
     ),
 )
 async def delete_job(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:

@@ -140,7 +140,8 @@ _FAILURES: Final[dict[int, tuple[str, str, str, str | None, str | None]]] = {
         None,
     ),
     503: (
-        "The model is being loaded, or the server is shutting down. Retry after the time in `Retry-After`.",
+        "The model is being loaded, the server is shutting down, or the database or object store of a cluster is away. "
+        "Retry after the time in `Retry-After`.",
         "server_error",
         "The service is shutting down and takes no new work: try again later.",
         None,

@@ -82,7 +82,7 @@ _BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "for
         200: {"description": "The whole recording, as it was received.", "content": _BINARY},
         206: {"description": "A part of it, of at most 1 MiB.", "content": _BINARY},
         416: {"description": "The range begins after the end. `Content-Range` has the size."},
-        **failures(401, 404, 500),
+        **failures(401, 404, 500, 503),
     },
 )
 async def get_audio(
@@ -125,7 +125,7 @@ router.head("/{job_id}/audio", include_in_schema=False)(get_audio)
     operation_id="create_audio_ticket",
     summary="Create a URL for a media player",
     response_model=None,
-    responses=responses("The URL of the recording.", json_body(AudioTicket), *(401, 404, 500)),
+    responses=responses("The URL of the recording.", json_body(AudioTicket), *(401, 404, 500, 503)),
 )
 async def create_ticket(request: Request, parts: ServiceParts, job_id: str) -> dict[str, Any]:
     """Return a URL of the recording that needs no API key, for players, which can't send one.
@@ -145,7 +145,7 @@ async def create_ticket(request: Request, parts: ServiceParts, job_id: str) -> d
     operation_id="get_job_waveform",
     summary="Retrieve the waveform of a job's recording",
     response_model=None,
-    responses=responses("The waveform.", json_body(WaveformBody), *(400, 401, 404, 500)),
+    responses=responses("The waveform.", json_body(WaveformBody), *(400, 401, 404, 500, 503)),
 )
 async def get_waveform(
     request: Request,
