@@ -372,7 +372,7 @@ class ClusterStore(JobStore):
         if before.source_url and not job.source_url and job.needs_transcription:
             await self.enqueue_work(connection, job)
         for kind in DeliveryKind:
-            if job.due_delivery(kind) is not None and job.due_delivery(kind) != before.due_delivery(kind):
+            if _next_round(job, kind) not in {None, _next_round(before, kind)}:  # else the round is under way
                 await self.enqueue_delivery(connection, job, kind)
         if before.needs_transcription and not job.needs_transcription:
             await self._end_transcription(connection, job)
@@ -505,3 +505,9 @@ class ClusterStore(JobStore):
         if notice.is_background and (was_known or notice.is_removal):
             self._changes.record_removal(notice.job_id, owner=notice.owner)
         self._subscriptions.notify(notice.job_id)
+
+
+def _next_round(job: Job, kind: DeliveryKind) -> float | None:
+    """Return when the next round of a delivery is, in seconds of the service clock; None if there is none to be."""
+    state = job.due_delivery(kind)
+    return None if state is None else state.next_round
