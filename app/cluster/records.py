@@ -53,7 +53,7 @@ class Records:
         return {
             "id": UUID(job.id),
             "status": job.status.value,
-            "name": job.name or "",
+            "name": (job.name or "").casefold(),
             "needs_transcription": job.needs_transcription,
             "begun_on": UUID(job.begun_on) if job.begun_on and job.needs_transcription else None,
             "next_deliveries": Jsonb(

@@ -260,8 +260,8 @@ class ClusterStore(JobStore):
             )
             values.append([status.value for status in wanted.statuses])
         if wanted.text:
-            condition += " AND (position(lower(%s) IN lower(name)) > 0 OR starts_with(id::text, lower(%s)))"
-            values += [wanted.text, wanted.text]
+            condition += " AND (position(%s IN name) > 0 OR starts_with(id::text, %s))"  # names are case-folded
+            values += [wanted.text.casefold()] * 2
         async with self._database.connection() as connection:
             cursor = await connection.execute(
                 f"SELECT count(*) FROM {JOBS_WITH_PROGRESS} {condition}",  # noqa: S608  # put together from constants
