@@ -19,7 +19,6 @@ from app.api.openapi import EVENT_STREAM, responses
 from app.api.requests import parse_number
 from app.api.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, EventStream, event
 from app.domain.errors import UnknownJob
-from app.domain.job import JobStatus
 from app.jobs.subscriptions import Subscription
 
 if TYPE_CHECKING:
@@ -204,9 +203,10 @@ class EventFeed:
         self._positions = positions
 
     def _queue(self) -> Iterator[tuple[int, LiveJob]]:
-        """Yield the queued jobs with their positions."""
-        queued = (live for live in self._store.untranscribed() if live.status is JobStatus.QUEUED)
-        return enumerate(queued, 1)
+        """Yield the queued jobs that this process knows, with their positions."""
+        for job_id, position in self._store.queue_positions().items():
+            with suppress(UnknownJob):
+                yield position, self._store.get(job_id)
 
     def _render(self, after: dict[str, int]) -> dict[str, bytes | None]:
         """Return the published events of each owner after a number, or None if they are no longer known."""

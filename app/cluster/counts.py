@@ -14,7 +14,7 @@ from app.domain.usage import DAY_SECONDS, Usage, UsageKey
 from app.jobs.usage import UsageLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from app.cluster.database import Connection, Database
     from app.cluster.nodes import LivingNodes
@@ -29,10 +29,15 @@ _UNTRANSCRIBED: Final = """
     FROM jobs LEFT JOIN progress ON job_id = id WHERE needs_transcription
 """
 _UNDELIVERED: Final = "SELECT count(*) FROM jobs WHERE next_deliveries <> '{}'"
+#: A task that a worker has taken waits, too, until it has a slot.
 _POSITIONS: Final = """
-    SELECT args->>'job_id', row_number() OVER (PARTITION BY queue_name ORDER BY priority DESC, id)
-    FROM procrastinate_jobs WHERE status = 'todo' AND task_name = 'transcribe'
+    SELECT args->>'job_id',
+        row_number() OVER (PARTITION BY queue_name ORDER BY status = 'doing' DESC, priority DESC, id)
+    FROM procrastinate_jobs LEFT JOIN progress ON job_id = (args->>'job_id')::uuid
+    WHERE status IN ('todo', 'doing') AND task_name = 'transcribe' AND is_on_model IS NOT TRUE
 """
+#: Up to this many waiting jobs, their places are read although nobody has asked for them.
+_FEW_WAITING: Final = 1000
 
 
 class SharedUsage(UsageLedger):
@@ -59,6 +64,7 @@ class ClusterCounts:
         self._usage_from_day = 0
         self._new_usage: defaultdict[UsageKey, Usage] = defaultdict(Usage)
         self._positions: Mapping[str, int] = {}
+        self._on_moves: Callable[[Collection[str]], None] = lambda _: None
         self.by_status: Counter[JobStatus] = Counter()
         self.undelivered = 0
         #: The jobs that have no result yet and may get one.
@@ -78,9 +84,16 @@ class ClusterCounts:
 
     @property
     def positions(self) -> Mapping[str, int]:
-        """The places of waiting jobs in their queues, from 1. They are read while somebody asks for them."""
+        """The places of waiting jobs in their queues, from 1, a second ago at most.
+
+        Those of a long queue are only read while somebody asks for them.
+        """
         self._positions_wanted_at = time.monotonic()
         return self._positions
+
+    def on_moves(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call ``listener`` with the ids of waiting jobs whose places have changed."""
+        self._on_moves = listener
 
     async def run(self) -> None:
         """Read the numbers every second until cancelled."""
@@ -105,10 +118,16 @@ class ClusterCounts:
             ((self.undelivered,),) = await _rows(connection, _UNDELIVERED)
             await self._write_new_usage(connection)
             await self._read_usage(connection)
-            if time.monotonic() - self._positions_wanted_at < 2 * _PAUSE_SECONDS:
-                self._positions = dict(await _rows(connection, _POSITIONS))
             await self._nodes.read(connection)
-            ((self.untranscribed, self._waiting),) = await _rows(connection, _UNTRANSCRIBED)
+            ((self.untranscribed, waiting),) = await _rows(connection, _UNTRANSCRIBED)
+            if waiting <= _FEW_WAITING or time.monotonic() - self._positions_wanted_at < 2 * _PAUSE_SECONDS:
+                await self._read_positions(connection)
+            self._waiting = waiting
+
+    async def _read_positions(self, connection: Connection) -> None:
+        before, self._positions = self._positions, dict(await _rows(connection, _POSITIONS))
+        if moved := {job_id for job_id, position in self._positions.items() if before.get(job_id) != position}:
+            self._on_moves(moved)
 
     async def add_usage(self, connection: Connection, key: UsageKey, usage: Usage) -> None:
         """Add usage within a transaction."""

@@ -99,6 +99,8 @@ class ClusterStore(JobStore):
         self._undecided: set[str] = set()
         self._removed_here: set[str] = set()
         self._has_listened = False
+        self._released: set[str] = set()
+        shared.counts.on_moves(self._show_moves)
 
     # The jobs of this node.
 
@@ -451,6 +453,13 @@ class ClusterStore(JobStore):
         super()._announce(before, after)
         if after.progress is not before.progress and self._held[after.job.id]:
             self._shared.soft_state.progressed(after.job.id)
+
+    def _show_moves(self, job_ids: Collection[str]) -> None:
+        """Notify those who follow waiting jobs whose places in the queue have changed."""
+        for job_id in self._subscriptions.subscribed:
+            if job_id in job_ids:
+                self._subscriptions.notify(job_id)
+        self._changes.announce()
 
     # What this node remembers.
 

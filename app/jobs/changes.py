@@ -62,7 +62,12 @@ class ChangeLog:
         with self._lock:
             self._latest += 1
             self._restarted_at = self._latest
-        self._notify()
+        self.announce()
+
+    def announce(self) -> None:
+        """Call the listeners, because something has changed that is shown with jobs: places in the queue."""
+        for listener in self._listeners:
+            listener()
 
     def drop(self, job: Job) -> None:
         """Drop the latest change of a job that this process no longer remembers, so that it can't be read."""
@@ -74,11 +79,7 @@ class ChangeLog:
         with self._lock:
             self._latest += 1
             self._owners.setdefault(owner, _OwnerChanges()).add(Change(self._latest, job_id, is_removal))
-        self._notify()
-
-    def _notify(self) -> None:
-        for listener in self._listeners:
-            listener()
+        self.announce()
 
     def since(self, number: int, *, owner: str) -> list[Change] | None:
         """Return the changes of an owner's jobs after ``number`` in order, or None if some are no longer known."""
