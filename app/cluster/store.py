@@ -251,7 +251,7 @@ class ClusterStore(JobStore):
 
     async def with_key(self, key: str, *, owner: str) -> LiveJob | None:
         found = await self._read("WHERE owner = %s AND idempotency_key = %s", owner, key)
-        return self._remember(found[0]) if found else None
+        return self._remember(found[0]) if found and found[0].job.id not in self._released else None
 
     async def page(self, *, owner: str, wanted: JobFilter = ALL_JOBS, limit: int, after: str | None = None) -> Page:
         condition = "WHERE owner = %s AND NOT synchronous"
@@ -290,7 +290,9 @@ class ClusterStore(JobStore):
         self._shared.counts.add_usage_soon(usage_key(owner, model), usage)
 
     def release_key(self, job_id: str) -> None:
-        """Do nothing: the key of a synchronous job is released with its row, which is deleted in a moment."""
+        """Have no request of this node join a synchronous job by its key until its row is deleted, in a moment."""
+        if self._known(job_id) is not None:
+            self._released.add(job_id)
 
     # Changes.
 
@@ -330,6 +332,11 @@ class ClusterStore(JobStore):
                 known = await self._records.read(
                     connection, "WHERE owner = %s AND idempotency_key = %s", job.owner, job.idempotency_key
                 )
+                if known and known[0].job.id in self._released:
+                    await connection.execute(
+                        "UPDATE jobs SET idempotency_key = NULL WHERE id = %s", (UUID(known[0].job.id),)
+                    )
+                    continue
                 if known and known[0].job.synchronous:  # its client waits here now
                     await connection.execute(
                         "UPDATE jobs SET node = %s WHERE id = %s", (self._shared.node, UUID(known[0].job.id))
@@ -439,6 +446,7 @@ class ClusterStore(JobStore):
                 for table in ("progress", "segments"):
                     await connection.execute(f"DELETE FROM {table} WHERE job_id = %s", (UUID(job_id),))  # noqa: S608
                 await notify(connection, [Notice.of(job, is_removal=True)])
+            self._released.discard(job_id)
             self._removed_here.add(job_id)
             self._removed(Notice.of(job, is_removal=True))
         self._emit(JobForgotten(job_id))
