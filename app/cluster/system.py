@@ -228,23 +228,21 @@ class ClusterJobSystem(JobSystem):
         await self._queue.drained()
 
     async def _work(self) -> None:
-        """Run the worker loops of this node's role."""
-        await self._model_is_loaded.wait()
+        """Run the worker loops of this node's role; those that need no model don't wait for it."""
         async with asyncio.TaskGroup() as group:
-            for loop in self._loops():
-                group.create_task(self._queue.run(loop), name=f"worker loop {loop.name}")
+            if self._options.serves_clients:
+                self._start(group, Loop(name=FETCH, queues=[FETCH], tasks=DOWNLOADS))
+                self._start(group, Loop(name=DELIVER, queues=[DELIVER], tasks=DELIVERIES))
+            await self._model_is_loaded.wait()
+            if self._models is not None:
+                slots, names = self._limits.slots, [state.name for state in self._models.states]
+                short = [queue_of(lane, name) for name in names for lane in (Lane.NOW, Lane.SHORT)]
+                long = [queue_of(Lane.LONG, name) for name in names]
+                self._start(group, Loop(name="short", queues=short, tasks=slots + _SHORT_AHEAD))
+                self._start(group, Loop(name="long", queues=long, tasks=slots + _LONG_AHEAD))
 
-    def _loops(self) -> Iterator[Loop]:
-        slots = self._limits.slots
-        if self._models is not None:
-            names = [state.name for state in self._models.states]
-            short = [queue_of(lane, name) for name in names for lane in (Lane.NOW, Lane.SHORT)]
-            long = [queue_of(Lane.LONG, name) for name in names]
-            yield Loop(name="short", queues=short, tasks=slots + _SHORT_AHEAD)
-            yield Loop(name="long", queues=long, tasks=slots + _LONG_AHEAD)
-        if self._options.serves_clients:
-            yield Loop(name=FETCH, queues=[FETCH], tasks=DOWNLOADS)
-            yield Loop(name=DELIVER, queues=[DELIVER], tasks=DELIVERIES)
+    def _start(self, group: asyncio.TaskGroup, loop: Loop) -> None:
+        group.create_task(self._queue.run(loop), name=f"worker loop {loop.name}")
 
     def _state(self) -> NodeState:
         return NodeState(
