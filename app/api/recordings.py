@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 import time
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -29,6 +30,8 @@ from app.domain.tickets import TICKET_SECONDS
 from app.jobs.serializers import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import Receive, Scope, Send
 
     from app.domain.job import Job
@@ -188,6 +191,15 @@ def media_type(head: bytes) -> str:
     return next((name for pattern, name in _TYPES if pattern.match(head)), "application/octet-stream")
 
 
+@contextmanager
+def _missing(job_id: str) -> Iterator[None]:
+    """Raise NotKept if the recording is not there. An object store notices only when it is read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotKept(f"The recording of job {job_id} is missing from the spool.", code="no_audio") from None
+
+
 class _Recording:
     """An open recording and the responses that can be made of it. Each of them closes it.
 
@@ -198,11 +210,10 @@ class _Recording:
     """
 
     def __init__(self, spool: Spool, job: Job) -> None:
-        try:
+        with _missing(job.id):
             self._audio = spool.open_audio(job.id)
-        except FileNotFoundError:
-            raise NotKept(f"The recording of job {job.id} is missing from the spool.", code="no_audio") from None
-        self._media_type = media_type(self._audio.read_range(0, _HEAD_BYTES))
+            self._media_type = media_type(self._audio.read_range(0, _HEAD_BYTES))
+        self._job_id = job.id
         self._size = self._audio.size
         self.etag = f'"{self._audio.version}"'
         self._headers = {
@@ -251,7 +262,7 @@ class _Recording:
         return {**self._headers, "Content-Length": str(self._size)}
 
     def _read(self, start: int, end: int) -> bytes:
-        with self._audio:
+        with self._audio, _missing(self._job_id):
             return self._audio.read_range(start, end)
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 #: An object of an unknown job is kept for this long, because its job may still be arriving.
 _ARRIVAL_SECONDS: Final = 24 * 3600
+_GONE: Final = "The audio of this job is no longer in the object store: submit it again."
 
 
 class ObjectSpool(Spool):
@@ -296,15 +297,15 @@ class ObjectSpool(Spool):
     async def _copy(self, job_id: str) -> None:
         """Copy the audio to the scratch folder, and check it."""
         received = self._received_audio(job_id)
+        if received is None:
+            raise AudioLost(_GONE)
         try:
             audio = await asyncio.to_thread(self.open_audio, job_id)
-        except FileNotFoundError:
-            audio = None
-        if received is None or audio is None:
-            raise AudioLost("The audio of this job is no longer in the object store: submit it again.")
-        with closing(CheckedCopy(audio, received, scratch=self._scratch, job_id=job_id)) as copy:
-            while await shielded(asyncio.to_thread(copy.extend)):
-                pass
+            with closing(CheckedCopy(audio, received, scratch=self._scratch, job_id=job_id)) as copy:
+                while await shielded(asyncio.to_thread(copy.extend)):
+                    pass
+        except FileNotFoundError as exc:
+            raise AudioLost(_GONE) from exc
 
     def _read(self, job_id: str, name: str) -> bytes:
         kept_as = self._corrections_name(job_id) if name == CORRECTIONS else self._result_name(job_id)

@@ -30,6 +30,8 @@ async def shielded(work: Awaitable[T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # marks it as retrieved: nobody is left whom it concerns
         raise
 
 

@@ -318,6 +318,21 @@ async def test_missing_audio_is_lost(node: Node) -> None:
         node.spool.open_audio(job_id)
 
 
+async def test_audio_that_is_removed_while_it_is_opened_is_lost(folder_place: Place, tmp_path: Path) -> None:
+    class Removing(Space):
+        def claim(self, job_id: str, size: int) -> None:
+            (folder_place.folder / "audio" / job_id).unlink()
+            super().claim(job_id, size)
+
+    node = Node(folder_place, tmp_path / "scratch", Rows(), Removing(tmp_path))
+    await asyncio.to_thread(node.spool.open)
+    job_id = node.receive(b"audio")
+    with pytest.raises(AudioLost, match="no longer in the object store: submit it again"):
+        await copied(node, job_id)
+    assert not node.scratch_files()
+    await asyncio.to_thread(node.spool.close)
+
+
 async def test_audio_that_nobody_recorded_is_not_trusted(node: Node) -> None:
     """A download whose process died before it could record what has arrived is repeated."""
     job_id = node.receive(b"audio")
