@@ -3,6 +3,7 @@
 #
 #   ./run_tests.sh                 format, lint, types, imports, docstrings and the quick tests
 #   ./run_tests.sh --all           the same with every test, and known vulnerabilities
+#   ./run_tests.sh --cluster       the tests of the contract against a node of a cluster; --all runs the quick ones
 #   ./run_tests.sh --coverage      the lines of the service that the quick tests run, which take a minute longer then
 #   ./run_tests.sh -k delivery     pytest only, with these arguments
 #
@@ -22,7 +23,7 @@ export PATH="$venv/bin:$PATH"
 # The demo model is so small that a second thread slows it down.
 export OMP_NUM_THREADS=1
 
-if [[ $# -gt 0 && $* != --all && $* != --coverage ]]; then
+if [[ $# -gt 0 && $* != --all && $* != --cluster && $* != --coverage ]]; then
     exec python -m pytest "$@"
 fi
 
@@ -54,6 +55,10 @@ all_tests() {
     python -m pytest --quiet --all -m "not real" --numprocesses 4 --dist worksteal
 }
 
+cluster_tests() {
+    python -m pytest --quiet --cluster "$@" --numprocesses auto --dist worksteal
+}
+
 measured_quick_tests() {
     coverage erase
     coverage run -m pytest --quiet --all -m "smoke or not full" --numprocesses auto --dist worksteal
@@ -66,6 +71,10 @@ real_tests() {
     python -m pytest --quiet --all -m real tests/real
 }
 
+if [[ $* == --cluster ]]; then
+    step "Tests of the contract in a cluster" cluster_tests --all
+    exit
+fi
 if [[ $* == --coverage ]]; then
     step "Quick tests, with coverage" measured_quick_tests
     exit
@@ -78,6 +87,7 @@ step "Docstrings" python scripts/check_docstrings.py
 if [[ $* == --all ]]; then
     step "Advisories" python scripts/audit.py
     step "Tests" all_tests
+    step "Quick tests of the contract in a cluster" cluster_tests
     step "Real models" real_tests
 else
     step "Quick tests" quick_tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections import Counter
@@ -12,11 +13,13 @@ import pytest
 from blockbuster import blockbuster_ctx
 from fastapi.dependencies import models as fastapi_models
 from hypothesis import HealthCheck, settings
+from local_postgres import LocalPostgres, PostgresMissing
 from local_s3 import LocalS3
 
 from app.delivery import attempts
 from app.delivery.attempts import Clock
 from app.transcription.loading import ModelChoice, load
+from tests.support.cluster_mode import MIGRATED, cluster_mode
 from tests.support.program import free_port
 
 if TYPE_CHECKING:
@@ -26,11 +29,16 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
+#: The tiers of tests in the order of their size, and the option that runs each of them.
+_TIERS = {"quick": "", "full": "--all", "long": "--long"}
 _DESELECTED = pytest.StashKey[Counter[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `full` as well")
+    parser.addoption(
+        "--cluster", action="store_true", help="run the tests marked `contract`, against nodes of a cluster"
+    )
     parser.addoption(
         "--long", action="store_true", help="run all tests, those marked `long` too, and random ones more often"
     )
@@ -57,30 +65,65 @@ def _tier(config: pytest.Config) -> str:
     return "full" if config.getoption("--all") else "quick"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave modules without tests of the contract out, with ``--cluster``."""
+    is_module = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if config.getoption("--cluster") and is_module:
+        return "pytest.mark.contract" not in collection_path.read_text() or None
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    excluded = {"quick": {"full", "long"}, "full": {"long"}, "long": set[str]()}[_tier(config)]
-    deselected = [item for item in items if _tier_of(item) in excluded]
+    reasons = {item: _reason_to_leave_out(item, config) for item in items}
+    if config.getoption("--cluster") and _tier(config) == "quick":
+        reasons |= dict.fromkeys(_with_further_parameters(items, reasons), "--all runs them")
+    deselected = [item for item in items if reasons[item]]
     if deselected:
-        items[:] = [item for item in items if _tier_of(item) not in excluded]
+        items[:] = [item for item in items if not reasons[item]]
         config.hook.pytest_deselected(items=deselected)
-        config.stash[_DESELECTED] = Counter(map(_tier_of, deselected))
+        config.stash[_DESELECTED] = Counter(reasons[item] for item in deselected)
+
+
+def _with_further_parameters(items: list[pytest.Item], reasons: dict[pytest.Item, str]) -> Iterator[pytest.Item]:
+    """Yield the tests that run, and before which the same function runs with other parameters."""
+    names = set()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if not reasons[item]:
+            if name in names:
+                yield item
+            names.add(name)
+
+
+def _reason_to_leave_out(item: pytest.Item, config: pytest.Config) -> str:
+    """Return the reason for which a test does not run, empty if it runs."""
+    is_of_one_process = _has_marker_with_reason(item, "one_process")
+    if config.getoption("--cluster") and (is_of_one_process or not item.get_closest_marker("contract")):
+        return "they say nothing about a cluster"
+    tier = _tier_of(item)
+    order = list(_TIERS)
+    return f"{_TIERS[tier]} runs them" if order.index(tier) > order.index(_tier(config)) else ""
 
 
 def _tier_of(item: pytest.Item) -> str:
     """Return ``long``, ``full`` or ``quick``. A test with several markers is in the tier that is named first here."""
     for tier in ("long", "full"):
-        for marker in item.iter_markers(tier):
-            if not marker.kwargs.get("reason"):
-                raise pytest.UsageError(f"{item.nodeid}: the marker `{tier}` needs a reason")
+        if _has_marker_with_reason(item, tier):
             return "quick" if item.get_closest_marker("smoke") else tier
     return "quick"
 
 
+def _has_marker_with_reason(item: pytest.Item, name: str) -> bool:
+    markers = list(item.iter_markers(name))
+    if not all(marker.kwargs.get("reason") for marker in markers):
+        raise pytest.UsageError(f"{item.nodeid}: the marker `{name}` needs a reason")
+    return bool(markers)
+
+
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     deselected = config.stash.get(_DESELECTED, Counter[str]())
-    options = {"full": "--all", "long": "--long"}
-    return [f"{count} tests left out: {options[tier]} runs them" for tier, count in sorted(deselected.items())]
+    return [f"{count} tests left out: {reason}" for reason, count in sorted(deselected.items())]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,6 +176,38 @@ def no_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def late_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an attempt end by the timeout of a step, which on a busy machine can be noticed after the deadline."""
     monkeypatch.setattr(attempts, "_DEADLINE_MARGIN_SECONDS", 120.0)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[LocalPostgres]:
+    """A running PostgreSQL whose database ``MIGRATED`` has the tables of a cluster."""
+    from tests.cluster.conftest import migrate  # only for clusters
+
+    try:
+        # Its launcher of vacuums can hold up the removal of a database for a minute.
+        server = LocalPostgres(port=int(free_port()), autovacuum="off")
+    except PostgresMissing as exc:
+        pytest.skip(str(exc))
+    with server:
+        asyncio.run(migrate(server.create_database(MIGRATED)))
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def services_are_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--cluster``, make each service of a test a node of a cluster."""
+    if not request.config.getoption("--cluster"):
+        yield
+        return
+    with cluster_mode.on(request.getfixturevalue("postgres")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def databases_are_dropped() -> Iterator[None]:
+    """Drop the databases of the test's services when all of them have ended."""
+    yield
+    cluster_mode.drop()
 
 
 @pytest.fixture(scope="session")

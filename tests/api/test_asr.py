@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts services")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts services")]
 
 KEY = "sk-films-0123456789"
 #: The header of the part in which the library requests sends bytes without a name.
@@ -287,18 +288,21 @@ async def test_large_audio_is_refused_before_it_is_sent(tmp_path: Path, model: W
 
 
 async def test_full_queue_says_when_to_try_again(
-    tmp_path: Path, model: WhisperModel, samples: Path, pcm: bytes
+    tmp_path: Path, model: WhisperModel, samples: Path, pcm: bytes, held: Held
 ) -> None:
     settings: dict[str, Any] = {"max_queued_jobs": 1, "max_concurrent_requests": 1}
     async with serving(tmp_path, lambda: model, **settings) as running:
-        job = await running.submit(samples / "long.opus", stored_output="true")
+        job = await running.submit(samples / "hello.wav", stored_output="true")
         await running.until(job, "processing")
-        await running.submit(samples / "long.opus", stored_output="true")
+        await running.until_waiting(0)
+        await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until_waiting(1)
         for path in ("/asr", "/detect-language"):
             response = await bazarr(running.client, pcm, path)
             assert response.status_code == 429
             assert response.json()["error"]["code"] == "queue_full"
             assert int(response.headers["retry-after"]) >= 1
+        held.open.set()
 
 
 async def test_request_is_cancelled_some_time_after_its_client_disconnects(
@@ -317,7 +321,7 @@ async def test_nothing_is_left_on_the_disk(tmp_path: Path, model: WhisperModel, 
         await bazarr(running.client, pcm)
         await bazarr(running.client, pcm, "/detect-language")
         await bazarr(running.client, b"", language="klingon")
-        await eventually(lambda: not list((tmp_path / "jobs").iterdir()))
+        await running.until_no_files()
 
 
 async def test_idempotency_key_belongs_to_one_operation(tmp_path: Path, model: WhisperModel, pcm: bytes) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 ALPHA, BETA = {"Authorization": "Bearer alpha"}, {"Authorization": "Bearer beta"}
 
@@ -82,6 +82,7 @@ async def test_ticket_ends_with_its_job(guarded: Running, samples: Path) -> None
     assert (await guarded.client.get(ticket["url"])).status_code == 404
 
 
+@pytest.mark.one_process(reason="the nodes of a cluster share the secret that signs tickets")
 async def test_ticket_ends_with_the_process(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     async with serving(tmp_path / "data", lambda: model, api_keys="alpha") as running:
         job_id = await submit(running, samples, ALPHA)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 #: About the size of ``hello.wav`` in bytes.
 SIZE: Final = 167_000
@@ -77,10 +77,8 @@ async def send_chunked(running: Running, size: int) -> httpx.Response:
 
 
 async def remains(running: Running) -> tuple[int, set[str]]:
-    """Return the number of jobs and the names of their folders."""
-    folder = running.service.settings.data_dir / "jobs"
-    folders = {path.name for path in await asyncio.to_thread(list, folder.iterdir())}
-    return (await running.client.get("/v1/jobs")).json()["total_jobs"], folders
+    """Return the number of jobs and the ids of those with files."""
+    return (await running.client.get("/v1/jobs")).json()["total_jobs"], await running.jobs_with_files()
 
 
 @pytest.mark.smoke
@@ -91,7 +89,9 @@ async def test_full_queue_is_429_before_the_body_is_read(
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
         first = await running.submit(samples / "hello.wav", stored_output="true")
         await running.until(first, "processing")
+        await running.until_waiting(0)
         second = await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until_waiting(1)
         for headers in ({}, {"Expect": "100-continue"}, {"Idempotency-Key": "new"}):
             status, response = await rejection_unread(running, headers=headers)
             assert status == 429
@@ -99,9 +99,11 @@ async def test_full_queue_is_429_before_the_body_is_read(
         assert await remains(running) == (2, {first, second})
         held.open.set()
         await running.finished(second)
+        await running.until_waiting(0)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200
 
 
+@pytest.mark.one_process(reason="audio that waits takes no disk of a node")
 async def test_full_spool_rejects_uploads_until_a_job_is_done(
     tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
@@ -124,6 +126,7 @@ async def test_full_spool_rejects_uploads_until_a_job_is_done(
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200
 
 
+@pytest.mark.one_process(reason="arriving audio takes no disk of a node")
 async def test_disk_below_its_minimum_of_free_space_is_507(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     message = "The server has no disk space left for this request: try again later, or ask its operator to free some."
     async with serving(tmp_path / "data", lambda: model, spool_min_free_bytes=10**15) as running:

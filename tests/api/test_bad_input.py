@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 PUT_URL = "http://127.0.0.1:9/bucket/key"
 
@@ -92,7 +92,7 @@ async def test_invalid_field_is_rejected_with_a_message(
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
     assert not running.service.jobs.store.live_jobs()
-    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+    assert await running.jobs_with_files() == set()
 
 
 async def test_request_without_audio_is_rejected(running: Running) -> None:
@@ -169,7 +169,7 @@ async def test_too_large_file_is_413(tmp_path: Path, model: WhisperModel, sample
         huge = await running.client.post(
             "/v1/audio/transcriptions", content=_chunks(b"x" * 1_000_000, 20), headers={"content-type": "text/plain"}
         )
-        assert not list((tmp_path / "data" / "jobs").iterdir())
+        assert await running.jobs_with_files() == set()
     assert "MAX_UPLOAD_BYTES" in error["message"]
     assert huge.status_code == 400  # not a form, so it is rejected unread
 

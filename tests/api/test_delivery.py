@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 SETTINGS: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1"}
 #: For timeouts; on a busy machine any attempt can take longer.
@@ -209,6 +209,7 @@ async def test_host_that_accepts_no_connection_is_a_connection_timeout(
     assert job["error"] == f"Connection timeout after 0.4s (attempt 3/3) to http://127.0.0.1:{port}/bucket/key"
 
 
+@pytest.mark.one_process(reason="replaces the result in the spool, which a job of a cluster knows by its name")
 @pytest.mark.usefixtures("late_deadline")
 async def test_receiver_that_reads_nothing_is_a_write_timeout(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.held_model import Held
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 HELLO = "hello this is a test the job is complete now"
 WORDS = {"timestamp_granularities[]": "word"}

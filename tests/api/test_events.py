@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ async def test_jobs_that_move_up_in_the_queue_are_events(
         first = await running.submit(samples / "numbers.mp3", stored_output="true")
         await running.until_progress(first, "Transcribing audio")
         second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(2)]
+        await running.until_position(third, 2)
         async with following(running) as stream:
             await stream.next()
             await running.client.delete(f"/v1/jobs/{second}")
@@ -199,6 +200,7 @@ async def test_jobs_that_move_up_in_the_queue_are_events(
         await running.finished(third)
 
 
+@pytest.mark.one_process(reason="changes jobs past the API")
 async def test_step_of_a_long_queue_publishes_few_of_its_jobs(running: Running, held: Held) -> None:
     store = running.service.jobs.store
     jobs = [a_job(id=f"job-{number:04}") for number in range(1000)]
@@ -218,6 +220,7 @@ async def test_step_of_a_long_queue_publishes_few_of_its_jobs(running: Running, 
 
 
 @pytest.mark.smoke
+@pytest.mark.one_process(reason="changes jobs past the API")
 async def test_changes_in_quick_succession_are_one_event(running: Running, held: Held) -> None:
     store = running.service.jobs.store
     job = await store.admit(a_job())

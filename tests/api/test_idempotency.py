@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 
 async def submit(
@@ -37,9 +37,7 @@ async def submit(
 
 
 @pytest.mark.smoke
-async def test_same_form_with_the_same_key_returns_the_first_job(
-    running: Running, samples: Path, tmp_path: Path
-) -> None:
+async def test_same_form_with_the_same_key_returns_the_first_job(running: Running, samples: Path) -> None:
     first = await submit(running, samples / "hello.wav", "one", stored_output="true", language="en")
     again = await submit(running, samples / "hello.wav", "one", language="en", stored_output="true")
     assert (first.status_code, again.status_code) == (200, 200)
@@ -49,7 +47,7 @@ async def test_same_form_with_the_same_key_returns_the_first_job(
     assert job["status"] == "completed"
     later = await submit(running, samples / "hello.wav", "one", stored_output="true", language="en")
     assert later.json()["job_id"] == job["job_id"]
-    assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [job["job_id"]]
+    assert await running.jobs_with_files() == {job["job_id"]}
 
 
 @pytest.mark.parametrize(
@@ -66,14 +64,14 @@ async def test_same_form_with_the_same_key_returns_the_first_job(
 )
 @pytest.mark.smoke
 async def test_other_form_with_the_same_key_is_rejected(
-    running: Running, samples: Path, tmp_path: Path, file: str, path: str, fields: dict[str, str]
+    running: Running, samples: Path, file: str, path: str, fields: dict[str, str]
 ) -> None:
     first = await submit(running, samples / "hello.wav", "one", stored_output="true")
     other = await submit(running, samples / file, "one", path=path, stored_output="true", **fields)
     error = other.json()["error"]
     assert (other.status_code, error["code"]) == (400, "idempotency_key_reused")
     assert first.json()["job_id"] in error["message"]
-    assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [first.json()["job_id"]]
+    assert await running.jobs_with_files() == {first.json()["job_id"]}
 
 
 async def test_ten_concurrent_requests_with_one_key_are_one_job(running: Running, samples: Path) -> None:
@@ -173,7 +171,9 @@ async def test_full_queue_accepts_a_replay(tmp_path: Path, model: WhisperModel, 
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
         first = await submit(running, samples / "hello.wav", "one", stored_output="true")
         await running.until_progress(first.json()["job_id"], "Transcribing audio")
+        await running.until_waiting(0)
         second = await submit(running, samples / "numbers.mp3", "two", stored_output="true")
+        await running.until_waiting(1)
         assert (await submit(running, samples / "hello.wav", "three", stored_output="true")).status_code == 429
         again = await submit(running, samples / "numbers.mp3", "two", stored_output="true")
         assert again.json()["job_id"] == second.json()["job_id"]

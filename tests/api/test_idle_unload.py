@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 GREETING = "hello this is a test"
 #: The weights of the demo model in int8.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 
 class Events:
@@ -65,7 +65,9 @@ async def test_job_is_followed_with_its_progress_to_the_end(tmp_path: Path, mode
             assert events.response.headers["content-type"].startswith("text/event-stream")
             received = await events.rest()
     numbers = [number for number, _ in received]
-    assert numbers == sorted(set(numbers))
+    assert numbers == sorted(numbers)
+    states = [(number, job.get("queue_position")) for number, job in received]  # a place in the queue has no number
+    assert len(set(states)) == len(states)
     percents = [job["progress_percent"] for _, job in received]
     assert percents == sorted(percents)
     assert any(0 < percent < 100 for percent in percents)
@@ -105,6 +107,7 @@ async def test_change_of_queue_position_is_an_event(
             first, "Transcribing audio"
         )  # among several, the first whose audio is decoded gets the slot
         second, third = [await running.submit(samples / "numbers.mp3", stored_output="true") for _ in range(2)]
+        await running.until_position(third, 2)
         async with following(running, third) as events:
             event = await events.next()
             assert event is not None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.held_model import Held
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
 async def submitted(running: Running, samples: Path, disposition: bytes, **fields: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.held_model import Held
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 HELLO = "hello this is a test the job is complete now"
 
@@ -104,7 +104,7 @@ async def test_stored_output_is_kept_until_it_is_deleted(running: Running, sampl
     assert (await running.job(job_id, include_result="true"))["result"]["text"] == HELLO
     assert (await running.client.delete(f"/v1/jobs/{job_id}")).json() == {"job_id": job_id, "deleted": True}
     assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
-    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+    assert await running.jobs_with_files() == set()
 
 
 @pytest.mark.full(reason="takes more than a second")
@@ -175,6 +175,7 @@ async def test_jobs_beyond_the_slots_are_queued(running: Running, samples: Path,
         target.writeframes(source.readframes(source.getnframes()) * 60)
     ids = [await running.submit(long, stored_output="true") for _ in range(10)]
     await eventually(lambda: running.service.pool.active == 3)
+    await running.until_position(ids[-1], 7)
     health = (await running.client.get("/health")).json()["concurrency"]
     assert health["active_transcriptions"] == 3
     assert health["available_slots"] == 0
@@ -190,7 +191,7 @@ async def test_jobs_beyond_the_slots_are_queued(running: Running, samples: Path,
     for job_id in ids:
         await running.client.delete(f"/v1/jobs/{job_id}")
     await eventually(lambda: not running.service.pool.active)
-    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+    assert await running.jobs_with_files() == set()
 
 
 async def test_cancelled_job_uploads_nothing(running: Running, store: LocalS3, samples: Path) -> None:
@@ -211,6 +212,7 @@ async def test_cancelled_job_uploads_nothing(running: Running, store: LocalS3, s
 
 
 @pytest.mark.full(reason="takes more than a second")
+@pytest.mark.one_process(reason="a node recovers nothing: the queue has the jobs of all")
 async def test_health_counts_the_jobs_of_an_earlier_process(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, held: Held
 ) -> None:
@@ -249,6 +251,7 @@ async def is_postponed(running: Running, job_id: str) -> bool:
     return "next_attempt_at" in (await running.job(job_id))["delivery"]
 
 
+@pytest.mark.one_process(reason="the database has the jobs of a cluster")
 async def test_full_disk_rejects_deletion_and_redelivery(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
     settings: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1", "spool_min_free_bytes": 0}
     with small_disk(tmp_path / "disk", size="4m") as disk:
@@ -280,7 +283,7 @@ async def test_finished_jobs_are_forgotten_after_their_retention(
         job_id = await running.submit(samples / "hello.wav", stored_output="true")
         await eventually(lambda: not running.service.jobs.store.live_jobs())
         assert (await running.client.get(f"/v1/jobs/{job_id}")).status_code == 404
-        await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
+        await running.until_no_files()
 
 
 @pytest.mark.full(reason="takes more than a second")

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import httpx
 
     from app.transcription.whisper import WhisperModel
+    from tests.support.held_model import Held
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -95,27 +96,30 @@ async def test_aborted_upload_leaves_nothing(
             b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"a" * 3_000_000
         )
         await writer.drain()
-        jobs = tmp_path / "data" / "jobs"
-        await eventually(lambda: bool(list(jobs.iterdir())))
+        await eventually(lambda: running.service.jobs.intake.arriving_count() == 1)
         writer.close()
-        await eventually(lambda: not list(jobs.iterdir()))
+        await eventually(lambda: running.service.jobs.intake.arriving_count() == 0)
+        assert await running.jobs_with_files() == set()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_full_queue_is_429_with_a_computed_retry_after(
-    tmp_path: Path, model: WhisperModel, samples: Path
+    tmp_path: Path, model: WhisperModel, samples: Path, held: Held
 ) -> None:
     settings: dict[str, Any] = {"max_queued_jobs": 2, "max_concurrent_requests": 1}
     async with serving(tmp_path / "data", lambda: model, **settings) as running:
-        running_job = await running.submit(samples / "long.opus", stored_output="true")
+        running_job = await running.submit(samples / "hello.wav", stored_output="true")
         await running.until(running_job, "processing")
-        for _ in range(2):
-            await running.submit(samples / "long.opus", stored_output="true")
+        for waiting in range(2):
+            await running.until_waiting(waiting)
+            await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until_waiting(2)
         for fields in ({"stored_output": "true"}, {}):
             response = await running.transcribe(samples / "hello.wav", **fields)
             assert response.status_code == 429
             assert response.json()["error"]["code"] == "queue_full"
             assert 1 <= int(response.headers["retry-after"]) <= 120
+        held.open.set()
 
 
 async def test_requests_are_503_until_the_model_is_loaded(tmp_path: Path, model: WhisperModel, samples: Path) -> None:
@@ -247,4 +251,4 @@ async def test_key_is_checked_before_anything_else(tmp_path: Path, model: Whispe
         async with asyncio.timeout(60):
             assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
-        assert not list((tmp_path / "data" / "jobs").iterdir())
+        assert await running.jobs_with_files() == set()

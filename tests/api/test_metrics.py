@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 
 class Page:
@@ -59,6 +59,7 @@ async def test_work_is_counted_from_arrival_to_delivery(running: Running, sample
     await running.transcribe(samples / "references.json")
     await running.client.get("/v1/jobs/nothing")
 
+    await running.until_metric("jobs", 2, status="completed")
     now = await page(running)
 
     sent = sum((samples / name).stat().st_size for name in ("hello.wav", "report.m4a", "report.m4a", "references.json"))

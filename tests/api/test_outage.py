@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO: Final = "hello this is a test the job is complete now"
 DOWN: Final[list[Behaviour]] = [answer(503), close_before_status(), reset_before_status()]
@@ -63,6 +63,7 @@ async def postponed(running: Running, job_id: str, *, attempts: int) -> dict[str
 
 
 @pytest.mark.smoke
+@pytest.mark.one_process(reason="looks at the journal")
 async def test_result_is_delivered_after_an_outage_and_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:
@@ -180,6 +181,7 @@ async def test_replay_after_a_restart_returns_the_same_job(
         assert (await running.client.get("/v1/jobs")).json()["total_jobs"] == 1
 
 
+@pytest.mark.one_process(reason="looks at the journal")
 async def test_unusable_journal_stops_the_service_and_loses_nothing(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

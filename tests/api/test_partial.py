@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
 async def partial(running: Running, job_id: str, start: int = 0) -> dict[str, Any]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.held_model import Held
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 KEPT: Final = {"stored_output": "true", "keep_audio": "true"}
 
@@ -212,15 +212,14 @@ async def test_job_without_keep_audio_has_no_recording(shared: Running, samples:
 async def test_recording_goes_with_its_job(running: Running, samples: Path) -> None:
     job_id = await running.submit(samples / "hello.wav", **KEPT)
     await running.finished(job_id)
-    spool = running.service.jobs.spool
-    assert spool.space.claimed == (samples / "hello.wav").stat().st_size
+    assert await running.jobs_with_files() == {job_id}
     assert (await running.client.delete(f"/v1/jobs/{job_id}")).status_code == 200
-    assert spool.space.claimed == 0
     assert (await get(running, job_id)).json()["error"]["code"] == "job_not_found"
-    assert not await asyncio.to_thread(spool.has_audio, job_id)
+    assert await running.jobs_with_files() == set()
 
 
 @pytest.mark.full(reason="takes more than a second")
+@pytest.mark.one_process(reason="recordings take no disk of a node")
 async def test_kept_recordings_count_in_the_budget(tmp_path: Path, model: WhisperModel) -> None:
     content = wav_of(2)
     limits: dict[str, Any] = {"max_upload_bytes": len(content), "spool_max_bytes": len(content) + 1000}
@@ -314,6 +313,7 @@ async def test_player_between_two_ranges_can_pause_forever(tmp_path: Path, model
         stalled.close()
 
 
+@pytest.mark.one_process(reason="a node reads recordings from the object store")
 async def test_client_that_goes_away_ends_the_response(tmp_path: Path, model: WhisperModel) -> None:
     async with serving(tmp_path / "data", lambda: model) as running:
         job_id = await submit(running, LONG)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 NEEDS_FRESH_URL: Final = (
     "The URL that this job was submitted with is no longer kept or has expired: send a fresh one as "

@@ -313,20 +313,22 @@ async def test_references_without_use_are_not_kept(running: Running, samples: Pa
 
 
 @pytest.mark.anyio
-async def test_rejected_references_leave_nothing(running: Running, samples: Path, tmp_path: Path) -> None:
+@pytest.mark.contract
+async def test_rejected_references_leave_nothing(running: Running, samples: Path) -> None:
     response = await submit(running, samples / "hello.wav", [ANNA])
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, NAME)
-    assert list((tmp_path / "data" / "jobs").iterdir()) == []
+    assert await running.jobs_with_files() == set()
     assert running.service.jobs.spool.space.claimed == 0
 
 
 @pytest.mark.anyio
-async def test_replay_has_the_same_references(running: Running, samples: Path, tmp_path: Path) -> None:
+@pytest.mark.contract
+async def test_replay_has_the_same_references(running: Running, samples: Path) -> None:
     first = await submit(running, samples / "hello.wav", key="one")
     again = await submit(running, samples / "hello.wav", key="one")
     assert again.json() == first.json()
     for voices in ([ANNA, ANNA], [BOB, ANNA]):
         other = await submit(running, samples / "hello.wav", voices, key="one")
         assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_key_reused")
-    assert [path.name for path in (tmp_path / "data" / "jobs").iterdir()] == [first.json()["job_id"]]
+    assert await running.jobs_with_files() == {first.json()["job_id"]}

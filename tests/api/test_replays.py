@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO = "hello this is a test the job is complete now"
 RETRY = {"x-stainless-retry-count": "1"}
@@ -201,7 +201,9 @@ async def test_full_queue_accepts_a_replay(tmp_path: Path, model: WhisperModel, 
     async with serving(tmp_path / "data", lambda: model, max_queued_jobs=1, max_concurrent_requests=1) as running:
         async with abandoned(running, samples / "hello.wav"):
             await eventually(lambda: running.service.pool.active == 1)
+        await running.until_waiting(0)
         job_id = await running.submit(samples / "numbers.mp3", stored_output="true")
+        await running.until_waiting(1)
         rejected = await send(running, samples / "hello.wav")
         assert rejected.status_code == 429
         joined = asyncio.create_task(send(running, samples / "hello.wav", headers=RETRY))

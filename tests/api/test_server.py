@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.transcription.whisper import WhisperModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Serving = Callable[..., AbstractAsyncContextManager[Running]]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 GREETING = "hello this is a test"
 

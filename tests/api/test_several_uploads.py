@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 HELLO = "hello this is a test the job is complete now"
 SETTINGS: dict[str, Any] = {"url_allowed_hosts": "127.0.0.1"}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
 async def events_of(running: Running, file: Path, **fields: str) -> list[dict[str, Any]]:

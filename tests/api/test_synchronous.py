@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 #: Samples that the demo model transcribes without a mistake, with any options.
 EXACT = ("hello.wav", "numbers.mp3", "upload.ogg", "report.m4a", "code.flac", "colours.webm", "phone_8k.wav")
@@ -139,7 +139,7 @@ async def test_ignored_field_gives_a_warning(running: Running, samples: Path) ->
 async def test_synchronous_request_leaves_nothing(running: Running, samples: Path) -> None:
     await running.transcribe(samples / "hello.wav")
     await eventually(lambda: not running.service.jobs.store.live_jobs())
-    assert not list((running.service.settings.data_dir / "jobs").iterdir())
+    await running.until_no_files()
     assert (await running.client.get("/v1/jobs")).json() == {"total_jobs": 0, "jobs": {}}
 
 
@@ -152,7 +152,7 @@ async def test_request_is_cancelled_some_time_after_its_client_disconnects(
         await eventually(lambda: running.service.pool.active == 1)
         waiting.cancel()
         await eventually(lambda: not running.service.pool.active and not running.service.jobs.store.live_jobs())
-        await eventually(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
+        await running.until_no_files()
 
 
 async def test_failed_download_is_a_bad_request(tmp_path: Path, model: WhisperModel) -> None:

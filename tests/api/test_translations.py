@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client says so of what OpenAI retires

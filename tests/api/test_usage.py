@@ -20,6 +20,7 @@ from app.jobs.usage import Quotas, UsageLedger
 from tests.api.test_keys_and_limits import bearer
 from tests.support.program import program
 from tests.support.service import serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 PATH = "/v1/organization/usage/audio_transcriptions"
 KEYS: dict[str, Any] = {"api_keys": "ann:alpha-0123456789,beta-0123456789", "metrics_key": "operator-0123456789"}
@@ -59,6 +60,18 @@ def counted(page: UsageAudioTranscriptionsResponse) -> list[list[tuple[Any, ...]
     ]
 
 
+async def until_counted(running: Running, requests: int, key: str | None = None) -> None:
+    """Wait until this many requests of today are counted, which in a cluster takes up to a second."""
+
+    async def is_counted() -> bool:
+        headers = {} if key is None else bearer(key)
+        days = (await running.client.get(PATH, headers=headers, params={"start_time": TODAY * DAY_SECONDS})).json()
+        counted = [result["num_model_requests"] for day in days["data"] for result in day["results"]]
+        return sum(map(int, counted)) == requests
+
+    await eventually(is_counted)
+
+
 @pytest.mark.smoke
 async def test_requests_and_jobs_are_counted_and_survive_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path
@@ -69,6 +82,7 @@ async def test_requests_and_jobs_are_counted_and_survive_a_restart(
         await running.transcribe(samples / "hello.wav", stream=True)
         await running.finished(await running.submit(samples / "hello.wav", stored_output=True))
         assert (await running.transcribe(samples / "hello.wav", temperature="7")).status_code == 400
+        await until_counted(running, 3)
         async with usage_of(running) as usage:
             page = await usage(start_time=start, group_by=["model"])
         (transcript,) = {key.model for key in running.service.jobs.store.usage._usage}
@@ -162,6 +176,7 @@ async def test_key_with_a_quota_is_refused_when_it_is_used_up(
 
         for _ in range(2):  # 6 s each: the second one exceeds the quota, and is finished
             await create("alpha-0123456789")
+        await until_counted(running, 2, "alpha-0123456789")
         for fields in ({}, {"extra_body": {"stored_output": True}}, {"stream": True}):
             with pytest.raises(openai.RateLimitError) as caught:
                 await create("alpha-0123456789", **fields)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.held_model import Held
     from tests.support.service import Running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="starts a service for each test")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="starts a service for each test")]
 
 SECRET: Final = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYg=="
 SETTINGS: Final[dict[str, Any]] = {"url_allowed_hosts": "127.0.0.1", "webhook_secret": SECRET}
@@ -138,6 +138,7 @@ async def test_unusable_webhook_is_rejected_at_submission(tmp_path: Path, model:
         assert "has no WEBHOOK_SECRET" in rejected.json()["error"]["message"]
 
 
+@pytest.mark.one_process(reason="the clock of a cluster is that of its database")
 async def test_undelivered_event_is_repeated_after_a_restart(
     tmp_path: Path, model: WhisperModel, samples: Path, clock: Clock
 ) -> None:

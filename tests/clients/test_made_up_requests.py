@@ -15,7 +15,7 @@ from tests.support.service import serving
 if TYPE_CHECKING:
     from app.transcription.whisper import WhisperModel
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="sends hundreds of requests")]
+pytestmark = [pytest.mark.anyio, pytest.mark.contract, pytest.mark.full(reason="sends hundreds of requests")]
 
 PROGRAM = Path(__file__).parent.parent.parent / "scripts" / "fuzz_api.py"
 

@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Kind: TypeAlias = type[openai.OpenAI] | type[openai.AsyncOpenAI]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="repeats every request with both clients")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.contract,
+    pytest.mark.full(reason="repeats every request with both clients"),
+]
 
 #: Milliseconds that the client waits instead of the service's ``Retry-After``.
 SHORTER = "1"
@@ -581,7 +585,9 @@ async def test_full_queue_is_retried_after_its_retry_after(
     async with serving(tmp_path / "data", lambda: model, **limits) as running, client_of(running, kind) as it:
         first = await running.submit(samples / "hello.wav", stored_output="true")
         await running.until(first, "processing")
+        await running.until_waiting(0)
         second = await running.submit(samples / "hello.wav", stored_output="true")
+        await running.until_waiting(1)
         with pytest.raises(openai.RateLimitError) as caught:
             await it.transcribe(hello)
         assert (caught.value.code, caught.value.type) == ("queue_full", "rate_limit_error")
@@ -589,6 +595,7 @@ async def test_full_queue_is_retried_after_its_retry_after(
         assert all(1 <= wait <= 120 for wait in it.waits)
         gate.set()
         await running.until(second, "completed")
+        await running.until_waiting(0)
         assert (await it.transcribe(hello)).text == HELLO
 
 

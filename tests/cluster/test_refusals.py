@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from local_postgres import LocalPostgres
+
     from app.transcription.whisper import WhisperModel
-    from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="kills the database")]
 
@@ -30,9 +31,9 @@ def operations_on_jobs(description: dict[str, Any]) -> Iterator[tuple[str, str, 
 
 
 async def test_operations_on_jobs_without_the_database_are_described(
-    postgres: Postgres, database_url: str, tmp_path: Path, model: WhisperModel, samples: Path
+    postgres: LocalPostgres, database_url: str, tmp_path: Path, model: WhisperModel, samples: Path
 ) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "database_url": database_url,
         "spool_url": f"file://{tmp_path}/objects",
         "cluster_secret": CLUSTER_SECRET,

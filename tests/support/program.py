@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httpx
 
+from tests.support.cluster_mode import cluster_mode
 from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Program:
     def __init__(self, folder: Path, command: Sequence[str] = PROGRAM, **environment: str) -> None:
         environment.setdefault("PORT", free_port())
         inherited = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "LD_"))}
+        self._data_dir = folder / environment.get("DATA_DIR", "data")
+        shared = cluster_mode.settings(self._data_dir)
         self.log = folder / "log"
         self.process = self._start(
             command,
@@ -69,6 +72,7 @@ class Program:
                 "HOME": str(folder),
                 "WHISPER_MODEL": "demo",
                 "URL_ALLOWED_HOSTS": "127.0.0.1",
+                **{name.upper(): value for name, value in shared.items()},
                 **environment,
             },
         )
@@ -155,6 +159,7 @@ class Program:
         if not self.has_ended:
             self.process.kill()
         self.process.wait()
+        cluster_mode.ended(self._data_dir)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,14 +14,15 @@ import uvicorn
 from app.__main__ import CLOSE_SECONDS, Server, listen
 from app.edge.protocol import http_protocol
 from app.edge.websocket import websocket_options
+from app.jobs.spool import JOB_ID
 from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
 from app.settings import Settings
+from tests.support.cluster_mode import cluster_mode
 from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from fastapi import FastAPI
 
@@ -94,6 +96,43 @@ class Running:
         await eventually(holds, seconds=seconds)
         return job
 
+    async def until_position(self, job_id: str, position: int) -> None:
+        """Wait until the job is shown at this place of the queue."""
+        await self._until(job_id, lambda job: job.get("queue_position") == position, LIMIT_SECONDS)
+
+    async def until_waiting(self, number: int) -> None:
+        """Wait until this many jobs are known to wait for a slot; in a cluster they are counted once a second."""
+        await self.until_metric("waiting_requests", number)
+
+    async def until_metric(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a gauge has this value."""
+        wanted = "".join(f'{{{label}="{text}"}}' for label, text in labels.items())
+        line = f"transcription_{name}{wanted} {float(value)}"
+
+        async def is_shown() -> bool:
+            return line in (await self.client.get("/metrics")).text.splitlines()
+
+        await eventually(is_shown)
+
+    async def jobs_with_files(self) -> set[str]:
+        """Return the ids of the jobs of which there are files, also in the object store of a cluster."""
+        return await asyncio.to_thread(self._jobs_with_files)
+
+    async def until_no_files(self) -> None:
+        """Wait until no job has files."""
+
+        async def are_gone() -> bool:
+            return not await self.jobs_with_files()
+
+        await eventually(are_gone)
+
+    def _jobs_with_files(self) -> set[str]:
+        settings = self.service.settings
+        paths = list((settings.data_dir / "jobs").iterdir())
+        if settings.spool_url:
+            paths += [path for path in Path(settings.spool_url.removeprefix("file://")).rglob("*") if path.is_file()]
+        return {found[0] for path in paths if (found := JOB_ID.search(f"{path.parent.name}/{path.name}"))}
+
     async def finished(self, job_id: str) -> dict[str, Any]:
         """Wait until the job has ended and nothing of it runs, and return it."""
         job = await self.until(job_id, "completed", "failed", "cancelled")
@@ -113,8 +152,9 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve on a free port of the loopback; with ``load_by_name`` several models. The end is that after a signal."""
+    shared = await asyncio.to_thread(cluster_mode.settings, data_dir)
+    chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **shared, **settings})
     listener = listen("127.0.0.1", 0)
-    chosen = Settings(**{"_env_file": None, "data_dir": data_dir, "shutdown_grace_seconds": 0, **settings})
     app = create_app(
         chosen,
         load_model=lambda name: (load_by_name(name) if load_by_name else load_model(),),
@@ -145,3 +185,4 @@ async def serving(
         server.handle_exit(signal.SIGTERM, None)
         await task
         listener.close()
+        cluster_mode.ended(data_dir)
