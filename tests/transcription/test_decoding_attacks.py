@@ -18,7 +18,7 @@ from tests.support.audio import encode, silence, sweep
 from tests.support.hostile_boxes import alias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +27,12 @@ pytestmark = pytest.mark.anyio
 LIMIT_SECONDS = 60.0
 
 
-@pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_seconds=3600)
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """A decoder for all tests, which each start a process of its server."""
+    decoder = Decoder(max_seconds=3600)
+    yield decoder
+    decoder.close()
 
 
 def playlist(target: str) -> str:

@@ -11,14 +11,18 @@ from app.transcription.decoding import Decoder
 from tests.support.audio import RATE, encode, likeness, read_samples, sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_seconds=3600)
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """A decoder for all tests, which each start a process of its server."""
+    decoder = Decoder(max_seconds=3600)
+    yield decoder
+    decoder.close()
 
 
 @pytest.mark.parametrize(

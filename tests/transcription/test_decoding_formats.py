@@ -16,6 +16,7 @@ from tests.support.audio import RATE, SAMPLES, encode, likeness, read_samples, s
 from tests.support.originals import dss_dictation, raw_gsm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -106,9 +107,12 @@ KINDS = [
 ]
 
 
-@pytest.fixture
-def decoder() -> Decoder:
-    return Decoder(max_seconds=3600)
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """A decoder for all tests, which each start a process of its server."""
+    decoder = Decoder(max_seconds=3600)
+    yield decoder
+    decoder.close()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
