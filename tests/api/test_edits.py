@@ -27,22 +27,41 @@ WORDS = {"timestamp_granularities[]": "word"}
 UNTOUCHED: Final[dict[str, Any]] = {"segments": [], "words": [], "speakers": {}}
 
 
+async def submit_job(running: Running, samples: Path) -> str:
+    job_id = await running.submit(samples / "hello.wav", stored_output="true", **WORDS)
+    await running.finished(job_id)
+    return job_id
+
+
+async def submit_call(running: Running, samples: Path) -> str:
+    file = samples / "two_speakers_stereo.flac"
+    call_id = await running.submit(file, stored_output="true", multichannel="true", **WORDS)
+    await running.finished(call_id)
+    return call_id
+
+
 @pytest.fixture
 async def job_id(shared: Running, samples: Path) -> str:
     """The id of a completed job with word times."""
-    job_id = await shared.submit(samples / "hello.wav", stored_output="true", **WORDS)
-    await shared.finished(job_id)
-    return job_id
+    return await submit_job(shared, samples)
 
 
 @pytest.fixture
 async def call_id(shared: Running, samples: Path) -> str:
     """The id of a completed job with a speaker on each of its two channels."""
-    call_id = await shared.submit(
-        samples / "two_speakers_stereo.flac", stored_output="true", multichannel="true", **WORDS
-    )
-    await shared.finished(call_id)
-    return call_id
+    return await submit_call(shared, samples)
+
+
+@pytest.fixture(scope="module")
+async def untouched_id(shared: Running, samples: Path) -> str:
+    """The id of a job like ``job_id``, for all tests that change nothing."""
+    return await submit_job(shared, samples)
+
+
+@pytest.fixture(scope="module")
+async def untouched_call_id(shared: Running, samples: Path) -> str:
+    """The id of a job like ``call_id``, for all tests that change nothing."""
+    return await submit_call(shared, samples)
 
 
 async def put(running: Running, job_id: str, *segments: tuple[int, str], **headers: str) -> httpx.Response:
@@ -173,12 +192,12 @@ async def test_same_edit_again_changes_nothing(shared: Running, job_id: str) -> 
     ids=range(19),
 )
 async def test_impossible_edit_is_rejected_with_one_sentence(
-    shared: Running, job_id: str, body: bytes, message: str
+    shared: Running, untouched_id: str, body: bytes, message: str
 ) -> None:
-    response = await shared.client.put(f"/v1/jobs/{job_id}/transcript", content=body)
+    response = await shared.client.put(f"/v1/jobs/{untouched_id}/transcript", content=body)
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
-    assert (await shared.client.get(f"/v1/jobs/{job_id}/transcript")).headers["etag"] == '"0"'
+    assert (await shared.client.get(f"/v1/jobs/{untouched_id}/transcript")).headers["etag"] == '"0"'
 
 
 async def test_name_of_a_speaker_is_in_every_format(shared: Running, call_id: str) -> None:
@@ -243,13 +262,14 @@ async def test_names_are_a_part_of_the_version(shared: Running, call_id: str) ->
     ],
 )
 async def test_impossible_name_is_rejected_with_one_sentence(
-    shared: Running, call_id: str, speakers: dict[str, str], message: str
+    shared: Running, untouched_call_id: str, speakers: dict[str, str], message: str
 ) -> None:
-    response = await name(shared, call_id, speakers)
+    response = await name(shared, untouched_call_id, speakers)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "speakers")
     assert message in error["message"]
-    assert (await shared.client.get(f"/v1/jobs/{call_id}/transcript")).json() == {"job_id": call_id, **UNTOUCHED}
+    transcript = await shared.client.get(f"/v1/jobs/{untouched_call_id}/transcript")
+    assert transcript.json() == {"job_id": untouched_call_id, **UNTOUCHED}
 
 
 async def test_job_without_a_result_has_nothing_to_correct(running: Running, held: Held, samples: Path) -> None:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.contract]
 
 
+@pytest.fixture
+def running(shared: Running) -> Running:
+    """The service of this module, because no request leaves anything behind."""
+    return shared
+
+
 async def events_of(running: Running, file: Path, **fields: str) -> list[dict[str, Any]]:
     with file.open("rb") as audio:
         response = await running.client.post(
@@ -73,8 +79,8 @@ async def test_replacements_are_in_deltas_text_words_and_subtitles(running: Runn
 
 @pytest.mark.full(reason="takes more than a second")
 async def test_segments_of_voices_come_after_all_deltas(running: Running, samples: Path) -> None:
-    *events, done = await events_of(running, samples / "long.opus", response_format="diarized_json")
-    waited = (await running.transcribe(samples / "long.opus", response_format="diarized_json")).json()
+    *events, done = await events_of(running, samples / "two_speakers_stereo.flac", response_format="diarized_json")
+    waited = (await running.transcribe(samples / "two_speakers_stereo.flac", response_format="diarized_json")).json()
     deltas = [event for event in events if event["type"] == "transcript.text.delta"]
     assert events == deltas + waited["segments"]
     assert "".join(event["delta"] for event in deltas) == done["text"] == waited["text"]

@@ -33,6 +33,12 @@ _ID: Final = re.compile("req_[0-9a-f]{32}")
 _HEADER: Final = re.compile(rb"\r\nx-request-id: (req_[0-9a-f]{32})\r\n", re.IGNORECASE)
 
 
+@pytest.fixture
+def running(shared: Running) -> Running:
+    """The service of this module, because no two requests have the same id."""
+    return shared
+
+
 async def raw(running: Running, sent: bytes) -> bytes:
     """Return what the service sends for bytes, until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(running.address.rpartition(":")[2]))
