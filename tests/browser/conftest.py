@@ -1,4 +1,4 @@
-"""Chromium, one for each module, which can reach this machine only."""
+"""Chromium, which can reach this machine only."""
 
 from __future__ import annotations
 
@@ -35,11 +35,18 @@ _FLAGS: Final = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Chromium. Its methods block, so call them in a thread while a service runs in the test's event loop."""
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Chromium, started once: that takes two seconds of a core."""
     with _chromium(tmp_path_factory.mktemp("chromium")) as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Chrome) -> Iterator[Chrome]:
+    """Chromium. Its methods block, so call them in a thread while a service runs in the test's event loop."""
+    yield chromium
+    chromium.get("about:blank")  # no page goes on to look for its server
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,16 @@ HOST: Final = "transcription"
 
 T = TypeVar("T")
 
+_OPERATIONS: Final = """
+return [...document.querySelectorAll('.opblock')].filter(block => block.checkVisibility()).map(block => [
+  block.querySelector('.opblock-summary-method').textContent.trim().toLowerCase(),
+  block.querySelector('.opblock-summary-path').dataset.path]);
+"""
+_FIELDS: Final = """
+return [...arguments[0].querySelectorAll('tr[data-property-name]')].map(row => [
+  row.dataset.propertyName, row.querySelector('.renderedMarkdown').textContent.trim()]);
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ShownResponse:
@@ -38,6 +48,9 @@ class DocsPage:
         self._driver = driver
         self.address = address.replace("127.0.0.1", HOST)
 
+    def is_open(self) -> bool:
+        return str(self._driver.current_url).startswith(f"{self.address}/docs")
+
     def open(self) -> None:
         self._driver.get(f"{self.address}/docs")
         self.wait(lambda: self._driver.find_elements(By.CLASS_NAME, "opblock"))
@@ -46,10 +59,12 @@ class DocsPage:
         """Return the result of ``find()`` once it is true."""
         return WebDriverWait(self._driver, LIMIT_SECONDS, poll_frequency=0.05).until(lambda _: find())
 
+    def script(self, script: str, *arguments: Any) -> Any:
+        return self._driver.execute_script(script, *arguments)
+
     def loaded(self) -> set[str]:
         """Return the URLs of all resources of the page."""
-        script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-        return set(self._driver.execute_script(script))
+        return set(self.script("return performance.getEntriesByType('resource').map(entry => entry.name)"))
 
     def console_errors(self) -> list[str]:
         """Return the errors since the last call."""
@@ -58,15 +73,14 @@ class DocsPage:
 
     def operations(self) -> set[tuple[str, str]]:
         """Return method and path of each visible operation."""
-        blocks = [block for block in self._driver.find_elements(By.CLASS_NAME, "opblock") if block.is_displayed()]
-        return {(_text(block, ".opblock-summary-method").lower(), _path(block)) for block in blocks}
+        return {(method, path) for method, path in self.script(_OPERATIONS)}
 
     def operation(self, method: str, path: str) -> Operation:
         """Open an operation and return it."""
-        blocks = self._driver.find_elements(By.CSS_SELECTOR, f".opblock-{method}")
-        (block,) = [block for block in blocks if _path(block) == path]
-        block.find_element(By.CLASS_NAME, "opblock-summary-control").click()
-        self.wait(lambda: block.find_elements(By.CLASS_NAME, "execute"))
+        block = self._driver.find_element(By.CSS_SELECTOR, f".opblock-{method}:has([data-path='{path}'])")
+        if not block.find_elements(By.CLASS_NAME, "execute"):
+            block.find_element(By.CLASS_NAME, "opblock-summary-control").click()
+            self.wait(lambda: block.find_elements(By.CLASS_NAME, "execute"))
         return Operation(self, block)
 
     def authorize(self, key: str) -> None:
@@ -86,8 +100,7 @@ class Operation:
 
     def fields(self) -> dict[str, str]:
         """Return the displayed description of each field of the form."""
-        rows = self._block.find_elements(By.CSS_SELECTOR, "tr[data-property-name]")
-        return {str(row.get_attribute("data-property-name")): _text(row, ".renderedMarkdown") for row in rows}
+        return dict(self._page.script(_FIELDS, self._block))
 
     def choose_file(self, file: Path) -> None:
         self._input("file", "input[type=file]").send_keys(str(file))
@@ -104,10 +117,6 @@ class Operation:
         self._block.find_element(By.CLASS_NAME, "execute").click()
         shown = self._page.wait(lambda: self._block.find_elements(By.CLASS_NAME, "live-responses-table"))[0]
         return ShownResponse(_text(shown, ".response .response-col_status"), _text(shown, ".highlight-code code"))
-
-
-def _path(block: WebElement) -> Any:
-    return block.find_element(By.CLASS_NAME, "opblock-summary-path").get_attribute("data-path")
 
 
 def _text(within: WebElement, selector: str) -> str:

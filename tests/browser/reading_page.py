@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.web_page import WebPage
+from tests.support.service import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from app.transcription.whisper import WhisperModel
     from tests.support.service import Running
 
 T = TypeVar("T")
@@ -107,7 +111,7 @@ class ReadingPage(WebPage):
         self.button("Download").click()
         item = self.wait(lambda: [each for each in self.all("[role=menuitem]") if each.text.startswith(label)])
         item[0].click()
-        files = self.wait(lambda: [each for each in set(folder.iterdir()) - before if each.suffix != ".crdownload"])
+        files = self.wait(lambda: [each for each in set(folder.iterdir()) - before if _is_complete(each)])
         return files[0].read_bytes()
 
     def key(self, key: str) -> None:
@@ -124,11 +128,37 @@ class ReadingPage(WebPage):
         self.press(Keys.ESCAPE)
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """A job of a service that has ended, which other services can have in their own folders."""
+
+    id: str
+    data: Path
+
+    def copy_to(self, data: Path) -> None:
+        """Give a service that is not started yet the job."""
+        shutil.copytree(self.data, data)
+
+
+async def finish_job(folder: Path, model: WhisperModel, file: Path, **fields: Any) -> FinishedJob:
+    """Run a service in ``folder`` until a job has ended, which takes longer than to copy it for each test."""
+    data = folder / "data"
+    async with serving(data, lambda: model) as running:
+        job_id = await running.submit(file, **fields)
+        await running.finished(job_id)
+    return FinishedJob(job_id, data)
+
+
+def _is_complete(file: Path) -> bool:
+    """Return whether a download has ended. Chromium makes an empty file with its name at first."""
+    return file.suffix != ".crdownload" and file.stat().st_size > 0
+
+
 async def read_job(page: Page, job_id: str, reader: Callable[[Page], T]) -> T:
     """Return what a reader, who blocks, brings from the view of a job. Check that the console shows no errors."""
 
     def visit() -> tuple[T, list[str]]:
-        page.open()
+        page.forget()
         page.show_job(job_id)
         return reader(page), page.console_errors()
 

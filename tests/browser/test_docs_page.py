@@ -39,9 +39,10 @@ async def running(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel)
 
 @pytest.fixture
 async def docs(browser: Chrome, running: Running) -> AsyncIterator[DocsPage]:
-    """The open page. The test fails if the page logs an error."""
+    """The page as an earlier test left it, or opened. The test fails if the page logs an error."""
     page = DocsPage(browser, running.address)
-    await asyncio.to_thread(page.open)
+    if not await asyncio.to_thread(page.is_open):
+        await asyncio.to_thread(page.open)
     yield page
     assert await asyncio.to_thread(page.console_errors) == []
 

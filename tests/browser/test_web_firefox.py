@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.browser.firefox import firefox
 from tests.browser.reading_page import HIGHLIGHTED, MIDDLE_OF_WORD
-from tests.support.program import program
+from tests.faults.forked_program import forked_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,48 +57,49 @@ hear().catch((error) => window.problems.push(String(error)));
 """
 
 
-@contextmanager
-def in_firefox(folder: Path) -> Iterator[tuple[Program, Firefox]]:
-    """Run the service and a browser, or skip the test if there is none."""
+@pytest.fixture(scope="module")
+def in_firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program, Firefox]]:
+    """The service and a browser, whose start takes several seconds of a core. Without one the test is skipped."""
     installed = shutil.which("firefox-esr") or shutil.which("firefox")
     if installed is None:
         pytest.skip("firefox-esr is not installed")
-    profile = folder / "firefox"
+    folder = tmp_path_factory.mktemp("firefox")
+    profile = folder / "profile"
     profile.mkdir()
-    with program(folder) as service, firefox(installed, profile) as browser:
+    with forked_program(folder) as service, firefox(installed, profile) as browser:
         service.until_ready()
         yield service, browser
 
 
-def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) -> None:
-    with in_firefox(tmp_path) as (service, browser):
-        address = str(service.client.base_url).rstrip("/")
-        browser.open(f"{address}/")
-        browser.until("return document.querySelector('h1') !== null")
-        browser.choose(samples / "hello.wav")
-        browser.until(f"return {_BUTTON} && ({_BUTTON}.click(), true)", "Transcribe")
-        browser.until("return document.querySelector('video')?.readyState > 0")
-        text = browser.until(_TEXT)
-        (job_id,) = service.jobs()
-        document = service.client.get(f"/v1/jobs/{job_id}/result?response_format=document").json()
-        last = document["words"][-1]
+def test_recording_is_sent_heard_and_corrected(in_firefox: tuple[Program, Firefox], samples: Path) -> None:
+    service, browser = in_firefox
+    address = str(service.client.base_url).rstrip("/")
+    browser.open(f"{address}/")
+    browser.until("return document.querySelector('h1') !== null")
+    browser.choose(samples / "hello.wav")
+    browser.until(f"return {_BUTTON} && ({_BUTTON}.click(), true)", "Transcribe")
+    browser.until("return document.querySelector('video')?.readyState > 0")
+    text = browser.until(_TEXT)
+    job_id = browser.run("return location.hash").removeprefix("#/jobs/")
+    document = service.client.get(f"/v1/jobs/{job_id}/result?response_format=document").json()
+    last = document["words"][-1]
 
-        browser.click(*browser.run(MIDDLE_OF_WORD, last["word"].strip()))
-        spoken = browser.until(f"if (!CSS.highlights.get(arguments[0])?.size) return; {HIGHLIGHTED}", "spoken")
-        seconds = browser.run("return document.querySelector('video').currentTime")
+    browser.click(*browser.run(MIDDLE_OF_WORD, last["word"].strip()))
+    spoken = browser.until(f"if (!CSS.highlights.get(arguments[0])?.size) return; {HIGHLIGHTED}", "spoken")
+    seconds = browser.run("return document.querySelector('video').currentTime")
 
-        browser.run(f"{_BUTTON}.click()", "Edit")
-        browser.until("return document.activeElement.isContentEditable")
-        browser.run("getSelection().selectAllChildren(document.activeElement); getSelection().collapseToEnd()")
-        browser.type(" Over")
-        browser.until("return document.querySelector('.saving').textContent === 'Saved'")
-        before = browser.run("return window.problems")
-        browser.reload()
-        corrected = browser.until(_TEXT)
-        loaded = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-        problems = before + browser.run("return window.problems")
-        browser.open("about:blank")
-        result = service.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "text"}).text
+    browser.run(f"{_BUTTON}.click()", "Edit")
+    browser.until("return document.activeElement.isContentEditable")
+    browser.run("getSelection().selectAllChildren(document.activeElement); getSelection().collapseToEnd()")
+    browser.type(" Over")
+    browser.until("return document.querySelector('.saving').textContent === 'Saved'")
+    before = browser.run("return window.problems")
+    browser.reload()
+    corrected = browser.until(_TEXT)
+    loaded = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    problems = before + browser.run("return window.problems")
+    browser.open("about:blank")
+    result = service.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "text"}).text
     assert text == document["text"]
     assert spoken == [last["word"].strip()]
     assert last["start"] - 0.05 <= seconds  # it plays
@@ -108,34 +108,34 @@ def test_recording_is_sent_heard_and_corrected(tmp_path: Path, samples: Path) ->
     assert problems == []
 
 
-def test_speaker_is_named_and_the_focus_returns(tmp_path: Path, samples: Path) -> None:
-    with in_firefox(tmp_path) as (service, browser):
-        job_id = service.submit(samples / "two_speakers_stereo.flac", diarize="true", stored_output="true")
-        service.until(job_id, "completed")
-        browser.open(f"{str(service.client.base_url).rstrip('/')}/#/jobs/{job_id}")
-        browser.until(f"return {_SPEAKERS}.length === 6 && (document.querySelector('.speaker').click(), true)")
-        browser.until("return document.activeElement.id === 'speaker-name'")
-        browser.type("Zoë\ue007")
-        browser.until(f"return {_SPEAKERS}.filter((name) => name === 'Zoë').length === 3")
-        focused = browser.run("return document.activeElement.textContent")
-        browser.until("return document.querySelector('.badge') !== null")
-        problems = browser.run("return window.problems")
-        browser.reload()
-        browser.until(f"return {_SPEAKERS}.length === 6")
-        names = browser.run(f"return {_SPEAKERS}")
-        browser.open("about:blank")
+def test_speaker_is_named_and_the_focus_returns(in_firefox: tuple[Program, Firefox], samples: Path) -> None:
+    service, browser = in_firefox
+    job_id = service.submit(samples / "two_speakers_stereo.flac", diarize="true", stored_output="true")
+    service.until(job_id, "completed")
+    browser.open(f"{str(service.client.base_url).rstrip('/')}/#/jobs/{job_id}")
+    browser.until(f"return {_SPEAKERS}.length === 6 && (document.querySelector('.speaker').click(), true)")
+    browser.until("return document.activeElement.id === 'speaker-name'")
+    browser.type("Zoë\ue007")
+    browser.until(f"return {_SPEAKERS}.filter((name) => name === 'Zoë').length === 3")
+    focused = browser.run("return document.activeElement.textContent")
+    browser.until("return document.querySelector('.badge') !== null")
+    problems = browser.run("return window.problems")
+    browser.reload()
+    browser.until(f"return {_SPEAKERS}.length === 6")
+    names = browser.run(f"return {_SPEAKERS}")
+    browser.open("about:blank")
     assert focused == "ZZoë"
     assert names == ["Zoë", "Speaker B"] * 3
     assert problems == []
 
 
-def test_what_is_heard_becomes_text(tmp_path: Path, samples: Path) -> None:
-    with in_firefox(tmp_path) as (service, browser):
-        browser.open(f"{str(service.client.base_url).rstrip('/')}/")
-        browser.until("return document.querySelector('h1') !== null")
-        browser.run(_HEAR, base64.b64encode((samples / "hello.wav").read_bytes()).decode())
-        browser.until("return window.problems.length > 0 || window.texts.at(-1)?.startsWith('end')")
-        texts, problems = browser.run("return [window.texts, window.problems]")
-        browser.open("about:blank")
+def test_what_is_heard_becomes_text(in_firefox: tuple[Program, Firefox], samples: Path) -> None:
+    service, browser = in_firefox
+    browser.open(f"{str(service.client.base_url).rstrip('/')}/")
+    browser.until("return document.querySelector('h1') !== null")
+    browser.run(_HEAR, base64.b64encode((samples / "hello.wav").read_bytes()).decode())
+    browser.until("return window.problems.length > 0 || window.texts.at(-1)?.startsWith('end')")
+    texts, problems = browser.run("return [window.texts, window.problems]")
+    browser.open("about:blank")
     assert problems == []
     assert texts == ["hello this is a test", "the job is complete now", "end"]

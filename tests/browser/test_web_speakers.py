@@ -9,7 +9,7 @@ import httpx
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.reading_page import ReadingPage, read_job, result
+from tests.browser.reading_page import FinishedJob, ReadingPage, finish_job, read_job, result
 from tests.browser.web_page import WebPage
 from tests.support.service import serving
 
@@ -43,18 +43,28 @@ return arguments[0].map((share) => {
 """
 
 
+@pytest.fixture(scope="module")
+async def finished(tmp_path_factory: pytest.TempPathFactory, model: WhisperModel, samples: Path) -> FinishedJob:
+    return await finish_job(
+        tmp_path_factory.mktemp("finished"), model, samples / "two_speakers_stereo.flac", diarize="true", **STORED
+    )
+
+
 @pytest.fixture
-async def running(tmp_path: Path, model: WhisperModel) -> AsyncIterator[Running]:
+def job_id(finished: FinishedJob) -> str:
+    """A finished job with two voices on one channel."""
+    return finished.id
+
+
+@pytest.fixture
+async def running(
+    request: pytest.FixtureRequest, finished: FinishedJob, tmp_path: Path, model: WhisperModel
+) -> AsyncIterator[Running]:
+    """A service, which has the finished job if the test asks for it."""
+    if "job_id" in request.fixturenames:
+        finished.copy_to(tmp_path / "data")
     async with serving(tmp_path / "data", lambda: model) as running:
         yield running
-
-
-@pytest.fixture
-async def job_id(running: Running, samples: Path) -> str:
-    """A finished job with two voices on one channel."""
-    job_id = await running.submit(samples / "two_speakers_stereo.flac", diarize="true", **STORED)
-    await running.finished(job_id)
-    return job_id
 
 
 class SpeakersPage(ReadingPage):

@@ -30,12 +30,15 @@ class WebPage:
         self.address = address
 
     def open(self) -> None:
-        self.driver.get("about:blank")
+        self.forget()
         self.driver.get(f"{self.address}/")
+        self.wait(lambda: self.all("h1"))
+
+    def forget(self) -> None:
+        """Clear what an earlier page of this address has stored, and the console."""
+        self.driver.get(f"{self.address}/health")  # of the same origin, and shown at once
         self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
         self.console_errors()
-        self.driver.refresh()
-        self.wait(lambda: self.all("h1"))
 
     async def show(self, visitor: Callable[[WebPage], T]) -> T:
         """Run a visitor, who blocks, in a thread."""
