@@ -18,7 +18,7 @@ from app.domain.errors import QuotaExceeded
 from app.domain.usage import DAY_SECONDS, Usage, UsageKey
 from app.jobs.usage import Quotas, UsageLedger
 from tests.api.test_keys_and_limits import bearer
-from tests.support.program import program
+from tests.faults.forked_program import forked_program
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -97,11 +97,11 @@ async def test_requests_and_jobs_are_counted_and_survive_a_restart(
 
 
 def test_usage_of_a_job_is_counted_once_although_the_process_is_killed(tmp_path: Path, samples: Path) -> None:
-    with program(tmp_path) as running:
+    with forked_program(tmp_path) as running:
         running.until_ready()
         running.until(running.submit(samples / "hello.wav", stored_output="true"), "completed")
         running.kill()
-    with program(tmp_path) as running:
+    with forked_program(tmp_path) as running:
         running.until_ready()
         days = running.client.get(PATH, params={"start_time": (TODAY - 1) * DAY_SECONDS}).json()["data"]
         assert [result["num_model_requests"] for day in days for result in day["results"]] == [1]

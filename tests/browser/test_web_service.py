@@ -9,8 +9,9 @@ import pytest
 from faster_whisper.audio import decode_audio
 
 from tests.browser.reading_page import ReadingPage
+from tests.faults.forked_program import forked_program
 from tests.support.audio import encode
-from tests.support.program import free_port, program
+from tests.support.program import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +56,9 @@ def phone(browser: Chrome) -> Iterator[Chrome]:
 
 @pytest.fixture
 def long_recording(tmp_path: Path, samples: Path) -> Path:
-    """Eight minutes of speech, which the demo model transcribes in about ten seconds."""
+    """Four minutes of speech, which the demo model transcribes in about five seconds."""
     pcm = (decode_audio(str(samples / "long.opus")) * 32767).astype(np.int16)
-    return encode(tmp_path / "long.flac", np.tile(pcm, 6), container="flac", codec="flac")
+    return encode(tmp_path / "long.flac", np.tile(pcm, 3), container="flac", codec="flac")
 
 
 def page_of(browser: Chrome, service: Program) -> ReadingPage:
@@ -72,7 +73,7 @@ def test_job_of_a_service_that_crashed_ends_in_the_open_page(
     browser: Chrome, tmp_path: Path, long_recording: Path
 ) -> None:
     settings = {"PORT": free_port(), "WHISPER_BATCH_SIZE": "1"}
-    with program(tmp_path, **settings) as service:
+    with forked_program(tmp_path, **settings) as service:
         service.until_ready()
         page = page_of(browser, service)
         page.open()
@@ -83,7 +84,7 @@ def test_job_of_a_service_that_crashed_ends_in_the_open_page(
         (job_id,) = service.jobs()
         service.kill()
         page.wait(lambda: "Connecting" in page.one(".state").text)
-    with program(tmp_path, **settings) as service:
+    with forked_program(tmp_path, **settings) as service:
         page.button("Download")  # once the job has ended
         document = service.client.get(f"/v1/jobs/{job_id}/result").json()
         shown, state = " ".join(page.paragraphs()), page.one(".state").text
@@ -95,7 +96,7 @@ def test_job_of_a_service_that_crashed_ends_in_the_open_page(
 
 
 def test_seven_tabs_show_the_same_job(tabs: Chrome, tmp_path: Path, samples: Path) -> None:
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         page = page_of(tabs, service)
         page.open()
@@ -115,7 +116,7 @@ def test_seven_tabs_show_the_same_job(tabs: Chrome, tmp_path: Path, samples: Pat
 def test_second_tab_asks_for_the_key_and_shows_corrections_of_the_first(
     tabs: Chrome, tmp_path: Path, samples: Path
 ) -> None:
-    with program(tmp_path, API_KEYS="sk-right") as service:
+    with forked_program(tmp_path, API_KEYS="sk-right") as service:
         service.client.headers["Authorization"] = "Bearer sk-right"
         service.until_ready()
         job_id = service.submit(samples / "hello.wav", stored_output="true", keep_audio="true", word_timestamps="true")
@@ -146,7 +147,7 @@ def test_upload_above_a_limit_that_was_lowered_is_refused_in_the_servers_words(
     browser: Chrome, tmp_path: Path, samples: Path
 ) -> None:
     port = free_port()
-    with program(tmp_path, PORT=port) as service:
+    with forked_program(tmp_path, PORT=port) as service:
         service.until_ready()
         page = page_of(browser, service)
         page.open()
@@ -154,7 +155,7 @@ def test_upload_above_a_limit_that_was_lowered_is_refused_in_the_servers_words(
         page.button("Transcribe")
         browser.execute_cdp_cmd("Network.enable", {})
         browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/v1/server"]})  # the page keeps the old limit
-    with program(tmp_path, PORT=port, MAX_UPLOAD_BYTES="1000") as service:
+    with forked_program(tmp_path, PORT=port, MAX_UPLOAD_BYTES="1000") as service:
         service.until_ready()
         page.button("Transcribe").click()
         page.button("Send hello.wav again")
@@ -168,14 +169,14 @@ def test_upload_above_a_limit_that_was_lowered_is_refused_in_the_servers_words(
 
 def test_page_that_is_older_than_the_server_offers_to_reload(browser: Chrome, tmp_path: Path) -> None:
     port = free_port()
-    with program(tmp_path, PORT=port) as service:
+    with forked_program(tmp_path, PORT=port) as service:
         service.until_ready()
         page = page_of(browser, service)
         page.open()
         page.wait(lambda: page.one(".state").text.startswith("Ready"))
         version = page.script("return document.body.dataset.version")
         page.script("document.body.dataset.version = '0.0.1'")
-    with program(tmp_path, PORT=port, MAX_UPLOAD_BYTES="5000000") as service:
+    with forked_program(tmp_path, PORT=port, MAX_UPLOAD_BYTES="5000000") as service:
         service.until_ready()
         notice = page.wait(lambda: page.one("#toasts .toast").text)  # it fades in
         page.wait(lambda: page.one(".hint").text.endswith("and 5.0 MB each."))
@@ -188,7 +189,7 @@ def test_page_that_is_older_than_the_server_offers_to_reload(browser: Chrome, tm
 
 
 def test_rate_limit_is_shown_in_the_servers_words(browser: Chrome, tmp_path: Path, samples: Path) -> None:
-    with program(tmp_path, RATE_LIMIT="6/hour") as service:
+    with forked_program(tmp_path, RATE_LIMIT="6/hour") as service:
         service.until_ready()
         page = page_of(browser, service)
         page.open()
@@ -200,7 +201,7 @@ def test_rate_limit_is_shown_in_the_servers_words(browser: Chrome, tmp_path: Pat
 
 
 def test_unknown_job_is_explained_in_the_servers_words(browser: Chrome, tmp_path: Path) -> None:
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         page = page_of(browser, service)
         page.open()
@@ -212,7 +213,7 @@ def test_unknown_job_is_explained_in_the_servers_words(browser: Chrome, tmp_path
 
 def test_phone_scrolls_no_view_sideways(phone: Chrome, tmp_path: Path, samples: Path) -> None:
     overflow: dict[str, list[str]] = {}
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         job_id = service.submit(
             samples / "two_speakers_stereo.flac",

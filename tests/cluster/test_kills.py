@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cluster.nodes import CLUSTER_SECRET
-from tests.support.program import Program, program
+from tests.faults.forked_program import forked_program
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from local_postgres import LocalPostgres
+
+    from tests.support.program import Program
 
 pytestmark = pytest.mark.full(reason="starts nodes as processes, with the demo model")
 
@@ -34,14 +36,13 @@ class Nodes:
             "SPOOL_URL": f"file://{folder}/objects",
             "CLUSTER_SECRET": CLUSTER_SECRET,
             "CLUSTER_STALE_SECONDS": "3",
-            "WHISPER_CPU_THREADS": "1",
         }
 
     def start(self, role: str, **settings: str) -> Program:
         self._number += 1
         folder = self._folder / f"node-{self._number}"
         folder.mkdir()
-        node = self._stack.enter_context(program(folder, ROLE=role, **self._settings, **settings))
+        node = self._stack.enter_context(forked_program(folder, ROLE=role, **self._settings, **settings))
         node.until_ready()
         return node
 
@@ -99,7 +100,7 @@ def test_start_with_old_tables_names_the_command(postgres: LocalPostgres, tmp_pa
         "SPOOL_URL": f"file://{tmp_path}/objects",
         "CLUSTER_SECRET": CLUSTER_SECRET,
     }
-    with program(tmp_path, **settings) as node:
+    with forked_program(tmp_path, **settings) as node:
         assert node.ends_with() == 1
         assert "run `python -m app migrate` once" in node.log.read_text()
 

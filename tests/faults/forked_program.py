@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from tests.faults.crash_points import STEPS, install
 from tests.support.program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _FORKSERVER: Final = get_context("forkserver")
@@ -70,6 +71,16 @@ class ForkedProgram(Program):
 
     def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Child:  # noqa: ARG002  # forked
         return Child(environment, folder=folder, log=self.log, prepare=self._preparation())
+
+
+@contextmanager
+def forked_program(folder: Path, **environment: str) -> Iterator[Program]:
+    """Run the service as ``program()`` does, but forked, until the block ends."""
+    running = ForkedProgram(folder, **environment)
+    try:
+        yield running
+    finally:
+        running.close()
 
 
 def _serve(environment: dict[str, str], folder: str, log: str, prepare: Callable[[], None] | None) -> None:

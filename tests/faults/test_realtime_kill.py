@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from app.domain.usage import DAY_SECONDS
-from tests.support.program import program
+from tests.faults.forked_program import forked_program
 from tests.support.waiting import LIMIT_SECONDS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def counted(service: Program) -> list[tuple[int, int]]:
 
 def test_kill_closes_the_connection_and_leaves_what_was_counted(tmp_path: Path, samples: Path) -> None:
     audio = base64.b64encode((samples / "hello.wav").read_bytes()[44:]).decode()
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         with session_of(service) as session:
             send(session, "session.update", session=_MANUAL)
@@ -72,7 +72,7 @@ def test_kill_closes_the_connection_and_leaves_what_was_counted(tmp_path: Path, 
             service.kill()
             with pytest.raises(ConnectionClosedError):
                 until(session, "none")
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         assert service.jobs() == {}
         assert counted(service) == [(round(completed["usage"]["seconds"]), 1)]

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.program import program
+from tests.faults.forked_program import forked_program
 from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def test_many_sessions_are_served_at_once(tmp_path: Path, said: str) -> No
             await everyone.wait()
             return str(completed["transcript"])
 
-    with program(tmp_path, REALTIME_MAX_SESSIONS=str(_SESSIONS)) as service:
+    with forked_program(tmp_path, REALTIME_MAX_SESSIONS=str(_SESSIONS)) as service:
         service.until_ready()
         everyone = asyncio.Barrier(_SESSIONS + 1)
         speakers = [asyncio.create_task(speaks(service, everyone)) for _ in range(_SESSIONS)]
@@ -105,7 +105,7 @@ async def test_many_sessions_are_served_at_once(tmp_path: Path, said: str) -> No
 
 
 async def test_sessions_that_break_off_leave_nothing(tmp_path: Path, said: str) -> None:
-    with program(tmp_path, REALTIME_MAX_SESSIONS=str(_SESSIONS)) as service:
+    with forked_program(tmp_path, REALTIME_MAX_SESSIONS=str(_SESSIONS)) as service:
         service.until_ready()
         for _ in range(2 * _SESSIONS):
             async with session_of(service) as session:
@@ -129,7 +129,7 @@ async def test_flood_of_audio_holds_up_nobody(tmp_path: Path, said: str) -> None
                 await session.send(noise)
                 sent.release()
 
-    with program(tmp_path) as service:
+    with forked_program(tmp_path) as service:
         service.until_ready()
         async with session_of(service) as flooding, session_of(service) as speaking:
             sent = asyncio.Semaphore(0)
@@ -159,7 +159,7 @@ async def test_shutdown_transcribes_what_everybody_said(tmp_path: Path, said: st
             await session.wait_closed()
             return completed["transcript"], json.loads(error)["error"]["code"], session.close_code
 
-    with program(tmp_path, SHUTDOWN_GRACE_SECONDS="120") as service:
+    with forked_program(tmp_path, SHUTDOWN_GRACE_SECONDS="120") as service:
         service.until_ready()
         everyone = asyncio.Barrier(_SESSIONS + 1)
         speakers = [asyncio.create_task(speaks(service, everyone)) for _ in range(_SESSIONS)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from faster_whisper import decode_audio
 
+from tests.faults.forked_program import forked_program
 from tests.support.audio import RATE, SAMPLES, encode, silence
 from tests.support.disks import filled, small_disk
-from tests.support.program import program
 from tests.support.service import serving
 from tests.support.waiting import eventually
 
@@ -41,11 +41,11 @@ def speakers(rttm: str) -> list[str]:
 
 
 def test_process_that_is_killed_while_it_hears_a_recording_is_continued(tmp_path: Path, talk: Samples) -> None:
-    recording = written(tmp_path / "long.flac", np.tile(talk, 10))
+    recording = written(tmp_path / "long.flac", np.tile(talk, 4))
     reference = written(tmp_path / "anna.flac", np.tile(talk[round(0.4 * RATE) : round(2.0 * RATE)], 2))
     environment = {"DIARIZATION_THREADS": "1", "WHISPER_DEVICE": "cpu"}
     fields = {"stored_output": "true", "diarize": "true", "known_speaker_names[]": "Anna"}
-    with program(tmp_path, **environment) as first:
+    with forked_program(tmp_path, **environment) as first:
         first.until_ready()
         job_id = first.submit(recording, references=[reference], **fields)
         first.eventually(lambda: first.job(job_id)["progress_percent"] > 0, pause=0.02)  # it is heard
@@ -53,7 +53,7 @@ def test_process_that_is_killed_while_it_hears_a_recording_is_continued(tmp_path
         first.kill()
     folder = tmp_path / "data" / "jobs" / job_id
     assert (folder / "reference-1").exists()
-    with program(tmp_path, **environment) as second:
+    with forked_program(tmp_path, **environment) as second:
         second.until_ready()
         second.until(job_id, "completed")
         rttm = second.client.get(f"/v1/jobs/{job_id}/result", params={"response_format": "rttm"}).text
