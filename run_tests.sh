@@ -22,6 +22,8 @@ cd "$here"
 export PATH="$venv/bin:$PATH"
 # The demo model is so small that a second thread slows it down.
 export OMP_NUM_THREADS=1
+# Each worker would compile all tests again, which takes it 8 s.
+unset PYTHONDONTWRITEBYTECODE
 
 if [[ $# -gt 0 && $* != --all && $* != --cluster && $* != --coverage ]]; then
     exec python -m pytest "$@"
