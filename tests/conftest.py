@@ -251,8 +251,8 @@ def references() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def model() -> WhisperModel:
-    """The demo model on the CPU."""
-    (loaded,) = load(ModelChoice(name="demo", device="cpu"))
+    """The demo model on the CPU, in one thread: several are slow while other tests use the cores."""
+    (loaded,) = load(ModelChoice(name="demo", device="cpu", cpu_threads=1))
     return loaded
 
 

@@ -136,17 +136,16 @@ def test_running_job_finishes_after_a_signal(tmp_path: Path, samples: Path) -> N
 
 def test_unfinished_jobs_continue_after_the_next_start(tmp_path: Path, samples: Path) -> None:
     """One job is being transcribed, the others are queued."""
-    one_thread = {"WHISPER_CPU_THREADS": "1"}  # several threads are slow on a busy machine
     with fault_server_in_thread(answer(200)) as receiver:
         url = receiver.url("/bucket/key")
-        with program(tmp_path, SHUTDOWN_GRACE_SECONDS="0", MAX_CONCURRENT_REQUESTS="1", **one_thread) as running:
+        with program(tmp_path, SHUTDOWN_GRACE_SECONDS="0", MAX_CONCURRENT_REQUESTS="1") as running:
             running.until_ready()
             ids = [running.submit(samples / "long.opus", upload_presigned_url=url) for _ in range(3)]
             running.until(ids[0], "processing")
             assert running.stop() == 0
             assert f"Job {ids[-1]} goes back to the queue, for the next start" in running.log.read_text()
         assert not any(b'"failed"' in request.body for request in receiver.requests)
-        with program(tmp_path, **one_thread) as running:
+        with program(tmp_path) as running:
             running.until_ready()
             assert "3 jobs restored" in running.log.read_text()
             assert list(running.jobs()) == ids[::-1]

@@ -85,7 +85,6 @@ class Jump:
             "SPOOL_MIN_FREE_BYTES": "0",
             "UPLOAD_MAX_ATTEMPTS": "1",
             "WEBHOOK_SECRET": WEBHOOK_SECRET,
-            "WHISPER_CPU_THREADS": "1",  # other tests use the other cores
         }
 
     def play(self, while_it_runs: int, while_it_is_down: int) -> None:

@@ -233,7 +233,6 @@ class Stage:
             "DATA_DIR": str(self.data),
             "PORT": free_port(),
             "SPOOL_MIN_FREE_BYTES": "0",
-            "WHISPER_CPU_THREADS": "1",  # other tests use the other cores
             "WEBHOOK_SECRET": WEBHOOK_SECRET,
         }
 

@@ -77,7 +77,6 @@ class KilledService:
             "SHUTDOWN_GRACE_SECONDS": "0",
             "SPOOL_MIN_FREE_BYTES": "0",
             "WEBHOOK_SECRET": WEBHOOK_SECRET,
-            "WHISPER_CPU_THREADS": "1",  # other tests use the other cores
         }
 
     def survive(self, kills: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (sys.executable, "-m", "app")
-
+#: For clients of a service without TLS: reading the certificates of authorities takes longer than most requests.
+NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 #: The first of this process's ports, below the range that Linux uses for outgoing connections. Workers of
 #: pytest-xdist are a thousand apart.
@@ -71,13 +73,14 @@ class Program:
                 "PYTHONPATH": str(ROOT),
                 "HOME": str(folder),
                 "WHISPER_MODEL": "demo",
+                "WHISPER_CPU_THREADS": "1",  # several wait busily for each other on busy cores
                 "URL_ALLOWED_HOSTS": "127.0.0.1",
                 **{name.upper(): value for name, value in shared.items()},
                 **environment,
             },
         )
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{environment['PORT']}", trust_env=False, timeout=LIMIT_SECONDS
+            base_url=f"http://127.0.0.1:{environment['PORT']}", verify=NO_TLS, trust_env=False, timeout=LIMIT_SECONDS
         )
 
     def _start(self, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Process:
@@ -104,7 +107,7 @@ class Program:
             assert not self.has_ended, self.log.read_text()
             return self.is_ready()
 
-        self.eventually(is_ready, pause=0.05)
+        self.eventually(is_ready)
 
     def submit(self, file: Path, *, references: Sequence[Path] = (), **fields: str) -> str:
         """Submit a job, perhaps with references of known speakers, and return its id."""
@@ -132,7 +135,9 @@ class Program:
         self.eventually(lambda: self.job(job_id)["status"] == status)
         return self.job(job_id)
 
-    def eventually(self, condition: Callable[[], bool], *, seconds: float = LIMIT_SECONDS, pause: float = 0.01) -> None:
+    def eventually(
+        self, condition: Callable[[], bool], *, seconds: float = LIMIT_SECONDS, pause: float | None = None
+    ) -> None:
         """Return once ``condition()`` is true. Raise ``AssertionError`` with the log after this many seconds."""
         try:
             wait_until(condition, seconds=seconds, pause=pause)

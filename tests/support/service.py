@@ -19,6 +19,7 @@ from app.jobs.sync_requests import GRACE_SECONDS
 from app.main import create_app
 from app.settings import Settings
 from tests.support.cluster_mode import cluster_mode
+from tests.support.program import NO_TLS
 from tests.support.waiting import LIMIT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ async def serving(
     task = asyncio.create_task(server.serve(sockets=[listener]))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=LIMIT_SECONDS) as client:
+        async with httpx.AsyncClient(base_url=address, verify=NO_TLS, trust_env=False, timeout=LIMIT_SECONDS) as client:
             running = Running(app, server, client, address)
             await eventually(running.is_ready if wait_for_model else running.is_up)
             yield running

@@ -14,22 +14,30 @@ if TYPE_CHECKING:
 LIMIT_SECONDS: Final = 300.0
 
 _PAUSE_SECONDS: Final = 0.01
+_LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = LIMIT_SECONDS) -> None:
     """Return once ``condition()`` is true. Raise ``AssertionError`` after this many seconds."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         result = condition()
         if await result if inspect.isawaitable(result) else result:
             return
-        assert time.monotonic() < deadline, f"The condition was still false after {seconds:.0f} s."
-        await asyncio.sleep(_PAUSE_SECONDS)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"The condition was still false after {seconds:.0f} s."
+        await asyncio.sleep(_pause(waited))
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = LIMIT_SECONDS, pause: float = _PAUSE_SECONDS) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = LIMIT_SECONDS, pause: float | None = None) -> None:
     """Block until ``condition()`` is true. Raise ``AssertionError`` after this many seconds."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"The condition was still false after {seconds:.0f} s."
-        time.sleep(pause)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"The condition was still false after {seconds:.0f} s."
+        time.sleep(_pause(waited) if pause is None else pause)
+
+
+def _pause(waited: float) -> float:
+    """Return the seconds until the next look: more after a longer wait, because each look takes time of a core."""
+    return min(max(_PAUSE_SECONDS, waited / 10), _LONGEST_PAUSE_SECONDS)

@@ -88,7 +88,6 @@ class ClusterPrograms:
             "SHUTDOWN_GRACE_SECONDS": "0",
             "SPOOL_MIN_FREE_BYTES": "0",
             "MAX_QUEUED_JOBS": "100000",
-            "WHISPER_CPU_THREADS": "1",  # other nodes use the other cores
             **settings,
         }
 
