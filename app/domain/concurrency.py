@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -21,7 +21,7 @@ def in_executor(executor: Executor, function: Callable[P, T], *args: P.args, **k
 
 
 async def shielded(work: Awaitable[T]) -> T:
-    """Await ``work`` and let it finish even if the caller is cancelled; the cancellation is raised after its end.
+    """Await ``work`` and let it finish even if the caller is cancelled, once or more; that is raised after its end.
 
     ``await shielded(asyncio.to_thread(...))`` runs blocking work that must not be left half done.
     """
@@ -29,7 +29,9 @@ async def shielded(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
         if not running.cancelled():
             running.exception()  # marks it as retrieved: nobody is left whom it concerns
         raise
