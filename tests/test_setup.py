@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
+import venv
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -61,21 +63,36 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_missing_index_leaves_optional_packages_out(checkout: Checkout) -> None:
-    ran = checkout.run("set_up_if_available example", offline=True)
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python environment, which takes several seconds to create."""
+    folder = tmp_path_factory.mktemp("environment") / ".venv"
+    venv.create(folder, with_pip=True, symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def prepared(checkout: Checkout, environment: Path) -> Checkout:
+    """A checkout with an environment in which nothing is installed yet."""
+    shutil.copytree(environment, checkout.folder / ".venv", symlinks=True)
+    return checkout
+
+
+def test_missing_index_leaves_optional_packages_out(prepared: Checkout) -> None:
+    ran = prepared.run("set_up_if_available example", offline=True)
     assert (ran.returncode, ran.stdout) == (0, "went on\n")
     heading, reason = ran.stderr.splitlines()
     assert heading.startswith("Installing the example packages")
     assert "error" in reason.lower()
-    assert not checkout.marker.exists()
+    assert not prepared.marker.exists()
 
 
-def test_optional_package_with_another_hash_is_refused(checkout: Checkout) -> None:
-    checkout.lock("0" * 64)
-    ran = checkout.run("set_up_if_available example", offline=False)
+def test_optional_package_with_another_hash_is_refused(prepared: Checkout) -> None:
+    prepared.lock("0" * 64)
+    ran = prepared.run("set_up_if_available example", offline=False)
     assert (ran.returncode, ran.stdout) == (0, "went on\n")
-    assert not checkout.marker.exists()
-    assert not list(checkout.folder.glob(".venv/lib/*/site-packages/example*"))
+    assert not prepared.marker.exists()
+    assert not list(prepared.folder.glob(".venv/lib/*/site-packages/example*"))
 
 
 def test_optional_packages_are_installed_once(checkout: Checkout) -> None:
@@ -86,8 +103,8 @@ def test_optional_packages_are_installed_once(checkout: Checkout) -> None:
     assert (second.stdout, second.stderr) == ("went on\n", "")
 
 
-def test_missing_required_packages_end_the_start(checkout: Checkout) -> None:
-    checkout.lock("0" * 64)
-    ran = checkout.run("set_up example", offline=False)
+def test_missing_required_packages_end_the_start(prepared: Checkout) -> None:
+    prepared.lock("0" * 64)
+    ran = prepared.run("set_up example", offline=False)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.splitlines()[-1] == "The installation failed for the reason above. Fix it and try again."
