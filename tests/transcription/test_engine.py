@@ -79,8 +79,9 @@ async def test_windows_are_reported_in_order_and_make_up_the_transcript(
     listener = RecordingListener()
     transcript = await transcriber.transcribe(recording, TranscriptionOptions(), listener=listener)
     assert listener.events[0] == "waiting"
-    assert set(listener.events[1:3]) == {76.53, "granted"}  # the first window may be ready before the file is decoded
-    assert len(listener.windows) == len(listener.events) - 3 >= 2
+    others = [event for event in listener.events[1:] if event not in listener.windows]
+    assert set(others) == {76.53, "granted"}  # windows may be ready before the file is decoded
+    assert len(others) == 2 <= len(listener.windows)
     assert tuple(segment for window in listener.windows for segment in window.segments) == transcript.segments
     done = [window.seconds_done for window in listener.windows]
     assert done == sorted(done)
