@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import listen
+from tests.faults.forked_program import forked_program
 from tests.support.fault_server import answer, fault_server_in_thread
 from tests.support.program import program
 
@@ -45,7 +46,7 @@ def test_start_logs_the_settings(tmp_path: Path) -> None:
     ],
 )
 def test_open_service_on_a_public_address_warns(tmp_path: Path, host: str, keys: str, *, warns: bool) -> None:
-    with program(tmp_path, HOST=host, API_KEYS=keys) as running:
+    with forked_program(tmp_path, HOST=host, API_KEYS=keys) as running:
         running.until_ready()
         log = running.log.read_text()
     warning = f"WARNING 🔓 HOST={host} accepts requests from other machines and API_KEYS is empty: ANYONE WHO CAN"
@@ -53,7 +54,7 @@ def test_open_service_on_a_public_address_warns(tmp_path: Path, host: str, keys:
 
 
 def test_short_keys_are_named_in_a_warning(tmp_path: Path) -> None:
-    with program(tmp_path, API_KEYS="alice:short-secret," + "k" * 32) as running:
+    with forked_program(tmp_path, API_KEYS="alice:short-secret," + "k" * 32) as running:
         running.until_ready()
         log = running.log.read_text()
     assert "API_KEYS has keys that are easy to guess (alice): use at least 16 random characters" in log

@@ -58,7 +58,7 @@ def service(tmp_path: Path, model: WhisperModel, other: str) -> Serving:
     def by_name(name: str) -> WhisperModel:
         if name == "demo":
             return model
-        (loaded,) = load(ModelChoice(name=name, device="cpu"))
+        (loaded,) = load(ModelChoice(name=name, device="cpu", cpu_threads=1))
         return loaded
 
     @asynccontextmanager

@@ -103,7 +103,7 @@ def test_rehearsal_decodes_the_same_number_of_tokens_for_every_window(model: Whi
 
 
 def test_batch_size_on_a_cpu_is_eight() -> None:
-    (model,) = load(ModelChoice(name="demo", device="cpu"))
+    (model,) = load(ModelChoice(name="demo", device="cpu", cpu_threads=1))
     assert auto_batch_size(model) == 6
 
 

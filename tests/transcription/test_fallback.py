@@ -170,7 +170,7 @@ def test_timestamps_divide_phrases_and_leave_a_cut_off_rest(
 
 @pytest.fixture(scope="module")
 def model() -> WhisperModel:
-    (loaded,) = load(ModelChoice(name="demo", device="cpu"))
+    (loaded,) = load(ModelChoice(name="demo", device="cpu", cpu_threads=1))
     return loaded
 
 

@@ -115,7 +115,7 @@ def test_many_windows_without_text_settle_the_language() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> WhisperModel:
-    (loaded,) = load(ModelChoice(name=str(DEMO_MODEL), device="cpu"))
+    (loaded,) = load(ModelChoice(name=str(DEMO_MODEL), device="cpu", cpu_threads=1))
     return loaded
 
 

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.full(reason="compares with a slow m
 @pytest.fixture(scope="module")
 def exact() -> WhisperModel:
     """The demo model in float32."""
-    (loaded,) = load(ModelChoice(name="demo", device="cpu", compute_type="float32"))
+    (loaded,) = load(ModelChoice(name="demo", device="cpu", compute_type="float32", cpu_threads=1))
     return loaded
 
 

@@ -24,7 +24,7 @@ HELLO = " hello this is a test the job is complete now"
 @pytest.fixture(scope="module")
 def exact() -> WhisperModel:
     """The demo model in float32, which differs from numpy only by rounding."""
-    (loaded,) = load(ModelChoice(name="demo", device="cpu", compute_type="float32"))
+    (loaded,) = load(ModelChoice(name="demo", device="cpu", compute_type="float32", cpu_threads=1))
     return loaded
 
 
