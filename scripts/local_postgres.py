@@ -110,9 +110,14 @@ class LocalPostgres:
         self._end(signal.SIGQUIT)
 
     def destroy(self) -> None:
-        """End the server as ``kill -9`` does, without a word to its clients. It can't be started again."""
-        _, shared_memory = (self._data / "postmaster.pid").read_text().splitlines()[6].split()
+        """End all processes of the server as ``kill -9`` does, at once. It can't be started again."""
+        lines = (self._data / "postmaster.pid").read_text().splitlines()
+        (_, shared_memory), first = lines[6].split(), lines[0]
+        others = Path(f"/proc/{first}/task/{first}/children").read_text().split()
         self._end(signal.SIGKILL)
+        for process in others:  # they would end what they are about to do, such as a commit
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
         subprocess.run([shutil.which("ipcrm") or "ipcrm", "-m", shared_memory], check=True)  # nobody else removes it
 
     def promote(self) -> None:
