@@ -27,6 +27,10 @@ async def waiting(node: Node) -> list[tuple[str, str]]:
         return await cursor.fetchall()
 
 
+async def has_no_task(node: Node) -> bool:
+    return not await waiting(node)
+
+
 async def has_result(node: Node, job_id: str) -> bool:
     """Return whether a job has its result, and no task on its way to it."""
     return node.jobs.store.get(job_id).job.has_result and all(queue == "deliver" for queue, _ in await waiting(node))
@@ -91,6 +95,7 @@ async def test_owner_who_was_served_before_takes_turns_with_new_ones(cluster: Cl
     node, worker = await cluster.start("api"), await cluster.start("worker")
     for job in [await node.submit(owner="old") for _ in range(5)]:
         await node.until(job, JobStatus.COMPLETED)
+    await eventually(lambda: has_no_task(node))
     await worker.jobs.drain(0.0)
     new = [(await node.submit(owner="new")).id for _ in range(3)]
     old = (await node.submit(owner="old")).id
