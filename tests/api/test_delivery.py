@@ -266,6 +266,7 @@ async def test_slow_receivers_hold_no_slot(tmp_path: Path, model: WhisperModel, 
         for job_id in slow:
             await running.until_progress(job_id, "Uploading results")
         assert running.service.pool.active == 0
+        await running.until_metric("jobs", 3, status="processing")
         health = (await running.client.get("/health")).json()["concurrency"]
         assert (health["processing"], health["active_transcriptions"]) == (3, 0)
         assert (await running.transcribe(samples / "hello.wav")).status_code == 200
